@@ -1,0 +1,91 @@
+"""The claims ledger: each claim of the paper that the suite examined, what was measured, and the verdict.
+
+A notebook ends with `claims.record(Claim(...), folder)`; `claims.ledger(figures)` reads what all notebooks recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from qrpo_lib.plots import markdown_table
+
+Verdict = Literal["reproduced", "not reproduced", "beyond this scale"]
+_FOLDER = "claims"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and what became of it.
+
+    id: kebab-case, unique within a profile.   section: where the paper makes the claim ("App. C", "4.2").
+    statement: the paper's statement, with its number where it has one.
+    rule: the test that decides the verdict, fixed before the result was seen.
+    measured: what was measured, with its confidence interval or error and its sample size.
+    profile: "theory" where no model is involved, else the profile's name.
+    evidence: figure or table that shows it, such as "table4".
+    """
+
+    id: str
+    section: str
+    statement: str
+    rule: str
+    measured: str
+    profile: str
+    verdict: Verdict
+    evidence: str
+
+    def __post_init__(self):
+        for field in fields(self):
+            if not isinstance(getattr(self, field.name), str) or not getattr(self, field.name).strip():
+                raise ValueError(f"Claim {self.id!r}: {field.name} must be a text that is not empty.")
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.id):
+            raise ValueError(f"Claim {self.id!r}: an id is lower-case words joined by hyphens.")
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"Claim {self.id!r}: the verdict {self.verdict!r} is none of {get_args(Verdict)}.")
+
+
+def verdict(holds: bool) -> Verdict:
+    """The verdict of a rule that could be applied."""
+    return "reproduced" if holds else "not reproduced"
+
+
+def record(claim: Claim, folder: str | Path) -> Path:
+    """Write one claim to `folder/claims/<id>.json`, where the ledger finds it; an earlier verdict is replaced."""
+    path = Path(folder) / _FOLDER / f"{claim.id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(claim), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def ledger(figures: str | Path) -> list[Claim]:
+    """All claims under a figures folder, by section, then id, then profile."""
+    paths = sorted(Path(figures).glob(f"*/{_FOLDER}/*.json"))
+    recorded = [Claim(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return sorted(recorded, key=lambda claim: (_section_order(claim.section), claim.id, claim.profile))
+
+
+def to_markdown(ledger: list[Claim]) -> str:
+    """The ledger as the Markdown table that the README and `notebooks/results/claims` show."""
+    return markdown_table(
+        [
+            {
+                "section": claim.section,
+                "the paper's claim": claim.statement,
+                "measured here": claim.measured,
+                "profile": claim.profile,
+                "verdict": f"**{claim.verdict}**" if claim.verdict == "not reproduced" else claim.verdict,
+                "see": claim.evidence,
+            }
+            for claim in ledger
+        ]
+    )
+
+
+def _section_order(section: str) -> tuple:
+    # Numbered sections come before the appendices ("4.2" < "App. A"), each in the paper's order.
+    appendix = section.startswith("App.")
+    return (appendix, [part.zfill(3) for part in re.findall(r"\d+|[A-Z]", section.removeprefix("App."))])

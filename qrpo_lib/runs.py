@@ -1,0 +1,300 @@
+"""Run folders: each step's result in a folder named by the hash of everything that determines it.
+
+    step = runs.Step("reference_sampling", parameters={...}, inputs=(initial_policy,), code=("reference_sampling",))
+    folder = runs.complete(step, make)      # returns at once if the folder is there, else calls make(folder)
+
+A folder is written beside (`runs/.partial/`) and moved into place when it is complete, so what has a final name is
+whole. The hash covers the step's parameters, the keys of its input steps and its code, not the versions of libraries:
+those are in `record.json`, with the host and the times.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+PACKAGE = Path(__file__).parent
+RECORD = "record.json"
+# Modules that move results around without determining them: a change there re-runs nothing.
+_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook"}
+_RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
+# Larger files are checked by their size alone, so that checking a folder stays fast.
+_LARGEST_HASHED_FILE = 64 * 2**20
+
+
+class CorruptedRunError(RuntimeError):
+    """A complete run folder no longer holds what its record says."""
+
+
+def project_root() -> Path:
+    """The folder that holds notebooks, figures and runs: `$QRPO_ROOT`, else the checkout of this package, else here."""
+    if os.environ.get("QRPO_ROOT"):
+        return Path(os.environ["QRPO_ROOT"]).resolve()
+    return PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
+
+
+def runs_folder() -> Path:
+    """Where run folders live: `$QRPO_RUNS`, else `runs` in the project."""
+    return Path(os.environ.get("QRPO_RUNS") or project_root() / "runs").resolve()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What determines one result.
+
+    name: what the folder is called, before its key.
+    parameters: JSON values.
+    inputs: the steps whose results this one reads.
+    code: modules of qrpo_lib (by name) that do the work; the qrpo_lib modules they import count too.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    inputs: tuple[Step, ...] = ()
+    code: tuple[str, ...] = ()
+    key: str = field(init=False)
+
+    def __post_init__(self):
+        determinants = {
+            "name": self.name,
+            "parameters": self.parameters,
+            "inputs": [step.key for step in self.inputs],
+            "code": code_version(self.code),
+        }
+        object.__setattr__(self, "key", _sha256(json.dumps(determinants, sort_keys=True).encode())[:12])
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-{self.key}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the complete result is, once it exists."""
+        return runs_folder() / self.folder_name
+
+    @property
+    def partial(self) -> Path:
+        """Where the result is being made."""
+        return runs_folder() / ".partial" / self.folder_name
+
+    def is_complete(self) -> bool:
+        """Whether the result exists.
+
+        Raises
+        ------
+        CorruptedRunError
+            The folder is there but does not hold what its record says.
+        """
+        if not self.folder.exists():
+            return False
+        check(self.folder)
+        return True
+
+
+def complete(step: Step, make: Callable[[Path], None], *, seed: int | None = None, resumable: bool = False) -> Path:
+    """The folder of the step's result, made by `make(folder)` if it is not there yet.
+
+    Two processes that ask for the same step at once do not make it twice: the second one waits. With `resumable`,
+    `make` finds what an interrupted attempt left in the folder and must trust only what was moved there whole
+    (`write_atomically`); otherwise it starts with an empty folder.
+    """
+    if step.is_complete():
+        return step.folder
+    with _lock(step):
+        if step.is_complete():
+            return step.folder
+        if not resumable:
+            shutil.rmtree(step.partial, ignore_errors=True)
+        step.partial.mkdir(parents=True, exist_ok=True)
+        started, clock = datetime.now(UTC), time.monotonic()
+        make(step.partial)
+        _write_record(step, seed, started, time.monotonic() - clock)
+        _sync(step.partial)
+        step.partial.rename(step.folder)
+    return step.folder
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The record of a complete folder, after comparing every output with it (CorruptedRunError if one differs)."""
+    remedy = f"Remove that folder (`qrpo clean --run {folder.name}`) and run the same command again to remake it."
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        outputs = record["outputs"]
+    except (OSError, ValueError, KeyError):
+        raise CorruptedRunError(f"The run folder {folder} is corrupted: no readable {RECORD}. {remedy}") from None
+    for name, expected in outputs.items():
+        path = folder / name
+        if not path.is_file():
+            raise CorruptedRunError(f"The run folder {folder} is corrupted: {name} is missing. {remedy}")
+        if _fingerprint(path) != expected:
+            raise CorruptedRunError(f"The run folder {folder} is corrupted: {name} has changed. {remedy}")
+    return record
+
+
+def records() -> list[tuple[Path, dict[str, Any]]]:
+    """Every complete run folder with its record, oldest first. A folder with an unreadable record is left out."""
+    found = []
+    for path in runs_folder().glob(f"*/{RECORD}"):
+        try:
+            found.append((path.parent, json.loads(path.read_text(encoding="utf-8"))))
+        except ValueError:
+            continue
+    return sorted(found, key=lambda item: item[1]["started"])
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_version(modules: tuple[str, ...]) -> str:
+    """Hash of the given qrpo_lib modules and of all that they import from qrpo_lib, comments and docstrings aside."""
+    version = hashlib.sha256()
+    for name in sorted(_closure(modules)):
+        version.update(f"{name}\n{_normalised(_module_path(name))}\n".encode())
+    return version.hexdigest()[:16]
+
+
+def source_version(source: str) -> str:
+    """Hash of Python source, comments and docstrings aside."""
+    return _sha256(_unparsed(source).encode())[:16]
+
+
+def imported_modules(source: str) -> set[str]:
+    """Names of the qrpo_lib modules that Python source imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
+            submodule = node.module.partition(".")[2]
+            names |= {submodule} if submodule else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith(f"{PACKAGE.name}.")}
+    return {name for name in names if _module_path(name).is_file()}
+
+
+def _closure(modules: tuple[str, ...]) -> set[str]:
+    seen, waiting = set(), list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name not in _INFRASTRUCTURE:
+            seen.add(name)
+            waiting += imported_modules(_module_path(name).read_text(encoding="utf-8"))
+    return seen
+
+
+def _module_path(name: str) -> Path:
+    return PACKAGE / f"{name.split('.')[0]}.py"
+
+
+@cache
+def _normalised(path: Path) -> str:
+    return _unparsed(path.read_text(encoding="utf-8"))
+
+
+def _unparsed(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"bytes": size} if size > _LARGEST_HASHED_FILE else {"bytes": size, "sha256": file_sha256(path)}
+
+
+def _lock(step: Step) -> FileLock:
+    path = runs_folder() / ".locks" / f"{step.folder_name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The operating system lets go of the lock when its process dies, however it dies.
+    return FileLock(path)
+
+
+def _write_record(step: Step, seed: int | None, started: datetime, seconds: float) -> None:
+    files = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
+    record = {
+        "name": step.name,
+        "key": step.key,
+        "parameters": step.parameters,
+        "inputs": {source.name: source.key for source in step.inputs},
+        "code": {"modules": list(step.code), "version": code_version(step.code)},
+        "seed": seed,
+        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in files},
+        "versions": _versions(),
+        "git": _git(),
+        "host": socket.gethostname(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    write_atomically(step.partial / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _RECORDED_VERSIONS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
+def _git() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "qrpo_lib"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _sync(folder: Path) -> None:
+    # A rename may reach the disk before the content does; after this it cannot.
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,673 @@
+"""Training: `fine_tune` (SFT) and `fit_policy` (QRPO, DPO, REBEL, SimPO), both on TRL's trainers.
+
+Rows hold token ids exactly as sampled: nothing is re-tokenised, truncated or appended. A pair is one sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import extract_model_from_parallel
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import disable_dropout_in_model
+
+from qrpo_lib import losses
+from qrpo_lib.quantile import quantile_reward
+
+Progress = Callable[[int, int, str], None]
+OnCheckpoint = Callable[[int, PreTrainedModel], None]
+
+ALGORITHMS = ("qrpo", "dpo", "rebel", "simpo")
+PRECISIONS = ("float32", "bfloat16")
+
+_TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_REWARDS = ("chosen_reward", "rejected_reward", "ref_rewards")
+_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+_MODEL_INPUTS = ("input_ids", "attention_mask", "completion_mask")
+_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+_POOL = 50  # batches whose sequences are sorted by length together in fine-tuning
+
+
+class Fitted(NamedTuple):
+    """A trained policy, in evaluation mode, and what was measured on the way (`fit_policy`)."""
+
+    model: PreTrainedModel
+    history: list[dict[str, float | int | str]]
+
+
+# --- entry points ---------------------------------------------------------------------------------------------------
+
+
+def fit_policy(
+    policy: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Sequence[Mapping],
+    validation_rows: Sequence[Mapping] = (),
+    *,
+    algorithm: str,
+    loss: Mapping[str, Any],
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int,
+    epochs: int = 1,
+    checkpoints: int = 5,
+    seed: int = 0,
+    precision: str = "float32",
+    num_ref_rewards: int | None = None,
+    output_dir: str | Path | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    progress: Progress | None = None,
+    report_to: str = "none",
+) -> Fitted:
+    """Fit the policy to preference pairs with one of the four losses (protocol of App. L.8).
+
+    A row is a mapping with `prompt_ids`, `chosen_ids`, `rejected_ids` (token ids), and, as the loss needs them,
+    `chosen_reward`, `rejected_reward` (numbers in any unit) and `ref_rewards` (a list, of which the first
+    `num_ref_rewards` are used; None uses all that the first row has). `ref_chosen_logps` and `ref_rejected_logps`, from
+    `reference_log_probs`, are computed here where the rows lack them.
+
+    `algorithm` is "qrpo", "dpo", "rebel" or "simpo" and `loss` its keyword arguments in `qrpo_lib.losses`, such as
+    `{"beta": 0.01, "transform": "log"}`. Adam without gradient clipping, cosine schedule, 10 % warm-up, `batch_size`
+    pairs a step over all processes together, computed `micro_batch_size` at a time in each: how a batch is split does
+    not change its gradient. `precision="bfloat16"` runs the forward pass in bfloat16 and keeps weights, log-softmax and
+    loss in float32: learning rates of 1e-6 are lost on bfloat16 weights.
+
+    A model object is trained in place, a path is loaded. At step 0 and at `checkpoints` equally spaced steps the
+    validation metrics are measured and `on_checkpoint(step, model)` is called, with the model in evaluation mode; the
+    callback may sample from it and copy it, not change it. With `output_dir` the trainer's state is saved there at the
+    checkpoints, and the same call continues from the last one and ends with the same weights.
+
+    The history is tidy: one row for each step and split ("train", "validation"), with `step`, `loss`,
+    `chosen_log_ratio`, `rejected_log_ratio`, `implicit_reward_accuracy`, with rewards `chosen_quantile`,
+    `rejected_quantile`, for QRPO `chosen_target`, `rejected_target` (calibrated targets), `share_above_threshold`, and
+    for "train", where they are those of the policy before the step, `grad_norm`, `learning_rate`.
+
+    Raises ValueError, before anything is loaded or trained, for rows or settings that cannot be used; it names the row.
+    """
+    _check_loss(algorithm, loss)
+    sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "epochs": epochs}
+    _check_settings(precision, checkpoints=checkpoints, **sizes)
+    common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
+    model = _training_embedding_of_padding(_without_dropout(_loaded(policy)))
+    context = getattr(model.config, "max_position_embeddings", None) or math.inf
+    rows = {"train": train_rows} | ({"validation": validation_rows} if len(validation_rows) else {})
+    for split, given in rows.items():
+        rows[split] = _checked_rows(given, split, algorithm, loss, num_ref_rewards, context)
+        if "ref_chosen_logps" not in rows[split][0]:
+            logps = reference_log_probs(
+                model, tokenizer, rows[split], micro_batch_size=micro_batch_size, precision=precision
+            )
+            for i, row in enumerate(rows[split]):
+                row.update({name: float(values[i]) for name, values in logps.items()})
+    order = _training_order([_length(row) for row in rows["train"]], batch_size, epochs, seed)
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory()))
+        at_checkpoints = _Checkpoints(checkpoints, output_dir is not None, on_checkpoint)
+        trainer = at_checkpoints.trainer = PolicyFittingTrainer(
+            model,
+            DPOConfig(
+                output_dir=str(folder),
+                learning_rate=learning_rate,
+                max_grad_norm=0.0,  # measured, not clipped
+                max_length=None,
+                precompute_ref_log_probs=True,
+                **common,
+            ),
+            tokenizer,
+            [rows["train"][i] for i in order],
+            rows.get("validation", []),
+            algorithm=algorithm,
+            loss=loss,
+            callbacks=[at_checkpoints, _Reporter(progress)],
+        )
+        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    return Fitted(_restore(model), trainer.history())
+
+
+def fine_tune(
+    model: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[Sequence[int]],
+    *,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int | None = None,
+    epochs: int = 1,
+    max_grad_norm: float = 10.0,
+    seed: int = 0,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    report_to: str = "none",
+) -> Fitted:
+    """Supervised fine-tuning, or pre-training of a freshly initialised model: the loss is on every token but the first.
+
+    `sequences` are token ids, prompt and completion in one, end-of-sequence token included where the model is to learn
+    it. Adam, cosine schedule, 10 % warm-up, gradients clipped at `max_grad_norm` (App. L.7). Sequences of similar length
+    share a batch. A model object is trained in place. History rows: `step`, `loss` (nats a token), `grad_norm`,
+    `learning_rate`. Raises ValueError for a sequence of fewer than two tokens or longer than the context.
+    """
+    micro_batch_size = micro_batch_size or batch_size
+    _check_settings(precision, batch_size=batch_size, micro_batch_size=micro_batch_size, epochs=epochs)
+    common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
+    model = _training_embedding_of_padding(_loaded(model))
+    context = getattr(model.config, "max_position_embeddings", None) or math.inf
+    if not len(sequences):
+        raise ValueError("there is nothing to fine-tune on: `sequences` is empty.")
+    for i, ids in enumerate(sequences):
+        if not 2 <= len(ids) <= context:
+            raise ValueError(f"sequence {i} has {len(ids)} tokens: it must have at least 2 and at most {context}.")
+    order = _length_grouped_order([len(ids) for ids in sequences], batch_size, epochs, seed)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = FineTuningTrainer(
+            model,
+            args=SFTConfig(
+                output_dir=folder,
+                learning_rate=learning_rate,
+                max_grad_norm=max_grad_norm,
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                **common,
+            ),
+            train_dataset=Dataset.from_dict({"input_ids": [list(sequences[i]) for i in order]}),
+            processing_class=tokenizer,
+            callbacks=[_Reporter(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return Fitted(_restore(model), trainer.history())
+
+
+def reference_log_probs(
+    policy: str | Path | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping],
+    *,
+    micro_batch_size: int,
+    precision: str = "float32",
+) -> dict[str, np.ndarray]:
+    """log pi_ref of both completions of each row: float32 arrays (rows,) `ref_chosen_logps` and `ref_rejected_logps`.
+
+    The same code and precision as in training. Store them with the rows: they depend on the policy, the tokens and the
+    precision, not on the algorithm.
+    """
+    model = _without_dropout(_loaded(policy)).eval()
+    collate = _PairCollator(_pad_token_id(tokenizer))
+    device = next(model.parameters()).device
+    logps = np.empty((2, len(rows)), dtype=np.float32)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        for chunk in _by_length(rows, micro_batch_size):
+            batch = collate([{name: list(rows[i][name]) for name in _TOKENS} for i in chunk])
+            values, _ = completion_log_probs(model, *(batch[name].to(device) for name in _MODEL_INPUTS))
+            logps[:, chunk] = values.view(2, -1).cpu()
+    return dict(zip(_REFERENCE, logps, strict=True))
+
+
+def completion_log_probs(
+    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log pi(y|x) and |y| of each sequence: (sequences, tokens), right-padded, to float32 (sequences,) and (sequences,).
+
+    The output head is applied to the positions that predict a completion token, no others, and log-softmax is taken in
+    float32. `model` may be wrapped (DDP, FSDP, autocast).
+    """
+    mask = completion_mask[:, 1:].bool()
+    with _head_scoring(model, mask, input_ids[:, 1:][mask]):
+        token_logps = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
+    return sums, mask.sum(1)
+
+
+# --- trainers -------------------------------------------------------------------------------------------------------
+
+
+class _SuiteTrainer:
+    """What both trainers share: the same gradient for any split of a batch, and silence."""
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
+
+    def _send_telemetry(self):
+        """Nothing leaves the machine."""
+
+    def create_model_card(self, *args, **kwargs):
+        """Checkpoints are for resuming: no card."""
+
+    def floating_point_ops(self, inputs):
+        return 0  # counting costs more than a small model's optimizer step
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        items = sum(self._items(batch) for batch in batch_samples)
+        return self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
+
+    def _scaled(self, total: Tensor, items) -> Tensor:
+        """The sum over a micro-batch as its share of the batch's mean; DDP averages gradients over processes."""
+        return total / items * self.accelerator.num_processes
+
+    def history(self) -> list[dict[str, float | int | str]]:
+        """What was logged: one row for each step and split."""
+        rows = []
+        for entry in self.state.log_history:
+            split = "validation" if "eval_loss" in entry else "train"
+            values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
+            if "loss" in values:
+                rows.append({"step": values.pop("step"), "split": split} | values)
+        return rows
+
+
+class FineTuningTrainer(_SuiteTrainer, SFTTrainer):
+    """TRL's SFT trainer with this module's log-probabilities: the mean over the batch's tokens. Use `fine_tune`."""
+
+    def _items(self, batch):
+        return (batch["labels"][:, 1:] != -100).sum()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        logps, _ = completion_log_probs(
+            model, inputs["input_ids"], inputs["attention_mask"], completion_mask=inputs["labels"] != -100
+        )
+        return self._scaled(-logps.sum(), num_items_in_batch)
+
+
+class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
+    """TRL's DPO trainer with the four losses, on tokenised rows that carry rewards. Use `fit_policy`."""
+
+    def __init__(self, model, args, tokenizer, train_rows, validation_rows, *, algorithm, loss, callbacks):
+        self._algorithm, self._loss_settings = algorithm, dict(loss)
+        self._validation_rows = validation_rows
+        self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its sum and its number of pairs
+        super().__init__(
+            model,
+            args=args,
+            train_dataset=Dataset.from_list(train_rows),
+            processing_class=tokenizer,
+            data_collator=_PairCollator(_pad_token_id(tokenizer)),
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _prepare_dataset(self, dataset, *args):
+        return dataset  # tokenised as sampled; TRL would tokenise again and append an end-of-sequence token
+
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        return dataset  # the rows carry them
+
+    def _set_signature_columns_if_needed(self):
+        self._signature_columns = [*_TOKENS, *_REWARDS, *_REFERENCE]
+
+    def _items(self, batch):
+        return len(batch["input_ids"]) // 2
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return self._scaled(self._pair_losses(model, inputs).sum(), num_items_in_batch)
+
+    def _pair_losses(self, model, batch: dict[str, Tensor]) -> Tensor:
+        """(pairs,), adding to the metrics."""
+        batch = dict(batch)
+        logps, lengths = completion_log_probs(model, *(batch.pop(name) for name in _MODEL_INPUTS))
+        chosen, rejected = logps.chunk(2)
+        chosen_lengths, rejected_lengths = lengths.chunk(2)
+        pairs = batch | {
+            "chosen_logps": chosen,
+            "rejected_logps": rejected,
+            "chosen_lengths": chosen_lengths,
+            "rejected_lengths": rejected_lengths,
+        }
+        values = pair_loss(self._algorithm, pairs, **self._loss_settings)
+        with torch.no_grad():
+            for name, metric in pair_metrics(self._algorithm, pairs, self._loss_settings).items() | {("loss", values)}:
+                sums = torch.stack([metric.float().sum(), metric.new_tensor(len(metric)).float()])
+                self._sums[name] = self._sums.get(name, 0) + sums.detach()
+        return values
+
+    def _drain_metrics(self) -> dict[str, float]:
+        """The mean over pairs, of all processes, of what was added since the last call."""
+        names, self._sums, sums = sorted(self._sums), {}, self._sums
+        totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+        return {name: total / count for name, (total, count) in zip(names, totals, strict=True)}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        Trainer.log(self, logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
+
+    def log_validation(self) -> None:
+        """The metrics of the policy as it is, on the validation rows."""
+        training_sums, self._sums = self._sums, {}
+        with torch.no_grad(), self.accelerator.autocast():
+            for chunk in _by_length(self._validation_rows, self.args.per_device_train_batch_size):
+                batch = self.data_collator([self._validation_rows[i] for i in chunk])
+                self._pair_losses(self.model, self._prepare_inputs(batch))
+        metrics, self._sums = self._drain_metrics(), training_sums
+        Trainer.log(self, {f"eval_{name}": value for name, value in metrics.items()})
+
+
+def pair_loss(algorithm: str, pairs: Mapping[str, Tensor], **settings) -> Tensor:
+    """The algorithm's loss of each pair: columns (pairs,), `ref_rewards` (pairs, n), to (pairs,).
+
+    QRPO's is the mean of its pointwise losses on both completions. `settings` go to the function in `qrpo_lib.losses`.
+    """
+    chosen, rejected = pairs["chosen_logps"], pairs["rejected_logps"]
+    if algorithm == "simpo":
+        return losses.simpo(chosen, rejected, pairs["chosen_lengths"], pairs["rejected_lengths"], **settings)
+    ref_chosen, ref_rejected = pairs["ref_chosen_logps"], pairs["ref_rejected_logps"]
+    if algorithm == "dpo":
+        return losses.dpo(chosen, rejected, ref_chosen, ref_rejected, **settings)
+    rewards = pairs["chosen_reward"], pairs["rejected_reward"]
+    if algorithm == "rebel":
+        return losses.rebel(chosen, rejected, ref_chosen, ref_rejected, *rewards, **settings)
+    of_chosen = losses.qrpo(chosen, ref_chosen, rewards[0], pairs["ref_rewards"], **settings)
+    of_rejected = losses.qrpo(rejected, ref_rejected, rewards[1], pairs["ref_rewards"], **settings)
+    return (of_chosen + of_rejected) / 2
+
+
+def pair_metrics(algorithm: str, pairs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What `fit_policy` logs beside the loss, of each pair: (pairs,). A tie counts half in the implicit accuracy."""
+    chosen = pairs["chosen_logps"] - pairs["ref_chosen_logps"]
+    rejected = pairs["rejected_logps"] - pairs["ref_rejected_logps"]
+    margin = chosen - rejected
+    if algorithm == "simpo":
+        margin = pairs["chosen_logps"] / pairs["chosen_lengths"] - pairs["rejected_logps"] / pairs["rejected_lengths"]
+    metrics = {
+        "chosen_log_ratio": chosen,
+        "rejected_log_ratio": rejected,
+        "implicit_reward_accuracy": (margin > 0).float() + (margin == 0).float() / 2,
+    }
+    if "ref_rewards" in pairs:
+        for side in ("chosen", "rejected"):
+            metrics[f"{side}_quantile"] = quantile_reward(pairs[f"{side}_reward"], pairs["ref_rewards"])
+    if algorithm == "qrpo":
+        settings = {name: value for name, value in settings.items() if name != "error"}
+        for side in ("chosen", "rejected"):
+            target = losses.calibrated_target(pairs[f"{side}_reward"], pairs["ref_rewards"], **settings)
+            metrics[f"{side}_target"] = target
+        above = [(metrics[f"{side}_target"] > 0).float() for side in ("chosen", "rejected")]
+        metrics["share_above_threshold"] = (above[0] + above[1]) / 2
+    return metrics
+
+
+class _PairCollator(DataCollatorForPreference):
+    """Right-padded tokens, all chosen before all rejected, with the columns that TRL's collator drops."""
+
+    def torch_call(self, examples):
+        batch = super().torch_call(examples)
+        for column in _REWARDS:
+            if column in examples[0]:  # float64: rounding could make two rewards equal and so change a quantile
+                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float64)
+        return batch
+
+
+class _Checkpoints(TrainerCallback):
+    """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
+
+    def __init__(self, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
+        self.count, self.save, self.on_checkpoint = count, save, on_checkpoint
+        self.trainer: PolicyFittingTrainer | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.steps = {round(i * state.max_steps / self.count) for i in range(1, self.count + 1)}
+        if state.global_step == 0:
+            self._reach(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self._reach(state.global_step)
+            control.should_save = self.save
+        return control
+
+    def _reach(self, step: int) -> None:
+        model = self.trainer.model.eval()
+        with _plain(model):
+            if self.trainer._validation_rows:
+                self.trainer.log_validation()
+            if self.on_checkpoint:
+                with torch.no_grad():
+                    self.on_checkpoint(step, model)
+        model.train()
+
+
+class _Reporter(TrainerCallback):
+    """Tells the caller how far training is."""
+
+    def __init__(self, progress: Progress | None):
+        self.progress = progress
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.progress and "grad_norm" in logs:
+            self.progress(state.global_step, state.max_steps, f"loss {logs['loss']:.4g}")
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def _loaded(policy: str | Path | PreTrainedModel) -> PreTrainedModel:
+    if isinstance(policy, str | Path):
+        policy = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+    if any(parameter.dtype != torch.float32 for parameter in policy.parameters()):
+        raise ValueError("the weights must be float32: small updates are lost on lower precision; call model.float().")
+    if any(getattr(policy.config, name, None) is not None for name in _LOGIT_TRANSFORMS):
+        raise ValueError(f"{type(policy).__name__} transforms its logits after the head, which is not supported.")
+    return policy
+
+
+def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    disable_dropout_in_model(model)
+    for module in model.modules():  # attention keeps its rate as a number, which TRL's function leaves
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def _training_embedding_of_padding(model: PreTrainedModel) -> PreTrainedModel:
+    """With pad = eos, `padding_idx` would keep the embedding of every end-of-sequence token in a prompt untrained."""
+    model.get_input_embeddings().padding_idx = None
+    return model
+
+
+@contextlib.contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """Without the forward methods that TRL and Accelerate put on the instance, which break copies of the model."""
+    patched = {name: vars(model).pop(name) for name in ("forward", "_original_forward") if name in vars(model)}
+    try:
+        yield
+    finally:
+        vars(model).update(patched)
+
+
+def _restore(model: PreTrainedModel) -> PreTrainedModel:
+    for name in ("forward", "_original_forward"):
+        vars(model).pop(name, None)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _head_scoring(model: torch.nn.Module, mask: Tensor, targets: Tensor) -> Iterator[None]:
+    """The model's head returns the log-probabilities of `targets` at the positions in `mask` in place of logits.
+
+    Replacing the head's forward, not the model's, leaves every wrapper of the model (DDP, FSDP, autocast) at work.
+    """
+    head = extract_model_from_parallel(model).get_output_embeddings()
+
+    def forward(hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden[:, :-1][mask], head.weight, head.bias)
+        return -F.cross_entropy(logits.float(), targets, reduction="none")
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+# --- settings, order and checks ---------------------------------------------------------------------------------------
+
+
+def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -> dict[str, Any]:
+    processes = PartialState().num_processes
+    if batch_size % (micro_batch_size * processes):
+        raise ValueError(
+            f"batch_size {batch_size} is not a multiple of micro_batch_size {micro_batch_size} x {processes} processes."
+        )
+    return {
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": batch_size // (micro_batch_size * processes),
+        "num_train_epochs": 1,  # the rows are laid out in the order of all epochs
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "optim": "adamw_torch_fused",
+        "weight_decay": 0.0,
+        "seed": seed,
+        "bf16": precision == "bfloat16",
+        "gradient_checkpointing": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        "save_total_limit": 1,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": report_to,
+    }
+
+
+def _epoch_permutations(rows: int, epochs: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.concatenate([generator.permutation(rows) for _ in range(epochs)])
+
+
+def _sorted_in_blocks(order: np.ndarray, lengths, size: int) -> np.ndarray:
+    """The order with each block of `size` sorted by length, longest first."""
+    lengths = np.asarray(lengths)
+    blocks = [order[start : start + size] for start in range(0, len(order), size)]
+    return np.concatenate([block[np.argsort(-lengths[block], kind="stable")] for block in blocks])
+
+
+def _training_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndarray:
+    """Random batches; inside a batch the rows are sorted by length, so that micro-batches need little padding."""
+    return _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, batch_size)
+
+
+def _length_grouped_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndarray:
+    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a smaller one comes last."""
+    order = _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, _POOL * batch_size)
+    whole = len(order) // batch_size
+    batches = order[: whole * batch_size].reshape(whole, batch_size)
+    return np.concatenate([np.random.default_rng(seed).permutation(batches).ravel(), order[whole * batch_size :]])
+
+
+def _by_length(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
+    """Indices of all rows in micro-batches of similar length, longest first: an allocation fails at once or not at all."""
+    order = _sorted_in_blocks(np.arange(len(rows)), [_length(row) for row in rows], max(len(rows), 1))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _length(row: Mapping) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if token is None:
+        raise ValueError("the tokenizer has neither a padding nor an end-of-sequence token: set tokenizer.pad_token.")
+    return token
+
+
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint that was saved to its end: the trainer's state is written last."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        with contextlib.suppress(OSError, ValueError):
+            json.loads((checkpoint / "trainer_state.json").read_text())
+            return str(checkpoint)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _check_settings(precision: str, **sizes: int) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
+
+
+def _check_loss(algorithm: str, settings: Mapping[str, Any]) -> None:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"unknown algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}.")
+    parameters = inspect.signature(getattr(losses, algorithm)).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    unknown = sorted(set(settings) - set(known))
+    if unknown or "beta" not in settings:
+        what = f"does not take {', '.join(unknown)}" if unknown else "needs beta"
+        raise ValueError(f"the {algorithm} loss {what}: its settings are {', '.join(known)}.")
+    # one pair through the loss itself, so that every value it refuses is refused before work
+    columns = [f"{side}_{what}" for side in ("chosen", "rejected") for what in ("logps", "reward", "lengths")]
+    pair = dict.fromkeys((*columns, *_REFERENCE), torch.ones(1)) | {"ref_rewards": torch.ones(1, 2)}
+    pair_loss(algorithm, pair, **settings)
+
+
+def _checked_rows(
+    rows, split: str, algorithm: str, settings, num_ref_rewards: int | None, context: float
+) -> list[dict]:
+    """The columns that training uses, as plain numbers. Raises ValueError naming the first row that cannot be used."""
+    if not len(rows):
+        raise ValueError(f"there are no {split} rows.")
+    needed = {"qrpo": _REWARDS, "rebel": _REWARDS[:2]}.get(algorithm, ())
+    first = dict(rows[0])
+    columns = [*_TOKENS, *(name for name in _REWARDS if name in needed or name in first)]
+    columns += [name for name in _REFERENCE if all(reference in first for reference in _REFERENCE)]
+    if num_ref_rewards is None and first.get("ref_rewards") is not None:
+        num_ref_rewards = len(first["ref_rewards"])
+    checked = []
+    for i, row in enumerate(rows):
+        try:
+            checked.append(_checked_row(row, columns, num_ref_rewards, context))
+            if algorithm == "qrpo" and i == 0:  # a transformation can be undefined for this n
+                rewards = torch.zeros(1), torch.zeros(1, num_ref_rewards)
+                losses.qrpo(torch.zeros(1), torch.zeros(1), *rewards, **settings)
+        except ValueError as error:
+            raise ValueError(f"{split} row {i}: {error}") from None
+    return checked
+
+
+def _checked_row(row: Mapping, columns: list[str], num_ref_rewards: int | None, context: float) -> dict:
+    missing = [name for name in columns if name not in row or row[name] is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing.")
+    prompt, *completions = (row[name] for name in _TOKENS)
+    if not len(prompt):
+        raise ValueError("prompt_ids is empty: the first completion token needs a context.")
+    if len(prompt) >= context:
+        raise ValueError(f"the prompt fills the context ({len(prompt)} of {context} tokens): no completion fits.")
+    for name, completion in zip(_TOKENS[1:], completions, strict=True):
+        if not len(completion):
+            raise ValueError(f"{name} is empty: even the shortest completion holds its end-of-sequence token.")
+        if len(prompt) + len(completion) > context:
+            raise ValueError(f"prompt and {name} hold {len(prompt) + len(completion)} tokens, the context {context}.")
+    values = {name: [int(token) for token in row[name]] for name in _TOKENS}
+    for name in columns[len(_TOKENS) :]:
+        numbers = np.asarray(row[name], dtype=float)
+        if name == "ref_rewards":
+            if len(numbers) < max(num_ref_rewards, 1):
+                raise ValueError(f"{len(numbers)} reference rewards, but {max(num_ref_rewards, 1)} are asked for.")
+            numbers = numbers[:num_ref_rewards]
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{name} is not finite: a missing score is not a low one; drop the row.")
+        values[name] = numbers.tolist()
+    return values
