@@ -108,7 +108,7 @@ def simpo(
     beta: float,
     gamma_ratio: float = 0.5,
 ) -> Tensor:
-    """-log sigmoid(beta (mean log-probability of chosen - of rejected) - gamma), gamma = gamma_ratio * beta: all (...,).
+    """-log sigmoid(beta (mean token log-probability of chosen - of rejected) - gamma_ratio * beta): all (...,).
 
     Lengths are completion tokens, the end-of-sequence token included. No reference model (Meng et al. 2024, Eq. 6).
     """

@@ -6,11 +6,11 @@ Rows hold token ids exactly as sampled: nothing is re-tokenised, truncated or ap
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,22 +25,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
-from qrpo_lib import losses
-from qrpo_lib.quantile import quantile_reward
+from qrpo_lib import pairs
 
 Progress = Callable[[int, int, str], None]
 OnCheckpoint = Callable[[int, PreTrainedModel], None]
 
-ALGORITHMS = ("qrpo", "dpo", "rebel", "simpo")
 PRECISIONS = ("float32", "bfloat16")
 
-_TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-_REWARDS = ("chosen_reward", "rejected_reward", "ref_rewards")
-_REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
-_MODEL_INPUTS = ("input_ids", "attention_mask", "completion_mask")
 _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 _POOL = 50  # batches whose sequences are sorted by length together in fine-tuning
 
@@ -78,10 +71,9 @@ def fit_policy(
 ) -> Fitted:
     """Fit the policy to preference pairs with one of the four losses (protocol of App. L.8).
 
-    A row is a mapping with `prompt_ids`, `chosen_ids`, `rejected_ids` (token ids), and, as the loss needs them,
-    `chosen_reward`, `rejected_reward` (numbers in any unit) and `ref_rewards` (a list, of which the first
-    `num_ref_rewards` are used; None uses all that the first row has). `ref_chosen_logps` and `ref_rejected_logps`, from
-    `reference_log_probs`, are computed here where the rows lack them.
+    Rows as in `qrpo_lib.pairs`: token ids, rewards in any unit as far as the loss needs them, and reference rewards, of
+    which the first `num_ref_rewards` are used (None: as many as the first row has). The reference log-probabilities
+    from `reference_log_probs` are computed here where the rows lack them.
 
     `algorithm` is "qrpo", "dpo", "rebel" or "simpo" and `loss` its keyword arguments in `qrpo_lib.losses`, such as
     `{"beta": 0.01, "transform": "log"}`. Adam without gradient clipping, cosine schedule, 10 % warm-up, `batch_size`
@@ -99,45 +91,44 @@ def fit_policy(
     `rejected_quantile`, for QRPO `chosen_target`, `rejected_target` (calibrated targets), `share_above_threshold`, and
     for "train", where they are those of the policy before the step, `grad_norm`, `learning_rate`.
 
-    Raises ValueError, before anything is loaded or trained, for rows or settings that cannot be used; it names the row.
+    Raises ValueError before training begins for rows or settings that cannot be used, and names the row.
     """
-    _check_loss(algorithm, loss)
+    pairs.check_loss(algorithm, loss)
     sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "epochs": epochs}
     _check_settings(precision, checkpoints=checkpoints, **sizes)
     common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
-    model = _training_embedding_of_padding(_without_dropout(_loaded(policy)))
-    context = getattr(model.config, "max_position_embeddings", None) or math.inf
+    model = _without_dropout(_loaded(policy))
+    limits = {"num_ref_rewards": num_ref_rewards, "context": _context(model)}
     rows = {"train": train_rows} | ({"validation": validation_rows} if len(validation_rows) else {})
     for split, given in rows.items():
-        rows[split] = _checked_rows(given, split, algorithm, loss, num_ref_rewards, context)
-        if "ref_chosen_logps" not in rows[split][0]:
-            logps = reference_log_probs(
-                model, tokenizer, rows[split], micro_batch_size=micro_batch_size, precision=precision
-            )
-            for i, row in enumerate(rows[split]):
+        rows[split] = pairs.checked(given, split, algorithm=algorithm, settings=loss, **limits)
+    for split in rows.values():
+        if pairs.REFERENCE[0] not in split[0]:
+            logps = reference_log_probs(model, tokenizer, split, micro_batch_size=micro_batch_size, precision=precision)
+            for i, row in enumerate(split):
                 row.update({name: float(values[i]) for name, values in logps.items()})
-    order = _training_order([_length(row) for row in rows["train"]], batch_size, epochs, seed)
+    order = _training_order([pairs.length(row) for row in rows["train"]], batch_size, epochs, seed)
 
     with contextlib.ExitStack() as stack:
         folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory()))
-        at_checkpoints = _Checkpoints(checkpoints, output_dir is not None, on_checkpoint)
-        trainer = at_checkpoints.trainer = PolicyFittingTrainer(
+        trainer = PolicyFittingTrainer(
             model,
-            DPOConfig(
+            tokenizer,
+            _arguments(
+                DPOConfig,
                 output_dir=str(folder),
                 learning_rate=learning_rate,
                 max_grad_norm=0.0,  # measured, not clipped
-                max_length=None,
                 precompute_ref_log_probs=True,
                 **common,
             ),
-            tokenizer,
             [rows["train"][i] for i in order],
             rows.get("validation", []),
             algorithm=algorithm,
-            loss=loss,
-            callbacks=[at_checkpoints, _Reporter(progress)],
+            settings=loss,
         )
+        trainer.add_callback(_Reporter(progress))
+        trainer.add_callback(_Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
         trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     return Fitted(_restore(model), trainer.history())
 
@@ -160,15 +151,15 @@ def fine_tune(
     """Supervised fine-tuning, or pre-training of a freshly initialised model: the loss is on every token but the first.
 
     `sequences` are token ids, prompt and completion in one, end-of-sequence token included where the model is to learn
-    it. Adam, cosine schedule, 10 % warm-up, gradients clipped at `max_grad_norm` (App. L.7). Sequences of similar length
-    share a batch. A model object is trained in place. History rows: `step`, `loss` (nats a token), `grad_norm`,
+    it. Adam, cosine schedule, 10 % warm-up, gradients clipped at `max_grad_norm` (App. L.7). Sequences of similar
+    length share a batch. A model object is trained in place. History rows: `step`, `loss` (nats a token), `grad_norm`,
     `learning_rate`. Raises ValueError for a sequence of fewer than two tokens or longer than the context.
     """
     micro_batch_size = micro_batch_size or batch_size
     _check_settings(precision, batch_size=batch_size, micro_batch_size=micro_batch_size, epochs=epochs)
     common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
-    model = _training_embedding_of_padding(_loaded(model))
-    context = getattr(model.config, "max_position_embeddings", None) or math.inf
+    model = _loaded(model)
+    context = _context(model)
     if not len(sequences):
         raise ValueError("there is nothing to fine-tune on: `sequences` is empty.")
     for i, ids in enumerate(sequences):
@@ -179,11 +170,11 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as folder:
         trainer = FineTuningTrainer(
             model,
-            args=SFTConfig(
+            args=_arguments(
+                SFTConfig,
                 output_dir=folder,
                 learning_rate=learning_rate,
                 max_grad_norm=max_grad_norm,
-                max_length=None,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **common,
             ),
@@ -191,7 +182,6 @@ def fine_tune(
             processing_class=tokenizer,
             callbacks=[_Reporter(progress)],
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return Fitted(_restore(model), trainer.history())
 
@@ -210,28 +200,27 @@ def reference_log_probs(
     precision, not on the algorithm.
     """
     model = _without_dropout(_loaded(policy)).eval()
-    collate = _PairCollator(_pad_token_id(tokenizer))
+    collate = pairs.Collator(_pad_token_id(tokenizer))
     device = next(model.parameters()).device
     logps = np.empty((2, len(rows)), dtype=np.float32)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for chunk in _by_length(rows, micro_batch_size):
-            batch = collate([{name: list(rows[i][name]) for name in _TOKENS} for i in chunk])
-            values, _ = completion_log_probs(model, *(batch[name].to(device) for name in _MODEL_INPUTS))
+            batch = collate([{name: list(rows[i][name]) for name in pairs.TOKENS} for i in chunk])
+            values, _ = completion_log_probs(model, batch["input_ids"].to(device), batch["completion_mask"].to(device))
             logps[:, chunk] = values.view(2, -1).cpu()
-    return dict(zip(_REFERENCE, logps, strict=True))
+    return dict(zip(pairs.REFERENCE, logps, strict=True))
 
 
-def completion_log_probs(
-    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """log pi(y|x) and |y| of each sequence: (sequences, tokens), right-padded, to float32 (sequences,) and (sequences,).
+def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """log pi(y|x) in float32 and |y| of right-padded sequences: (sequences, tokens) twice to (sequences,) twice.
 
     The output head is applied to the positions that predict a completion token, no others, and log-softmax is taken in
-    float32. `model` may be wrapped (DDP, FSDP, autocast).
+    float32. `model` may be wrapped (DDP, FSDP, autocast). There is no attention mask: padding on the right comes after
+    every token that counts, where a causal model does not look.
     """
     mask = completion_mask[:, 1:].bool()
     with _head_scoring(model, mask, input_ids[:, 1:][mask]):
-        token_logps = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        token_logps = model(input_ids=input_ids, use_cache=False).logits
     sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
     return sums, mask.sum(1)
 
@@ -243,6 +232,12 @@ class _SuiteTrainer:
     """What both trainers share: the same gradient for any split of a batch, and silence."""
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
+
+    def __init__(self, model, *args, **kwargs):
+        # with pad = eos it would keep the embedding of every end-of-sequence token in a prompt from being trained
+        model.get_input_embeddings().padding_idx = None
+        super().__init__(model, *args, **kwargs)
+        self.remove_callback(PrinterCallback)
 
     def _send_telemetry(self):
         """Nothing leaves the machine."""
@@ -261,15 +256,18 @@ class _SuiteTrainer:
         """The sum over a micro-batch as its share of the batch's mean; DDP averages gradients over processes."""
         return total / items * self.accelerator.num_processes
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
+
     def history(self) -> list[dict[str, float | int | str]]:
-        """What was logged: one row for each step and split."""
+        """What was logged, one row for each step and split, in that order."""
         rows = []
         for entry in self.state.log_history:
             split = "validation" if "eval_loss" in entry else "train"
             values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
-            if "loss" in values:
+            if "loss" in values:  # the trainer's closing summary has none
                 rows.append({"step": values.pop("step"), "split": split} | values)
-        return rows
+        return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
 class FineTuningTrainer(_SuiteTrainer, SFTTrainer):
@@ -279,28 +277,24 @@ class FineTuningTrainer(_SuiteTrainer, SFTTrainer):
         return (batch["labels"][:, 1:] != -100).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logps, _ = completion_log_probs(
-            model, inputs["input_ids"], inputs["attention_mask"], completion_mask=inputs["labels"] != -100
-        )
+        logps, _ = completion_log_probs(model, inputs["input_ids"], inputs["labels"] != -100)
         return self._scaled(-logps.sum(), num_items_in_batch)
 
 
 class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
     """TRL's DPO trainer with the four losses, on tokenised rows that carry rewards. Use `fit_policy`."""
 
-    def __init__(self, model, args, tokenizer, train_rows, validation_rows, *, algorithm, loss, callbacks):
-        self._algorithm, self._loss_settings = algorithm, dict(loss)
+    def __init__(self, model, tokenizer, args, train_rows, validation_rows, *, algorithm, settings):
+        self._algorithm, self._settings = algorithm, dict(settings)
         self._validation_rows = validation_rows
-        self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its sum and its number of pairs
+        self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its sum, its number of pairs
         super().__init__(
             model,
             args=args,
             train_dataset=Dataset.from_list(train_rows),
             processing_class=tokenizer,
-            data_collator=_PairCollator(_pad_token_id(tokenizer)),
-            callbacks=callbacks,
+            data_collator=pairs.Collator(_pad_token_id(tokenizer)),
         )
-        self.remove_callback(PrinterCallback)
 
     def _prepare_dataset(self, dataset, *args):
         return dataset  # tokenised as sampled; TRL would tokenise again and append an end-of-sequence token
@@ -309,7 +303,7 @@ class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
         return dataset  # the rows carry them
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = [*_TOKENS, *_REWARDS, *_REFERENCE]
+        self._signature_columns = [*pairs.TOKENS, *pairs.REWARDS, *pairs.REFERENCE]
 
     def _items(self, batch):
         return len(batch["input_ids"]) // 2
@@ -317,110 +311,49 @@ class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return self._scaled(self._pair_losses(model, inputs).sum(), num_items_in_batch)
 
-    def _pair_losses(self, model, batch: dict[str, Tensor]) -> Tensor:
-        """(pairs,), adding to the metrics."""
-        batch = dict(batch)
-        logps, lengths = completion_log_probs(model, *(batch.pop(name) for name in _MODEL_INPUTS))
-        chosen, rejected = logps.chunk(2)
-        chosen_lengths, rejected_lengths = lengths.chunk(2)
-        pairs = batch | {
-            "chosen_logps": chosen,
-            "rejected_logps": rejected,
-            "chosen_lengths": chosen_lengths,
-            "rejected_lengths": rejected_lengths,
-        }
-        values = pair_loss(self._algorithm, pairs, **self._loss_settings)
+    def _pair_losses(self, model, batch: Mapping[str, Tensor]) -> Tensor:
+        """(pairs,); what there is to log is added to the metrics."""
+        logps, lengths = completion_log_probs(model, batch["input_ids"], batch["completion_mask"])
+        columns = dict(batch)
+        columns["chosen_logps"], columns["rejected_logps"] = logps.chunk(2)
+        columns["chosen_lengths"], columns["rejected_lengths"] = lengths.chunk(2)
+        values = pairs.pair_loss(self._algorithm, columns, **self._settings)
         with torch.no_grad():
-            for name, metric in pair_metrics(self._algorithm, pairs, self._loss_settings).items() | {("loss", values)}:
-                sums = torch.stack([metric.float().sum(), metric.new_tensor(len(metric)).float()])
-                self._sums[name] = self._sums.get(name, 0) + sums.detach()
+            metrics = {"loss": values} | pairs.pair_metrics(self._algorithm, columns, self._settings)
+            for name, metric in metrics.items():
+                sums = torch.stack([metric.double().sum(), torch.ones_like(metric, dtype=torch.double).sum()])
+                self._sums[name] = self._sums.get(name, 0) + sums
         return values
 
     def _drain_metrics(self) -> dict[str, float]:
-        """The mean over pairs, of all processes, of what was added since the last call."""
-        names, self._sums, sums = sorted(self._sums), {}, self._sums
-        totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
-        return {name: total / count for name, (total, count) in zip(names, totals, strict=True)}
+        """The mean of each metric over the pairs, of all processes, since the last call."""
+        sums, self._sums = self._sums, {}
+        totals = self.accelerator.reduce(torch.stack(list(sums.values())), "sum").tolist()
+        return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        Trainer.log(self, logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
+        super().log(logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
 
     def log_validation(self) -> None:
-        """The metrics of the policy as it is, on the validation rows."""
+        """Logs the metrics of the policy as it is on the validation rows."""
         training_sums, self._sums = self._sums, {}
         with torch.no_grad(), self.accelerator.autocast():
             for chunk in _by_length(self._validation_rows, self.args.per_device_train_batch_size):
                 batch = self.data_collator([self._validation_rows[i] for i in chunk])
                 self._pair_losses(self.model, self._prepare_inputs(batch))
         metrics, self._sums = self._drain_metrics(), training_sums
-        Trainer.log(self, {f"eval_{name}": value for name, value in metrics.items()})
-
-
-def pair_loss(algorithm: str, pairs: Mapping[str, Tensor], **settings) -> Tensor:
-    """The algorithm's loss of each pair: columns (pairs,), `ref_rewards` (pairs, n), to (pairs,).
-
-    QRPO's is the mean of its pointwise losses on both completions. `settings` go to the function in `qrpo_lib.losses`.
-    """
-    chosen, rejected = pairs["chosen_logps"], pairs["rejected_logps"]
-    if algorithm == "simpo":
-        return losses.simpo(chosen, rejected, pairs["chosen_lengths"], pairs["rejected_lengths"], **settings)
-    ref_chosen, ref_rejected = pairs["ref_chosen_logps"], pairs["ref_rejected_logps"]
-    if algorithm == "dpo":
-        return losses.dpo(chosen, rejected, ref_chosen, ref_rejected, **settings)
-    rewards = pairs["chosen_reward"], pairs["rejected_reward"]
-    if algorithm == "rebel":
-        return losses.rebel(chosen, rejected, ref_chosen, ref_rejected, *rewards, **settings)
-    of_chosen = losses.qrpo(chosen, ref_chosen, rewards[0], pairs["ref_rewards"], **settings)
-    of_rejected = losses.qrpo(rejected, ref_rejected, rewards[1], pairs["ref_rewards"], **settings)
-    return (of_chosen + of_rejected) / 2
-
-
-def pair_metrics(algorithm: str, pairs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What `fit_policy` logs beside the loss, of each pair: (pairs,). A tie counts half in the implicit accuracy."""
-    chosen = pairs["chosen_logps"] - pairs["ref_chosen_logps"]
-    rejected = pairs["rejected_logps"] - pairs["ref_rejected_logps"]
-    margin = chosen - rejected
-    if algorithm == "simpo":
-        margin = pairs["chosen_logps"] / pairs["chosen_lengths"] - pairs["rejected_logps"] / pairs["rejected_lengths"]
-    metrics = {
-        "chosen_log_ratio": chosen,
-        "rejected_log_ratio": rejected,
-        "implicit_reward_accuracy": (margin > 0).float() + (margin == 0).float() / 2,
-    }
-    if "ref_rewards" in pairs:
-        for side in ("chosen", "rejected"):
-            metrics[f"{side}_quantile"] = quantile_reward(pairs[f"{side}_reward"], pairs["ref_rewards"])
-    if algorithm == "qrpo":
-        settings = {name: value for name, value in settings.items() if name != "error"}
-        for side in ("chosen", "rejected"):
-            target = losses.calibrated_target(pairs[f"{side}_reward"], pairs["ref_rewards"], **settings)
-            metrics[f"{side}_target"] = target
-        above = [(metrics[f"{side}_target"] > 0).float() for side in ("chosen", "rejected")]
-        metrics["share_above_threshold"] = (above[0] + above[1]) / 2
-    return metrics
-
-
-class _PairCollator(DataCollatorForPreference):
-    """Right-padded tokens, all chosen before all rejected, with the columns that TRL's collator drops."""
-
-    def torch_call(self, examples):
-        batch = super().torch_call(examples)
-        for column in _REWARDS:
-            if column in examples[0]:  # float64: rounding could make two rewards equal and so change a quantile
-                batch[column] = torch.tensor([example[column] for example in examples], dtype=torch.float64)
-        return batch
+        super().log({f"eval_{name}": value for name, value in metrics.items()})
 
 
 class _Checkpoints(TrainerCallback):
     """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
 
-    def __init__(self, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
-        self.count, self.save, self.on_checkpoint = count, save, on_checkpoint
-        self.trainer: PolicyFittingTrainer | None = None
+    def __init__(self, trainer: PolicyFittingTrainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
+        self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.steps = {round(i * state.max_steps / self.count) for i in range(1, self.count + 1)}
-        if state.global_step == 0:
+        if state.global_step == 0:  # not when training continues
             self._reach(0)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -431,12 +364,11 @@ class _Checkpoints(TrainerCallback):
 
     def _reach(self, step: int) -> None:
         model = self.trainer.model.eval()
-        with _plain(model):
+        with _plain(model), torch.no_grad():
             if self.trainer._validation_rows:
                 self.trainer.log_validation()
             if self.on_checkpoint:
-                with torch.no_grad():
-                    self.on_checkpoint(step, model)
+                self.on_checkpoint(step, model)
         model.train()
 
 
@@ -473,10 +405,8 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _training_embedding_of_padding(model: PreTrainedModel) -> PreTrainedModel:
-    """With pad = eos, `padding_idx` would keep the embedding of every end-of-sequence token in a prompt untrained."""
-    model.get_input_embeddings().padding_idx = None
-    return model
+def _context(model: PreTrainedModel) -> float:
+    return getattr(model.config, "max_position_embeddings", None) or math.inf
 
 
 @contextlib.contextmanager
@@ -534,7 +464,6 @@ def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -
         "weight_decay": 0.0,
         "seed": seed,
         "bf16": precision == "bfloat16",
-        "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
@@ -544,6 +473,12 @@ def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -
         "disable_tqdm": True,
         "report_to": report_to,
     }
+
+
+def _arguments(config: type[SFTConfig | DPOConfig], **settings) -> SFTConfig | DPOConfig:
+    with warnings.catch_warnings():  # TRL still says gradient_checkpointing, which transformers renames from 5.20 on
+        warnings.simplefilter("ignore", FutureWarning)
+        return config(max_length=None, gradient_checkpointing=False, **settings)
 
 
 def _epoch_permutations(rows: int, epochs: int, seed: int) -> np.ndarray:
@@ -564,7 +499,7 @@ def _training_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndar
 
 
 def _length_grouped_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a smaller one comes last."""
+    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a short one comes last."""
     order = _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, _POOL * batch_size)
     whole = len(order) // batch_size
     batches = order[: whole * batch_size].reshape(whole, batch_size)
@@ -572,14 +507,10 @@ def _length_grouped_order(lengths, batch_size: int, epochs: int, seed: int) -> n
 
 
 def _by_length(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
-    """Indices of all rows in micro-batches of similar length, longest first: an allocation fails at once or not at all."""
-    order = _sorted_in_blocks(np.arange(len(rows)), [_length(row) for row in rows], max(len(rows), 1))
+    """Indices of all rows in micro-batches of similar length, longest first: too little memory shows at once."""
+    order = _sorted_in_blocks(np.arange(len(rows)), [pairs.length(row) for row in rows], max(len(rows), 1))
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _length(row: Mapping) -> int:
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -605,69 +536,3 @@ def _check_settings(precision: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
-
-
-def _check_loss(algorithm: str, settings: Mapping[str, Any]) -> None:
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}.")
-    parameters = inspect.signature(getattr(losses, algorithm)).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    unknown = sorted(set(settings) - set(known))
-    if unknown or "beta" not in settings:
-        what = f"does not take {', '.join(unknown)}" if unknown else "needs beta"
-        raise ValueError(f"the {algorithm} loss {what}: its settings are {', '.join(known)}.")
-    # one pair through the loss itself, so that every value it refuses is refused before work
-    columns = [f"{side}_{what}" for side in ("chosen", "rejected") for what in ("logps", "reward", "lengths")]
-    pair = dict.fromkeys((*columns, *_REFERENCE), torch.ones(1)) | {"ref_rewards": torch.ones(1, 2)}
-    pair_loss(algorithm, pair, **settings)
-
-
-def _checked_rows(
-    rows, split: str, algorithm: str, settings, num_ref_rewards: int | None, context: float
-) -> list[dict]:
-    """The columns that training uses, as plain numbers. Raises ValueError naming the first row that cannot be used."""
-    if not len(rows):
-        raise ValueError(f"there are no {split} rows.")
-    needed = {"qrpo": _REWARDS, "rebel": _REWARDS[:2]}.get(algorithm, ())
-    first = dict(rows[0])
-    columns = [*_TOKENS, *(name for name in _REWARDS if name in needed or name in first)]
-    columns += [name for name in _REFERENCE if all(reference in first for reference in _REFERENCE)]
-    if num_ref_rewards is None and first.get("ref_rewards") is not None:
-        num_ref_rewards = len(first["ref_rewards"])
-    checked = []
-    for i, row in enumerate(rows):
-        try:
-            checked.append(_checked_row(row, columns, num_ref_rewards, context))
-            if algorithm == "qrpo" and i == 0:  # a transformation can be undefined for this n
-                rewards = torch.zeros(1), torch.zeros(1, num_ref_rewards)
-                losses.qrpo(torch.zeros(1), torch.zeros(1), *rewards, **settings)
-        except ValueError as error:
-            raise ValueError(f"{split} row {i}: {error}") from None
-    return checked
-
-
-def _checked_row(row: Mapping, columns: list[str], num_ref_rewards: int | None, context: float) -> dict:
-    missing = [name for name in columns if name not in row or row[name] is None]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing.")
-    prompt, *completions = (row[name] for name in _TOKENS)
-    if not len(prompt):
-        raise ValueError("prompt_ids is empty: the first completion token needs a context.")
-    if len(prompt) >= context:
-        raise ValueError(f"the prompt fills the context ({len(prompt)} of {context} tokens): no completion fits.")
-    for name, completion in zip(_TOKENS[1:], completions, strict=True):
-        if not len(completion):
-            raise ValueError(f"{name} is empty: even the shortest completion holds its end-of-sequence token.")
-        if len(prompt) + len(completion) > context:
-            raise ValueError(f"prompt and {name} hold {len(prompt) + len(completion)} tokens, the context {context}.")
-    values = {name: [int(token) for token in row[name]] for name in _TOKENS}
-    for name in columns[len(_TOKENS) :]:
-        numbers = np.asarray(row[name], dtype=float)
-        if name == "ref_rewards":
-            if len(numbers) < max(num_ref_rewards, 1):
-                raise ValueError(f"{len(numbers)} reference rewards, but {max(num_ref_rewards, 1)} are asked for.")
-            numbers = numbers[:num_ref_rewards]
-        if not np.isfinite(numbers).all():
-            raise ValueError(f"{name} is not finite: a missing score is not a low one; drop the row.")
-        values[name] = numbers.tolist()
-    return values

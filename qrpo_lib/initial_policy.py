@@ -1,0 +1,123 @@
+"""Step 1, the initial policy: pretrained and instruction-tuned here (`tiny`), or converted from a wheel (`smol`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrpo_lib import progress, runs, topics
+from qrpo_lib.profiles import Profile, SmolLM2Policy, TinyPolicy
+
+_END = "<|end|>"
+_SPECIAL_TOKENS = [_END, "<|user|>", "<|assistant|>"]
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_CONTEXT = 512
+
+
+def step(profile: Profile) -> runs.Step:
+    """What determines the initial policy."""
+    parameters = {"policy": profile.policy.model_dump()}
+    code = ("pretrained",)
+    if isinstance(profile.policy, TinyPolicy):
+        parameters["seed"] = profile.seed
+        parameters["threads"] = profile.reference_sampling.threads
+        code = ("initial_policy",)
+    return runs.Step("initial_policy", parameters, code=code)
+
+
+def run(profile: Profile) -> Path:
+    """The folder of the policy, made if it is not there: weights, tokenizer, and `history.csv` of its training."""
+    return runs.complete(step(profile), lambda folder: _make(profile, folder), seed=profile.seed)
+
+
+def _make(profile: Profile, folder: Path) -> None:
+    if isinstance(profile.policy, SmolLM2Policy):
+        from qrpo_lib import pretrained
+
+        pretrained.convert_smollm2(folder)
+    else:
+        _train_tiny(profile.policy, profile.seed, profile.reference_sampling.threads, folder)
+
+
+def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> None:
+    import pandas as pd
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from qrpo_lib import training
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    texts = topics.documents(settings.pretraining_documents, seed)
+    conversations = topics.conversations(settings.instruction_examples, seed + 1)
+    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(request for request, _ in conversations)])
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=3 * settings.hidden_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            max_position_embeddings=_CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    stages = {
+        "pretraining": (
+            [tokenizer(text + _END)["input_ids"] for text in texts],
+            settings.pretraining_learning_rate,
+        ),
+        "instruction tuning": (
+            [_conversation_ids(tokenizer, *conversation) for conversation in conversations],
+            settings.instruction_learning_rate,
+        ),
+    }
+    histories = []
+    for stage, (sequences, learning_rate) in stages.items():
+        with progress.bar(stage) as report:
+            fitted = training.fine_tune(
+                model,
+                tokenizer,
+                sequences,
+                learning_rate=learning_rate,
+                batch_size=settings.batch_size,
+                seed=seed,
+                progress=report,
+            )
+        histories.append(pd.DataFrame(fitted.history).assign(stage=stage))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    pd.concat(histories).to_csv(folder / "history.csv", index=False)
+
+
+def _tokenizer(vocabulary_size: int, texts: list[str]):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size,
+            special_tokens=_SPECIAL_TOKENS,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    # The padding token is the end-of-sequence token, as in the models that the paper trains on: a known trap that
+    # every part of the suite has to handle.
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=_END, pad_token=_END)
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
+
+
+def _conversation_ids(tokenizer, request: str, answer: str) -> list[int]:
+    messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
