@@ -360,6 +360,7 @@ class _Checkpoints(TrainerCallback):
         if state.global_step in self.steps:
             self._reach(state.global_step)
             control.should_save = self.save
+            control.should_log = True  # logging the validation metrics has cleared it
         return control
 
     def _reach(self, step: int) -> None:

@@ -1,0 +1,447 @@
+import copy
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
+
+from qrpo_lib import training
+
+VOCABULARY, EOS = 24, 1
+QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
+DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
+
+
+@pytest.fixture
+def tokenizer():
+    """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
+
+
+def llama(vocabulary=VOCABULARY, seed=0, **settings):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None, "max_position_embeddings": 32}
+    config = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **(sizes | tokens | settings))
+    model = LlamaForCausalLM(config)
+    for parameter in model.parameters():  # far from uniform, so that a wrong log-probability shows
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def made_up_rows(count, seed=0):
+    """Random prompts and completions, of which one in four is cut off without its end of sequence."""
+    generator = np.random.default_rng(seed)
+
+    def tokens(low, high):
+        return generator.integers(2, VOCABULARY, generator.integers(low, high)).tolist()
+
+    def completion():
+        return tokens(0, 12) + [EOS] if generator.random() < 0.75 else tokens(1, 12)
+
+    return [
+        {
+            "prompt_ids": tokens(1, 10),
+            "chosen_ids": completion(),
+            "rejected_ids": completion(),
+            "chosen_reward": float(generator.normal() + 0.5),
+            "rejected_reward": float(generator.normal() - 0.5),
+            "ref_rewards": generator.normal(size=3).tolist(),
+        }
+        for _ in range(count)
+    ]
+
+
+def plain_log_prob(model, prompt, completion):
+    """The sum over completion tokens from the logits of one sequence, without padding, in float64."""
+    logits = model(torch.tensor([prompt + completion])).logits[0, :-1].double().log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
+
+
+def fit(model, tokenizer, rows, validation=(), **changes):
+    settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
+    return training.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def column(history, name, split="train"):
+    return [row[name] for row in history if row["split"] == split]
+
+
+# --- log-probabilities ----------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer):
+    """Padding, batching, pad = eos: nothing changes; the end of sequence counts once, and only where it was sampled."""
+    model, rows = llama().eval(), made_up_rows(9)
+    reference = training.reference_log_probs(model, tokenizer, rows, micro_batch_size=4)
+    for side in ("chosen", "rejected"):
+        with torch.no_grad():
+            expected = [float(plain_log_prob(model, row["prompt_ids"], row[f"{side}_ids"])) for row in rows]
+        np.testing.assert_allclose(reference[f"ref_{side}_logps"], expected, rtol=1e-5)
+
+
+def test_gradient_is_that_of_a_plain_forward_pass():
+    model, (row,) = llama(), made_up_rows(1, seed=3)
+    expected = torch.autograd.grad(plain_log_prob(model, row["prompt_ids"], row["chosen_ids"]), model.parameters())
+    length = len(row["prompt_ids"]) + len(row["chosen_ids"])
+    ids = torch.full((1, length + 5), EOS)
+    ids[0, :length] = torch.tensor(row["prompt_ids"] + row["chosen_ids"])
+    mask = torch.zeros_like(ids)
+    mask[0, len(row["prompt_ids"]) : length] = 1
+    logps, lengths = training.completion_log_probs(model, ids, mask)
+    assert lengths.tolist() == [len(row["chosen_ids"])]
+    for one, other in zip(torch.autograd.grad(logps.sum(), model.parameters()), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_head_is_applied_to_completion_tokens_only(tokenizer, monkeypatch):
+    scored = []
+    plain = training.F.cross_entropy
+    monkeypatch.setattr(
+        training.F, "cross_entropy", lambda x, *a, **k: scored.append((len(x), x.dtype)) or plain(x, *a, **k)
+    )
+    rows = made_up_rows(6)
+    training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=6, precision="bfloat16")
+    tokens = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+    assert scored == [(tokens, torch.float32)]
+
+
+def test_a_model_that_transforms_its_logits_is_refused(tokenizer):
+    model = llama()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ValueError, match="transforms its logits"):
+        fit(model, tokenizer, made_up_rows(2))
+
+
+def test_weights_of_low_precision_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="must be float32"):
+        fit(llama().to(torch.bfloat16), tokenizer, made_up_rows(2))
+
+
+# --- policy fitting -------------------------------------------------------------------------------------------------
+
+
+class PlainDPOTrainer(DPOTrainer):
+    """TRL's own loss, on rows that are tokenised already."""
+
+    def _prepare_dataset(self, dataset, *args):
+        return dataset
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_dpo_is_trls(tokenizer, tmp_path):
+    rows = made_up_rows(40)
+    ours = llama()
+    history = fit(ours, tokenizer, rows, **DPO).history
+    order = training._training_order([training.pairs.length(row) for row in rows], 8, 1, seed=0)
+    theirs = llama()
+    trainer = PlainDPOTrainer(
+        theirs,
+        args=DPOConfig(
+            output_dir=str(tmp_path), learning_rate=3e-3, per_device_train_batch_size=8, lr_scheduler_type="cosine",
+            warmup_steps=0.1, max_grad_norm=0.0, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+            precompute_ref_log_probs=True, train_sampling_strategy="sequential", logging_steps=1, save_strategy="no",
+            disable_tqdm=True, num_train_epochs=1, beta=0.1, max_length=None,
+        ),
+        train_dataset=Dataset.from_list([{key: rows[i][key] for key in training.pairs.TOKENS} for i in order]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(history) == len(logged) == 5
+    for ours_name, theirs_name in (("loss", "loss"), ("grad_norm", "grad_norm"), ("learning_rate", "learning_rate")):
+        np.testing.assert_allclose(column(history, ours_name), [entry[theirs_name] for entry in logged], rtol=1e-5)
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["qrpo", "dpo", "rebel", "simpo"])
+def test_gradient_does_not_depend_on_the_split_of_a_batch(algorithm, tokenizer):
+    """Also for a last batch that is not full, and although micro-batches hold different numbers of tokens."""
+    rows, runs = made_up_rows(20), []
+    for micro_batch_size in (8, 4, 1):
+        model = llama()
+        settings = {"algorithm": algorithm, "loss": {"beta": 0.5}, "micro_batch_size": micro_batch_size}
+        history = fit(model, tokenizer, rows, rows[:5], **settings).history
+        runs.append((history, weights(model)))
+    assert [row["step"] for row in runs[0][0] if row["split"] == "train"] == [1, 2, 3]
+    for history, final in runs[1:]:
+        for one, other in zip(history, runs[0][0], strict=True):
+            assert one == pytest.approx(other, rel=2e-4, abs=2e-5)
+        torch.testing.assert_close(final, runs[0][1], rtol=0, atol=2e-4)
+
+
+def test_gradient_norm_is_that_of_the_mean_loss(tokenizer):
+    """Against autograd on plain log-probabilities and the DPO formula."""
+    model, rows = llama(), made_up_rows(6)
+    reference = copy.deepcopy(model)
+    margins = []
+    for row in rows:
+        sides = []
+        for side in ("chosen_ids", "rejected_ids"):
+            with torch.no_grad():
+                ref = plain_log_prob(reference, row["prompt_ids"], row[side])
+            sides.append(plain_log_prob(model, row["prompt_ids"], row[side]) - ref)
+        margins.append(sides[0] - sides[1])
+    loss = torch.stack([torch.log1p(torch.exp(-0.1 * margin)) for margin in margins]).mean()
+    norm = torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters())]).norm()
+    history = fit(model, tokenizer, rows, micro_batch_size=2, **DPO).history
+    assert history[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert history[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_dropout_is_off(tokenizer):
+    """Attention keeps its rate as a plain number, which is easily missed."""
+    rows = made_up_rows(16)
+    runs = [fit(llama(attention_dropout=rate), tokenizer, rows).history for rate in (0.0, 0.5)]
+    assert runs[0] == runs[1]
+
+
+def test_training_starts_at_the_reference(tokenizer):
+    rows = made_up_rows(12)
+    history = fit(llama(), tokenizer, rows, rows).history
+    start = history[0]
+    assert (start["step"], start["split"]) == (0, "validation")
+    assert start["chosen_log_ratio"] == start["rejected_log_ratio"] == 0
+    assert start["implicit_reward_accuracy"] == 0.5
+    assert history[1]["chosen_log_ratio"] == pytest.approx(0, abs=1e-5)
+
+
+def test_reference_log_probabilities_may_come_with_the_rows(tokenizer):
+    rows = made_up_rows(16)
+    reference = training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=8)
+    given = [row | {name: float(values[i]) for name, values in reference.items()} for i, row in enumerate(rows)]
+    assert fit(llama(), tokenizer, rows).history == fit(llama(), tokenizer, given).history
+    shifted = [row | {"ref_chosen_logps": row["ref_chosen_logps"] - 1} for row in given]
+    assert fit(llama(), tokenizer, shifted).history[0]["chosen_log_ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_same_seed_same_run(tokenizer):
+    rows, runs = made_up_rows(24), []
+    for seed in (0, 0, 1):
+        model = llama()
+        runs.append((fit(model, tokenizer, rows, seed=seed).history, weights(model)))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_end_of_sequence_in_the_prompt_is_trained_with_pad_equal_to_eos(tokenizer):
+    """`padding_idx` would keep it from being; the model's configuration names a padding token when it is loaded."""
+    rows = made_up_rows(16)
+    for row in rows:
+        row["prompt_ids"] = [EOS, *row["prompt_ids"]]
+    model = llama(pad_token_id=EOS, tie_word_embeddings=False)
+    before = model.get_input_embeddings().weight[EOS].clone()
+    fit(model, tokenizer, rows)
+    assert (model.get_input_embeddings().weight[EOS] - before).abs().max() > 1e-4
+
+
+def test_checkpoints_are_equally_spaced_and_see_the_plain_model(tokenizer, tmp_path):
+    rows, seen = made_up_rows(80), {}
+
+    def on_checkpoint(step, model):
+        assert not model.training
+        copied = copy.deepcopy(model)  # a patched forward method would leave the copy with the original's weights
+        for parameter in copied.parameters():
+            parameter.data.zero_()
+        ids = torch.tensor([[3, 4, 5]])
+        assert torch.equal(copied(ids).logits, torch.zeros(1, 3, VOCABULARY))
+        seen[step] = model(ids).logits
+
+    model, _ = fit(model := llama(), tokenizer, rows, checkpoints=5, on_checkpoint=on_checkpoint)
+    assert list(seen) == [0, 2, 4, 6, 8, 10]
+    assert not torch.equal(seen[0], seen[10])
+    assert "forward" not in vars(model)
+    assert torch.equal(model(torch.tensor([[3, 4, 5]])).logits, seen[10])
+    model.save_pretrained(tmp_path)
+    from_path = training.fit_policy(
+        tmp_path, tokenizer, rows, **QRPO, learning_rate=0.0, batch_size=8, micro_batch_size=8
+    )
+    assert torch.equal(weights(from_path.model), weights(model))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_training_continues_and_ends_the_same(tokenizer, tmp_path):
+    rows, model = made_up_rows(80), llama()
+    whole = fit(model, tokenizer, rows, rows[:8], checkpoints=5)
+
+    def kill(step, model):
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, output_dir=tmp_path, on_checkpoint=kill)
+    assert (tmp_path / "checkpoint-4" / "trainer_state.json").exists()
+    (tmp_path / "checkpoint-6").mkdir()  # killed while it was being written
+    steps = []
+    again = {"output_dir": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
+    resumed = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
+    assert steps == [6, 8, 10]
+    assert torch.equal(weights(resumed.model), weights(model))
+    assert resumed.history == whole.history
+    finished = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
+    assert torch.equal(weights(finished.model), weights(model))
+    assert finished.history == whole.history
+
+
+def test_progress_counts_steps(tokenizer):
+    seen = []
+    fit(llama(), tokenizer, made_up_rows(24), progress=lambda done, total, text: seen.append((done, total, text[:5])))
+    assert seen == [(1, 3, "loss "), (2, 3, "loss "), (3, 3, "loss ")]
+
+
+def test_training_is_silent(tokenizer, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(llama(), tokenizer, made_up_rows(16))
+        training.fine_tune(llama(), tokenizer, [[2, 3, 4]] * 8, learning_rate=1e-3, batch_size=4)
+    assert capfd.readouterr().out == ""
+
+
+def test_bfloat16_keeps_float32_weights(tokenizer):
+    """A learning rate of 1e-6 moves them, which it would not move bfloat16 weights."""
+    model, before = llama(), weights(llama())
+    fit(model, tokenizer, made_up_rows(16), precision="bfloat16", learning_rate=1e-6)
+    moved = (weights(model) - before).abs()
+    assert weights(model).dtype == torch.float32
+    assert 0 < moved.max() < 1e-5
+    assert torch.equal(weights(model).bfloat16(), before.bfloat16()) or moved.max() > 0
+    assert fit(llama(), tokenizer, made_up_rows(16)).history  # float32 again, in the same process
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "batch_size 12 is not a multiple of micro_batch_size 8"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be an integer of at least 1, got 0"),
+        ({"checkpoints": 2.5}, "checkpoints must be an integer of at least 1, got 2.5"),
+        ({"precision": "float16"}, "unknown precision 'float16'"),
+        ({"algorithm": "ppo"}, "unknown algorithm 'ppo'"),
+        ({"num_ref_rewards": 4}, "train row 0: it has 3 reference rewards, but 4 are asked for"),
+    ],
+)
+def test_unusable_settings(changes, message, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        fit(llama(), tokenizer, made_up_rows(8), **changes)
+
+
+def test_unusable_validation_row_is_named(tokenizer):
+    rows = made_up_rows(8)
+    rows[3]["chosen_reward"] = math.nan
+    with pytest.raises(ValueError, match="^validation row 3: chosen_reward is not finite"):
+        fit(llama(), tokenizer, made_up_rows(8), rows)
+
+
+def test_qrpo_reaches_the_closed_form(tokenizer):
+    """All 85 completions of at most three tokens, against pi* = pi_ref exp(R_q / beta) / Z."""
+    vocabulary, beta, prompt = 5, 1.0, [2, 3]
+    words = [token for token in range(vocabulary) if token != EOS]
+    completions = [[*w, EOS] for length in range(3) for w in itertools.product(words, repeat=length)]
+    completions += [list(w) for w in itertools.product(words, repeat=3)]
+    model = llama(vocabulary, hidden_size=32, num_hidden_layers=2)
+    with torch.no_grad():
+        ref = torch.stack([plain_log_prob(model, prompt, completion) for completion in completions])
+    assert float(ref.exp().sum()) == pytest.approx(1, abs=1e-5)
+    rewards = np.random.default_rng(0).normal(size=len(completions))
+    share = torch.tensor([float(ref.exp()[torch.tensor(rewards <= r)].sum()) for r in rewards])  # the exact R_q
+    optimal = torch.log_softmax(ref + share.double() / beta, 0)
+    # reference rewards in exact proportion to pi_ref, as from endless sampling
+    ref_rewards = np.repeat(rewards, np.round(ref.exp().numpy() * 2000).astype(int)).tolist()
+    rows = [
+        {
+            "prompt_ids": prompt,
+            "chosen_ids": completions[i],
+            "rejected_ids": completions[i - 1],
+            "chosen_reward": float(rewards[i]),
+            "rejected_reward": float(rewards[i - 1]),
+            "ref_rewards": ref_rewards,
+        }
+        for i in range(len(completions))
+    ]
+    settings = {"batch_size": 85, "micro_batch_size": 85, "epochs": 300, "learning_rate": 5e-3, "checkpoints": 1}
+    training.fit_policy(model, tokenizer, rows, algorithm="qrpo", loss={"beta": beta}, **settings)
+    with torch.no_grad():
+        fitted = torch.stack([plain_log_prob(model, prompt, completion) for completion in completions])
+    assert float((ref.exp() * (ref - optimal)).sum()) > 0.03  # there was a way to go
+    assert float((fitted.exp() * (fitted - optimal)).sum()) < 1e-3
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------------------------
+
+
+def sequences(count, seed=0):
+    return [row["prompt_ids"] + row["chosen_ids"] for row in made_up_rows(count, seed)]
+
+
+def test_fine_tuning_loss_is_the_mean_over_all_tokens_of_the_batch(tokenizer):
+    model, data = llama(), sequences(8)
+    with torch.no_grad():
+        total = -sum(float(plain_log_prob(model, ids[:1], ids[1:])) for ids in data)
+    history = training.fine_tune(model, tokenizer, data, learning_rate=1e-3, batch_size=8, micro_batch_size=2).history
+    assert history[0]["loss"] == pytest.approx(total / sum(len(ids) - 1 for ids in data), rel=1e-5)
+
+
+def test_fine_tuning_does_not_depend_on_the_split_of_a_batch(tokenizer):
+    runs = []
+    for micro_batch_size in (8, 2):
+        model = llama()
+        sizes = {"batch_size": 8, "micro_batch_size": micro_batch_size}
+        history = training.fine_tune(model, tokenizer, sequences(20), learning_rate=1e-3, epochs=2, **sizes).history
+        runs.append((history, weights(model)))
+    assert len(runs[0][0]) == 5
+    for one, other in zip(*(history for history, _ in runs), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    torch.testing.assert_close(runs[0][1], runs[1][1], rtol=0, atol=1e-4)
+
+
+def test_fine_tuning_learns_to_count_and_to_stop(tokenizer):
+    """pad = eos: were the end of sequence masked as padding, the model would never stop."""
+    model = llama(hidden_size=32)
+    data = [[start, *range(start + 1, 12), EOS] for start in range(2, 10)] * 40
+    training.fine_tune(model, tokenizer, data, learning_rate=1e-2, batch_size=16)
+    generated = model.generate(torch.tensor([[5, 6]]), max_new_tokens=20, do_sample=False)
+    assert generated[0].tolist() == [*range(5, 12), EOS]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [([], "is empty"), ([[2, 3], [4]], "sequence 1 has 1 tokens"), ([[2] * 33], "sequence 0 has 33 tokens")],
+)
+def test_unusable_sequences(data, message, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        training.fine_tune(llama(), tokenizer, data, learning_rate=1e-3, batch_size=4)
+
+
+# --- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_training_order_sees_every_row_once_an_epoch():
+    lengths = np.random.default_rng(0).integers(1, 50, 37)
+    order = training._training_order(lengths, 8, 3, seed=0)
+    assert [sorted(order[37 * epoch :][:37]) for epoch in range(3)] != [list(range(37))] * 3  # blocks may span two
+    assert np.bincount(order).tolist() == [3] * 37
+    for start in range(0, len(order), 8):
+        assert (np.diff(lengths[order[start : start + 8]]) <= 0).all()
+
+
+def test_length_grouped_batches_have_little_padding():
+    lengths = np.random.default_rng(0).geometric(1 / 40, 4000)
+    order = training._length_grouped_order(lengths, 16, 1, seed=0)
+    assert sorted(order) == list(range(4000))
+    batches = lengths[order].reshape(-1, 16)
+    assert batches.sum() / (16 * batches.max(1).sum()) > 0.9
+    assert np.abs(np.corrcoef(np.arange(250), batches.mean(1))[0, 1]) < 0.2
