@@ -107,7 +107,6 @@ def _tokenizer(vocabulary_size: int, texts: list[str]):
         trainers.BpeTrainer(
             vocab_size=vocabulary_size,
             special_tokens=_SPECIAL_TOKENS,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
     )

@@ -55,7 +55,7 @@ _SHRINKAGE = 4.0
 _COST_OF_A_WORD = 0.01
 _STEEPNESS = 4.0
 # An instruction example is more or less on topic, and more or less long, so that a policy trained on them is varied.
-_RELEVANCE = (0.2, 0.8)
+_RELEVANCE = (0.4, 1.0)
 _MEAN_SENTENCES = 2.5
 _MOST_SENTENCES = 6
 
@@ -121,7 +121,7 @@ class TopicReward:
     """The reward R of this module's docstring, behind the interface of `qrpo_lib.rewards`."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Float32 rewards (n,) of n completions of n requests; positive, about 1 for an answer without content words."""
+        """Float32 rewards (n,) of n completions of n requests; positive, 1 for an answer without content words."""
         return np.array([_reward(*pair) for pair in zip(prompts, completions, strict=True)], dtype=np.float32)
 
 

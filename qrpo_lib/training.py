@@ -122,7 +122,7 @@ def fit_policy(
                 precompute_ref_log_probs=True,
                 **common,
             ),
-            [rows["train"][i] for i in order],
+            Dataset.from_list(rows["train"]).select(order),
             rows.get("validation", []),
             algorithm=algorithm,
             settings=loss,
@@ -178,7 +178,7 @@ def fine_tune(
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **common,
             ),
-            train_dataset=Dataset.from_dict({"input_ids": [list(sequences[i]) for i in order]}),
+            train_dataset=Dataset.from_dict({"input_ids": [list(ids) for ids in sequences]}).select(order),
             processing_class=tokenizer,
             callbacks=[_Reporter(progress)],
         )
@@ -284,14 +284,14 @@ class FineTuningTrainer(_SuiteTrainer, SFTTrainer):
 class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
     """TRL's DPO trainer with the four losses, on tokenised rows that carry rewards. Use `fit_policy`."""
 
-    def __init__(self, model, tokenizer, args, train_rows, validation_rows, *, algorithm, settings):
+    def __init__(self, model, tokenizer, args, train_dataset, validation_rows, *, algorithm, settings):
         self._algorithm, self._settings = algorithm, dict(settings)
         self._validation_rows = validation_rows
         self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its sum, its number of pairs
         super().__init__(
             model,
             args=args,
-            train_dataset=Dataset.from_list(train_rows),
+            train_dataset=train_dataset,
             processing_class=tokenizer,
             data_collator=pairs.Collator(_pad_token_id(tokenizer)),
         )

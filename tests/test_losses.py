@@ -15,14 +15,8 @@ TRANSFORMATIONS.append(transforms.get("scaled-normal", mu=0.3, sigma=0.5))
 def pairs():
     """Log-probabilities of a policy and its reference, rewards, 5 reference rewards: float64, 7 pairs."""
     generator = torch.Generator().manual_seed(0)
-    names = [
-        "chosen_logps",
-        "rejected_logps",
-        "ref_chosen_logps",
-        "ref_rejected_logps",
-        "chosen_rewards",
-        "rejected_rewards",
-    ]
+    names = [f"{ref}{side}_logps" for ref in ("", "ref_") for side in ("chosen", "rejected")]
+    names += ["chosen_rewards", "rejected_rewards"]
     columns = {name: torch.randn(7, generator=generator, dtype=torch.float64) for name in names}
     return columns | {"ref_rewards": torch.randn(7, 5, generator=generator, dtype=torch.float64)}
 

@@ -52,7 +52,7 @@ def test_no_rows():
 
 
 def test_transformation_undefined_for_one_reference_names_the_row():
-    with pytest.raises(ValueError, match="^train row 0: .*at least 2 reference rewards"):
+    with pytest.raises(ValueError, match=r"^train row 0: .*at least 2 reference rewards"):
         check([row()], num_ref_rewards=1, transform="normal")
 
 

@@ -1,6 +1,11 @@
 import copy
+import dataclasses
 import itertools
+import json
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -11,7 +16,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from qrpo_lib import training
+from qrpo_lib import training, transforms
 
 VOCABULARY, EOS = 24, 1
 QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
@@ -20,6 +25,10 @@ DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
 
 @pytest.fixture
 def tokenizer():
+    return made_up_tokenizer()
+
+
+def made_up_tokenizer():
     """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
@@ -29,8 +38,8 @@ def llama(vocabulary=VOCABULARY, seed=0, **settings):
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     tokens = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None, "max_position_embeddings": 32}
-    config = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **(sizes | tokens | settings))
-    model = LlamaForCausalLM(config)
+    defaults = {"vocab_size": vocabulary, "tie_word_embeddings": True} | sizes | tokens
+    model = LlamaForCausalLM(LlamaConfig(**(defaults | settings)))
     for parameter in model.parameters():  # far from uniform, so that a wrong log-probability shows
         parameter.data += 0.3 * torch.randn_like(parameter)
     return model
@@ -44,7 +53,7 @@ def made_up_rows(count, seed=0):
         return generator.integers(2, VOCABULARY, generator.integers(low, high)).tolist()
 
     def completion():
-        return tokens(0, 12) + [EOS] if generator.random() < 0.75 else tokens(1, 12)
+        return [*tokens(0, 12), EOS] if generator.random() < 0.75 else tokens(1, 12)
 
     return [
         {
@@ -76,6 +85,13 @@ def weights(model):
 
 def column(history, name, split="train"):
     return [row[name] for row in history if row["split"] == split]
+
+
+def assert_same_history(one, other):
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in other]
+    for mine, theirs in zip(one, other, strict=True):
+        names = mine.keys() - {"split", "implicit_reward_accuracy"}  # rounding decides ties
+        assert [mine[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=2e-4, abs=2e-5)
 
 
 # --- log-probabilities ----------------------------------------------------------------------------------------------
@@ -150,9 +166,9 @@ def test_dpo_is_trls(tokenizer, tmp_path):
         theirs,
         args=DPOConfig(
             output_dir=str(tmp_path), learning_rate=3e-3, per_device_train_batch_size=8, lr_scheduler_type="cosine",
-            warmup_steps=0.1, max_grad_norm=0.0, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+            warmup_steps=0.1, max_grad_norm=0.0, bf16=False, gradient_checkpointing=False, use_cpu=True,
             precompute_ref_log_probs=True, train_sampling_strategy="sequential", logging_steps=1, save_strategy="no",
-            disable_tqdm=True, num_train_epochs=1, beta=0.1, max_length=None,
+            disable_tqdm=True, num_train_epochs=1, beta=0.1, max_length=None, report_to="none",
         ),
         train_dataset=Dataset.from_list([{key: rows[i][key] for key in training.pairs.TOKENS} for i in order]),
         processing_class=tokenizer,
@@ -176,9 +192,37 @@ def test_gradient_does_not_depend_on_the_split_of_a_batch(algorithm, tokenizer):
         runs.append((history, weights(model)))
     assert [row["step"] for row in runs[0][0] if row["split"] == "train"] == [1, 2, 3]
     for history, final in runs[1:]:
-        for one, other in zip(history, runs[0][0], strict=True):
-            assert one == pytest.approx(other, rel=2e-4, abs=2e-5)
+        assert_same_history(history, runs[0][0])
         torch.testing.assert_close(final, runs[0][1], rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tokenizer, tmp_path):
+    """torchrun with gloo: a batch of 8 as 2 processes x 2 micro-batches x 2 pairs."""
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES.format(module=__file__, result=str(tmp_path)))
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    subprocess.run([*command, str(script)], check=True, env=environment, timeout=900, capture_output=True)
+    model, rows = llama(), made_up_rows(24)
+    assert_same_history(
+        json.loads((tmp_path / "history.json").read_text()), fit(model, tokenizer, rows, rows[:8]).history
+    )
+    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), weights(model), rtol=0, atol=2e-4)
+
+
+TWO_PROCESSES = """
+import importlib.util, json, os, pathlib, torch
+spec = importlib.util.spec_from_file_location("shared", {module!r})
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+model, rows = shared.llama(), shared.made_up_rows(24)
+history = shared.fit(model, shared.made_up_tokenizer(), rows, rows[:8], micro_batch_size=2).history
+if os.environ["RANK"] == "0":
+    folder = pathlib.Path({result!r})
+    (folder / "history.json").write_text(json.dumps(history))
+    torch.save(shared.weights(model), folder / "weights.pt")
+"""
 
 
 def test_gradient_norm_is_that_of_the_mean_loss(tokenizer):
@@ -342,42 +386,61 @@ def test_unusable_settings(changes, message, tokenizer):
 def test_unusable_validation_row_is_named(tokenizer):
     rows = made_up_rows(8)
     rows[3]["chosen_reward"] = math.nan
-    with pytest.raises(ValueError, match="^validation row 3: chosen_reward is not finite"):
+    with pytest.raises(ValueError, match=r"^validation row 3: chosen_reward is not finite"):
         fit(llama(), tokenizer, made_up_rows(8), rows)
 
 
-def test_qrpo_reaches_the_closed_form(tokenizer):
-    """All 85 completions of at most three tokens, against pi* = pi_ref exp(R_q / beta) / Z."""
-    vocabulary, beta, prompt = 5, 1.0, [2, 3]
+@pytest.mark.parametrize(
+    ("algorithm", "beta", "distances", "steps"),
+    [("qrpo", 0.5, (1,), 200), pytest.param("rebel", 1.0, (1, 18, 37), 500, marks=pytest.mark.slow)],
+)
+def test_policy_reaches_the_closed_form(algorithm, beta, distances, steps, tokenizer):
+    """All 85 completions of at most three tokens, against pi* = pi_ref exp(R / beta) / Z with the Z of that sum."""
+    vocabulary, prompt = 5, [2, 3]
     words = [token for token in range(vocabulary) if token != EOS]
     completions = [[*w, EOS] for length in range(3) for w in itertools.product(words, repeat=length)]
     completions += [list(w) for w in itertools.product(words, repeat=3)]
-    model = llama(vocabulary, hidden_size=32, num_hidden_layers=2)
-    with torch.no_grad():
-        ref = torch.stack([plain_log_prob(model, prompt, completion) for completion in completions])
+    model = llama(vocabulary, hidden_size=32, intermediate_size=64)
+    model.get_output_embeddings().weight.data *= 0.3  # less peaked, so that every completion matters
+
+    def log_probs():
+        with torch.no_grad():
+            return torch.stack([plain_log_prob(model, prompt, completion) for completion in completions])
+
+    ref = log_probs()
     assert float(ref.exp().sum()) == pytest.approx(1, abs=1e-5)
-    rewards = np.random.default_rng(0).normal(size=len(completions))
-    share = torch.tensor([float(ref.exp()[torch.tensor(rewards <= r)].sum()) for r in rewards])  # the exact R_q
-    optimal = torch.log_softmax(ref + share.double() / beta, 0)
-    # reference rewards in exact proportion to pi_ref, as from endless sampling
-    ref_rewards = np.repeat(rewards, np.round(ref.exp().numpy() * 2000).astype(int)).tolist()
+    generator = np.random.default_rng(0)
+    rewards = generator.normal(size=len(completions))
+    ref_rewards = rewards[generator.choice(len(rewards), 40, p=ref.exp() / ref.exp().sum())]
+    regressed = {"rebel": rewards, "qrpo": (ref_rewards <= rewards[:, None]).mean(1)}[algorithm]
+    log_partition = float(torch.logsumexp(ref + torch.tensor(regressed) / beta, 0))
+    optimal = ref + torch.tensor(regressed) / beta - log_partition
+    loss = {"beta": beta}
+    if algorithm == "qrpo":  # its log Z is for continuous rewards: here the sum over all completions takes its place
+        f = dataclasses.replace(transforms.get("identity"), closed_form=lambda x: np.full_like(x, log_partition))
+        loss["transform"] = f
+
     rows = [
         {
             "prompt_ids": prompt,
             "chosen_ids": completions[i],
-            "rejected_ids": completions[i - 1],
-            "chosen_reward": float(rewards[i]),
-            "rejected_reward": float(rewards[i - 1]),
+            "rejected_ids": completions[i - distance],
+            "chosen_reward": rewards[i],
+            "rejected_reward": rewards[i - distance],
             "ref_rewards": ref_rewards,
         }
         for i in range(len(completions))
+        for distance in distances
     ]
-    settings = {"batch_size": 85, "micro_batch_size": 85, "epochs": 300, "learning_rate": 5e-3, "checkpoints": 1}
-    training.fit_policy(model, tokenizer, rows, algorithm="qrpo", loss={"beta": beta}, **settings)
-    with torch.no_grad():
-        fitted = torch.stack([plain_log_prob(model, prompt, completion) for completion in completions])
-    assert float((ref.exp() * (ref - optimal)).sum()) > 0.03  # there was a way to go
-    assert float((fitted.exp() * (fitted - optimal)).sum()) < 1e-3
+    sizes = {"batch_size": len(rows), "micro_batch_size": len(rows)}
+    settings = {"epochs": steps, "learning_rate": 5e-3, "checkpoints": 1} | sizes
+    fit(model, tokenizer, rows, algorithm=algorithm, loss=loss, **settings)
+    assert _divergence(ref, optimal) > 0.1  # there was a way to go
+    assert _divergence(log_probs(), optimal) < 1e-3
+
+
+def _divergence(one, other):
+    return float((one.exp() * (one - other)).sum())
 
 
 # --- fine-tuning ----------------------------------------------------------------------------------------------------
@@ -403,8 +466,7 @@ def test_fine_tuning_does_not_depend_on_the_split_of_a_batch(tokenizer):
         history = training.fine_tune(model, tokenizer, sequences(20), learning_rate=1e-3, epochs=2, **sizes).history
         runs.append((history, weights(model)))
     assert len(runs[0][0]) == 5
-    for one, other in zip(*(history for history, _ in runs), strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+    assert_same_history(runs[0][0], runs[1][0])
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=0, atol=1e-4)
 
 
