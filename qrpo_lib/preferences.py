@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 
-def build_pairs(completions: pd.DataFrame, ref_rewards: dict[str, list[float]], *, setting: str, seed: int) -> list[dict]:
+def build_pairs(
+    completions: pd.DataFrame, ref_rewards: dict[str, list[float]], *, setting: str, seed: int
+) -> list[dict]:
     """One pair a prompt, as rows for `training.fit_policy`.
 
     Parameters

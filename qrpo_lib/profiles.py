@@ -1,7 +1,7 @@
 """Profiles: the settings of a whole pipeline, typed, read from one TOML file each, validated before anything runs.
 
-    profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/
-    profile = profiles.load("my_profile.toml")  # your own; `extends = "tiny"` takes the rest from there
+profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/
+profile = profiles.load("my_profile.toml")  # your own; `extends = "tiny"` takes the rest from there
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class Training(_Settings):
     @model_validator(mode="after")
     def _whole_micro_batches(self):
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         return self
 
 
@@ -186,7 +188,9 @@ def _read(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path) if name_or_path.endswith(".toml") else FOLDER / f"{name_or_path}.toml"
     if not path.is_file():
         close = difflib.get_close_matches(name_or_path, names(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names())}, or the path of a .toml file."
+        hint = (
+            f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names())}, or the path of a .toml file."
+        )
         raise ProfileError(f"There is no profile {name_or_path!r}; {hint}")
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,166 @@
+"""The command line: `qrpo reproduce | status | clean`; `qrpo COMMAND --help` tells the options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from qrpo_lib import profiles, runs, suite
+
+console = Console(highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, runs.CorruptedRunError, FileNotFoundError) as error:
+        console.print(f"[red]qrpo: {escape(str(error))}[/red]", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from here.")
+        return 130
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Execute the notebooks of a profile that are not complete yet."""
+    started = time.monotonic()
+    profile = _absolute(options.profile)
+    every = suite.jobs(profile)
+    selected = suite.select(every, options.only)
+    _check_packages(profile)
+    suite.check(selected)
+    with _Display(len(selected)) as display:
+        state = suite.reproduce(selected, force=options.force, cores=options.cores, on_change=display.update)
+    for id, error in state.failed.items():
+        console.print(f"[red]failed[/red] {escape(id)}: {escape(error)}", soft_wrap=True)
+    for id in state.blocked:
+        console.print(f"not run: {escape(id)}, which needs what failed")
+    console.print(
+        f"{len(state.done)} executed, {len(state.skipped)} skipped (complete), {len(state.failed)} failed, "
+        f"{len(state.blocked)} not run, in {time.monotonic() - started:.0f} s. "
+        f"Figures: {runs.project_root() / 'figures'}",
+        soft_wrap=True,
+    )
+    return 1 if state.failed else 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show which notebooks are complete, and their run folders."""
+    for job in suite.jobs(_absolute(options.profile)):
+        step = job.step
+        try:
+            mark = "[green]complete[/green]" if step.is_complete() else "to do   "
+        except runs.CorruptedRunError:
+            mark = "[red]corrupted[/red]"
+        if mark.startswith("to do") and step.partial.exists():
+            mark = "[yellow]interrupted or running[/yellow]"
+        console.print(f"{mark}  {escape(job.id)}  [dim]{step.folder}[/dim]", soft_wrap=True)
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Remove run folders: one, all, or (by default) those that the profile's present settings and code do not use."""
+    folder = runs.runs_folder()
+    if options.run:
+        path = folder / options.run
+        if path.parent != folder or not path.is_dir():
+            raise ValueError(f"There is no run folder {options.run!r} in {folder}; `qrpo status` lists them.")
+        removed = [path]
+    else:
+        used = set() if options.all else suite.needed_folders(suite.jobs(_absolute(options.profile)))
+        removed = [path for path in sorted(folder.glob("*-*")) if path.is_dir() and path.name not in used]
+        removed += sorted((folder / ".partial").glob("*"))
+    for path in removed:
+        shutil.rmtree(path)
+        console.print(f"removed {path}", soft_wrap=True)
+    console.print(f"{len(removed)} run folders removed.")
+    return 0
+
+
+class _Display:
+    """A progress bar over notebooks on a terminal; a line for each event elsewhere."""
+
+    def __init__(self, total: int):
+        self._seen: set[str] = set()
+        self._progress = Progress(
+            TextColumn("{task.fields[now]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("notebooks"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total, now="")
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def update(self, state: suite.State) -> None:
+        for running in state.running:
+            self._tell("running", running.job.id, shown=not console.is_terminal)
+        for id in state.done:
+            self._tell("[green]done[/green]   ", id)
+        for id in state.skipped:
+            self._tell("skipped", id, shown=not console.is_terminal)
+        for id in state.failed:
+            self._tell("[red]failed[/red] ", id)
+        ended = len(state.done) + len(state.skipped) + len(state.failed) + len(state.blocked)
+        now = " | ".join(escape(running.doing()) for running in state.running)
+        self._progress.update(self._task, completed=ended, now=now)
+
+    def _tell(self, what: str, id: str, *, shown: bool = True) -> None:
+        if shown and what + id not in self._seen:
+            console.print(f"{what} {escape(id)}", soft_wrap=True)
+        self._seen.add(what + id)
+
+
+def _check_packages(profile_name: str) -> None:
+    if profiles.load(profile_name).policy.source == "smollm2":
+        from qrpo_lib import pretrained
+
+        pretrained.check_wheels()
+
+
+def _absolute(profile: str) -> str:
+    """A profile's file by its absolute path, since notebooks run in folders of their own."""
+    return str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qrpo", description="Replicate Quantile Reward Policy Optimization.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(command, name: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        made.set_defaults(command=command)
+        made.add_argument("--profile", default="tiny", help=f"{', '.join(profiles.names())}, or a .toml file")
+        return made
+
+    reproduced = add(reproduce, "reproduce")
+    reproduced.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks alone")
+    reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
+    reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
+    add(status, "status")
+    cleaned = add(clean, "clean")
+    cleaned.add_argument("--run", metavar="FOLDER", help="remove this run folder")
+    cleaned.add_argument("--all", action="store_true", help="remove every run folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

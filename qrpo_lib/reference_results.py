@@ -1,0 +1,56 @@
+"""Looking at reference completions: their rewards and lengths, and whether their quantile rewards are uniform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from qrpo_lib import plots
+from qrpo_lib.quantile import quantile_reward
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """Chi-square test of the estimated quantile's n + 1 equally likely values."""
+
+    statistic: float
+    p_value: float
+    prompts: int
+    n: int
+
+
+def summary(completions: pd.DataFrame) -> pd.DataFrame:
+    """Rewards, lengths and truncation of the reference completions, by split."""
+    length = completions["token_ids"].map(len)
+    frame = completions.assign(length=length, truncated=completions["finish_reason"] == "length")
+    within = frame.groupby(["split", "prompt_id"])["reward"].std().groupby("split").mean()
+    means = frame.groupby("split")[["reward", "length", "truncated"]].mean()
+    return means.assign(reward_std_within_prompt=within).round(4)
+
+
+def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:
+    """The estimated quantile reward of the first candidate of each prompt: how often each value occurs, and the test."""
+    references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
+    firsts = completions[completions["sample_index"] == 0].set_index("prompt_id")["reward"]
+    n = len(references.iloc[0])
+    quantiles = quantile_reward(firsts.to_numpy(), np.array(references.loc[firsts.index].tolist()))
+    counts = np.bincount(np.rint(quantiles * n).astype(int), minlength=n + 1)
+    test = stats.chisquare(counts)
+    frame = pd.DataFrame({"quantile": np.arange(n + 1) / n, "share": counts / counts.sum(), "expected": 1 / (n + 1)})
+    return frame, Uniformity(float(test.statistic), float(test.pvalue), len(firsts), n)
+
+
+def draw_quantiles(quantiles: pd.DataFrame) -> plt.Figure:
+    """How often each value of the estimated quantile reward occurs, and how often it should."""
+    with plots.style():
+        figure, axis = plt.subplots(figsize=(7, 4))
+        width = 0.8 / (len(quantiles) - 1)
+        axis.bar(quantiles["quantile"], quantiles["share"], width=width, color=plots.ALGORITHMS["qrpo"].color)
+        axis.axhline(quantiles["expected"].iloc[0], color="black", linestyle="--", label="uniform: 1/(n + 1)")
+        axis.set(xlabel="estimated quantile reward of a reference completion", ylabel="share of prompts")
+        axis.legend()
+    return figure

@@ -1,0 +1,277 @@
+"""The suite: which notebooks there are, what each needs and makes, and how they are run.
+
+A notebook's execution is a step like any other (`qrpo_lib.runs`): its folder holds the executed copy and what it made
+under `figures/`, from where it is published to the project's `figures/`. Heavy work inside a notebook has run folders
+of its own, so a notebook that is executed again only reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from qrpo_lib import initial_policy, notebook, policy_training, profiles, reference_sampling, runs
+
+EXECUTED = "executed.ipynb"
+MANIFEST = "manifest.json"
+THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
+
+
+class NotebookError(RuntimeError):
+    """A notebook failed; the message names its cell and its error."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a notebook.
+
+    id: the notebook's path without suffix, and what distinguishes this execution, such as
+        "experiments/training[qrpo, seed 0]".
+    parameters: of the notebook, beside `figures`.
+    inputs: the steps whose results it shows; it makes those that no earlier job has made.
+    after: ids of jobs that come first.
+    """
+
+    id: str
+    path: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[runs.Step, ...] = ()
+    after: tuple[str, ...] = ()
+    threads: int = 1
+
+    @property
+    def source(self) -> Path:
+        return runs.project_root() / "notebooks" / f"{self.path}.ipynb"
+
+    @property
+    def step(self) -> runs.Step:
+        cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.source, as_version=4).cells]
+        code = [source for kind, source in cells if kind == "code"]
+        modules = set().union(*(runs.imported_modules(_without_magics(source)) for source in code))
+        parameters = {"notebook": self.path, "cells": cells, "parameters": self.parameters}
+        name = f"notebook-{self.path.replace('/', '-')}"
+        return runs.Step(name, parameters, inputs=self.inputs, code=tuple(sorted(modules)))
+
+
+def jobs(profile_name: str) -> list[Job]:
+    """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
+    profile = profiles.load(profile_name)
+    named = {"profile": profile_name}
+    made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
+    policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
+    threads = profile.reference_sampling.threads
+    path = "experiments/initial_policy"
+    made.append(Job(path, path, named, (policy,), threads=threads))
+    path = "experiments/reference_sampling"
+    made.append(Job(path, path, named, (completions,), ("experiments/initial_policy",), threads))
+    trainings = []
+    for algorithm in profile.experiment.algorithms:
+        for seed in profile.experiment.seeds:
+            training = Job(
+                f"experiments/training[{algorithm}, seed {seed}]",
+                "experiments/training",
+                named | {"algorithm": algorithm, "seed": seed},
+                (policy_training.step(profile, algorithm, seed),),
+                ("experiments/reference_sampling",),
+                profile.training.threads,
+            )
+            trainings.append(training)
+    made += trainings
+    inputs = tuple(step for training in trainings for step in training.inputs)
+    made.append(Job("results/tables", "results/tables", named, inputs, tuple(training.id for training in trainings)))
+    return made
+
+
+def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
+    """The jobs of the notebooks named in `only` (path, name, or job id); all of them if it is empty.
+
+    Raises ValueError for a name that no notebook has.
+    """
+    chosen = []
+    for name in only:
+        found = [job for job in all_jobs if name in (job.id, job.path, job.path.split("/")[-1])]
+        if not found:
+            known = ", ".join(dict.fromkeys(job.path for job in all_jobs))
+            raise ValueError(f"There is no notebook {name!r}; there are {known}.")
+        chosen += found
+    return [job for job in all_jobs if job in chosen] if only else all_jobs
+
+
+def check(selected: list[Job]) -> None:
+    """Find what would stop the run later: a parameter a notebook does not have, a wheel missing, a corrupted folder."""
+    for job in selected:
+        notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
+        for step in _with_inputs(job.step):
+            step.is_complete()
+
+
+def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
+    """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
+
+    `on_change(state)` is called whenever there is news. A failed job does not stop those that do not need it.
+    """
+    state = State([job.id for job in selected])
+    ids = set(state.waiting)
+    waiting = list(selected)
+    while waiting or state.running:
+        for job in list(waiting):
+            if any(needed in state.failed or needed in state.blocked for needed in job.after):
+                waiting.remove(job)
+                state.blocked.append(job.id)
+            elif all(needed not in ids or needed in state.done or needed in state.skipped for needed in job.after):
+                if not force and job.step.is_complete():
+                    waiting.remove(job)
+                    state.skipped.append(job.id)
+                    _publish(job)
+                elif not state.running or sum(r.job.threads for r in state.running) + job.threads <= cores:
+                    waiting.remove(job)
+                    state.running.append(_Running(job, force))
+        state.waiting = [job.id for job in waiting]
+        for running in list(state.running):
+            if running.process.poll() is not None:
+                state.running.remove(running)
+                if running.process.returncode == 0:
+                    state.done.append(running.job.id)
+                    _publish(running.job)
+                else:
+                    state.failed[running.job.id] = running.error()
+        on_change(state)
+        time.sleep(0.1 if state.running else 0)
+    return state
+
+
+@dataclass
+class State:
+    """Where a reproduction stands: ids of jobs, and why the failed ones failed."""
+
+    waiting: list[str]
+    running: list[_Running] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Running:
+    """A job in a process of its own, which dies with this one."""
+
+    def __init__(self, job: Job, force: bool):
+        self.job = job
+        folder = runs.runs_folder() / ".status"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._status, self._log = folder / f"{job.step.key}.json", folder / f"{job.step.key}.log"
+        self._status.unlink(missing_ok=True)
+        threads = str(job.threads)
+        environment = os.environ | {"QRPO_STATUS": str(self._status), "OMP_NUM_THREADS": threads}
+        task = {"job": _to_json(job), "force": force}
+        with open(self._log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "qrpo_lib.suite", json.dumps(task)],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def doing(self) -> str:
+        """What the job is doing now, for people."""
+        try:
+            status = json.loads(self._status.read_text())
+        except (OSError, ValueError):
+            return self.job.id
+        return f"{self.job.id}: {status['text']} {status['done']}/{status['total']} {status['detail']}".rstrip()
+
+    def error(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"ended with exit code {self.process.returncode}, and said nothing."
+
+
+def execute(job: Job, *, force: bool = False) -> Path:
+    """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
+    if force and job.step.folder.exists():
+        shutil.rmtree(job.step.folder)
+    return runs.complete(job.step, lambda folder: _run_notebook(job, folder))
+
+
+def _run_notebook(job: Job, folder: Path) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    executed = folder / EXECUTED
+    try:
+        papermill.execute_notebook(
+            job.source,
+            executed,
+            parameters=job.parameters | {"figures": str(folder / "figures")},
+            kernel_name="python3",
+            cwd=job.source.parent,
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        first = error.source.strip().splitlines()[0] if error.source.strip() else ""
+        raise NotebookError(
+            f"cell {error.exec_count} ({first}) failed: {error.ename}: {error.evalue} The executed copy is {executed}"
+        ) from None
+
+
+def _publish(job: Job) -> None:
+    """Copy what a complete job made to `figures/` and enter it in the manifest."""
+    made = job.step.folder / "figures"
+    figures = runs.project_root() / "figures"
+    manifest_path = figures / MANIFEST
+    manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
+    for path in sorted(path for path in made.rglob("*") if path.is_file()):
+        name = path.relative_to(made).as_posix()
+        entry = {"made_by": job.id, "inputs": job.step.key, "sha256": runs.file_sha256(path)}
+        target = figures / name
+        if manifest.get(name) != entry or not target.exists() or runs.file_sha256(target) != entry["sha256"]:
+            runs.write_atomically(target, path.read_bytes())
+            manifest[name] = entry
+    text = json.dumps(dict(sorted(manifest.items())), indent=1) + "\n"
+    if not manifest_path.exists() or manifest_path.read_text() != text:
+        runs.write_atomically(manifest_path, text.encode())
+
+
+def _with_inputs(step: runs.Step) -> Iterator[runs.Step]:
+    yield step
+    for source in step.inputs:
+        yield from _with_inputs(source)
+
+
+def needed_folders(all_jobs: list[Job]) -> set[str]:
+    """Names of the run folders that these jobs make or read."""
+    return {step.folder_name for job in all_jobs for step in _with_inputs(job.step)}
+
+
+def _without_magics(source: str) -> str:
+    return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
+
+
+def _die_with_parent() -> None:
+    # PR_SET_PDEATHSIG: a killed `qrpo reproduce` leaves no work behind that a second one would compete with.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _to_json(job: Job) -> dict[str, Any]:
+    return {"profile": job.parameters.get("profile", "tiny"), "id": job.id}
+
+
+if __name__ == "__main__":
+    task = json.loads(sys.argv[1])
+    wanted = next(job for job in jobs(task["job"]["profile"]) if job.id == task["job"]["id"])
+    try:
+        execute(wanted, force=task["force"])
+    except Exception as error:
+        raise SystemExit(str(error).replace("\n", " ")) from error
