@@ -33,7 +33,7 @@ def summary(completions: pd.DataFrame) -> pd.DataFrame:
 
 
 def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:
-    """The estimated quantile reward of the first candidate of each prompt: how often each value occurs, and the test."""
+    """The estimated quantile reward of each prompt's first candidate: how often each value occurs, and the test."""
     references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
     firsts = completions[completions["sample_index"] == 0].set_index("prompt_id")["reward"]
     n = len(references.iloc[0])

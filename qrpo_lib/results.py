@@ -52,7 +52,7 @@ def draw_training_curves(curves: pd.DataFrame) -> plt.Figure:
 
 
 def select_checkpoints(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Of each run, the checkpoint (not step 0) with the best mean reward on the selection split; the earliest of equals.
+    """Of each run, the checkpoint (not step 0) with the best mean reward on the selection split.
 
     Returns the columns `algorithm, seed, step`.
     """

@@ -456,6 +456,7 @@ def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -
         )
     return {
         "per_device_train_batch_size": micro_batch_size,
+        "ddp_find_unused_parameters": False,
         "gradient_accumulation_steps": batch_size // (micro_batch_size * processes),
         "num_train_epochs": 1,  # the rows are laid out in the order of all epochs
         "train_sampling_strategy": "sequential",

@@ -202,8 +202,8 @@ def test_two_processes_train_as_one(tokenizer, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(TWO_PROCESSES.format(module=__file__, result=str(tmp_path)))
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    subprocess.run([*command, str(script)], check=True, env=environment, timeout=900, capture_output=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*command, str(script)], check=True, env=environment, timeout=300, capture_output=True)
     model, rows = llama(), made_up_rows(24)
     assert_same_history(
         json.loads((tmp_path / "history.json").read_text()), fit(model, tokenizer, rows, rows[:8]).history
