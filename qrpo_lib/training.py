@@ -449,7 +449,7 @@ def _head_scoring(model: torch.nn.Module, mask: Tensor, targets: Tensor) -> Iter
 
 
 def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -> dict[str, Any]:
-    processes = PartialState().num_processes
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
     if batch_size % (micro_batch_size * processes):
         raise ValueError(
             f"batch_size {batch_size} is not a multiple of micro_batch_size {micro_batch_size} x {processes} processes."

@@ -1,0 +1,20 @@
+"""What all tests share: bounded threads, deterministic hypothesis, run folders that are thrown away."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    """An empty folder that all run folders of the test, and of the processes it starts, go to."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("QRPO_RUNS", str(folder))
+    return folder
