@@ -15,6 +15,7 @@ from qrpo_lib.plots import markdown_table
 
 Verdict = Literal["reproduced", "not reproduced", "beyond this scale"]
 _FOLDER = "claims"
+_START, _END = "<!-- claims: written by `qrpo claims` -->", "<!-- end of claims -->"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,20 @@ def to_markdown(ledger: list[Claim]) -> str:
             for claim in ledger
         ]
     )
+
+
+def write_into(document: Path, ledger: list[Claim]) -> bool:
+    """Put the ledger's table between the two marker comments of a Markdown file. Returns whether the file changed."""
+    text = document.read_text(encoding="utf-8")
+    if _START not in text or _END not in text:
+        raise ValueError(f"{document} has no place for the claims: a line {_START} and a line {_END}.")
+    before, _, rest = text.partition(_START)
+    _, _, after = rest.partition(_END)
+    counts = {verdict: sum(claim.verdict == verdict for claim in ledger) for verdict in get_args(Verdict)}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    written = f"{before}{_START}\n{len(ledger)} claims: {summary}.\n\n{to_markdown(ledger)}\n{_END}{after}"
+    document.write_text(written, encoding="utf-8")
+    return written != text
 
 
 def _section_order(section: str) -> tuple:

@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | clean`; `qrpo COMMAND --help` tells the options."""
+"""The command line: `qrpo reproduce | status | claims | clean`; `qrpo COMMAND --help` tells the options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import profiles, runs, suite
+from qrpo_lib import claims, profiles, runs, suite
 
 console = Console(highlight=False)
 
@@ -87,6 +87,16 @@ def clean(options: argparse.Namespace) -> int:
     return 0
 
 
+def write_claims(options: argparse.Namespace) -> int:
+    """Write the table of claims in README.md from what the notebooks recorded under figures/."""
+    ledger = claims.ledger(runs.project_root() / "figures")
+    if not ledger:
+        raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
+    changed = claims.write_into(runs.project_root() / "README.md", ledger)
+    console.print(f"{len(ledger)} claims; README.md {'updated' if changed else 'was up to date'}.")
+    return 0
+
+
 class _Display:
     """A progress bar over notebooks on a terminal; a line for each event elsewhere."""
 
@@ -156,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
     add(status, "status")
+    add(write_claims, "claims")
     cleaned = add(clean, "clean")
     cleaned.add_argument("--run", metavar="FOLDER", help="remove this run folder")
     cleaned.add_argument("--all", action="store_true", help="remove every run folder")

@@ -1,4 +1,4 @@
-"""Models that Python wheels carry: SmolLM2-135M-Instruct as a saved transformers model, and where a wheel's files lie."""
+"""Models that Python wheels carry: where their files lie, and SmolLM2-135M-Instruct as a transformers model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards: scores for completions. Every reward is an object with `score(prompts, completions)`, texts in, float32 out."""
+"""Rewards of completions: objects with `score(prompts, completions)`, texts in, float32 out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ class RelevanceReward:
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH_SIZE):
                 batch = self._tokenizer(
-                    texts[start : start + _BATCH_SIZE], padding=True, truncation=True, max_length=256, return_tensors="pt"
+                    texts[start : start + _BATCH_SIZE],
+                    padding=True,
+                    truncation=True,
+                    max_length=256,
+                    return_tensors="pt",
                 )
                 mask = batch["attention_mask"][..., None].float()
                 mean = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)

@@ -246,7 +246,7 @@ class _SuiteTrainer:
         """Checkpoints are for resuming: no card."""
 
     def floating_point_ops(self, inputs):
-        return 0  # counting costs more than a small model's optimizer step
+        return 0  # reported nowhere
 
     def _get_num_items_in_batch(self, batch_samples, device):
         items = sum(self._items(batch) for batch in batch_samples)
@@ -478,7 +478,7 @@ def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -
 
 
 def _arguments(config: type[SFTConfig | DPOConfig], **settings) -> SFTConfig | DPOConfig:
-    with warnings.catch_warnings():  # TRL still says gradient_checkpointing, which transformers renames from 5.20 on
+    with warnings.catch_warnings():  # TRL still says gradient_checkpointing, which newer transformers rename
         warnings.simplefilter("ignore", FutureWarning)
         return config(max_length=None, gradient_checkpointing=False, **settings)
 

@@ -1,0 +1,37 @@
+import dataclasses
+
+import pytest
+
+from qrpo_lib import claims
+
+CLAIM = claims.Claim("a-b", "App. C", "Z is known", "error < 1", "0.1", "theory", "reproduced", "table4")
+
+
+def test_recorded_claims_are_read_back_in_the_papers_order(tmp_path):
+    others = [
+        dataclasses.replace(CLAIM, id="c", section="4.2"),
+        dataclasses.replace(CLAIM, id="d", section="3", verdict="not reproduced"),
+        dataclasses.replace(CLAIM, id="e", section="App. A"),
+    ]
+    for claim in [CLAIM, *others]:
+        claims.record(claim, tmp_path / "theory")
+    assert [claim.id for claim in claims.ledger(tmp_path)] == ["d", "c", "e", "a-b"]
+    assert claims.ledger(tmp_path)[-1] == CLAIM
+
+
+def test_a_later_verdict_replaces_the_earlier_one(tmp_path):
+    claims.record(CLAIM, tmp_path / "tiny")
+    claims.record(dataclasses.replace(CLAIM, verdict="not reproduced"), tmp_path / "tiny")
+    assert [claim.verdict for claim in claims.ledger(tmp_path)] == ["not reproduced"]
+
+
+@pytest.mark.parametrize("change", [{"verdict": "maybe"}, {"id": "A b"}, {"rule": " "}])
+def test_malformed_claims_are_refused(change):
+    with pytest.raises(ValueError, match="Claim"):
+        dataclasses.replace(CLAIM, **change)
+
+
+def test_failures_stand_out_in_the_table():
+    text = claims.to_markdown([CLAIM, dataclasses.replace(CLAIM, verdict="not reproduced", measured="a | b")])
+    assert text.count("**not reproduced**") == 1
+    assert "a \\| b" in text

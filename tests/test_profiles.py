@@ -1,0 +1,55 @@
+import pytest
+
+from qrpo_lib import profiles
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_the_suites_own_profiles_are_valid_and_named_as_their_files(name):
+    assert profiles.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qrpo.beta": -0.1}, r"training\.qrpo\.beta: .*greater than 0, not -0\.1"),
+        ({"qrpo.beta": 0.0}, r"training\.qrpo\.beta"),
+        ({"qrpo.beta": float("nan")}, r"training\.qrpo\.beta"),
+        ({"batch_size": "32"}, r"training\.batch_size: .*integer, not '32'"),
+        ({"qrpo.num_ref_rewards": 11}, "only 10 are sampled"),
+        ({"batch_size": 33}, "not a multiple of micro_batch_size"),
+        ({"speed": 1}, r"training\.speed: there is no such setting"),
+        ({"setting": "online"}, r"training\.setting"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_in_one_sentence(changes, message):
+    with pytest.raises(profiles.ProfileError, match=message) as caught:
+        profiles.load("tiny").with_training(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_profile_names_the_nearest():
+    with pytest.raises(profiles.ProfileError, match="did you mean 'tiny'"):
+        profiles.load("tinny")
+
+
+def test_none_keeps_the_profiles_value():
+    tiny = profiles.load("tiny")
+    assert tiny.with_training(**{"qrpo.beta": None, "setting": None}) == tiny
+    assert tiny.with_training(**{"qrpo.beta": 0.5}).training.qrpo.beta == 0.5
+
+
+def test_a_file_extends_another_profile(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n')
+    mine, tiny = profiles.load(path), profiles.load("tiny")
+    assert mine.name == "mine"
+    assert mine.training.dpo.beta == 0.7
+    assert mine.training.dpo.learning_rate == tiny.training.dpo.learning_rate
+    assert mine.task == tiny.task
+
+
+def test_text_that_is_not_toml(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("a = = 1")
+    with pytest.raises(profiles.ProfileError, match="not valid TOML"):
+        profiles.load(path)

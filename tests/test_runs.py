@@ -1,0 +1,146 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from qrpo_lib import runs
+
+
+def step(**parameters):
+    return runs.Step("work", parameters, code=("statistics",))
+
+
+def write(text):
+    return lambda folder: (folder / "out.txt").write_text(text)
+
+
+def test_a_complete_step_is_not_made_again(runs_folder):
+    folder = runs.complete(step(a=1), write("first"))
+    assert runs.complete(step(a=1), write("second")) == folder
+    assert (folder / "out.txt").read_text() == "first"
+
+
+def test_key_depends_on_parameters_inputs_and_code():
+    base = step(a=1)
+    keys = {
+        base.key,
+        step(a=2).key,
+        runs.Step("work", {"a": 1}, inputs=(step(a=3),), code=("statistics",)).key,
+        runs.Step("work", {"a": 1}, inputs=(step(a=4),), code=("statistics",)).key,
+        runs.Step("work", {"a": 1}, code=("plots",)).key,
+    }
+    assert len(keys) == 5
+    assert step(a=1).key == base.key
+
+
+def test_code_version_ignores_comments_and_docstrings_only():
+    source = 'def f():\n    """Doc."""\n    return 1  # why\n'
+    assert runs.source_version(source) == runs.source_version("def f():\n    return 1\n")
+    assert runs.source_version(source) != runs.source_version("def f():\n    return 2\n")
+
+
+def test_code_follows_imports_inside_functions():
+    # sampling is imported by evaluation, and evaluation by policy_training.
+    assert {"evaluation", "sampling", "training", "losses", "transforms"} <= runs._closure(("policy_training",))
+
+
+def test_a_failed_step_leaves_no_complete_folder_and_starts_afresh(runs_folder):
+    def fails(folder):
+        (folder / "half.txt").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        runs.complete(step(a=1), fails)
+    assert not step(a=1).is_complete()
+    folder = runs.complete(step(a=1), write("whole"))
+    assert not (folder / "half.txt").exists()
+
+
+def test_a_resumable_step_finds_what_was_left(runs_folder):
+    def first(folder):
+        runs.write_atomically(folder / "shard", b"1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.complete(step(a=1), first, resumable=True)
+    folder = runs.complete(
+        step(a=1), lambda folder: (folder / "all").write_bytes((folder / "shard").read_bytes() + b"2"), resumable=True
+    )
+    assert (folder / "all").read_bytes() == b"12"
+
+
+@pytest.mark.parametrize("harm", ["change", "remove", "record"])
+def test_a_corrupted_folder_is_refused_in_one_sentence_that_says_what_to_do(runs_folder, harm):
+    folder = runs.complete(step(a=1), write("whole"))
+    if harm == "change":
+        (folder / "out.txt").write_text("wh0le")
+    elif harm == "remove":
+        (folder / "out.txt").unlink()
+    else:
+        (folder / runs.RECORD).write_text("{")
+    with pytest.raises(runs.CorruptedRunError, match=f"corrupted.*qrpo clean --run {folder.name}"):
+        step(a=1).is_complete()
+
+
+def test_record_says_what_determined_the_result(runs_folder):
+    source = step(a=0)
+    runs.complete(source, write("source"))
+    made = runs.Step("next", {"b": [1, 2]}, inputs=(source,), code=("statistics",))
+    record = json.loads((runs.complete(made, write("x"), seed=5) / runs.RECORD).read_text())
+    assert record["parameters"] == {"b": [1, 2]}
+    assert record["inputs"] == {"work": source.key}
+    assert record["seed"] == 5
+    assert record["outputs"]["out.txt"]["bytes"] == 1
+    assert {"versions", "git", "host", "slurm_job", "started", "seconds", "peak_memory_mb"} <= record.keys()
+
+
+_SLOW_STEP = """
+import sys, time
+from qrpo_lib import runs
+def make(folder):
+    (folder / "half.txt").write_text("half")
+    print("working", flush=True)
+    time.sleep(float(sys.argv[1]))
+    (folder / "half.txt").rename(folder / "whole.txt")
+runs.complete(runs.Step("slow", {}, code=("statistics",)), make)
+"""
+
+
+def start_slow_step(seconds):
+    return subprocess.Popen([sys.executable, "-c", _SLOW_STEP, str(seconds)], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_at_work_the_next_attempt_completes(runs_folder):
+    slow = runs.Step("slow", {}, code=("statistics",))
+    process = start_slow_step(1000)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not slow.is_complete()
+    assert start_slow_step(0).wait() == 0
+    assert sorted(path.name for path in slow.folder.iterdir()) == [runs.RECORD, "whole.txt"]
+
+
+def test_two_processes_do_not_make_the_same_step_twice(runs_folder):
+    first = start_slow_step(1)
+    assert first.stdout.readline() == "working\n"
+    second = start_slow_step(1)
+    assert first.wait() == 0
+    assert second.wait() == 0
+    assert second.stdout.read() == ""  # it waited and found the result
+
+
+def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    runs.write_atomically(path, b"old")
+
+    def killed(descriptor):
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(OSError, match="killed"):
+        runs.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"

@@ -1,0 +1,118 @@
+import json
+
+import nbformat
+import pytest
+
+from qrpo_lib import cli, notebook, runs, suite
+
+
+def test_every_notebook_of_the_suite_exists_and_takes_its_parameters():
+    for job in suite.jobs("tiny"):
+        declared = notebook.declared_parameters(job.source)
+        notebook.check_values(job.parameters, declared)
+        assert "figures" in declared
+
+
+def test_jobs_come_after_what_they_need():
+    seen = set()
+    for job in suite.jobs("tiny"):
+        assert set(job.after) <= seen
+        seen.add(job.id)
+
+
+def test_only_selects_by_name_path_and_id():
+    jobs = suite.jobs("tiny")
+    assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"]
+    assert len(suite.select(jobs, ["experiments/training"])) == 6
+    assert [job.id for job in suite.select(jobs, ["experiments/training[dpo, seed 1]"])]
+    with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
+        suite.select(jobs, ["tabels"])
+
+
+def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.123\n')
+    steps = {job.id: job.inputs for job in suite.jobs("tiny")}
+    changed = {job.id for job in suite.jobs(str(path)) if job.inputs != steps[job.id]}
+    assert changed == {f"experiments/training[dpo, seed {seed}]" for seed in range(3)} | {"results/tables"}
+
+
+def test_source_notebooks_are_clean():
+    for path in (runs.PACKAGE.parent / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        source = nbformat.read(path, as_version=4)
+        assert "papermill" not in source.metadata
+        for cell in source.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs
+                assert cell.execution_count is None
+                assert len(cell.source.splitlines()) <= 25
+
+
+@pytest.fixture
+def failing(tmp_path, runs_folder, monkeypatch):
+    """A project whose only notebook fails in its third code cell."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = nbformat.v4.new_notebook(metadata=metadata)
+    parameters = nbformat.v4.new_code_cell('figures: str = ""', metadata={"tags": ["parameters"]})
+    made.cells = [parameters, nbformat.v4.new_code_cell("1 / 1"), nbformat.v4.new_code_cell("x = 0\n1 / x")]
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(made, tmp_path / "notebooks" / "bad.ipynb")
+    return suite.Job("bad", "bad")
+
+
+def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(failing, runs_folder):
+    with pytest.raises(suite.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero") as caught:
+        suite.execute(failing)
+    executed = failing.step.partial / suite.EXECUTED
+    assert str(executed) in str(caught.value)
+    assert "ZeroDivisionError" in executed.read_text()
+    assert not failing.step.is_complete()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "--profile", "tinny"], "did you mean 'tiny'"),
+        (["reproduce", "--only", "tabels"], "no notebook 'tabels'"),
+        (["clean", "--run", "../outside"], "no run folder"),
+        (["status", "--profile", "nowhere.toml"], "no profile"),
+    ],
+)
+def test_unusable_input_is_one_sentence_and_exit_code_2(arguments, message, capsys, runs_folder):
+    assert cli.main(arguments) == 2
+    output = " ".join(capsys.readouterr().out.split())
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_missing_wheel_is_said_before_work(monkeypatch, capsys, runs_folder):
+    from qrpo_lib import pretrained
+
+    monkeypatch.setattr(pretrained, "SMOLLM2_WHEEL", "no-such-wheel")
+    assert cli.main(["reproduce", "--profile", "smol"]) == 2
+    assert "requirements-smol.txt" in capsys.readouterr().out
+    assert not runs_folder.exists() or not list(runs_folder.glob("*-*"))
+
+
+def test_clean_removes_what_no_setting_uses(capsys, runs_folder):
+    used = suite.jobs("tiny")[0].step
+    for step in (used, runs.Step("old", {})):
+        runs.complete(step, lambda folder: (folder / "x").write_text("x"))
+    assert cli.main(["clean"]) == 0
+    assert [path.name for path in runs_folder.glob("*-*")] == [used.folder_name]
+    assert cli.main(["clean", "--run", used.folder_name]) == 0
+    assert not list(runs_folder.glob("*-*"))
+
+
+def test_manifest_lists_every_committed_figure():
+    figures = runs.PACKAGE.parent / "figures"
+    manifest = json.loads((figures / suite.MANIFEST).read_text())
+    files = {
+        p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file() and p.name != suite.MANIFEST
+    }
+    assert set(manifest) == set(files)
+    for name, path in files.items():
+        assert manifest[name]["sha256"] == runs.file_sha256(path), name
