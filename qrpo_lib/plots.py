@@ -48,6 +48,8 @@ _CSV_FLOATS = "%.12g"
 @contextmanager
 def style():
     """Context in which figures are drawn: `with plots.style(): figure, axes = plt.subplots(...)`."""
+    # In a notebook this sets the inline backend up; inside the context, leaving it would switch that off again.
+    mpl.get_backend()
     with mpl.rc_context(), sns.plotting_context("notebook"), sns.axes_style("whitegrid"):
         mpl.rcParams.update(_STYLE)
         yield

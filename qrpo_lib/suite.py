@@ -174,7 +174,9 @@ class _Running:
         self._status, self._log = folder / f"{job.step.key}.json", folder / f"{job.step.key}.log"
         self._status.unlink(missing_ok=True)
         threads = str(job.threads)
-        environment = os.environ | {"QRPO_STATUS": str(self._status), "OMP_NUM_THREADS": threads}
+        # PASSIVE: threads that wait leave their core to the other jobs.
+        threading = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = os.environ | threading | {"QRPO_STATUS": str(self._status)}
         task = {"job": _to_json(job), "force": force}
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(

