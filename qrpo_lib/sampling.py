@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BACKENDS = ("vllm", "transformers")
 # Sequences that have ended are dropped from a batch once they are this share of it: dropping copies the cache.
 _COMPACT_AT = 0.25
+_CPU_MEMORY_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,15 @@ def _vllm_environment() -> dict[str, str]:
 
 def _vllm_worker(job: dict[str, Any]) -> Iterator[Completion]:
     from vllm import LLM, SamplingParams
+    from vllm.platforms import current_platform
 
+    # On a CPU the share is of the machine's memory, which belongs to others too.
+    memory = {"gpu_memory_utilization": _CPU_MEMORY_SHARE} if current_platform.is_cpu() else {}
+    config = json.loads((Path(job["policy"]) / "config.json").read_text())
     engine = LLM(
+        **memory,
         model=job["policy"],
+        dtype=config["dtype"],  # "auto" would round float32 weights
         seed=job["seed"],  # a seed for each request is refused on CPU
         generation_config="vllm",  # not the model's own
         max_model_len=max(map(len, job["prompts"])) + job["max_new_tokens"],

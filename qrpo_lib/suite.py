@@ -177,7 +177,7 @@ class _Running:
         # PASSIVE: threads that wait leave their core to the other jobs.
         threading = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         environment = os.environ | threading | {"QRPO_STATUS": str(self._status)}
-        task = {"job": _to_json(job), "force": force}
+        task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": job.step.key, "force": force}
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "qrpo_lib.suite", json.dumps(task)],
@@ -266,14 +266,16 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _to_json(job: Job) -> dict[str, Any]:
-    return {"profile": job.parameters.get("profile", "tiny"), "id": job.id}
+def _execute_task(task: dict[str, Any]) -> None:
+    """What a job's own process does."""
+    job = next(job for job in jobs(task["profile"]) if job.id == task["id"])
+    if job.step.key != task["key"]:
+        raise NotebookError("the code, the profile or the notebook was changed meanwhile; run the same command again.")
+    execute(job, force=task["force"])
 
 
 if __name__ == "__main__":
-    task = json.loads(sys.argv[1])
-    wanted = next(job for job in jobs(task["job"]["profile"]) if job.id == task["job"]["id"])
     try:
-        execute(wanted, force=task["force"])
+        _execute_task(json.loads(sys.argv[1]))
     except Exception as error:
         raise SystemExit(str(error).replace("\n", " ")) from error

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from qrpo_lib import pretrained, tasks
 
 pytestmark = pytest.mark.slow
