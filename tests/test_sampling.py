@@ -119,3 +119,24 @@ def test_unusable_settings_are_refused(model):
 def test_auto_is_vllm_where_it_is_installed():
     expected = "vllm" if importlib.util.find_spec("vllm") else "transformers"
     assert sampling.resolve_backend("auto") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
+def test_vllm_gives_the_models_own_distribution(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"top_k": 1, "do_sample": true, "repetition_penalty": 5.0}')
+    prompt, n = [1, 2, 3], 4000
+    settings = {"completions": n, "max_new_tokens": 2, "seed": 0, "backend": "vllm"}
+    found = sampling.sample(tmp_path, Letters(), [prompt], **settings)
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy() * n
+    counts = np.bincount([c.token_ids[0] for c in found], minlength=VOCABULARY)
+    often = expected >= 5
+    observed, wanted = (
+        np.append(counts[often], counts[~often].sum()),
+        np.append(expected[often], expected[~often].sum()),
+    )
+    assert stats.chisquare(observed, wanted).pvalue > 1e-3
+    for completion in found[:20]:
+        assert completion.logp == pytest.approx(float(log_probs(model, prompt, completion.token_ids).sum()), abs=1e-3)
