@@ -198,13 +198,14 @@ def _read(name_or_path: str) -> dict[str, Any]:
         raise ProfileError(f"The profile {path} is not valid TOML: {error}.") from None
     base = settings.pop("extends", None)
     if base is not None:
-        settings = _merged(_read(str(base)), settings)
+        inherited = {key: value for key, value in _read(str(base)).items() if key != "name"}
+        settings = _merged(inherited, settings)
     settings.setdefault("name", path.stem)
     return settings
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = {key: value for key, value in base.items() if key != "name"} | changes
+    merged = base | changes
     for key in base.keys() & changes.keys():
         if isinstance(base[key], dict) and isinstance(changes[key], dict):
             merged[key] = _merged(base[key], changes[key])

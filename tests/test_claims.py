@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from qrpo_lib import claims
+from qrpo_lib import claims, runs
 
 CLAIM = claims.Claim("a-b", "App. C", "Z is known", "error < 1", "0.1", "theory", "reproduced", "table4")
 
@@ -35,3 +35,16 @@ def test_failures_stand_out_in_the_table():
     text = claims.to_markdown([CLAIM, dataclasses.replace(CLAIM, verdict="not reproduced", measured="a | b")])
     assert text.count("**not reproduced**") == 1
     assert "a \\| b" in text
+
+
+def test_the_readmes_table_is_the_recorded_ledger(tmp_path):
+    root = runs.PACKAGE.parent
+    copy = tmp_path / "README.md"
+    copy.write_text((root / "README.md").read_text())
+    assert not claims.write_into(copy, claims.ledger(root / "figures"))
+
+
+def test_a_document_without_the_markers_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("# Title")
+    with pytest.raises(ValueError, match="has no place for the claims"):
+        claims.write_into(tmp_path / "README.md", [CLAIM])

@@ -40,12 +40,13 @@ def test_none_keeps_the_profiles_value():
 
 def test_a_file_extends_another_profile(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n')
+    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n[task]\ntrain_prompts = 5\n')
     mine, tiny = profiles.load(path), profiles.load("tiny")
     assert mine.name == "mine"
     assert mine.training.dpo.beta == 0.7
     assert mine.training.dpo.learning_rate == tiny.training.dpo.learning_rate
-    assert mine.task == tiny.task
+    assert (mine.task.name, mine.task.train_prompts) == ("topics", 5)
+    assert mine.policy == tiny.policy
 
 
 def test_text_that_is_not_toml(tmp_path):
