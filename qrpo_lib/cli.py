@@ -69,7 +69,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def clean(options: argparse.Namespace) -> int:
-    """Remove run folders: one, all, or (by default) those that the profile's present settings and code do not use."""
+    """Remove run folders: one, all, or (by default) those that neither this profile nor the suite's own use now."""
     folder = runs.runs_folder()
     if options.run:
         path = folder / options.run
@@ -77,9 +77,11 @@ def clean(options: argparse.Namespace) -> int:
             raise ValueError(f"There is no run folder {options.run!r} in {folder}; `qrpo status` lists them.")
         removed = [path]
     else:
-        used = set() if options.all else suite.needed_folders(suite.jobs(_absolute(options.profile)))
-        removed = [path for path in sorted(folder.glob("*-*")) if path.is_dir() and path.name not in used]
-        removed += sorted((folder / ".partial").glob("*"))
+        kept = [] if options.all else {*profiles.names(), _absolute(options.profile)}
+        used = set().union(*(suite.needed_folders(suite.jobs(profile)) for profile in kept))
+        # An interrupted attempt at what is still needed holds work that the next one goes on from.
+        found = [*sorted(folder.glob("*-*")), *sorted((folder / ".partial").glob("*"))]
+        removed = [path for path in found if path.is_dir() and path.name not in used]
     for path in removed:
         shutil.rmtree(path)
         console.print(f"removed {path}", soft_wrap=True)

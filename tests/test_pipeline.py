@@ -83,6 +83,7 @@ def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, proj
     for seconds in (6, 12, 18):
         process = command(root)
         time.sleep(seconds)
+        assert seconds > 6 or process.poll() is None, "it ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
     reproduce(root)

@@ -24,7 +24,8 @@ def test_only_selects_by_name_path_and_id():
     jobs = suite.jobs("tiny")
     assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"]
     assert len(suite.select(jobs, ["experiments/training"])) == 6
-    assert [job.id for job in suite.select(jobs, ["experiments/training[dpo, seed 1]"])]
+    one = "experiments/training[dpo, seed 1]"
+    assert [job.id for job in suite.select(jobs, [one])] == [one]
     with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
         suite.select(jobs, ["tabels"])
 
@@ -99,12 +100,18 @@ def test_a_missing_wheel_is_said_before_work(monkeypatch, capsys, runs_folder):
 
 def test_clean_removes_what_no_setting_uses(capsys, runs_folder):
     used = suite.jobs("tiny")[0].step
-    for step in (used, runs.Step("old", {})):
+    of_another_profile, interrupted = suite.jobs("smol")[-1].step, suite.jobs("smol")[-2].step
+    for step in (used, of_another_profile, runs.Step("old", {})):
         runs.complete(step, lambda folder: (folder / "x").write_text("x"))
+    for name in (interrupted.folder_name, "old-partial"):
+        (runs_folder / ".partial" / name).mkdir(parents=True)
     assert cli.main(["clean"]) == 0
-    assert [path.name for path in runs_folder.glob("*-*")] == [used.folder_name]
+    assert {path.name for path in runs_folder.glob("*-*")} == {used.folder_name, of_another_profile.folder_name}
+    assert [path.name for path in (runs_folder / ".partial").iterdir()] == [interrupted.folder_name]
     assert cli.main(["clean", "--run", used.folder_name]) == 0
-    assert not list(runs_folder.glob("*-*"))
+    assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
+    assert cli.main(["clean", "--all"]) == 0
+    assert not [*runs_folder.glob("*-*"), *(runs_folder / ".partial").iterdir()]
 
 
 def test_manifest_lists_every_committed_figure():
