@@ -17,7 +17,12 @@ class Reward(Protocol):
     """What every reward offers."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Float32 rewards (n,) of n completions, each of the prompt at its place."""
+        """Float32 rewards (n,) of n completions, each of the prompt at its place. Raises ValueError if n differs."""
+
+
+def _check(prompts: Sequence[str], completions: Sequence[str]) -> None:
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions: give one prompt a completion.")
 
 
 class RelevanceReward:
@@ -36,6 +41,7 @@ class RelevanceReward:
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,); texts are cut at the encoder's 256 tokens."""
+        _check(prompts, completions)
         different = sorted({*prompts, *completions}, key=lambda text: (len(text), text))
         embeddings = dict(zip(different, self._embed(different), strict=True))
         pairs = zip(prompts, completions, strict=True)
@@ -58,21 +64,30 @@ class RelevanceReward:
                 mask = batch["attention_mask"][..., None].float()
                 mean = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
                 found.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
-        return np.concatenate(found)
+        return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
 class SequenceClassifierReward:
     """A reward model with one output, such as ArmoRM: the chat of prompt and completion, cut at `max_tokens`.
 
-    The paper cuts at 2,048 tokens (App. L.4). `remote_code` allows a model that brings its own code.
+    The paper cuts at 2,048 tokens (App. L.4). `dtype` is a torch dtype's name, or "auto" for the file's own;
+    `remote_code` allows a model that brings its own code. Raises ValueError for a model with several outputs.
     """
 
-    def __init__(self, model: str | Path, *, max_tokens: int = 2048, batch_size: int = 16, remote_code: bool = False):
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        max_tokens: int = 2048,
+        batch_size: int = 16,
+        dtype: str = "auto",
+        remote_code: bool = False,
+    ):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._model = AutoModelForSequenceClassification.from_pretrained(
-            model, trust_remote_code=remote_code, dtype="auto"
+            model, trust_remote_code=remote_code, dtype=dtype
         ).eval()
         self._max_tokens, self._batch_size = max_tokens, batch_size
 
@@ -80,15 +95,20 @@ class SequenceClassifierReward:
         """Float32 rewards (n,). Chats of similar length share a batch."""
         import torch
 
+        _check(prompts, completions)
         chats = [self._chat_ids(*pair) for pair in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(chats)), key=lambda i: len(chats[i]))
+        order = sorted(range(len(chats)), key=lambda i: (len(chats[i]), chats[i]))
         rewards = np.empty(len(chats), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(order), self._batch_size):
                 some = order[start : start + self._batch_size]
                 batch = self._tokenizer.pad({"input_ids": [chats[i] for i in some]}, return_tensors="pt")
                 output = self._model(**batch.to(self._model.device))
+                # ArmoRM's logits are its many objectives; its one reward is called score.
                 scores = output.score if hasattr(output, "score") else output.logits
+                if scores.numel() != len(some):
+                    outputs = scores.numel() // len(some)
+                    raise ValueError(f"The reward model gives {outputs} outputs a chat; choose one that gives one.")
                 rewards[some] = scores.float().reshape(len(some)).cpu().numpy()
         return rewards
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +59,25 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it():
         pretrained.wheel_file("no-such-wheel", "model.safetensors")
 
 
+def test_availability_is_checked_without_torch():
+    code = (
+        "import sys\n"
+        "from qrpo_lib import pretrained, rewards\n"
+        "try:\n    pretrained.check_wheels()\n"
+        "except pretrained.MissingWheelError:\n    pass\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_empty_completion_scores_as_the_empty_text(relevance):
+    with torch.no_grad():
+        found = [relevance._model(**relevance._tokenizer([t], return_tensors="pt")) for t in ("", PROMPT)]
+    empty, prompt = (output.last_hidden_state[0].mean(0) for output in found)
+    expected = torch.nn.functional.cosine_similarity(empty, prompt, dim=0)
+    assert relevance.score([PROMPT], [""])[0] == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     """A random sequence classifier with a tokenizer of words and a chat template, on disk."""
@@ -94,3 +116,42 @@ def test_classifier_cuts_at_max_tokens(classifier):
     assert first == second
     first, second = reward.score(["a b c"] * 2, ["d", "e"])
     assert first != second
+
+
+def test_no_completions_give_no_rewards(relevance, classifier):
+    for reward in (relevance, rewards.SequenceClassifierReward(classifier)):
+        scores = reward.score([], [])
+        assert scores.shape == (0,)
+        assert scores.dtype == np.float32
+
+
+def test_prompts_and_completions_must_match(relevance, classifier):
+    for reward in (relevance, rewards.SequenceClassifierReward(classifier)):
+        with pytest.raises(ValueError, match="1 prompts for 2 completions"):
+            reward.score(["a"], ["b", "c"])
+
+
+def test_classifier_does_not_depend_on_the_order(classifier):
+    reward = rewards.SequenceClassifierReward(classifier, batch_size=2)
+    prompts, completions = ["a b", "c", "d e f", "h", "a"], ["c", "a b", "d", "a b c d", "h g"]
+    np.testing.assert_array_equal(
+        reward.score(prompts, completions), reward.score(prompts[::-1], completions[::-1])[::-1]
+    )
+
+
+def test_classifier_loads_in_the_given_dtype(classifier):
+    exact = rewards.SequenceClassifierReward(classifier).score(["a b"], ["c d"])
+    coarse = rewards.SequenceClassifierReward(classifier, dtype="bfloat16").score(["a b"], ["c d"])
+    assert coarse.dtype == np.float32
+    assert coarse[0] != exact[0]
+    assert coarse[0] == pytest.approx(exact[0], rel=0.1, abs=0.1)
+
+
+def test_model_with_several_outputs_is_refused(classifier, tmp_path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(classifier, num_labels=2)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="2 outputs"):
+        rewards.SequenceClassifierReward(tmp_path).score(["a"], ["b"])
