@@ -22,11 +22,11 @@ _START, _END = "<!-- claims: written by `qrpo claims` -->", "<!-- end of claims 
 class Claim:
     """One claim of the paper and what became of it.
 
-    id: kebab-case, unique within a profile.   section: where the paper makes the claim ("App. C", "4.2").
+    id: kebab-case, unique within a profile's arm.   section: where the paper makes the claim ("App. C", "4.2").
     statement: the paper's statement, with its number where it has one.
     rule: the test that decides the verdict, fixed before the result was seen.
     measured: what was measured, with its confidence interval or error and its sample size.
-    profile: "theory" where no model is involved, else the profile's name.
+    profile: "theory" where no model is involved, else the profile and its arm.
     evidence: figure or table that shows it, such as "table4".
     """
 
@@ -64,7 +64,7 @@ def record(claim: Claim, folder: str | Path) -> Path:
 
 def ledger(figures: str | Path) -> list[Claim]:
     """All claims under a figures folder, by section, then id, then profile."""
-    paths = sorted(Path(figures).glob(f"*/{_FOLDER}/*.json"))
+    paths = sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))
     recorded = [Claim(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return sorted(recorded, key=lambda claim: (_section_order(claim.section), claim.id, claim.profile))
 

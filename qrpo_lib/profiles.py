@@ -1,7 +1,10 @@
 """Profiles: the settings of a whole pipeline, typed, read from one TOML file each, validated before anything runs.
 
-profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/
+profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/; its first arm
+profile = profiles.load("tiny", "chat")     # an arm: one policy on one task (the paper has five)
 profile = profiles.load("my_profile.toml")  # your own; `extends = "tiny"` takes the rest from there
+
+In the file, `[arms.NAME]` holds what an arm sets differently from the rest of the file.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 FOLDER = Path(__file__).parent / "profiles"
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Algorithm = Literal["qrpo", "dpo"]
 
@@ -127,16 +131,18 @@ class Evaluation(_Settings):
 
 
 class Experiment(_Settings):
-    """Which models are trained: every algorithm with every seed."""
+    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed."""
 
+    arms: list[str] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
 class Profile(_Settings):
-    """All settings of the pipeline."""
+    """All settings of the pipeline in one arm of a profile."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Name
+    arm: Name
     seed: Annotated[int, Field(ge=0)]
     policy: TinyPolicy | SmolLM2Policy = Field(discriminator="source")
     task: TopicsTask | WrittenTask = Field(discriminator="name")
@@ -151,6 +157,16 @@ class Profile(_Settings):
         if needed > sampled:
             raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
         return self
+
+    @property
+    def label(self) -> str:
+        """How claims and tables name this arm."""
+        return f"{self.name}, {self.arm}"
+
+    @property
+    def figures(self) -> str:
+        """Where the arm's figures go, below the folder of all figures."""
+        return f"{self.name}/{self.arm}"
 
     def with_training(self, **values: Any) -> Profile:
         """This profile with some values of `training` replaced; dots reach deeper: `**{"qrpo.beta": 0.1}`.
@@ -173,15 +189,43 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(name_or_path: str | Path) -> Profile:
-    """The profile of that name, or of that TOML file.
+def arms(name_or_path: str | Path) -> list[str]:
+    """The arms of a profile that its experiment runs, in the order of the file."""
+    settings = _read(str(name_or_path))
+    known = list(_arms(settings, str(name_or_path)))
+    chosen = settings.get("experiment", {}).get("arms") or known
+    for arm in chosen:
+        _check_arm(arm, known, str(name_or_path))
+    return list(chosen)
+
+
+def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
+    """The profile of that name, or of that TOML file, in the arm of that name, or its first one.
 
     Raises
     ------
     ProfileError
-        One sentence: no such profile, a file that is not TOML, an unknown key, or a value that cannot be used.
+        One sentence: no such profile or arm, a file that is not TOML, an unknown key, or a value that cannot be used.
     """
-    return _validated(_read(str(name_or_path)), f"profile {str(name_or_path)!r}")
+    where = str(name_or_path)
+    arm = arm or arms(where)[0]
+    settings = _read(where)
+    of_arms = _arms(settings, where)
+    _check_arm(arm, list(of_arms), where)
+    settings.pop("arms")
+    return _validated(_merged(settings, of_arms[arm]) | {"arm": arm}, f"profile {where!r}")
+
+
+def _arms(settings: dict[str, Any], where: str) -> dict[str, dict]:
+    found = settings.get("arms")
+    if not isinstance(found, dict) or not found or not all(isinstance(table, dict) for table in found.values()):
+        raise ProfileError(f"The profile {where!r} has no arms: it needs a table [arms.NAME] for each task.")
+    return found
+
+
+def _check_arm(arm: str, known: list[str], where: str) -> None:
+    if arm not in known:
+        raise ProfileError(f"The profile {where!r} has no arm {arm!r}; it has {', '.join(known)}.")
 
 
 def _read(name_or_path: str) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("QRPO_RUNS") or project_root() / "runs").resolve()
 
 
+def figures_folder(figures: str | Path) -> Path:
+    """Where a notebook puts its figures: a relative path is below the project, wherever the notebook runs."""
+    return project_root() / figures
+
+
 @dataclass(frozen=True)
 class Step:
     """What determines one result.
@@ -117,7 +122,7 @@ def complete(step: Step, make: Callable[[Path], None], *, seed: int | None = Non
     """
     if step.is_complete():
         return step.folder
-    with _lock(step):
+    with lock(step.folder_name):
         if step.is_complete():
             return step.folder
         if not resumable:
@@ -129,6 +134,13 @@ def complete(step: Step, make: Callable[[Path], None], *, seed: int | None = Non
         _sync(step.partial)
         step.partial.rename(step.folder)
     return step.folder
+
+
+def lock(name: str) -> FileLock:
+    """A lock that one process holds at a time; the system frees it when that process dies, however it dies."""
+    path = runs_folder() / ".locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -236,13 +248,6 @@ def _sha256(content: bytes) -> str:
 def _fingerprint(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     return {"bytes": size} if size > _LARGEST_HASHED_FILE else {"bytes": size, "sha256": file_sha256(path)}
-
-
-def _lock(step: Step) -> FileLock:
-    path = runs_folder() / ".locks" / f"{step.folder_name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The operating system lets go of the lock when its process dies, however it dies.
-    return FileLock(path)
 
 
 def _write_record(step: Step, seed: int | None, started: datetime, seconds: float) -> None:

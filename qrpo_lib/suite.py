@@ -38,7 +38,7 @@ class Job:
     """One execution of a notebook.
 
     id: the notebook's path without suffix, and what distinguishes this execution, such as
-        "experiments/training[qrpo, seed 0]".
+        "experiments/training[chat, qrpo, seed 0]".
     parameters: of the notebook, beside `figures`.
     inputs: the steps whose results it shows; it makes those that no earlier job has made.
     after: ids of jobs that come first.
@@ -67,31 +67,35 @@ class Job:
 
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
-    profile = profiles.load(profile_name)
-    named = {"profile": profile_name}
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
+    for arm in profiles.arms(profile_name):
+        made += _jobs_of_arm(profile_name, arm)
+    return made
+
+
+def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
+    profile = profiles.load(profile_name, arm)
+    named = {"profile": profile_name, "arm": arm}
     policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
     threads = profile.reference_sampling.threads
-    path = "experiments/initial_policy"
-    made.append(Job(path, path, named, (policy,), threads=threads))
+    first = Job(f"experiments/initial_policy[{arm}]", "experiments/initial_policy", named, (policy,), threads=threads)
     path = "experiments/reference_sampling"
-    made.append(Job(path, path, named, (completions,), ("experiments/initial_policy",), threads))
+    sampling = Job(f"{path}[{arm}]", path, named, (completions,), (first.id,), threads)
     trainings = []
     for algorithm in profile.experiment.algorithms:
         for seed in profile.experiment.seeds:
             training = Job(
-                f"experiments/training[{algorithm}, seed {seed}]",
+                f"experiments/training[{arm}, {algorithm}, seed {seed}]",
                 "experiments/training",
                 named | {"algorithm": algorithm, "seed": seed},
                 (policy_training.step(profile, algorithm, seed),),
-                ("experiments/reference_sampling",),
+                (sampling.id,),
                 profile.training.threads,
             )
             trainings.append(training)
-    made += trainings
     inputs = tuple(step for training in trainings for step in training.inputs)
-    made.append(Job("results/tables", "results/tables", named, inputs, tuple(training.id for training in trainings)))
-    return made
+    tables = Job(f"results/tables[{arm}]", "results/tables", named, inputs, tuple(t.id for t in trainings))
+    return [first, sampling, *trainings, tables]
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
@@ -229,21 +233,35 @@ def _run_notebook(job: Job, folder: Path) -> None:
 
 
 def _publish(job: Job) -> None:
-    """Copy what a complete job made to `figures/` and enter it in the manifest."""
+    """Copy what a complete job made to `figures/` and enter it in the manifest; what it no longer makes goes."""
     made = job.step.folder / "figures"
     figures = runs.project_root() / "figures"
     manifest_path = figures / MANIFEST
-    manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
-    for path in sorted(path for path in made.rglob("*") if path.is_file()):
-        name = path.relative_to(made).as_posix()
-        entry = {"made_by": job.id, "inputs": job.step.key, "sha256": runs.file_sha256(path)}
-        target = figures / name
-        if manifest.get(name) != entry or not target.exists() or runs.file_sha256(target) != entry["sha256"]:
-            runs.write_atomically(target, path.read_bytes())
-            manifest[name] = entry
-    text = json.dumps(dict(sorted(manifest.items())), indent=1) + "\n"
-    if not manifest_path.exists() or manifest_path.read_text() != text:
-        runs.write_atomically(manifest_path, text.encode())
+    with runs.lock(MANIFEST):  # two profiles may be reproduced at once
+        manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
+        paths = {p.relative_to(made).as_posix(): p for p in sorted(made.rglob("*")) if p.is_file()}
+        for name in _superseded(manifest, job.id, set(paths)):
+            (figures / name).unlink(missing_ok=True)
+            del manifest[name]
+        for name, path in paths.items():
+            entry = {"made_by": job.id, "inputs": job.step.key, "sha256": runs.file_sha256(path)}
+            target = figures / name
+            if manifest.get(name) != entry or not target.exists() or runs.file_sha256(target) != entry["sha256"]:
+                runs.write_atomically(target, path.read_bytes())
+                manifest[name] = entry
+        text = json.dumps(dict(sorted(manifest.items())), indent=1) + "\n"
+        if not manifest_path.exists() or manifest_path.read_text() != text:
+            runs.write_atomically(manifest_path, text.encode())
+
+
+def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[str]:
+    """Files that this job made before and makes no more. Other profiles' jobs of this id write to other folders."""
+    folders = {name.split("/")[0] for name in names}
+    return [
+        name
+        for name, entry in manifest.items()
+        if entry["made_by"] == job_id and name not in names and name.split("/")[0] in folders
+    ]
 
 
 def _with_inputs(step: runs.Step) -> Iterator[runs.Step]:

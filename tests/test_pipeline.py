@@ -60,8 +60,13 @@ def complete(projects):
 
 def test_figures_tables_and_claims_are_published(complete):
     names = published(complete).keys()
-    assert {"smallest/figure-6.pdf", "smallest/figure-6.png", "smallest/figure-6.csv", "smallest/rewards.md"} <= names
-    assert "smallest/claims/qrpo-raises-reward.json" in names
+    assert {
+        "smallest/chat/figure-6.pdf",
+        "smallest/chat/figure-6.png",
+        "smallest/chat/figure-6.csv",
+        "smallest/chat/rewards.md",
+    } <= names
+    assert "smallest/chat/claims/qrpo-raises-reward.json" in names
     assert suite.MANIFEST in names
 
 
@@ -73,7 +78,7 @@ def test_a_second_run_skips_everything(complete):
 
 def test_a_lost_figure_is_published_again_without_execution(complete):
     before = published(complete)
-    (complete / "figures" / "smallest" / "figure-6.png").unlink()
+    (complete / "figures" / "smallest" / "chat" / "figure-6.png").unlink()
     assert "0 executed" in reproduce(complete)
     assert published(complete) == before
 

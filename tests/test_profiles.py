@@ -40,7 +40,7 @@ def test_none_keeps_the_profiles_value():
 
 def test_a_file_extends_another_profile(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n[task]\ntrain_prompts = 5\n')
+    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n[arms.chat.task]\ntrain_prompts = 5\n')
     mine, tiny = profiles.load(path), profiles.load("tiny")
     assert mine.name == "mine"
     assert mine.training.dpo.beta == 0.7
@@ -53,4 +53,34 @@ def test_text_that_is_not_toml(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("a = = 1")
     with pytest.raises(profiles.ProfileError, match="not valid TOML"):
+        profiles.load(path)
+
+
+def test_an_arm_sets_what_differs_and_the_first_one_is_the_default(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text('extends = "tiny"\n[arms.other.task]\nname = "written"\n[arms.other.training]\nbatch_size = 16\n')
+    chat, other = profiles.load(path), profiles.load(path, "other")
+    assert chat.arm == profiles.arms(path)[0] == "chat"
+    assert (chat.task.name, other.task.name) == ("topics", "written")
+    assert other.training == chat.training.model_copy(update={"batch_size": 16})
+    assert (other.label, other.figures) == ("two, other", "two/other")
+    with pytest.raises(profiles.ProfileError, match=r"no arm 'cod'; it has chat, .*other"):
+        profiles.load(path, "cod")
+
+
+def test_an_experiment_names_the_arms_it_runs(tmp_path):
+    path = tmp_path / "one.toml"
+    extra = '[arms.other.task]\nname = "written"\n[experiment]\narms = ["other"]\n'
+    path.write_text(f'extends = "tiny"\n{extra}')
+    assert profiles.arms(path) == ["other"]
+    assert profiles.load(path).task.name == "written"
+    path.write_text(path.read_text().replace('["other"]', '["cod"]'))
+    with pytest.raises(profiles.ProfileError, match="no arm 'cod'"):
+        profiles.arms(path)
+
+
+def test_a_profile_needs_an_arm(tmp_path):
+    path = tmp_path / "none.toml"
+    path.write_text("seed = 0\n")
+    with pytest.raises(profiles.ProfileError, match=r"has no arms: it needs a table \[arms\.NAME\]"):
         profiles.load(path)

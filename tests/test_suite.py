@@ -24,7 +24,7 @@ def test_only_selects_by_name_path_and_id():
     jobs = suite.jobs("tiny")
     assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"]
     assert len(suite.select(jobs, ["experiments/training"])) == 6
-    one = "experiments/training[dpo, seed 1]"
+    one = "experiments/training[chat, dpo, seed 1]"
     assert [job.id for job in suite.select(jobs, [one])] == [one]
     with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
         suite.select(jobs, ["tabels"])
@@ -35,7 +35,7 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.123\n')
     steps = {job.id: job.inputs for job in suite.jobs("tiny")}
     changed = {job.id for job in suite.jobs(str(path)) if job.inputs != steps[job.id]}
-    assert changed == {f"experiments/training[dpo, seed {seed}]" for seed in range(3)} | {"results/tables"}
+    assert changed == {f"experiments/training[chat, dpo, seed {seed}]" for seed in range(3)} | {"results/tables[chat]"}
 
 
 def test_source_notebooks_are_clean():
@@ -112,6 +112,28 @@ def test_clean_removes_what_no_setting_uses(capsys, runs_folder):
     assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
     assert cli.main(["clean", "--all"]) == 0
     assert not [*runs_folder.glob("*-*"), *(runs_folder / ".partial").iterdir()]
+
+
+def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
+
+    def published(folder, name, parameters):
+        job = suite.Job("some", "some", parameters)
+
+        def make(path):
+            (path / "figures" / folder).mkdir(parents=True)
+            (path / "figures" / folder / name).write_text(name)
+
+        runs.complete(job.step, make)
+        suite._publish(job)
+        return sorted(json.loads((tmp_path / "figures" / suite.MANIFEST).read_text()))
+
+    assert published("tiny", "old.csv", {"n": 1}) == ["tiny/old.csv"]
+    assert published("smol", "old.csv", {"n": 2}) == ["smol/old.csv", "tiny/old.csv"]
+    assert published("tiny", "new.csv", {"n": 3}) == ["smol/old.csv", "tiny/new.csv"]
+    assert not (tmp_path / "figures" / "tiny" / "old.csv").exists()
 
 
 def test_manifest_lists_every_committed_figure():
