@@ -51,7 +51,7 @@ def quantile_law_figure(table: pd.DataFrame):
         for (label, rows), color in zip(
             table.groupby("reward", sort=False), ("darkorange", "seagreen", "cornflowerblue"), strict=True
         ):
-            axes.ecdf(rows["quantile"], label=label, color=color, linewidth=2)
+            axes.step(rows["quantile"], rows["share"], where="post", label=label, color=color, linewidth=2)
         axes.plot([0, 1], [0, 1], "--", color="dimgray", label="uniform")
         axes.set(xlabel=r"quantile reward $R_q$", ylabel="share at or below", xlim=(-0.02, 1.02), ylim=(0, 1.02))
         axes.legend()
@@ -101,14 +101,15 @@ def noise_figure(table: pd.DataFrame, simulated: bool):
 
 
 def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
-    """Left: densities of the error of beta log Z-hat. Right: its bias and noise against n (a `noise_table`)."""
+    """Left: densities (`histograms`) of the error of beta log Z-hat. Right: bias and noise against n (`noise_table`)."""
     with plots.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         rows = moments[moments["noise"] == "partition"]
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["setting"].nunique()))
         for (beta, group), color in zip(rows.groupby("setting"), colors, strict=True):
-            errors = table.loc[np.isclose(table["beta"], beta), "error"]
-            left.hist(errors, bins=60, density=True, histtype="step", color=color, label=rf"$\beta$ = {beta:g}")
+            bins = table[np.isclose(table["beta"], beta)]
+            edges = [*bins["low"], bins["high"].iloc[-1]]
+            left.stairs(bins["density"], edges, color=color, label=rf"$\beta$ = {beta:g}")
             right.plot(group["n"], -group["bias"], color=color, label=rf"$\beta$ = {beta:g}")
             right.plot(group["n"], group["simulated"], "--", color=color)
         left.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$", ylabel="density", xscale="symlog")

@@ -105,7 +105,10 @@ def _outcome(f, beta):
 
 
 def quantile_law_table(samples: int, n: int, seed: int) -> pd.DataFrame:
-    """Sorted quantile rewards of reference completions: exact for a continuous and a tied reward, estimated from n."""
+    """Empirical distribution functions of quantile rewards of reference completions, at multiples of 0.002.
+
+    Exact quantiles of a continuous and of a tied reward, and quantiles estimated from n reference rewards.
+    """
     rng = np.random.default_rng(seed)
     ties = stats.binom(4, 0.4)
     laws = {
@@ -113,7 +116,13 @@ def quantile_law_table(samples: int, n: int, seed: int) -> pd.DataFrame:
         "5 tied values": ties.cdf(ties.rvs(samples, random_state=rng)),
         f"estimated, n = {n}": rng.integers(0, n + 1, size=samples) / n,
     }
-    return pd.concat([pd.DataFrame({"reward": key, "quantile": np.sort(values)}) for key, values in laws.items()])
+    grid = np.linspace(0, 1, 501)
+    columns = {
+        reward: np.searchsorted(np.sort(values), grid, side="right") / samples for reward, values in laws.items()
+    }
+    return pd.concat(
+        [pd.DataFrame({"reward": key, "quantile": grid, "share": share}) for key, share in columns.items()]
+    )
 
 
 def partition_gap_table(counts, betas) -> pd.DataFrame:
@@ -173,10 +182,19 @@ def _log_quantile_noise(quantile, n):
     return np.log(noise.quantile_noise(quantile, n))
 
 
-def estimator_table(betas, n: int, repeats: int, seed: int) -> pd.DataFrame:
+def estimator_errors(betas, n: int, repeats: int, seed: int) -> pd.DataFrame:
     """Simulated errors of beta log Z-hat at one n: (beta, error) rows, `repeats` for each beta."""
     errors = noise.simulate_log_partition(betas, [n], repeats, seed)[:, 0]
     return pd.DataFrame({"beta": np.repeat(betas, repeats), "error": errors.ravel()})
+
+
+def histograms(errors: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
+    """Densities of `estimator_errors` in equal bins between each beta's extremes: rows (beta, low, high, density)."""
+    rows = []
+    for beta, group in errors.groupby("beta"):
+        density, edges = np.histogram(group["error"], bins=bins, density=True)
+        rows.append(pd.DataFrame({"beta": beta, "low": edges[:-1], "high": edges[1:], "density": density}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def target_table(names, betas, counts) -> pd.DataFrame:

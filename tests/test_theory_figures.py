@@ -61,7 +61,7 @@ def test_the_other_figures_label_their_cases():
     target = theory_tables.target_table(["identity", "log"], [0.1], [3, 10])
     assert _texts(theory_figures.target_figure(target, 0.1).axes[0]) == ["identity", "log"]
     moments = theory_tables.noise_table([0.1, 1.0], [0.5], [1, 10], repeats=50, seed=0)
-    errors = theory_tables.estimator_table([0.1, 1.0], n=10, repeats=50, seed=0)
+    errors = theory_tables.histograms(theory_tables.estimator_errors([0.1, 1.0], n=10, repeats=50, seed=0))
     left, right = theory_figures.estimator_figure(errors, moments).axes
     assert len(left.get_legend().get_texts()) == 2
     assert len(right.lines) == 4

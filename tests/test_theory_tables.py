@@ -118,10 +118,19 @@ def test_best_of_n_and_share_tables():
 
 
 def test_the_other_tables_feed_their_figures():
-    laws = theory_tables.quantile_law_table(500, n=3, seed=0)
-    assert laws.groupby("reward").size().tolist() == [500, 500, 500]
-    errors = theory_tables.estimator_table([0.1, 1.0], n=5, repeats=300, seed=0)
+    laws = theory_tables.quantile_law_table(5000, n=3, seed=0).set_index("reward")
+    continuous, estimated = laws.loc["continuous"], laws.loc["estimated, n = 3"]
+    assert (continuous["share"] - continuous["quantile"]).abs().max() < 0.03  # Kolmogorov-Smirnov: 0.028 at 0.001
+    exact = (np.floor(3 * estimated["quantile"]) + 1) / 4
+    assert (estimated["share"] - exact).abs().max() < 0.03
+    errors = theory_tables.estimator_errors([0.1, 1.0], n=5, repeats=300, seed=0)
     assert errors.groupby("beta")["error"].mean().is_monotonic_increasing
+    bins = theory_tables.histograms(errors, bins=10).groupby("beta")
+    for beta, rows in bins:
+        values = errors.loc[errors["beta"] == beta, "error"]
+        middle = rows.iloc[4]
+        inside = values.between(middle["low"], middle["high"], inclusive="left").mean()
+        assert middle["density"] * (middle["high"] - middle["low"]) == pytest.approx(inside)
     densities = theory_tables.density_table([0.1])
     assert np.trapezoid(densities["beta_0.1"], densities["reward"]) == pytest.approx(1, abs=1e-3)
     laplace = theory_tables.laplace_table([1e-2])
