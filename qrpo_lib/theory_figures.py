@@ -101,7 +101,7 @@ def noise_figure(table: pd.DataFrame, simulated: bool):
 
 
 def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
-    """Left: densities (`histograms`) of the error of beta log Z-hat. Right: bias and noise against n (`noise_table`)."""
+    """Left: densities (`histograms`) of the error of beta log Z-hat. Right: bias and noise against n."""
     with plots.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         rows = moments[moments["noise"] == "partition"]
