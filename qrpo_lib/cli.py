@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, runs.CorruptedRunError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         console.print(f"[red]qrpo: {escape(str(error))}[/red]", soft_wrap=True)
         return 2
     except KeyboardInterrupt:

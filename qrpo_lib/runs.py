@@ -30,16 +30,18 @@ from typing import Any
 
 from filelock import FileLock
 
+from qrpo_lib.errors import InputError
+
 PACKAGE = Path(__file__).parent
 RECORD = "record.json"
 # Modules that move results around without determining them: a change there re-runs nothing.
-_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook"}
+_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors"}
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 # Larger files are checked by their size alone, so that checking a folder stays fast.
 _LARGEST_HASHED_FILE = 64 * 2**20
 
 
-class CorruptedRunError(RuntimeError):
+class CorruptedRunError(InputError):
     """A complete run folder no longer holds what its record says."""
 
 

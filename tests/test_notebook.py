@@ -1,6 +1,7 @@
 import nbformat
 import papermill
 import pytest
+from nbclient import NotebookClient
 from papermill.exceptions import PapermillExecutionError
 
 from qrpo_lib import notebook
@@ -61,3 +62,12 @@ def test_papermill_stops_before_work_with_bad_ones(source, parameters, message):
         run(source, **parameters)
     executed = nbformat.read(source.with_name("out.ipynb"), as_version=4)
     assert not executed.cells[-1].outputs
+
+
+def test_a_notebook_shows_the_sentence_alone(tmp_path):
+    made = nbformat.v4.new_notebook()
+    made.cells = [nbformat.v4.new_code_cell("from qrpo_lib import profiles\nprofiles.load('tinny')")]
+    client = NotebookClient(made, kernel_name="python3", allow_errors=True)
+    client.execute(cwd=str(tmp_path))
+    (output,) = [output for output in made.cells[0].outputs if output.output_type == "error"]
+    assert output.traceback == ["ProfileError: There is no profile 'tinny'; did you mean 'tiny'?"]
