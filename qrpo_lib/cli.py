@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, profiles, runs, suite
+from qrpo_lib import claims, profiles, runs, suite, tasks
 
 console = Console(highlight=False)
 
@@ -62,7 +62,7 @@ def status(options: argparse.Namespace) -> int:
             mark = "[green]complete[/green]" if step.is_complete() else "to do   "
         except runs.CorruptedRunError:
             mark = "[red]corrupted[/red]"
-        if mark.startswith("to do") and step.partial.exists():
+        if mark.startswith("to do") and (step.partial.exists() or step.shards.exists()):
             mark = "[yellow]interrupted or running[/yellow]"
         console.print(f"{mark}  {escape(job.id)}  [dim]{step.folder}[/dim]", soft_wrap=True)
     return 0
@@ -80,7 +80,8 @@ def clean(options: argparse.Namespace) -> int:
         kept = [] if options.all else {*profiles.names(), _absolute(options.profile)}
         used = set().union(*(suite.needed_folders(suite.jobs(profile)) for profile in kept))
         # An interrupted attempt at what is still needed holds work that the next one goes on from.
-        found = [*sorted(folder.glob("*-*")), *sorted((folder / ".partial").glob("*"))]
+        interrupted = [*(folder / ".partial").glob("*"), *(folder / ".shards").glob("*")]
+        found = [*sorted(folder.glob("*-*")), *sorted(interrupted)]
         removed = [path for path in found if path.is_dir() and path.name not in used]
     for path in removed:
         shutil.rmtree(path)
@@ -142,10 +143,12 @@ class _Display:
 
 
 def _check_packages(profile_name: str) -> None:
-    if profiles.load(profile_name).policy.source == "smollm2":
-        from qrpo_lib import pretrained
+    for profile in (profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)):
+        tasks.check_available(profile)
+        if profile.policy.source == "smollm2":
+            from qrpo_lib import pretrained
 
-        pretrained.check_wheels()
+            pretrained.check_wheels()
 
 
 def _absolute(profile: str) -> str:

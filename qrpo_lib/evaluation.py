@@ -30,8 +30,7 @@ def online_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> p
         [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts],
         completions=profile.evaluation.repeats,
         max_new_tokens=profile.reference_sampling.max_new_tokens,
-        temperature=profile.evaluation.temperature,
-        top_p=profile.evaluation.top_p,
+        **profile.evaluation_sampling,
         batch_size=profile.reference_sampling.batch_size,
         seed=seed,
     )

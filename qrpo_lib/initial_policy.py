@@ -1,11 +1,11 @@
-"""Step 1, the initial policy: pretrained and instruction-tuned here (`tiny`), or converted from a wheel (`smol`)."""
+"""Step 1, the initial policy: pretrained and instruction-tuned here, converted from a wheel, or from the model hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from qrpo_lib import progress, runs, topics
-from qrpo_lib.profiles import Profile, SmolLM2Policy, TinyPolicy
+from qrpo_lib import hub, progress, runs, topics
+from qrpo_lib.profiles import HubPolicy, Profile, SmolLM2Policy, TinyPolicy
 
 _END = "<|end|>"
 _SPECIAL_TOKENS = [_END, "<|user|>", "<|assistant|>"]
@@ -20,6 +20,10 @@ def step(profile: Profile) -> runs.Step:
     """What determines the initial policy."""
     parameters = {"policy": profile.policy.model_dump()}
     code = ("pretrained",)
+    if isinstance(profile.policy, HubPolicy):
+        # How its completions are sampled in evaluation is no part of the model.
+        parameters["policy"] = profile.policy.model_dump(exclude={"temperature", "top_p"})
+        code = ("initial_policy",)
     if isinstance(profile.policy, TinyPolicy):
         parameters["seed"] = profile.seed
         parameters["threads"] = profile.reference_sampling.threads
@@ -37,8 +41,27 @@ def _make(profile: Profile, folder: Path) -> None:
         from qrpo_lib import pretrained
 
         pretrained.convert_smollm2(folder)
+    elif isinstance(profile.policy, HubPolicy):
+        _from_hub(profile.policy, folder)
     else:
         _train_tiny(profile.policy, profile.seed, profile.reference_sampling.threads, folder)
+
+
+def _from_hub(settings: HubPolicy, folder: Path) -> None:
+    """The model as it is, with its tokenizer's padding token set."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = hub.model(settings.model, settings.revision)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if settings.pad_token not in tokenizer.get_vocab():
+        raise hub.HubError(f"The tokenizer of {settings.model} has no token {settings.pad_token!r}: check pad_token.")
+    if tokenizer.chat_template is None:
+        raise hub.HubError(f"The tokenizer of {settings.model} has no chat template: use an instruction-tuned model.")
+    tokenizer.pad_token = settings.pad_token
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> None:

@@ -38,8 +38,7 @@ def sample_answers(profile: Profile, folder: Path, count: int) -> pd.DataFrame:
         [tasks.prompt_ids(tokenizer, prompt.text) for prompt in held_out],
         completions=1,
         max_new_tokens=profile.reference_sampling.max_new_tokens,
-        temperature=profile.evaluation.temperature,
-        top_p=profile.evaluation.top_p,
+        **profile.evaluation_sampling,
         seed=profile.seed,
     )
     requests, answers = [prompt.text for prompt in held_out], [one.text for one in sampled]

@@ -1,7 +1,8 @@
 """Step 3, training: one policy fitted with one algorithm and seed, evaluated online at the start and at checkpoints.
 
 The folder holds the final policy (`policy/`), `history.csv` (losses and metrics, one row for each step and split) and
-`evaluation.csv` (online rewards, one row for each checkpoint and completion).
+`evaluation.csv` (online rewards, one row for each checkpoint and completion) and `pairs.json` (how many pairs there
+were, and what was left out and why).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qrpo_lib import evaluation, initial_policy, preferences, progress, reference_sampling, runs
+from qrpo_lib import dataset_pairs, evaluation, preferences, progress, reference_policy, reference_sampling, runs
 from qrpo_lib.profiles import Algorithm, Profile
 
+PAIRS = "pairs.json"
 _REPORTED_PRECISION = "%.9g"
 
 
@@ -25,17 +27,18 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
         "seed": seed,
         "loss": loss,
         "training": shared,
-        "evaluation": profile.evaluation.model_dump(),
+        "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
     }
-    inputs = (initial_policy.step(profile), reference_sampling.step(profile))
-    code = ("policy_training", "topics") if profile.task.name == "topics" else ("policy_training", "rewards")
-    return runs.Step("training", parameters, inputs=inputs, code=code)
+    inputs = (reference_policy.step(profile), reference_sampling.step(profile))
+    if preferences.source(profile.training.setting) == "offline":
+        inputs += (dataset_pairs.step(profile),)
+    return runs.Step("training", parameters, inputs=inputs, code=("policy_training",))
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
     """The folder of the trained policy, made if it is not there."""
     completions = reference_sampling.run(profile)
-    policy = initial_policy.run(profile)
+    policy = reference_policy.run(profile)
     return runs.complete(
         step(profile, algorithm, seed),
         lambda folder: _make(profile, algorithm, seed, policy, completions, folder),
@@ -50,16 +53,38 @@ def load(folder: Path):
     return pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "evaluation.csv")
 
 
-def pairs(profile: Profile, completions: Path) -> tuple[list[dict], list[dict]]:
-    """Training pairs, from the train prompts, and validation pairs, from the selection prompts."""
+def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
+    """Training pairs, from the train prompts, and validation pairs, from the selection prompts, in the setting.
+
+    `policy` and `completions` are the folders of the reference policy and of its completions.
+    """
+    settings = profile.training
     frame = reference_sampling.load(completions)
-    setting, seed = profile.training.setting, profile.seed
+    references = frame[frame["role"] == "reference"].groupby("prompt_id")["reward"].apply(list).to_dict()
+    source = frame[frame["role"] == "candidate"]
+    offline = preferences.source(settings.setting) == "offline"
+    if offline:
+        from transformers import AutoTokenizer
+
+        source, tokenizer = dataset_pairs.load(dataset_pairs.run(profile)), AutoTokenizer.from_pretrained(policy)
     built = []
     for split in ("train", "selection"):
-        of_split = frame[frame["split"] == split]
-        references = of_split[of_split["role"] == "reference"].groupby("prompt_id")["reward"].apply(list).to_dict()
-        candidates = of_split[of_split["role"] == "candidate"]
-        built.append(preferences.build_pairs(candidates, references, setting=setting, seed=seed))
+        of_split, unusable = source[source["split"] == split], {}
+        if offline:
+            usable = dataset_pairs.with_token_ids(of_split, tokenizer)
+            unusable = {"unusable_answers": (len(of_split) - len(usable)) // 2}
+            of_split = usable
+        rows, report = preferences.build_pairs(
+            of_split,
+            references,
+            setting=settings.setting,
+            seed=profile.seed,
+            pairs_per_prompt=settings.pairs_per_prompt,
+            ties=settings.ties,
+            max_tokens=settings.max_tokens,
+            num_ref_rewards=profile.reference_sampling.ref_rewards,
+        )
+        built.append(preferences.Pairs(rows, report | unusable))
     return built[0], built[1]
 
 
@@ -73,7 +98,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
     settings = profile.training
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    train, validation = pairs(profile, completions)
+    train, validation = pairs(profile, policy, completions)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     evaluations = []
@@ -87,8 +112,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
         fitted = training.fit_policy(
             policy,
             tokenizer,
-            train,
-            validation,
+            train.rows,
+            validation.rows,
             algorithm=algorithm,
             loss=loss,
             learning_rate=learning_rate,
@@ -108,5 +133,5 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
     history, online = pd.DataFrame(fitted.history), pd.concat(evaluations, ignore_index=True)
     history.to_csv(folder / "history.csv", index=False, float_format=_REPORTED_PRECISION)
     online.to_csv(folder / "evaluation.csv", index=False, float_format=_REPORTED_PRECISION)
-    counts = {"train_pairs": len(train), "validation_pairs": len(validation)}
-    runs.write_atomically(folder / "pairs.json", json.dumps(counts).encode())
+    report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
+    runs.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())

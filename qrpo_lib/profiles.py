@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -22,7 +22,11 @@ FOLDER = Path(__file__).parent / "profiles"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Algorithm = Literal["qrpo", "dpo"]
+Setting = Literal[
+    "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
+]
 
 
 class ProfileError(InputError):
@@ -54,19 +58,77 @@ class SmolLM2Policy(_Settings):
     source: Literal["smollm2"]
 
 
-class TopicsTask(_Settings):
+class HubPolicy(_Settings):
+    """A model of the Hugging Face hub, or a local copy of it (`qrpo_lib.hub`).
+
+    revision: a full commit hash; without one nothing is downloaded.
+    pad_token: as the paper sets it, a token that nothing else uses.
+    temperature, top_p: of this model's evaluation completions (App. L.6); they take the place of the profile's.
+    """
+
+    source: Literal["hub"]
+    model: str
+    revision: Commit | None = None
+    pad_token: str
+    temperature: PositiveFloat
+    top_p: Fraction
+
+
+class RewardModel(_Settings):
+    """A reward model of the hub, or a local copy of it: ArmoRM, or any sequence classifier with one output."""
+
+    kind: Literal["armorm", "classifier"]
+    model: str
+    revision: Commit | None = None
+    max_tokens: PositiveInt
+    batch_size: PositiveInt
+    dtype: Literal["bfloat16", "float32"]
+
+
+class Relevance(_Settings):
+    """MiniLM relevance of a completion to its prompt."""
+
+    kind: Literal["relevance"]
+
+
+class _Task(_Settings):
+    # What the task's dataset has beside prompts: "pairs" of completions, one "solution", or nothing (None).
+    completions: ClassVar[Literal["pairs", "solution"] | None] = None
+
+
+class TopicsTask(_Task):
     """The suite's generated chat task (`qrpo_lib.topics`), whose reward is known in closed form."""
 
+    completions = "pairs"
     name: Literal["topics"]
     train_prompts: PositiveInt
     selection_prompts: PositiveInt
     reporting_prompts: PositiveInt
 
 
-class WrittenTask(_Settings):
+class WrittenTask(_Task):
     """The suite's own hand-written chat prompts; the reward is MiniLM's relevance of completion to prompt."""
 
     name: Literal["written"]
+
+
+class ChatDataTask(_Task):
+    """A preference dataset of the hub, or a local copy of it (`qrpo_lib.chat_data`), with the paper's filter.
+
+    revision: a full commit hash; without one nothing is downloaded.
+    tokenizer: what `max_tokens` of prompt and completion are counted with, and its commit.
+    """
+
+    completions = "pairs"
+    name: Literal["magpieair", "ultrafeedback"]
+    dataset: str
+    revision: Commit | None = None
+    train_split: str
+    test_split: str
+    tokenizer: str
+    tokenizer_revision: Commit | None = None
+    max_tokens: PositiveInt
+    reward: RewardModel | Relevance = Field(discriminator="kind")
 
 
 class Sampling(_Settings):
@@ -102,10 +164,28 @@ class DPO(_Settings):
     learning_rate: PositiveFloat
 
 
-class Training(_Settings):
-    """Policy fitting; a pair is one sample of the batch."""
+class SFT(_Settings):
+    """Fine-tuning on the dataset's chosen completions, for the settings that begin with `sft-` (App. L.7, L.9)."""
 
-    setting: Literal["off-policy-best", "off-policy-random"]
+    learning_rate: PositiveFloat
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    epochs: PositiveInt
+
+
+class Training(_Settings):
+    """Policy fitting; a pair is one sample of the batch.
+
+    setting: where the pairs come from, and whether the policy is first fine-tuned (App. L.7; `qrpo_lib.preferences`).
+    pairs_per_prompt: how many disjoint random pairs off-policy-random makes (chat: 1, code: 10).
+    ties: what becomes of pairs without preference; the paper keeps them.
+    max_tokens: completions are cut so that a prompt with its completion has no more (None: never cut).
+    """
+
+    setting: Setting
+    pairs_per_prompt: PositiveInt = 1
+    ties: Literal["drop", "keep"] = "drop"
+    max_tokens: PositiveInt | None = None
     batch_size: PositiveInt
     micro_batch_size: PositiveInt
     epochs: PositiveInt
@@ -125,10 +205,13 @@ class Training(_Settings):
 
 
 class Evaluation(_Settings):
-    """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3)."""
+    """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3).
 
-    temperature: PositiveFloat
-    top_p: Fraction
+    temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
+    """
+
+    temperature: PositiveFloat | None = None
+    top_p: Fraction | None = None
     repeats: PositiveInt
 
 
@@ -146,9 +229,10 @@ class Profile(_Settings):
     name: Name
     arm: Name
     seed: Annotated[int, Field(ge=0)]
-    policy: TinyPolicy | SmolLM2Policy = Field(discriminator="source")
-    task: TopicsTask | WrittenTask = Field(discriminator="name")
+    policy: TinyPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
+    task: TopicsTask | WrittenTask | ChatDataTask = Field(discriminator="name")
     reference_sampling: ReferenceSampling
+    sft: SFT | None = None
     training: Training
     evaluation: Evaluation
     experiment: Experiment
@@ -159,6 +243,37 @@ class Profile(_Settings):
         if needed > sampled:
             raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
         return self
+
+    @model_validator(mode="after")
+    def _setting_is_possible(self):
+        setting, task = self.training.setting, self.task
+        if setting.startswith("sft-") and not self.sft:
+            raise ValueError(f"training.setting is {setting}, but there is no table [sft] that says how to fine-tune")
+        if setting.startswith("sft-") and not task.completions:
+            raise ValueError(f"training.setting is {setting}, but the task {task.name} has no completions to tune on")
+        if setting.endswith("offline") and task.completions != "pairs":
+            raise ValueError(f"training.setting is {setting}, but the task {task.name} has no pairs of its own")
+        pairs, sampled = self.training.pairs_per_prompt, self.reference_sampling.completions
+        if pairs > 1 and not setting.endswith("off-policy-random"):
+            raise ValueError(f"training.pairs_per_prompt is {pairs}, but {setting} makes one pair a prompt")
+        if 2 * pairs > sampled:
+            raise ValueError(f"training.pairs_per_prompt is {pairs}, but only {sampled} completions are sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_is_said_once(self):
+        of_policy = isinstance(self.policy, HubPolicy)
+        for name in ("temperature", "top_p"):
+            if (getattr(self.evaluation, name) is None) != of_policy:
+                what = "is set, but the policy has its own" if of_policy else "is missing"
+                raise ValueError(f"evaluation.{name} {what}")
+        return self
+
+    @property
+    def evaluation_sampling(self) -> dict[str, float]:
+        """Temperature and top-p of evaluation completions: the policy's own, or the profile's."""
+        source = self.policy if isinstance(self.policy, HubPolicy) else self.evaluation
+        return {"temperature": source.temperature, "top_p": source.top_p}
 
     @property
     def label(self) -> str:

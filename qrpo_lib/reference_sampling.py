@@ -1,17 +1,26 @@
-"""Step 2, reference sampling: completions of every prompt from the initial policy at temperature 1, with their rewards.
+"""Step 2, reference sampling: completions of every prompt from the reference policy at temperature 1, with rewards.
 
 The folder holds `completions.parquet`: the first `completions` samples of a prompt are candidates for pairs (`role`
-"candidate"), the others give its reference rewards (`role` "reference").
+"candidate"), the others give its reference rewards (`role` "reference"); and `seeds.json`: backend and seeds.
+
+Any number of processes may run the same sampling at once, on one machine or on several that share the run folders, and
+divide its shards between them; a killed one loses at most its shard, and the result does not depend on who made what:
+
+    python -m qrpo_lib.reference_sampling --profile tiny --arm chat --setting off-policy-best
 """
 
 from __future__ import annotations
 
+import argparse
+import io
+import json
 from pathlib import Path
 
-from qrpo_lib import initial_policy, progress, runs, sampling, tasks
+from qrpo_lib import profiles, progress, reference_policy, runs, sampling, scoring, shards, tasks
 from qrpo_lib.profiles import Profile
 
 COMPLETIONS = "completions.parquet"
+SEEDS = "seeds.json"
 # Prompts sampled between two saves: what a killed run loses at most.
 _PROMPTS_IN_A_SHARD = 64
 
@@ -25,15 +34,15 @@ def step(profile: Profile) -> runs.Step:
         "seed": profile.seed,
         "sampling": settings.model_dump() | {"backend": backend},
     }
-    code = ("reference_sampling", "topics") if profile.task.name == "topics" else ("reference_sampling", "rewards")
-    return runs.Step("reference_sampling", parameters, inputs=(initial_policy.step(profile),), code=code)
+    inputs = (reference_policy.step(profile), *tasks.inputs(profile.task))
+    return runs.Step("reference_sampling", parameters, inputs=inputs, code=("reference_sampling", "vllm_worker"))
 
 
 def run(profile: Profile) -> Path:
-    """The folder of the reference completions, made if it is not there."""
-    policy = initial_policy.run(profile)
+    """The folder of the reference completions, made if it is not there; processes that call this share the work."""
+    policy, this = reference_policy.run(profile), step(profile)
     return runs.complete(
-        step(profile), lambda folder: _make(profile, policy, folder), seed=profile.seed, resumable=True
+        this, lambda folder: _merge(profile, folder), seed=profile.seed, shared=lambda: _share(profile, policy)
     )
 
 
@@ -47,8 +56,8 @@ def load(folder: Path):
     return pd.read_parquet(folder / COMPLETIONS)
 
 
-def _make(profile: Profile, policy: Path, folder: Path) -> None:
-    import pandas as pd
+def _share(profile: Profile, policy: Path) -> None:
+    """This process's part of sampling and scoring, to the end of both."""
     import torch
     from transformers import AutoTokenizer
 
@@ -56,39 +65,34 @@ def _make(profile: Profile, policy: Path, folder: Path) -> None:
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     prompts = tasks.prompts(profile.task, profile.seed)
-    starts = range(0, len(prompts), _PROMPTS_IN_A_SHARD)
-    shards = [folder / f"shard-{number:04d}.parquet" for number in range(len(starts))]
-    with progress.bar("sampling reference completions") as report:
-        for number, (start, shard) in enumerate(zip(starts, shards, strict=True)):
-            report(number, len(shards), "shards")
-            if not shard.exists():
-                some = prompts[start : start + _PROMPTS_IN_A_SHARD]
-                frame = _sample_shard(profile, policy, tokenizer, some, seed=profile.seed * 100_003 + number)
-                runs.write_atomically(shard, frame.to_parquet())
-        report(len(shards), len(shards), "shards")
-    completions = pd.concat([pd.read_parquet(shard) for shard in shards], ignore_index=True)
-    with progress.bar("scoring completions") as report:
-        report(0, 1, f"{len(completions)} completions")
-        reward = tasks.reward(profile.task)
-        completions["reward"] = reward.score(completions["prompt"].tolist(), completions["text"].tolist())
-    completions.to_parquet(folder / COMPLETIONS)
-    for shard in shards:
-        shard.unlink()
+    ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+    longest = max(map(len, ids)) + settings.max_new_tokens
+    names = _names(len(prompts))
+    with (
+        sampling.Sampler(policy, tokenizer, backend=settings.backend, max_model_len=longest) as sampler,
+        progress.bar("sampling reference completions") as report,
+    ):
+
+        def sample(number: int) -> bytes:
+            of_shard = slice(number * _PROMPTS_IN_A_SHARD, (number + 1) * _PROMPTS_IN_A_SHARD)
+            frame = _sample_shard(profile, sampler, prompts[of_shard], ids[of_shard], _seed(profile, number))
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer)
+            return buffer.getvalue()
+
+        shards.make_all(step(profile), names, sample, report)
+    scoring.score(step(profile), profile, lambda: _sampled(step(profile), names))
 
 
-def _sample_shard(profile: Profile, policy: Path, tokenizer, prompts: list[tasks.Prompt], seed: int):
+def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[tasks.Prompt], ids, seed: int):
     import pandas as pd
 
     settings = profile.reference_sampling
-    ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
-    sampled = sampling.sample(
-        policy,
-        tokenizer,
+    sampled = sampler.sample(
         ids,
         completions=settings.completions + settings.ref_rewards,
         max_new_tokens=settings.max_new_tokens,
         seed=seed,
-        backend=settings.backend,
         batch_size=settings.batch_size,
     )
     return pd.DataFrame(
@@ -106,3 +110,43 @@ def _sample_shard(profile: Profile, policy: Path, tokenizer, prompts: list[tasks
         }
         for one in sampled
     )
+
+
+def _merge(profile: Profile, folder: Path) -> None:
+    this = step(profile)
+    names = _names(len(tasks.prompts(profile.task, profile.seed)))
+    scoring.scored(this, _sampled(this, names)).to_parquet(folder / COMPLETIONS)
+    record = {
+        "backend": this.parameters["sampling"]["backend"],
+        "prompts_in_a_shard": _PROMPTS_IN_A_SHARD,
+        "seeds": [_seed(profile, number) for number in range(len(names))],
+    }
+    runs.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
+
+
+def _sampled(this: runs.Step, names: list[str]):
+    import pandas as pd
+
+    return pd.concat([pd.read_parquet(this.shards / name) for name in names], ignore_index=True)
+
+
+def _names(prompts: int) -> list[str]:
+    return [f"completions-{number:04d}.parquet" for number in range(-(-prompts // _PROMPTS_IN_A_SHARD))]
+
+
+def _seed(profile: Profile, shard: int) -> int:
+    return profile.seed * 100_003 + shard
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """One worker, as a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m qrpo_lib.reference_sampling", description=main.__doc__)
+    parser.add_argument("--profile", default="tiny")
+    parser.add_argument("--arm")
+    parser.add_argument("--setting", help="the distribution-shift setting (default: the profile's)")
+    given = parser.parse_args(arguments)
+    print(run(profiles.load(given.profile, given.arm).with_training(setting=given.setting)))
+
+
+if __name__ == "__main__":
+    main()

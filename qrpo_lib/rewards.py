@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from qrpo_lib import pretrained
+from qrpo_lib import hub, pretrained
+from qrpo_lib.profiles import Relevance, RewardModel
 
 _BATCH_SIZE = 64
 
@@ -67,45 +68,64 @@ class RelevanceReward:
         return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
-class SequenceClassifierReward:
-    """A reward model with one output, such as ArmoRM: the chat of prompt and completion, cut at `max_tokens`.
+class ChatReward:
+    """A reward model over the chat of prompt and completion: ArmoRM, or any sequence classifier with one output.
 
-    The paper cuts at 2,048 tokens (App. L.4). `dtype` is a torch dtype's name, or "auto" for the file's own;
-    `remote_code` allows a model that brings its own code. Raises ValueError for a model with several outputs.
+    Parameters
+    ----------
+    model: folder of the model and its tokenizer, whose chat template is used.
+    kind: "armorm" for ArmoRM (`qrpo_lib.armorm`), "classifier" for what transformers loads as a sequence classifier.
+        An output called `score` counts before `logits`.
+    max_tokens: chats are cut there, as the paper cuts at 2,048 (App. L.4).
+    dtype: a torch dtype's name, or "auto" for the file's own. The paper's is bfloat16.
+    remote_code: allow a classifier that brings its own code.
+
+    Raises ValueError for a model with several outputs.
     """
 
     def __init__(
         self,
         model: str | Path,
         *,
+        kind: Literal["armorm", "classifier"] = "classifier",
         max_tokens: int = 2048,
         batch_size: int = 16,
         dtype: str = "auto",
         remote_code: bool = False,
     ):
+        import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
-        self._model = AutoModelForSequenceClassification.from_pretrained(
-            model, trust_remote_code=remote_code, dtype=dtype
-        ).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=remote_code)
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._tokenizer.padding_side = "right"
+        if kind == "armorm":
+            from qrpo_lib.armorm import ArmoRM
+
+            loaded = ArmoRM.from_pretrained(model, dtype=dtype)
+        else:
+            loaded = AutoModelForSequenceClassification.from_pretrained(
+                model, dtype=dtype, trust_remote_code=remote_code
+            )
+        self._model = loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._max_tokens, self._batch_size = max_tokens, batch_size
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Float32 rewards (n,). Chats of similar length share a batch."""
+        """Float32 rewards (n,). Chats of similar length share a batch, longest first. Not a number: no reward."""
         import torch
 
         _check(prompts, completions)
         chats = [self._chat_ids(*pair) for pair in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(chats)), key=lambda i: (len(chats[i]), chats[i]))
+        order = sorted(range(len(chats)), key=lambda i: (-len(chats[i]), chats[i]))
         rewards = np.empty(len(chats), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(order), self._batch_size):
                 some = order[start : start + self._batch_size]
                 batch = self._tokenizer.pad({"input_ids": [chats[i] for i in some]}, return_tensors="pt")
-                output = self._model(**batch.to(self._model.device))
-                # ArmoRM's logits are its many objectives; its one reward is called score.
-                scores = output.score if hasattr(output, "score") else output.logits
+                batch = batch.to(self._model.device)
+                output = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                scores = output if isinstance(output, torch.Tensor) else _scores(output)
                 if scores.numel() != len(some):
                     outputs = scores.numel() // len(some)
                     raise ValueError(f"The reward model gives {outputs} outputs a chat; choose one that gives one.")
@@ -116,3 +136,20 @@ class SequenceClassifierReward:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         ids = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
         return ids[: self._max_tokens]
+
+
+def _scores(output):
+    return output.logits if getattr(output, "score", None) is None else output.score
+
+
+def from_settings(settings: RewardModel | Relevance) -> Reward:
+    """The reward that a profile names. Raises `hub.HubError` if its model cannot be had."""
+    if settings.kind == "relevance":
+        return RelevanceReward()
+    return ChatReward(
+        hub.model(settings.model, settings.revision),
+        kind=settings.kind,
+        max_tokens=settings.max_tokens,
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+    )

@@ -101,6 +101,11 @@ class Step:
         """Where the result is being made."""
         return runs_folder() / ".partial" / self.folder_name
 
+    @property
+    def shards(self) -> Path:
+        """Where the pieces are that processes make together before it (see `qrpo_lib.shards`)."""
+        return runs_folder() / ".shards" / self.folder_name
+
     def is_complete(self) -> bool:
         """Whether the result exists.
 
@@ -115,26 +120,39 @@ class Step:
         return True
 
 
-def complete(step: Step, make: Callable[[Path], None], *, seed: int | None = None, resumable: bool = False) -> Path:
+def complete(
+    step: Step,
+    make: Callable[[Path], None],
+    *,
+    seed: int | None = None,
+    resumable: bool = False,
+    shared: Callable[[], None] | None = None,
+) -> Path:
     """The folder of the step's result, made by `make(folder)` if it is not there yet.
 
     Two processes that ask for the same step at once do not make it twice: the second one waits. With `resumable`,
     `make` finds what an interrupted attempt left in the folder and must trust only what was moved there whole
-    (`write_atomically`); otherwise it starts with an empty folder.
+    (`write_atomically`); otherwise it starts with an empty folder. Work that such processes share is `shared()`,
+    called before `make`: it leaves its pieces in `step.shards`, which is removed in the end.
     """
     if step.is_complete():
         return step.folder
+    started, clock = datetime.now(UTC), time.monotonic()
+    if shared:
+        shared()
     with lock(step.folder_name):
         if step.is_complete():
             return step.folder
         if not resumable:
             shutil.rmtree(step.partial, ignore_errors=True)
         step.partial.mkdir(parents=True, exist_ok=True)
-        started, clock = datetime.now(UTC), time.monotonic()
         make(step.partial)
         _write_record(step, seed, started, time.monotonic() - clock)
         _sync(step.partial)
         step.partial.rename(step.folder)
+        shutil.rmtree(step.shards, ignore_errors=True)
+        for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):  # of the shards
+            path.unlink(missing_ok=True)
     return step.folder
 
 

@@ -15,6 +15,7 @@ with a right tail. The paper's chat rewards have the same features, without a tr
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -56,6 +57,8 @@ _COST_OF_A_WORD = 0.01
 _STEEPNESS = 4.0
 # An instruction example is more or less on topic, and more or less long, so that a policy trained on them is varied.
 _RELEVANCE = (0.4, 1.0)
+_RELEVANCE_OF_WRITTEN = (0.7, 1.0)
+_WRITTEN_ANSWERS = 5
 _MEAN_SENTENCES = 2.5
 _MOST_SENTENCES = 6
 
@@ -117,6 +120,23 @@ def conversations(count: int, seed: int) -> list[tuple[str, str]]:
     return pairs
 
 
+def written_pairs(requests: Sequence[str], seed: int) -> list[tuple[str, str]]:
+    """A better and a worse answer to each request, by a writer who keeps to the topic more than the policy was taught.
+
+    The better one is the best, the worse one the worst of five by the reward, as in Magpie-Air, whose completions
+    likewise come from a stronger model. A request's answers depend on the request and the seed alone.
+    """
+    pairs = []
+    for request in requests:
+        generator = np.random.default_rng([seed, zlib.crc32(request.encode())])
+        words = _words(request)
+        topic, tone = (next(word for word in words if word in known) for known in (_TOPICS, _TONES))
+        answers = [_answer(generator, topic, tone, _RELEVANCE_OF_WRITTEN) for _ in range(_WRITTEN_ANSWERS)]
+        ranked = sorted(answers, key=lambda answer: _reward(request, answer))
+        pairs.append((ranked[-1], ranked[0]))
+    return pairs
+
+
 class TopicReward:
     """The reward R of this module's docstring, behind the interface of `qrpo_lib.rewards`."""
 
@@ -134,8 +154,8 @@ def _reward(request: str, answer: str) -> float:
     return float(np.exp(_STEEPNESS * score))
 
 
-def _answer(generator: np.random.Generator, topic: str, tone: str) -> str:
-    relevance = generator.uniform(*_RELEVANCE)
+def _answer(generator: np.random.Generator, topic: str, tone: str, relevances: tuple[float, float] = _RELEVANCE) -> str:
+    relevance = generator.uniform(*relevances)
     sentences = min(int(generator.geometric(1 / _MEAN_SENTENCES)), _MOST_SENTENCES)
     return " ".join(_sentence(generator, topic, tone, relevance) for _ in range(sentences))
 

@@ -99,7 +99,7 @@ def classifier(tmp_path_factory):
 
 
 def test_classifier_scores_each_chat_as_it_would_alone(classifier):
-    reward = rewards.SequenceClassifierReward(classifier, batch_size=2)
+    reward = rewards.ChatReward(classifier, batch_size=2)
     prompts, completions = ["a b", "c", "d e f g", "h"], ["c d e", "a", "b", "a b c d e f g h"]
     together = reward.score(prompts, completions)
     for prompt, completion, score in zip(prompts, completions, together, strict=True):
@@ -110,7 +110,7 @@ def test_classifier_scores_each_chat_as_it_would_alone(classifier):
 
 
 def test_classifier_cuts_at_max_tokens(classifier):
-    reward = rewards.SequenceClassifierReward(classifier, max_tokens=6)
+    reward = rewards.ChatReward(classifier, max_tokens=6)
     # user a b c assistant | d: the seventh token, and all after it, do not count.
     first, second = reward.score(["a b c"] * 2, ["d e", "d h h h"])
     assert first == second
@@ -119,20 +119,20 @@ def test_classifier_cuts_at_max_tokens(classifier):
 
 
 def test_no_completions_give_no_rewards(relevance, classifier):
-    for reward in (relevance, rewards.SequenceClassifierReward(classifier)):
+    for reward in (relevance, rewards.ChatReward(classifier)):
         scores = reward.score([], [])
         assert scores.shape == (0,)
         assert scores.dtype == np.float32
 
 
 def test_prompts_and_completions_must_match(relevance, classifier):
-    for reward in (relevance, rewards.SequenceClassifierReward(classifier)):
+    for reward in (relevance, rewards.ChatReward(classifier)):
         with pytest.raises(ValueError, match="1 prompts for 2 completions"):
             reward.score(["a"], ["b", "c"])
 
 
 def test_classifier_does_not_depend_on_the_order(classifier):
-    reward = rewards.SequenceClassifierReward(classifier, batch_size=2)
+    reward = rewards.ChatReward(classifier, batch_size=2)
     prompts, completions = ["a b", "c", "d e f", "h", "a"], ["c", "a b", "d", "a b c d", "h g"]
     np.testing.assert_array_equal(
         reward.score(prompts, completions), reward.score(prompts[::-1], completions[::-1])[::-1]
@@ -140,8 +140,8 @@ def test_classifier_does_not_depend_on_the_order(classifier):
 
 
 def test_classifier_loads_in_the_given_dtype(classifier):
-    exact = rewards.SequenceClassifierReward(classifier).score(["a b"], ["c d"])
-    coarse = rewards.SequenceClassifierReward(classifier, dtype="bfloat16").score(["a b"], ["c d"])
+    exact = rewards.ChatReward(classifier).score(["a b"], ["c d"])
+    coarse = rewards.ChatReward(classifier, dtype="bfloat16").score(["a b"], ["c d"])
     assert coarse.dtype == np.float32
     assert coarse[0] != exact[0]
     assert coarse[0] == pytest.approx(exact[0], rel=0.1, abs=0.1)
@@ -154,4 +154,4 @@ def test_model_with_several_outputs_is_refused(classifier, tmp_path):
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="2 outputs"):
-        rewards.SequenceClassifierReward(tmp_path).score(["a"], ["b"])
+        rewards.ChatReward(tmp_path).score(["a"], ["b"])

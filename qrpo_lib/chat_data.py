@@ -1,0 +1,102 @@
+"""The paper's chat datasets, Magpie-Air and UltraFeedback: filtered, split, with their own pairs (App. L.3).
+
+The folder holds `prompts.parquet`, with columns `prompt_id, split, prompt, chosen, rejected`, and `counts.json`: how
+many rows each split had, how many were left out and why, how many remain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qrpo_lib import hub, progress, runs
+from qrpo_lib.profiles import ChatDataTask
+
+PROMPTS, COUNTS = "prompts.parquet", "counts.json"
+# Of the split of the test set into selection and reporting halves.
+HALVES_SEED = 43
+_AT_ONCE = 1000
+
+
+def step(task: ChatDataTask) -> runs.Step:
+    """What determines the prepared dataset."""
+    return runs.Step("chat_data", {"task": task.model_dump(exclude={"reward"})}, code=("chat_data",))
+
+
+def run(task: ChatDataTask) -> Path:
+    """The folder of the prepared dataset, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
+    return runs.complete(step(task), lambda folder: _make(task, folder))
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The prepared rows, in the order of the dataset, train before test."""
+    return pd.read_parquet(folder / PROMPTS)
+
+
+def _make(task: ChatDataTask, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(hub.model(task.tokenizer, task.tokenizer_revision, tokenizer_only=True))
+    frames, counts = [], {}
+    for role, name in (("train", task.train_split), ("test", task.test_split)):
+        rows = hub.dataset(task.dataset, task.revision, name)
+        with progress.bar(f"filtering {task.dataset}, {name}") as report:
+            frame, dropped = _filtered(rows, role, tokenizer, task.max_tokens, report)
+        counts[role] = {"rows": len(rows), **dropped, "remain": len(frame)}
+        frames.append(frame)
+    train, test = frames
+    halves = pd.Series("reporting", index=test.index)
+    halves.iloc[selection_half(len(test))] = "selection"
+    frame = pd.concat([train.assign(split="train"), test.assign(split=halves)], ignore_index=True)
+    frame[["prompt_id", "split", "prompt", "chosen", "rejected"]].to_parquet(folder / PROMPTS)
+    runs.write_atomically(folder / COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
+
+
+def selection_half(count: int, strata: list[str] | None = None) -> list[int]:
+    """Which of `count` test rows choose models; the others report. With `strata`, in equal shares of each stratum.
+
+    The split of scikit-learn at seed 43, in which the authors name the second half the selection.
+    """
+    from sklearn.model_selection import train_test_split
+
+    _, selection = train_test_split(range(count), test_size=0.5, random_state=HALVES_SEED, stratify=strata)
+    return sorted(selection)
+
+
+def _filtered(rows: Any, role: str, tokenizer: Any, max_tokens: int, report: progress.Report):
+    """The usable rows of one split as a frame, and how many were left out for each reason."""
+    missing = [name for name in ("chosen", "rejected") if name not in rows.column_names]
+    if missing:
+        raise hub.HubError(f"The dataset has no column {' and '.join(missing)}; it has {', '.join(rows.column_names)}.")
+    kept, dropped = [], Counter({"not_one_request_and_answer": 0, "too_long": 0})
+    for start in range(0, len(rows), _AT_ONCE):
+        report(start, len(rows), "rows")
+        some = rows.select_columns(["chosen", "rejected"])[start : start + _AT_ONCE]
+        single = [i for i in range(len(some["chosen"])) if _is_single_turn(some["chosen"][i], some["rejected"][i])]
+        dropped["not_one_request_and_answer"] += len(some["chosen"]) - len(single)
+        lengths = [_lengths(tokenizer, [some[side][i] for i in single]) for side in ("chosen", "rejected")]
+        for i, *of_both in zip(single, *lengths, strict=True):
+            if max(of_both) > max_tokens:
+                dropped["too_long"] += 1
+                continue
+            (request, chosen), (_, rejected) = some["chosen"][i], some["rejected"][i]
+            texts = {"prompt": request["content"], "chosen": chosen["content"], "rejected": rejected["content"]}
+            kept.append({"prompt_id": f"{role}-{start + i:06d}", **texts})
+    return pd.DataFrame(kept, columns=["prompt_id", "prompt", "chosen", "rejected"]), dict(dropped)
+
+
+def _is_single_turn(chosen: list[dict], rejected: list[dict]) -> bool:
+    roles = [[message["role"] for message in conversation] for conversation in (chosen, rejected)]
+    return roles == [["user", "assistant"]] * 2 and chosen[0]["content"] == rejected[0]["content"]
+
+
+def _lengths(tokenizer: Any, conversations: list[list[dict]]) -> list[int]:
+    """Tokens of whole conversations, chat template included."""
+    if not conversations:
+        return []
+    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -1,0 +1,65 @@
+"""The dataset's own pairs with their rewards, for the offline settings: no policy has a part in them.
+
+The folder holds `pairs.parquet`, with columns `prompt_id, split, prompt, side, text, reward`, two rows a pair.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from qrpo_lib import runs, scoring, tasks
+from qrpo_lib.profiles import Profile
+
+PAIRS = "pairs.parquet"
+
+
+def step(profile: Profile) -> runs.Step:
+    """What determines the scored pairs."""
+    parameters = {"task": profile.task.model_dump(), "seed": profile.seed}
+    return runs.Step("dataset_pairs", parameters, inputs=tasks.inputs(profile.task), code=("dataset_pairs",))
+
+
+def run(profile: Profile) -> Path:
+    """The folder of the scored pairs, made if it is not there; processes that call this at once share the work."""
+    this = step(profile)
+    return runs.complete(
+        this,
+        lambda folder: scoring.scored(this, _texts(profile)).to_parquet(folder / PAIRS),
+        seed=profile.seed,
+        shared=lambda: scoring.score(this, profile, lambda: _texts(profile)),
+    )
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The scored pairs."""
+    return pd.read_parquet(folder / PAIRS)
+
+
+def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
+    """The pairs with a policy's `prompt_ids` and `token_ids`, without those of which an answer cannot be written so."""
+    rows, unusable = [], set()
+    for row in frame.to_dict("records"):
+        try:
+            ids = tasks.completion_ids(tokenizer, row["prompt"], row["text"])
+        except tasks.UnusableAnswer:
+            unusable.add(row["prompt_id"])
+            continue
+        rows.append(row | {"prompt_ids": tasks.prompt_ids(tokenizer, row["prompt"]), "token_ids": ids})
+    usable = [row for row in rows if row["prompt_id"] not in unusable]
+    return pd.DataFrame(usable, columns=[*frame.columns, "prompt_ids", "token_ids"])
+
+
+def _texts(profile: Profile) -> pd.DataFrame:
+    prompts = {one.id: one for one in tasks.prompts(profile.task, profile.seed)}
+    rows = [
+        {"prompt_id": one.prompt_id, "side": side, "text": text}
+        for one in tasks.demonstrations(profile.task, profile.seed)
+        for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+        if prompts[one.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
+    ]
+    frame = pd.DataFrame(rows)
+    frame.insert(1, "split", [prompts[name].split for name in frame["prompt_id"]])
+    frame.insert(2, "prompt", [prompts[name].text for name in frame["prompt_id"]])
+    return frame
