@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qrpo_lib import hub, progress, runs, topics
+from qrpo_lib import expressions, hub, progress, runs, topics
 from qrpo_lib.profiles import HubPolicy, Profile, SmolLM2Policy, TinyPolicy
 
 _END = "<|end|>"
@@ -73,9 +73,12 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    # One policy for both tasks, as in the paper. Sequences of a batch are of similar length; batches come in random order.
     texts = topics.documents(settings.pretraining_documents, seed)
+    texts += expressions.documents(settings.code_documents, seed)
     conversations = topics.conversations(settings.instruction_examples, seed + 1)
-    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(request for request, _ in conversations)])
+    conversations += expressions.conversations(settings.code_examples, seed + 1)
+    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(text for pair in conversations for text in pair)])
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

