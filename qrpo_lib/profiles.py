@@ -133,6 +133,24 @@ class ChatDataTask(_Task):
     reward: RewardModel | Relevance = Field(discriminator="kind")
 
 
+class ExpressionsTask(_Task):
+    """The suite's generated code task (`qrpo_lib.expressions`); the reward is the share of tests passed."""
+
+    name: Literal["expressions"]
+    train_prompts: PositiveInt
+    selection_prompts: PositiveInt
+    reporting_prompts: PositiveInt
+
+
+class ProblemsTask(_Task):
+    """The suite's own Python problems (`qrpo_lib.problems`); the reward is the share of tests passed."""
+
+    name: Literal["problems"]
+
+
+Task = TopicsTask | WrittenTask | ChatDataTask | ExpressionsTask | ProblemsTask
+
+
 class Sampling(_Settings):
     """How completions are sampled. `backend = "auto"` is vLLM where it is installed, else transformers."""
 
@@ -232,7 +250,7 @@ class Profile(_Settings):
     arm: Name
     seed: Annotated[int, Field(ge=0)]
     policy: TinyPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
-    task: TopicsTask | WrittenTask | ChatDataTask = Field(discriminator="name")
+    task: Task = Field(discriminator="name")
     reference_sampling: ReferenceSampling
     sft: SFT | None = None
     training: Training

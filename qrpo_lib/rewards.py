@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ from qrpo_lib import hub, pretrained
 from qrpo_lib.profiles import Relevance, RewardModel
 
 _BATCH_SIZE = 64
+_LIMITS = {"seconds_per_test": 2.0, "memory_mb": 256, "max_tests": 100}
 
 
 class Reward(Protocol):
@@ -153,3 +155,38 @@ def from_settings(settings: RewardModel | Relevance) -> Reward:
         batch_size=settings.batch_size,
         dtype=settings.dtype,
     )
+
+
+def code_block(completion: str) -> str | None:
+    """The code in a completion's first Python code block; None if there is none, or none that is closed."""
+    found = re.search(r"```(?:python|py)?[ \t]*\n(.*?)```", completion, re.DOTALL | re.IGNORECASE)
+    return found[1] if found else None
+
+
+class TestsReward:
+    """The share of a problem's tests that the code in a completion passes when it is run, in [0, 1].
+
+    The reward of the code task (App. L.4): at most the first 100 tests are run, and an answer without a closed code
+    block scores 0. `tests_of` gives a prompt's tests, and `setup_of` the source that runs before an answer's code.
+    Answers with the same code to the same prompt are run once.
+    """
+
+    __test__ = False  # pytest takes every name that begins with Test for its own
+
+    def __init__(self, tests_of: Callable[[str], Sequence[str]], setup_of: Callable[[str], str] = lambda prompt: ""):
+        self._tests_of, self._setup_of = tests_of, setup_of
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Float32 rewards (n,)."""
+        from qrpo_lib import sandbox
+
+        _check(prompts, completions)
+        answers = [(prompt, code_block(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+        different = sorted({(prompt, code) for prompt, code in answers if code is not None})
+        results = sandbox.run_many(
+            [self._setup_of(prompt) + code for prompt, code in different],
+            [list(self._tests_of(prompt)) for prompt, _ in different],
+            **_LIMITS,
+        )
+        rates = {answer: result.pass_rate for answer, result in zip(different, results, strict=True)}
+        return np.array([rates.get(answer, 0.0) for answer in answers], dtype=np.float32)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qrpo_lib import chat_data, hub, runs, topics
-from qrpo_lib.profiles import ChatDataTask, Profile, TopicsTask, WrittenTask
+from qrpo_lib import chat_data, expressions, hub, problems, runs, topics
+from qrpo_lib.profiles import ChatDataTask, ExpressionsTask, ProblemsTask, Profile, Task, TopicsTask
 
-Task = TopicsTask | WrittenTask | ChatDataTask
 Split = Literal["train", "selection", "reporting"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "reporting")
 _WRITTEN_PROMPTS = Path(__file__).parent / "data" / "smol_prompts.jsonl"
@@ -56,14 +55,16 @@ def check_available(profile: Profile) -> None:
 
 def prompts(task: Task, seed: int) -> list[Prompt]:
     """All prompts of a task. Models are trained on "train", chosen on "selection" and reported on "reporting"."""
-    if isinstance(task, TopicsTask):
+    if isinstance(task, TopicsTask | ExpressionsTask):
         sizes = (task.train_prompts, task.selection_prompts, task.reporting_prompts)
         splits = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
-        texts = topics.requests(len(splits), seed)
+        texts = (topics if isinstance(task, TopicsTask) else expressions).requests(len(splits), seed)
         return [Prompt(f"t{i:05d}", split, text) for i, (split, text) in enumerate(zip(splits, texts, strict=True))]
     if isinstance(task, ChatDataTask):
         frame = chat_data.load(chat_data.run(task))
         return [Prompt(*row) for row in zip(frame["prompt_id"], frame["split"], frame["prompt"], strict=True)]
+    if isinstance(task, ProblemsTask):
+        return [Prompt(problem.id, problem.split, problem.prompt) for problem in problems.own()]
     rows = [json.loads(line) for line in _WRITTEN_PROMPTS.read_text(encoding="utf-8").splitlines()]
     return [Prompt(row["id"], row["split"], row["prompt"]) for row in rows]
 
@@ -89,6 +90,10 @@ def reward(task: Task) -> Any:
         return topics.TopicReward()
     from qrpo_lib import rewards
 
+    if isinstance(task, ExpressionsTask):
+        return rewards.TestsReward(expressions.tests)
+    if isinstance(task, ProblemsTask):
+        return problems.reward(problems.own())
     return rewards.from_settings(task.reward) if isinstance(task, ChatDataTask) else rewards.RelevanceReward()
 
 
