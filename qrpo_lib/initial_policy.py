@@ -87,6 +87,8 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
             num_hidden_layers=settings.layers,
             num_attention_heads=settings.heads,
             max_position_embeddings=_CONTEXT,
+            # The default, 0.02, is for large models: here attention would be flat for long, and copying learnt late.
+            initializer_range=settings.hidden_size**-0.5,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
