@@ -128,6 +128,11 @@ def tests(request: str) -> list[str]:
     return [f"assert f({_GRID[i, 0]}, {_GRID[i, 1]}) == {values[i]}" for i in chosen]
 
 
+def solution(request: str) -> str:
+    """An answer to a request that passes all its tests. Raises ValueError for a text that is no request."""
+    return f"```python\n{_read(request).filled(_FUNCTIONS[0], 'code')}```"
+
+
 def documents(count: int, seed: int) -> list[str]:
     """Plain text for pretraining: functions without mistakes, each under a comment that says what it returns."""
     generator = np.random.default_rng(seed)

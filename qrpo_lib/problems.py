@@ -90,6 +90,11 @@ def human_eval() -> tuple[Problem, ...]:
     return tuple(_human_eval_problem(row) for row in rows if row["task_id"] not in LEFT_OUT)
 
 
+def answer(problem: Problem) -> str:
+    """The solution as a completion gives it: in a code block."""
+    return f"```python\n{problem.solution}```"
+
+
 def reward(problems: Sequence[Problem]) -> rewards.TestsReward:
     """The share of tests passed by answers to the prompts of these problems."""
     of_prompt = {problem.prompt: problem for problem in problems}

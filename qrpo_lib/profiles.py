@@ -136,6 +136,7 @@ class ChatDataTask(_Task):
 class ExpressionsTask(_Task):
     """The suite's generated code task (`qrpo_lib.expressions`); the reward is the share of tests passed."""
 
+    completions = "solution"
     name: Literal["expressions"]
     train_prompts: PositiveInt
     selection_prompts: PositiveInt
@@ -145,6 +146,7 @@ class ExpressionsTask(_Task):
 class ProblemsTask(_Task):
     """The suite's own Python problems (`qrpo_lib.problems`); the reward is the share of tests passed."""
 
+    completions = "solution"
     name: Literal["problems"]
 
 

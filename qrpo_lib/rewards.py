@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,7 +12,6 @@ from qrpo_lib import hub, pretrained
 from qrpo_lib.profiles import Relevance, RewardModel
 
 _BATCH_SIZE = 64
-_LIMITS = {"seconds_per_test": 2.0, "memory_mb": 256, "max_tests": 100}
 
 
 class Reward(Protocol):
@@ -157,18 +155,12 @@ def from_settings(settings: RewardModel | Relevance) -> Reward:
     )
 
 
-def code_block(completion: str) -> str | None:
-    """The code in a completion's first Python code block; None if there is none, or none that is closed."""
-    found = re.search(r"```(?:python|py)?[ \t]*\n(.*?)```", completion, re.DOTALL | re.IGNORECASE)
-    return found[1] if found else None
-
-
 class TestsReward:
     """The share of a problem's tests that the code in a completion passes when it is run, in [0, 1].
 
-    The reward of the code task (App. L.4): at most the first 100 tests are run, and an answer without a closed code
-    block scores 0. `tests_of` gives a prompt's tests, and `setup_of` the source that runs before an answer's code.
-    Answers with the same code to the same prompt are run once.
+    The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An answer
+    without a closed code block scores 0. `tests_of` gives a prompt's tests, `setup_of` the source that runs before an
+    answer's code. Answers with the same code to the same prompt are run once.
     """
 
     __test__ = False  # pytest takes every name that begins with Test for its own
@@ -178,15 +170,13 @@ class TestsReward:
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,)."""
-        from qrpo_lib import sandbox
+        from qrpo_lib import leetcode, sandbox
 
         _check(prompts, completions)
-        answers = [(prompt, code_block(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+        codes = map(leetcode.extract_code, completions)
+        answers = list(zip(prompts, codes, strict=True))
         different = sorted({(prompt, code) for prompt, code in answers if code is not None})
-        results = sandbox.run_many(
-            [self._setup_of(prompt) + code for prompt, code in different],
-            [list(self._tests_of(prompt)) for prompt, _ in different],
-            **_LIMITS,
-        )
+        jobs = [(self._setup_of(prompt) + code, self._tests_of(prompt)) for prompt, code in different]
+        results = sandbox.run_many(jobs)
         rates = {answer: result.pass_rate for answer, result in zip(different, results, strict=True)}
         return np.array([rates.get(answer, 0.0) for answer in answers], dtype=np.float32)

@@ -81,6 +81,10 @@ def demonstrations(task: Task, seed: int) -> list[Demonstration]:
     if isinstance(task, ChatDataTask):
         frame = chat_data.load(chat_data.run(task))
         return [Demonstration(*row) for row in zip(frame["prompt_id"], frame["chosen"], frame["rejected"], strict=True)]
+    if isinstance(task, ExpressionsTask):
+        return [Demonstration(prompt.id, expressions.solution(prompt.text)) for prompt in prompts(task, seed)]
+    if isinstance(task, ProblemsTask):
+        return [Demonstration(problem.id, problems.answer(problem)) for problem in problems.own()]
     raise ValueError(f"The task {task.name} has no completions of its own: choose a setting that needs none.")
 
 

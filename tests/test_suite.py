@@ -22,8 +22,8 @@ def test_jobs_come_after_what_they_need():
 
 def test_only_selects_by_name_path_and_id():
     jobs = suite.jobs("tiny")
-    assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"]
-    assert len(suite.select(jobs, ["experiments/training"])) == 6
+    assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"] * 2  # one for each arm
+    assert len(suite.select(jobs, ["experiments/training"])) == 12
     one = "experiments/training[chat, dpo, seed 1]"
     assert [job.id for job in suite.select(jobs, [one])] == [one]
     with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
@@ -35,7 +35,9 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.123\n')
     steps = {job.id: job.inputs for job in suite.jobs("tiny")}
     changed = {job.id for job in suite.jobs(str(path)) if job.inputs != steps[job.id]}
-    assert changed == {f"experiments/training[chat, dpo, seed {seed}]" for seed in range(3)} | {"results/tables[chat]"}
+    arms = ("chat", "code")
+    trainings = {f"experiments/training[{arm}, dpo, seed {seed}]" for arm in arms for seed in range(3)}
+    assert changed == trainings | {f"results/tables[{arm}]" for arm in arms}
 
 
 def test_source_notebooks_are_clean():
