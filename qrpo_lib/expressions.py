@@ -46,7 +46,8 @@ _FUNCTIONS = (
     "def f(a, b):\n    if {condition}:\n        return {then}\n    return {otherwise}\n",
     "def f(a, b):\n    return {then} if {condition} else {otherwise}\n",
     "def f(a, b):\n    x = {otherwise}\n    if {condition}:\n        x = {then}\n    return x\n",
-    "def f(a, b):\n    # two cases\n    if {condition}:\n        return {then}\n    else:\n        return {otherwise}\n",
+    "def f(a, b):\n    # two cases\n"
+    "    if {condition}:\n        return {then}\n    else:\n        return {otherwise}\n",
 )
 _OPENINGS = ("", "Here is the function.\n", "Two cases: one if {condition}, one if not.\n")
 _GRID = np.array(list(product(range(10), repeat=2)))
@@ -177,10 +178,9 @@ def _pick(generator: np.random.Generator, options: Sequence[str]) -> str:
 
 def _read(request: str) -> _Problem:
     """The problem that a request states."""
-    term = r"\w+ [a-z ]+ \w+"
     for template in _REQUESTS:
-        groups = {part: f"(?P<{part}>{term})" for part in ("condition", "then", "otherwise")}
-        found = re.fullmatch(re.sub(r"\\{(\w+)\\}", lambda part: groups[part[1]], re.escape(template)), request)
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+ [a-z ]+ \\w+)", re.escape(template))
+        found = re.fullmatch(pattern, request)
         if found:
             return _Problem(**{part: _Term(*re.split(r" (.+) ", words)) for part, words in found.groupdict().items()})
     raise ValueError(f"This is not a request of the expressions task: {request!r}.")

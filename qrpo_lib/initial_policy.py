@@ -73,7 +73,7 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    # One policy for both tasks, as in the paper. Sequences of a batch are of similar length; batches come in random order.
+    # One policy for both tasks, as in the paper. A batch has sequences of similar length; batches come in random order.
     texts = topics.documents(settings.pretraining_documents, seed)
     texts += expressions.documents(settings.code_documents, seed)
     conversations = topics.conversations(settings.instruction_examples, seed + 1)

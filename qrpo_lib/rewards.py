@@ -158,9 +158,9 @@ def from_settings(settings: RewardModel | Relevance) -> Reward:
 class TestsReward:
     """The share of a problem's tests that the code in a completion passes when it is run, in [0, 1].
 
-    The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An answer
-    without a closed code block scores 0. `tests_of` gives a prompt's tests, `setup_of` the source that runs before an
-    answer's code. Answers with the same code to the same prompt are run once.
+    The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An
+    answer without a closed code block scores 0. `tests_of` gives a prompt's tests, `setup_of` the source that runs
+    before an answer's code. Answers with the same code to the same prompt are run once.
     """
 
     __test__ = False  # pytest takes every name that begins with Test for its own

@@ -161,7 +161,10 @@ def test_human_eval_has_all_problems_but_the_named_one():
     assert names == {f"HumanEval/{i}" for i in range(164)}
     assert all(problem.tests and "candidate" not in "".join(problem.tests) for problem in made)
     problem = made[2]
-    assert problem.tests[:2] == ("assert truncate_number(3.5) == 0.5", "assert abs(truncate_number(1.33) - 0.33) < 1e-06")
+    assert problem.tests[:2] == (
+        "assert truncate_number(3.5) == 0.5",
+        "assert abs(truncate_number(1.33) - 0.33) < 1e-06",
+    )
     by_id = {problem.id: problem for problem in made}
     assert "def encode_shift" in by_id["HumanEval/50"].setup
     assert len(by_id["HumanEval/53"].tests) == 20  # 5 of its own, and the first others of its loop
@@ -202,5 +205,5 @@ def test_human_eval_solutions_pass_in_the_sandbox():
 @pytest.mark.slow
 def test_answers_to_human_eval_may_leave_out_the_imports():
     made = [problem for problem in human_eval() if problem.setup.strip()]
-    answers = [f"```python\n{problem.solution[len(problem.setup):]}```" for problem in made]
+    answers = [f"```python\n{problem.solution[len(problem.setup) :]}```" for problem in made]
     assert (problems.reward(made).score([problem.prompt for problem in made], answers) == 1).all()
