@@ -38,7 +38,7 @@ class _Settings(BaseModel):
 
 
 class TinyPolicy(_Settings):
-    """A Llama that the suite pretrains on documents and tunes on examples of instructions, for its chat and code task."""
+    """A Llama that the suite pretrains on documents and tunes on instructions, for its chat and its code task."""
 
     source: Literal["tiny"]
     vocabulary_size: PositiveInt

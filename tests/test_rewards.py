@@ -157,7 +157,7 @@ def test_model_with_several_outputs_is_refused(classifier, tmp_path):
         rewards.ChatReward(tmp_path).score(["a"], ["b"])
 
 
-def tests_of(prompt):
+def of_prompt(prompt):
     return [f"assert f({n}) == {n} {prompt} 2" for n in range(20)]
 
 
@@ -176,7 +176,7 @@ def test_tests_reward_is_the_share_of_tests_passed():
         block("n + "): 0.0,  # not Python
         "": 0.0,
     }
-    scores = rewards.TestsReward(tests_of).score(["+"] * len(answers), list(answers))
+    scores = rewards.TestsReward(of_prompt).score(["+"] * len(answers), list(answers))
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(scores, np.float32(list(answers.values())))
 
@@ -188,7 +188,7 @@ def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkey
     monkeypatch.setattr(sandbox, "run_many", lambda jobs: solutions.extend(code for code, _ in jobs) or run(jobs))
     prompts = ["+", "*", "+", "+", "*"]
     completions = [block("n + 2"), block("n + 2"), "Other words. " + block("n + 2"), block("n * 2"), block("n * 2")]
-    scores = rewards.TestsReward(tests_of, lambda prompt: "import math\n").score(prompts, completions)
+    scores = rewards.TestsReward(of_prompt, lambda prompt: "import math\n").score(prompts, completions)
     np.testing.assert_array_equal(scores, np.float32([1, 0.05, 1, 0.05, 1]))
     assert len(solutions) == 4  # the first and the third are one
     assert all(solution.startswith("import math\n") for solution in solutions)
@@ -196,4 +196,4 @@ def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkey
 
 def test_tests_reward_refuses_unequal_lengths():
     with pytest.raises(ValueError, match="2 prompts for 1 completions"):
-        rewards.TestsReward(tests_of).score(["+", "+"], [block("n")])
+        rewards.TestsReward(of_prompt).score(["+", "+"], [block("n")])
