@@ -15,12 +15,13 @@ from qrpo_lib.quantile import quantile_reward
 
 @dataclass(frozen=True)
 class Uniformity:
-    """Chi-square test of the estimated quantile's n + 1 equally likely values."""
+    """Chi-square test of the estimated quantile's n + 1 equally likely values; `ties` is the share of equal rewards."""
 
     statistic: float
     p_value: float
     prompts: int
     n: int
+    ties: float
 
 
 def summary(completions: pd.DataFrame) -> pd.DataFrame:
@@ -37,11 +38,13 @@ def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:
     references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
     firsts = completions[completions["sample_index"] == 0].set_index("prompt_id")["reward"]
     n = len(references.iloc[0])
-    quantiles = quantile_reward(firsts.to_numpy(), np.array(references.loc[firsts.index].tolist()))
+    rewards, references = firsts.to_numpy(), np.array(references.loc[firsts.index].tolist())
+    quantiles = quantile_reward(rewards, references)
     counts = np.bincount(np.rint(quantiles * n).astype(int), minlength=n + 1)
     test = stats.chisquare(counts)
     frame = pd.DataFrame({"quantile": np.arange(n + 1) / n, "share": counts / counts.sum(), "expected": 1 / (n + 1)})
-    return frame, Uniformity(float(test.statistic), float(test.pvalue), len(firsts), n)
+    ties = float((rewards[:, None] == references).mean())
+    return frame, Uniformity(float(test.statistic), float(test.pvalue), len(firsts), n, ties)
 
 
 def draw_quantiles(quantiles: pd.DataFrame) -> plt.Figure:

@@ -1,0 +1,43 @@
+"""The code arm of the pipeline at its smallest: the policy of both tasks, sampling, the sandbox's rewards, training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qrpo_lib import initial_policy, policy_training, profiles, reference_sampling, tasks
+
+SMALLEST = Path(__file__).parent / "data" / "smallest.toml"
+
+
+@pytest.mark.parametrize("name", ["tiny", "smol"])
+def test_code_arm_shares_the_policy_of_the_chat_arm(name):
+    chat, code = profiles.load(name, "chat"), profiles.load(name, "code")
+    assert initial_policy.step(chat).key == initial_policy.step(code).key
+    assert reference_sampling.step(chat).key != reference_sampling.step(code).key
+    assert chat.training.setting != code.training.setting == "off-policy-random"
+
+
+@pytest.mark.parametrize("name", ["tiny", "smol"])
+def test_splits_have_no_problem_in_common_and_every_solution_is_one(name):
+    task = profiles.load(name, "code").task
+    every = tasks.prompts(task, seed=0)
+    assert len({prompt.text for prompt in every}) == len(every) == len({prompt.id for prompt in every})
+    assert {prompt.split for prompt in every} == set(tasks.SPLITS)
+    some = every[::20]
+    solutions = {one.prompt_id: one.chosen for one in tasks.demonstrations(task, seed=0)}
+    scores = tasks.reward(task).score([prompt.text for prompt in some], [solutions[prompt.id] for prompt in some])
+    assert (scores == 1).all()
+
+
+@pytest.mark.slow
+def test_code_arm_runs_from_policy_to_evaluation(runs_folder):
+    profile = profiles.load(SMALLEST, "code")
+    completions = reference_sampling.load(reference_sampling.run(profile))
+    assert completions.groupby("prompt_id").size().eq(8).all()
+    assert set(np.round(completions["reward"] * 24, 4)) <= set(range(25))
+    folder = policy_training.run(profile, "qrpo", seed=0)
+    history, evaluation = policy_training.load(folder)
+    assert history["loss"].notna().any()
+    assert evaluation["reward"].between(0, 1).all()
+    assert set(evaluation["split"]) == {"selection", "reporting"}
