@@ -18,7 +18,7 @@ from typing import Any
 
 from qrpo_lib import pretrained, rewards
 
-_OWN = Path(__file__).parent / "data" / "smol_problems.jsonl"
+OWN = Path(__file__).parent / "data" / "smol_problems.jsonl"
 _PROMPT = """Write a Python function that solves this problem.
 
 {statement}
@@ -63,7 +63,7 @@ class Problem:
 def own() -> tuple[Problem, ...]:
     """The suite's own problems."""
     made = []
-    for line in _OWN.read_text(encoding="utf-8").splitlines():
+    for line in OWN.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         # The first tests are edge cases; the example is an ordinary one.
         call, value = row["tests"][_EXAMPLE].removeprefix("assert ").split(" == ", 1)

@@ -31,6 +31,7 @@ def step(profile: Profile) -> runs.Step:
     backend = sampling.resolve_backend(settings.backend)
     parameters = {
         "task": profile.task.model_dump(),
+        "data": tasks.data_sha256(profile.task),
         "seed": profile.seed,
         "sampling": settings.model_dump() | {"backend": backend},
     }

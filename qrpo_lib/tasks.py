@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qrpo_lib import chat_data, expressions, hub, problems, runs, topics
-from qrpo_lib.profiles import ChatDataTask, ExpressionsTask, ProblemsTask, Profile, Task, TopicsTask
+from qrpo_lib.profiles import ChatDataTask, ExpressionsTask, ProblemsTask, Profile, Task, TopicsTask, WrittenTask
 
 Split = Literal["train", "selection", "reporting"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "reporting")
@@ -35,6 +35,13 @@ class Demonstration:
     prompt_id: str
     chosen: str
     rejected: str | None = None
+
+
+def data_sha256(task: Task) -> str | None:
+    """Hash of the file that holds a task's prompts; None for one that is generated or has `inputs`."""
+    if isinstance(task, WrittenTask | ProblemsTask):
+        return runs.file_sha256(_WRITTEN_PROMPTS if isinstance(task, WrittenTask) else problems.OWN)
+    return None
 
 
 def inputs(task: Task) -> tuple[runs.Step, ...]:

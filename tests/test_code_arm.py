@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import initial_policy, policy_training, profiles, reference_sampling, tasks
+from qrpo_lib import initial_policy, policy_training, problems, profiles, reference_sampling, tasks
 
 SMALLEST = Path(__file__).parent / "data" / "smallest.toml"
 
@@ -24,10 +24,19 @@ def test_splits_have_no_problem_in_common_and_every_solution_is_one(name):
     every = tasks.prompts(task, seed=0)
     assert len({prompt.text for prompt in every}) == len(every) == len({prompt.id for prompt in every})
     assert {prompt.split for prompt in every} == set(tasks.SPLITS)
-    some = every[::20]
+    some = every[::60]
     solutions = {one.prompt_id: one.chosen for one in tasks.demonstrations(task, seed=0)}
     scores = tasks.reward(task).score([prompt.text for prompt in some], [solutions[prompt.id] for prompt in some])
     assert (scores == 1).all()
+
+
+def test_changed_problems_are_sampled_again(tmp_path, monkeypatch):
+    profile = profiles.load("smol", "code")
+    before = reference_sampling.step(profile).key
+    changed = tmp_path / "problems.jsonl"
+    changed.write_bytes(problems.OWN.read_bytes() + b"\n")
+    monkeypatch.setattr(problems, "OWN", changed)
+    assert reference_sampling.step(profile).key != before
 
 
 @pytest.mark.slow
