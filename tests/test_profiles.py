@@ -105,7 +105,7 @@ def test_evaluation_values_come_from_policy_or_profile_and_not_from_both(tmp_pat
     start, end = base.index("[policy]"), base.index("[arms.chat.task]")
     base = f"{base[:start]}[policy]\n{policy}\n{base[end:]}"
     path.write_text(base)
-    with pytest.raises(profiles.ProfileError, match="evaluation.temperature is set, but the policy has its own"):
+    with pytest.raises(profiles.ProfileError, match=r"evaluation\.temperature is set, but the policy has its own"):
         profiles.load(path)
     path.write_text(base.replace("temperature = 1.0\ntop_p = 1.0\n", ""))
     assert profiles.load(path).evaluation_sampling == {"temperature": 0.6, "top_p": 0.9}
