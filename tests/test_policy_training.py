@@ -29,9 +29,10 @@ def in_setting(setting, **changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
+def folder(smallest_policy, tmp_path_factory):
     """Run folders that all tests here share."""
     made = tmp_path_factory.mktemp("runs")
+    (made / smallest_policy.name).symlink_to(smallest_policy)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QRPO_RUNS", str(made))
         yield made

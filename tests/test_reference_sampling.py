@@ -11,27 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import initial_policy, profiles, reference_sampling, runs, tasks, topics
+from qrpo_lib import profiles, reference_sampling, runs, tasks, topics
 
 PROFILE = Path(__file__).parent / "data" / "smallest.toml"
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """Run folders in which only the initial policy is made."""
-    folder = tmp_path_factory.mktemp("policy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QRPO_RUNS", str(folder))
-        initial_policy.run(profiles.load(PROFILE))
-    return folder
-
-
 @pytest.fixture
-def folder(policy, runs_folder):
-    runs_folder.mkdir()
-    (made,) = policy.glob("initial_policy-*")
-    (runs_folder / made.name).symlink_to(made)
-    return runs_folder
+def folder(smallest_policy, runs_folder):
+    """Run folders in which only the initial policy is made."""
+    return linked(smallest_policy, runs_folder)
+
+
+def linked(policy, folder):
+    folder.mkdir()
+    (folder / policy.name).symlink_to(policy)
+    return folder
 
 
 def worker(folder):
@@ -60,7 +54,7 @@ def test_columns_roles_and_seeds(folder):
 
 
 @pytest.mark.slow
-def test_several_processes_of_which_one_is_killed_give_the_bytes_of_one(policy, folder, tmp_path, monkeypatch):
+def test_several_processes_of_which_one_is_killed_give_the_bytes_of_one(smallest_policy, folder, tmp_path, monkeypatch):
     workers = [worker(folder) for _ in range(3)]
     while not list(folder.glob(".shards/*/completions-*")):
         assert workers[0].poll() is None, "it ended before it could be killed"
@@ -68,11 +62,7 @@ def test_several_processes_of_which_one_is_killed_give_the_bytes_of_one(policy, 
     workers[0].send_signal(signal.SIGKILL)
     assert [process.wait() for process in workers[1:]] == [0, 0]
 
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    (made,) = policy.glob("initial_policy-*")
-    (alone / made.name).symlink_to(made)
-    monkeypatch.setenv("QRPO_RUNS", str(alone))
+    monkeypatch.setenv("QRPO_RUNS", str(linked(smallest_policy, tmp_path / "alone")))
     monkeypatch.setattr(reference_sampling, "_PROMPTS_IN_A_SHARD", 8)
     first, (second,) = reference_sampling.run(profiles.load(PROFILE)), folder.glob("reference_sampling-*")
     assert first.name == second.name
