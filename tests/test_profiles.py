@@ -19,6 +19,8 @@ def test_the_suites_own_profiles_are_valid_and_named_as_their_files(name):
         ({"batch_size": 33}, "not a multiple of micro_batch_size"),
         ({"speed": 1}, r"training\.speed: there is no such setting"),
         ({"setting": "online"}, r"training\.setting"),
+        ({"pairs_per_prompt": 2}, "off-policy-best makes one pair a prompt"),
+        ({"setting": "off-policy-random", "pairs_per_prompt": 4}, "4, but only 6 completions are sampled"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_in_one_sentence(changes, message):
@@ -84,3 +86,27 @@ def test_a_profile_needs_an_arm(tmp_path):
     path.write_text("seed = 0\n")
     with pytest.raises(profiles.ProfileError, match=r"has no arms: it needs a table \[arms\.NAME\]"):
         profiles.load(path)
+
+
+def test_settings_that_the_task_cannot_have_are_refused():
+    smol = profiles.load("smol")
+    for setting, message in [
+        ("offline", "the task written has no pairs of its own"),
+        ("sft-off-policy-best", r"there is no table \[sft\]"),
+    ]:
+        with pytest.raises(profiles.ProfileError, match=message):
+            smol.with_training(setting=setting)
+
+
+def test_evaluation_values_come_from_policy_or_profile_and_not_from_both(tmp_path):
+    path = tmp_path / "hub.toml"
+    policy = 'source = "hub"\nmodel = "a/b"\npad_token = "<pad>"\ntemperature = 0.6\ntop_p = 0.9\n'
+    base = profiles.FOLDER.joinpath("tiny.toml").read_text()
+    start, end = base.index("[policy]"), base.index("[arms.chat.task]")
+    base = f"{base[:start]}[policy]\n{policy}\n{base[end:]}"
+    path.write_text(base)
+    with pytest.raises(profiles.ProfileError, match=r"evaluation\.temperature is set, but the policy has its own"):
+        profiles.load(path)
+    path.write_text(base.replace("temperature = 1.0\ntop_p = 1.0\n", ""))
+    assert profiles.load(path).evaluation_sampling == {"temperature": 0.6, "top_p": 0.9}
+    assert profiles.load("tiny").evaluation_sampling == {"temperature": 1.0, "top_p": 1.0}

@@ -197,3 +197,53 @@ def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkey
 def test_tests_reward_refuses_unequal_lengths():
     with pytest.raises(ValueError, match="2 prompts for 1 completions"):
         rewards.TestsReward(of_prompt).score(["+", "+"], [block("n")])
+
+
+def test_an_output_called_score_counts_before_logits(classifier, monkeypatch):
+    reward = rewards.ChatReward(classifier, batch_size=2)
+    plain = reward.score(["a b", "c"], ["c d e", "a"])
+    forward = reward._model.forward
+
+    def with_score(**inputs):
+        output = forward(**inputs)
+        output["score"] = 10 * output.logits[:, 0]
+        output.score = output["score"]
+        output.logits = torch.zeros(len(output.score), 19)
+        return output
+
+    monkeypatch.setattr(reward._model, "forward", with_score)
+    np.testing.assert_allclose(reward.score(["a b", "c"], ["c d e", "a"]), 10 * plain, rtol=1e-5)
+
+
+def test_a_model_with_code_of_its_own_is_loaded_only_if_allowed(classifier, tmp_path):
+    """As ArmoRM publishes itself: a sequence classifier whose class is in a file beside the weights."""
+    import json
+    import shutil
+
+    shutil.copytree(classifier, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "own_code.py").write_text(
+        "from transformers import LlamaForSequenceClassification\n\n\n"
+        "class OwnCode(LlamaForSequenceClassification):\n"
+        "    def forward(self, **inputs):\n"
+        "        output = super().forward(**inputs)\n"
+        "        output.score = output.logits[:, 0] + 100\n"
+        "        return output\n"
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSequenceClassification": "own_code.OwnCode"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plain = rewards.ChatReward(tmp_path).score(["a b"], ["c"])
+    np.testing.assert_allclose(plain, rewards.ChatReward(classifier).score(["a b"], ["c"]))
+    own = rewards.ChatReward(tmp_path, remote_code=True).score(["a b"], ["c"])
+    np.testing.assert_allclose(own, plain + 100, rtol=1e-6)
+
+
+def test_a_profile_names_its_reward(classifier, relevance):
+    from qrpo_lib.profiles import Relevance, RewardModel
+
+    settings = RewardModel(
+        kind="classifier", model=str(classifier), max_tokens=2048, batch_size=2, dtype="float32", revision=None
+    )
+    found = rewards.from_settings(settings).score(["a b"], ["c"])
+    np.testing.assert_array_equal(found, rewards.ChatReward(classifier).score(["a b"], ["c"]))
+    assert isinstance(rewards.from_settings(Relevance(kind="relevance")), rewards.RelevanceReward)

@@ -107,9 +107,11 @@ def test_clean_removes_what_no_setting_uses(capsys, runs_folder):
         runs.complete(step, lambda folder: (folder / "x").write_text("x"))
     for name in (interrupted.folder_name, "old-partial"):
         (runs_folder / ".partial" / name).mkdir(parents=True)
+        (runs_folder / ".shards" / name).mkdir(parents=True)
     assert cli.main(["clean"]) == 0
     assert {path.name for path in runs_folder.glob("*-*")} == {used.folder_name, of_another_profile.folder_name}
-    assert [path.name for path in (runs_folder / ".partial").iterdir()] == [interrupted.folder_name]
+    for parent in (".partial", ".shards"):
+        assert [path.name for path in (runs_folder / parent).iterdir()] == [interrupted.folder_name]
     assert cli.main(["clean", "--run", used.folder_name]) == 0
     assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
     assert cli.main(["clean", "--all"]) == 0

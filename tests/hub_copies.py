@@ -1,0 +1,114 @@
+"""Small local copies of what the suite takes from the model hub: files of the same schema, written by hand.
+
+`magpieair` and `ultrafeedback` have the columns of the real datasets, `chat_model` and `classifier` are random Llamas
+whose tokenizer knows single words.
+"""
+
+import datasets
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+SPECIAL = ["<pad>", "<unk>", "</s>", "<|user|>", "<|assistant|>"]
+WORDS = [
+    "what",
+    "is",
+    "the",
+    "a",
+    "of",
+    "sea",
+    "tree",
+    "blue",
+    "green",
+    "deep",
+    "tall",
+    "it",
+    "and",
+    "very",
+    "no",
+    "yes",
+]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] }}"
+    "{{ ' </s>' if m['role'] == 'assistant' else ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+_SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def tokenizer():
+    """Of words, one token each; `<pad>` is no padding token yet, as in the paper's models."""
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    made.chat_template = TEMPLATE
+    return made
+
+
+def chat_model(folder):
+    """A language model with that tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS), bos_token_id=None, eos_token_id=2, max_position_embeddings=64, **_SIZES
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def classifier(folder, num_labels=1):
+    """A sequence classifier with that tokenizer."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS), num_labels=num_labels, pad_token_id=0, initializer_range=0.5, **_SIZES
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    made = tokenizer()
+    made.pad_token = "<pad>"
+    made.save_pretrained(folder)
+
+
+def _messages(prompt, answer):
+    return [{"content": prompt, "role": "user"}, {"content": answer, "role": "assistant"}]
+
+
+def _row(i, words=4):
+    prompt = f"what is the {WORDS[5 + i % 6]}"
+    chosen = " ".join(WORDS[(i + j) % len(WORDS)] for j in range(words))
+    return prompt, chosen, WORDS[i % len(WORDS)]
+
+
+def magpieair(folder, train=24, test=11):
+    """Columns of Magpie-Align/Magpie-Air-DPO-100K-v0.1. Train row 1 is too long for 16 tokens, row 2 has two turns."""
+    (folder / "data").mkdir(parents=True)
+    for split, count in (("train", train), ("test", test)):
+        rows = []
+        for i in range(count):
+            prompt, chosen, rejected = _row(i, words=40 if (split, i) == ("train", 1) else 4)
+            conversation = [_messages(prompt, chosen), _messages(prompt, rejected)]
+            if (split, i) == ("train", 2):
+                conversation[0] += _messages("and", "yes")
+            rows.append(
+                {
+                    "uuid": f"{split}-{i}",
+                    "instruction": prompt,
+                    "responses": [chosen, rejected],
+                    "rewards_armorm": [{"score": 0.2 - 0.01 * j} for j in range(2)],
+                    "chosen": conversation[0],
+                    "rejected": conversation[1],
+                }
+            )
+        datasets.Dataset.from_list(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def ultrafeedback(folder, train=24, test=11):
+    """Columns of HuggingFaceH4/ultrafeedback_binarized."""
+    (folder / "data").mkdir(parents=True)
+    for split, count in (("train_prefs", train), ("test_prefs", test), ("train_sft", 1)):
+        rows = []
+        for i in range(count):
+            prompt, chosen, rejected = _row(i)
+            both = _messages(prompt, chosen), _messages(prompt, rejected)
+            row = {"prompt": prompt, "prompt_id": f"{i:064x}", "chosen": both[0], "rejected": both[1]}
+            rows.append(row | {"messages": both[0], "score_chosen": 8.0, "score_rejected": 4.5})
+        datasets.Dataset.from_list(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")

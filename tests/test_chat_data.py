@@ -1,0 +1,103 @@
+import json
+
+import datasets
+import numpy as np
+import pytest
+from hub_copies import chat_model, magpieair, tokenizer, ultrafeedback
+
+from qrpo_lib import chat_data, hub
+from qrpo_lib.profiles import ChatDataTask, Relevance
+
+MAGPIE = "Magpie-Align/Magpie-Air-DPO-100K-v0.1"
+ULTRA = "HuggingFaceH4/ultrafeedback_binarized"
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copies")
+    magpieair(folder / MAGPIE)
+    ultrafeedback(folder / ULTRA)
+    chat_model(folder / "owner" / "model")
+    return folder
+
+
+@pytest.fixture
+def data(copies, runs_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("QRPO_DATA", str(copies))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def task(name="magpieair", **changes):
+    dataset, train, test = (MAGPIE, "train", "test") if name == "magpieair" else (ULTRA, "train_prefs", "test_prefs")
+    settings = {"dataset": dataset, "train_split": train, "test_split": test, "tokenizer": "owner/model"}
+    settings |= {"max_tokens": 16, "reward": Relevance(kind="relevance")}
+    return ChatDataTask(name=name, **settings | changes)
+
+
+@pytest.mark.parametrize("name", ["magpieair", "ultrafeedback"])
+def test_rows_keep_their_texts_in_order(data, name):
+    frame = chat_data.load(chat_data.run(task(name)))
+    source = {
+        role: hub.dataset(task(name).dataset, None, getattr(task(name), f"{role}_split")) for role in ("train", "test")
+    }
+    for row in frame.to_dict("records"):
+        role, number = row["prompt_id"].split("-")
+        original = source[role][int(number)]
+        assert row["prompt"] == original["chosen"][0]["content"] == original["rejected"][0]["content"]
+        assert row["chosen"] == original["chosen"][1]["content"]
+        assert row["rejected"] == original["rejected"][1]["content"]
+        assert (role == "train") == (row["split"] == "train")
+    assert list(frame["prompt_id"]) == sorted(frame["prompt_id"], key=lambda name: (name[:2] != "tr", name))
+
+
+def test_what_is_left_out_is_counted_with_its_reason(data):
+    folder = chat_data.run(task())
+    counts = json.loads((folder / chat_data.COUNTS).read_text())
+    assert counts == {
+        "train": {"rows": 24, "not_one_request_and_answer": 1, "too_long": 1, "remain": 22},
+        "test": {"rows": 11, "not_one_request_and_answer": 0, "too_long": 0, "remain": 11},
+    }
+    assert not {"train-000001", "train-000002"} & set(chat_data.load(folder)["prompt_id"])
+
+
+def test_the_limit_counts_prompt_template_and_the_longer_answer(data):
+    # <|user|> + 4 words + <|assistant|> + 4 words + </s>
+    assert len(chat_data.load(chat_data.run(task(max_tokens=11)))) == 33
+    with pytest.raises(hub.HubError, match=r"Of 24 rows of .*, train, none can be used: .*'too_long': 23"):
+        chat_data.run(task(max_tokens=10))
+
+
+def test_test_rows_fall_into_the_authors_halves():
+    # scikit-learn's split at seed 43 takes the first half of NumPy's legacy permutation as its test set.
+    for count in (11, 1992):
+        order = np.random.RandomState(43).permutation(count)
+        selection = chat_data.selection_half(count)
+        assert selection == sorted(order[: -(-count // 2)])
+        assert abs(2 * len(selection) - count) <= 1
+
+
+def test_halves_can_be_stratified():
+    strata = ["easy"] * 40 + ["medium"] * 100 + ["hard"] * 60
+    selection = chat_data.selection_half(200, strata)
+    counts = {name: sum(strata[i] == name for i in selection) for name in set(strata)}
+    assert counts == {"easy": 20, "medium": 50, "hard": 30}
+
+
+def test_held_out_splits_are_those_halves(data):
+    frame = chat_data.load(chat_data.run(task("ultrafeedback")))
+    held_out = frame[frame["split"] != "train"].reset_index(drop=True)
+    assert list(held_out.index[held_out["split"] == "selection"]) == chat_data.selection_half(11)
+    assert set(frame["split"]) == {"train", "selection", "reporting"}
+
+
+def test_a_dataset_of_another_schema_is_named(data):
+    wrong = task("ultrafeedback", dataset=ULTRA, train_split="train_sft")
+    rows = hub.dataset(ULTRA, None, "train_sft").remove_columns("rejected")
+    with pytest.raises(hub.HubError, match="no column rejected; it has prompt"):
+        chat_data._filtered(rows, "train", tokenizer(), wrong.max_tokens, lambda *_: None)
+
+
+def test_the_reward_does_not_determine_the_data():
+    other = task().model_copy(update={"reward": None})
+    assert chat_data.step(task()).key == chat_data.step(other).key
+    assert chat_data.step(task()).key != chat_data.step(task(max_tokens=15)).key

@@ -1,0 +1,153 @@
+"""The six settings of the pairs, each to the end of training at the smallest size, with the suite's own task."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from qrpo_lib import (
+    dataset_pairs,
+    evaluation,
+    initial_policy,
+    policy_training,
+    preferences,
+    profiles,
+    reference_policy,
+    reference_sampling,
+    tasks,
+    topics,
+)
+
+PROFILE = profiles.load(Path(__file__).parent / "data" / "smallest.toml")
+SETTINGS = [prefix + source for prefix in ("", "sft-") for source in preferences.SOURCES]
+
+
+def in_setting(setting, **changes):
+    return PROFILE.with_training(setting=setting, **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(smallest_policy, tmp_path_factory):
+    """Run folders that all tests here share."""
+    made = tmp_path_factory.mktemp("runs")
+    (made / smallest_policy.name).symlink_to(smallest_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_RUNS", str(made))
+        yield made
+
+
+def built(setting, **changes):
+    profile = in_setting(setting, **changes)
+    policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
+    return policy_training.pairs(profile, policy, completions), reference_sampling.load(completions)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_pairs_of_every_setting(setting):
+    (train, validation), frame = built(setting)
+    assert (train.report["prompts"], validation.report["prompts"]) == (32, 8)
+    profile, tokenizer = in_setting(setting), AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
+    texts = {prompt.id: prompt.text for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    assert len(train.rows) + train.report["ties"] == 32
+    written = {one.prompt_id: one for one in tasks.demonstrations(PROFILE.task, PROFILE.seed)}
+    for row in train.rows:
+        of_prompt = frame[frame["prompt_id"] == row["prompt_id"]]
+        assert row["prompt_ids"] == tasks.prompt_ids(tokenizer, texts[row["prompt_id"]])
+        np.testing.assert_array_equal(row["ref_rewards"], of_prompt["reward"][of_prompt["role"] == "reference"])
+        candidates = of_prompt[of_prompt["role"] == "candidate"]
+        for side in ("chosen", "rejected"):
+            text = tokenizer.decode(row[f"{side}_ids"], skip_special_tokens=True)
+            reward = topics.TopicReward().score([texts[row["prompt_id"]]], [text])[0]
+            assert row[f"{side}_reward"] == reward
+            if setting.endswith("offline"):
+                assert text == getattr(written[row["prompt_id"]], side)
+                assert row[f"{side}_ids"][-1] == tokenizer.eos_token_id
+                assert row[f"{side}_ids"].count(tokenizer.eos_token_id) == 1
+            else:
+                assert row[f"{side}_ids"] in candidates["token_ids"].map(list).tolist()
+        if setting.endswith("best"):
+            assert row["chosen_reward"] == candidates["reward"].max()
+            assert row["rejected_reward"] == candidates["reward"].min()
+    assert profile.training.setting == setting
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_training_starts_at_the_reference_and_reports_its_pairs(setting):
+    profile = in_setting(setting)
+    made = policy_training.run(profile, "qrpo", 0)
+    report = json.loads((made / policy_training.PAIRS).read_text())
+    assert report["setting"] == setting
+    assert report["train"]["pairs"] + report["train"]["ties"] == 32
+    history, online = policy_training.load(made)
+    start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
+    # the policy at step 0 is the reference policy: the log-ratio is zero
+    assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
+    assert start["rejected_log_ratio"] == pytest.approx(0, abs=1e-4)
+    assert set(online["step"]) == {0, 2, 4}
+
+
+def test_what_a_training_depends_on():
+    steps = {setting: policy_training.step(in_setting(setting), "qrpo", 0) for setting in SETTINGS}
+    assert len({step.key for step in steps.values()}) == 6
+    for setting, step in steps.items():
+        policy = "sft" if setting.startswith("sft-") else "initial_policy"
+        expected = [policy, "reference_sampling"] + ["dataset_pairs"] * setting.endswith("offline")
+        assert [source.name for source in step.inputs] == expected
+
+
+def test_fine_tuning_is_on_prompt_and_chosen_completion():
+    profile = in_setting("sft-offline")
+    tokenizer = AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
+    data, counts = reference_policy.sequences(profile, tokenizer)
+    assert counts == {"too_long": 0, "end_of_sequence_written_out": 0, "sequences": 32}
+    train = [prompt for prompt in tasks.prompts(PROFILE.task, 0) if prompt.split == "train"]
+    written = {one.prompt_id: one.chosen for one in tasks.demonstrations(PROFILE.task, 0)}
+    for prompt, ids in zip(train, data, strict=True):
+        turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": written[prompt.id]}]
+        assert ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    shortest = min(map(len, data))
+    _, counts = reference_policy.sequences(in_setting("sft-offline", max_tokens=shortest), tokenizer)
+    assert counts["sequences"] == sum(len(ids) <= shortest for ids in data)
+    assert counts["too_long"] == 32 - counts["sequences"]
+
+
+def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
+    from qrpo_lib import training
+
+    profile = in_setting("sft-offline")
+    tuned, initial = reference_policy.run(profile), initial_policy.run(profile)
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    pairs = dataset_pairs.load(dataset_pairs.run(profile))
+    usable = dataset_pairs.with_token_ids(pairs[pairs["split"] == "train"], tokenizer)
+    rows = preferences.build_pairs(
+        usable, {name: [0.0] for name in usable["prompt_id"]}, setting="offline", seed=0
+    ).rows
+    logps = [
+        training.reference_log_probs(policy, tokenizer, rows, micro_batch_size=32)["ref_chosen_logps"].mean()
+        for policy in (initial, tuned)
+    ]
+    assert logps[1] > logps[0] + 0.2  # 0.65 nats in four steps
+
+
+def test_dataset_pairs_leave_the_reporting_prompts_alone():
+    frame = dataset_pairs.load(dataset_pairs.run(in_setting("offline")))
+    assert set(frame["split"]) == {"train", "selection"}
+    assert list(frame["side"]) == ["chosen", "rejected"] * 40
+    np.testing.assert_array_equal(frame["reward"], topics.TopicReward().score(frame["prompt"], frame["text"]))
+
+
+def test_online_rewards_are_of_the_held_out_prompts_alone():
+    folder = initial_policy.run(PROFILE)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
+    prompts = {prompt.id: prompt for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    assert frame["split"].value_counts().to_dict() == {"reporting": 12, "selection": 8}
+    assert all(prompts[row.prompt_id].split == row.split for row in frame.itertuples())
+    assert (frame["length"] <= PROFILE.reference_sampling.max_new_tokens).all()
+    assert set(frame["finish_reason"]) <= {"stop", "length"}
+    again = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
+    assert again.equals(frame)
+    assert not evaluation.online_rewards(PROFILE, folder, tokenizer, seed=4).equals(frame)
