@@ -32,7 +32,6 @@ import re
 import string
 from bisect import bisect_left, bisect_right, insort, insort_left, insort_right
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
-from dataclasses import dataclass, field
 from functools import cache, cached_property, cmp_to_key, lru_cache, partial, reduce, total_ordering
 from heapq import heapify, heappop, heappush, heappushpop, heapreplace, merge, nlargest, nsmallest
 from itertools import (
