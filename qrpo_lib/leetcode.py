@@ -42,7 +42,7 @@ from math import ceil, comb, dist, factorial, floor, gcd, hypot, inf, isqrt, lcm
 from operator import add, and_, attrgetter, itemgetter, mul, or_, sub, xor
 from queue import PriorityQueue, Queue
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
-from typing import Any, Callable, Deque, Dict, FrozenSet, Generator, Iterable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 from sortedcontainers import SortedDict, SortedList, SortedSet
 
@@ -234,7 +234,5 @@ def halves(rows: Sequence[Mapping[str, Any]], *, seed: int = SPLIT_SEED) -> tupl
     from sklearn.model_selection import train_test_split
 
     difficulties = [row["difficulty"] for row in rows]
-    reporting, selection = train_test_split(
-        range(len(rows)), test_size=0.5, random_state=seed, stratify=difficulties
-    )
+    reporting, selection = train_test_split(range(len(rows)), test_size=0.5, random_state=seed, stratify=difficulties)
     return sorted(selection), sorted(reporting)

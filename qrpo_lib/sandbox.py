@@ -391,8 +391,26 @@ def _interpreter(script: Path | str) -> list[str]:
 def _bubblewrap(info: int) -> list[str]:
     """The command that starts the worker with the interpreter's own files, read-only, and an empty /tmp."""
     base, stdlib = os.path.realpath(sys.base_prefix), sysconfig.get_path("stdlib")
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
-    command += ["--info-fd", str(info), "--clearenv", "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0"]
+    command = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--cap-drop",
+        "ALL",
+    ]
+    command += [
+        "--info-fd",
+        str(info),
+        "--clearenv",
+        "--setenv",
+        "LC_ALL",
+        "C.UTF-8",
+        "--setenv",
+        "PYTHONHASHSEED",
+        "0",
+    ]
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
         if os.path.islink(folder):
             command += ["--symlink", os.readlink(folder), folder]
