@@ -94,8 +94,10 @@ _TRUSTED: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
 # Turn a call's value into another before it is compared. Around a call and nothing else, they are evaluated with it,
 # so that a result may be any iterable. Predicates are not among them: those are verdicts.
 _CONVERSIONS = frozenset(
-    ("Counter", "abs", "dict", "float", "frozenset", "int", "len", "list", "map", "max", "min", "reversed", "set")
-    + ("sorted", "str", "sum", "tuple")
+    [
+        *("Counter", "abs", "dict", "float", "frozenset", "int", "len", "list", "map", "max", "min", "reversed", "set"),
+        *("sorted", "str", "sum", "tuple"),
+    ]
 )
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.
 _NOT_OF_VALUES = frozenset(("Counter", "bytes", "dict", "frozenset", "range", "set"))
