@@ -32,7 +32,6 @@ import re
 import string
 from bisect import bisect_left, bisect_right, insort, insort_left, insort_right
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
-from dataclasses import dataclass, field
 from functools import cache, cached_property, cmp_to_key, lru_cache, partial, reduce, total_ordering
 from heapq import heapify, heappop, heappush, heappushpop, heapreplace, merge, nlargest, nsmallest
 from itertools import (
@@ -43,7 +42,7 @@ from math import ceil, comb, dist, factorial, floor, gcd, hypot, inf, isqrt, lcm
 from operator import add, and_, attrgetter, itemgetter, mul, or_, sub, xor
 from queue import PriorityQueue, Queue
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
-from typing import Any, Callable, Deque, Dict, FrozenSet, Generator, Iterable, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple, Union
 
 from sortedcontainers import SortedDict, SortedList, SortedSet
 
@@ -235,7 +234,5 @@ def halves(rows: Sequence[Mapping[str, Any]], *, seed: int = SPLIT_SEED) -> tupl
     from sklearn.model_selection import train_test_split
 
     difficulties = [row["difficulty"] for row in rows]
-    reporting, selection = train_test_split(
-        range(len(rows)), test_size=0.5, random_state=seed, stratify=difficulties
-    )
+    reporting, selection = train_test_split(range(len(rows)), test_size=0.5, random_state=seed, stratify=difficulties)
     return sorted(selection), sorted(reporting)

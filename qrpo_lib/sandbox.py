@@ -12,6 +12,7 @@ Time is the processor time of the test, read from outside, against the limit; wa
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -45,6 +46,7 @@ SECONDS_PER_TEST, MEMORY_MB, MAX_TESTS = 1.0, 1024, 100
 
 # What a solution may import beyond the standard library: the dataset's own solutions use it.
 _PACKAGES = ("sortedcontainers",)
+_ENVIRONMENT = {"PATH": "/nowhere", "LC_ALL": "C.UTF-8"}
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _MAX_REPLY_BYTES = 4 << 20
 _MAX_THREADS = 64
@@ -212,7 +214,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(to_read, to_write, info_write),
                 cwd=self._folder or "/",
-                env={"PATH": "/nowhere", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+                env=_ENVIRONMENT,
                 start_new_session=True,
             )
         finally:
@@ -303,10 +305,8 @@ class _Worker:
     def close(self) -> None:
         """End the process, all its threads and its files."""
         if self._pidfd is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             os.close(self._pidfd)
         else:
             self._process.kill()
@@ -391,8 +391,10 @@ def _interpreter(script: Path | str) -> list[str]:
 def _bubblewrap(info: int) -> list[str]:
     """The command that starts the worker with the interpreter's own files, read-only, and an empty /tmp."""
     base, stdlib = os.path.realpath(sys.base_prefix), sysconfig.get_path("stdlib")
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
-    command += ["--info-fd", str(info), "--clearenv", "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0"]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"]
+    command += ["--cap-drop", "ALL", "--clearenv", "--info-fd", str(info)]
+    for name, value in _ENVIRONMENT.items():
+        command += ["--setenv", name, value]
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
         if os.path.islink(folder):
             command += ["--symlink", os.readlink(folder), folder]

@@ -1,8 +1,8 @@
 """The trusted half of a test: what of an `assert` the solution computes, and what is decided here, on plain values.
 
-`assert sorted(Solution().f(3)) == [1, 2]` is split into the call `sorted(Solution().f(3))`, which the sandbox evaluates,
-and the comparison of its value with `[1, 2]`, which never enters the sandbox. So a solution has the power that it is
-entitled to, to return values, and no other.
+`assert sorted(Solution().f(3)) == [1, 2]` is split into the call `sorted(Solution().f(3))`, which the sandbox
+evaluates, and the comparison of its value with `[1, 2]`, which never enters the sandbox. So a solution has the power
+that it is entitled to, to return values, and no other.
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ _TRUSTED: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
 # Turn a call's value into another before it is compared. Around a call and nothing else, they are evaluated with it,
 # so that a result may be any iterable. Predicates are not among them: those are verdicts.
 _CONVERSIONS = frozenset(
-    "Counter abs dict float frozenset int len list map max min reversed set sorted str sum tuple".split()
+    [
+        *("Counter", "abs", "dict", "float", "frozenset", "int", "len", "list", "map", "max", "min", "reversed", "set"),
+        *("sorted", "str", "sum", "tuple"),
+    ]
 )
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.
 _NOT_OF_VALUES = frozenset(("Counter", "bytes", "dict", "frozenset", "range", "set"))

@@ -14,7 +14,6 @@ Messages are JSON after a length of 4 bytes. In: {"source"} once, then {"id", "c
 import ctypes
 import json
 import os
-import platform
 import resource
 import struct
 import sys
@@ -176,9 +175,10 @@ def _confine(settings: dict) -> bool:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # No capabilities, even for root (version 3 of the call; three empty sets of 64).
     libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24))
-    if platform.machine() not in _AUDIT_ARCHITECTURE:
+    machine = os.uname().machine
+    if machine not in _AUDIT_ARCHITECTURE:
         return False
-    code = _filter(platform.machine(), settings["protect_files"])
+    code = _filter(machine, settings["protect_files"])
     program = _Program(len(code) // 8, code)
     return libc.prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program), 0, 0) == 0
 

@@ -1,0 +1,135 @@
+"""Tests a second of the sandbox and of a process forked for each test, in one run, with the verdicts compared.
+
+    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2]
+
+The forked way is the authors': an interpreter for each solution, which forks for each test, sets the limits, executes
+initialisation, solution and assertion, and hears of the verdict through a pipe. Their container around the interpreter
+is left out here, in favour of the forked way. Forked tests get ten times the time, so that a busy machine, which that
+way's wall-clock limit does not forgive, cannot make the verdicts differ. Both judge every problem's own solution;
+`--sabotaged` more problems are judged with a solution that is wrong for about every third input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from qrpo_lib import leetcode, sandbox
+
+SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"
+
+FORKED = """
+import json, multiprocessing, resource, sys
+
+def judge(channel, source, test, seconds, memory):
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    names = {}
+    try:
+        exec(source, names)
+        exec(test, names)
+        channel.put(True)
+    except BaseException:
+        channel.put(False)
+
+def run(source, test, seconds, memory):
+    channel = multiprocessing.SimpleQueue()
+    process = multiprocessing.Process(target=judge, args=(channel, source, test, seconds, memory))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode == 0 and channel.get()
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
+    job = json.load(sys.stdin)
+    print(json.dumps([run(job["source"], test, job["seconds"], job["memory"]) for test in job["tests"]]))
+"""
+
+SABOTAGE = """
+import zlib
+
+class Solution(Solution):
+    def __getattribute__(self, name):
+        right = super().__getattribute__(name)
+        if not callable(right) or name.startswith("_"):
+            return right
+        def sometimes(*args, **kwargs):
+            return "wrong" if zlib.crc32(repr((args, kwargs)).encode()) % 3 == 0 else right(*args, **kwargs)
+        return sometimes
+"""
+
+
+def forked(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
+    """Verdicts by the authors' way, `processes` solutions at a time."""
+    python = os.path.realpath(sys.executable)
+    # The interpreter finds the one package that solutions use, and starts without the environment's own hooks.
+    command = [python, "-S", "-c", FORKED]
+    environment = {"PYTHONPATH": sandbox._packages_folder()}
+
+    def run(job: tuple[str, list[str]]) -> list[bool]:
+        source, tests = job
+        message = {"source": source, "tests": tests, "seconds": 10, "memory": sandbox.MEMORY_MB << 20}
+        done = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True, env=environment)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(run, jobs))
+
+
+def warm(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
+    """Verdicts by the sandbox."""
+    results = sandbox.run_many(jobs, processes=processes, seconds_per_test=1.0)
+    return [[outcome == "passed" for outcome in result.outcomes] for result in results]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=80)
+    parser.add_argument("--sabotaged", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    with gzip.open(SAMPLE, "rt") as file:
+        rows = [json.loads(line) for line in file][: arguments.problems]
+    tests = [leetcode.tests(row)[: sandbox.MAX_TESTS] for row in rows]
+    jobs = [(leetcode.program(row["completion"]), some) for row, some in zip(rows, tests, strict=True)]
+    number = sum(map(len, tests))
+    print(f"{len(jobs)} problems, {number} tests, {arguments.processes} processes, {sandbox.available_isolation()}")
+
+    ratios = []
+    for _ in range(arguments.repeats):
+        seconds, verdicts = [], []
+        for way in (forked, warm):
+            start = time.perf_counter()
+            verdicts.append(way(jobs, arguments.processes))
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+        rates = [number / spent for spent in seconds]
+        same = "the same verdicts" if verdicts[0] == verdicts[1] else "DIFFERENT VERDICTS"
+        print(f"forked {rates[0]:.0f}, sandbox {rates[1]:.0f} tests a second: {ratios[-1]:.1f} x, {same}", flush=True)
+        if verdicts[0] != verdicts[1]:
+            sys.exit(1)
+    print(f"median {statistics.median(ratios):.1f} x")
+
+    wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
+    found = [way(wrong, arguments.processes) for way in (forked, warm)]
+    passed = sum(sum(some) for some in found[1])
+    same = "the same verdicts" if found[0] == found[1] else "DIFFERENT VERDICTS"
+    print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, {same}")
+    if found[0] != found[1]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
