@@ -1,12 +1,14 @@
 """Tests a second of the sandbox and of a process forked for each test, in one run, with the verdicts compared.
 
-    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2]
+    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2] [--imported]
 
 The forked way is the authors': an interpreter for each solution, which forks for each test, sets the limits, executes
 initialisation, solution and assertion, and hears of the verdict through a pipe. Their container around the interpreter
-is left out here, in favour of the forked way. Forked tests get ten times the time, so that a busy machine, which that
-way's wall-clock limit does not forgive, cannot make the verdicts differ. Both judge every problem's own solution;
-`--sabotaged` more problems are judged with a solution that is wrong for about every third input.
+is left out here, in favour of the forked way. With `--imported` that interpreter executes the initialisation before it
+forks, so that no test pays for imports: faster than the authors' way, and a harder comparison. Forked tests get ten
+times the time, so that a busy machine, which that way's wall-clock limit does not forgive, cannot make the verdicts
+differ. Both judge every problem's own solution; `--sabotaged` of the problems are judged once more with a solution
+that is wrong for about every third input.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib import leetcode, sandbox
@@ -53,6 +56,7 @@ def run(source, test, seconds, memory):
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
     job = json.load(sys.stdin)
+    exec(job["imported"], {})
     print(json.dumps([run(job["source"], test, job["seconds"], job["memory"]) for test in job["tests"]]))
 """
 
@@ -70,7 +74,7 @@ class Solution(Solution):
 """
 
 
-def forked(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
+def forked(jobs: list[tuple[str, list[str]]], processes: int, imported: str = "") -> list[list[bool]]:
     """Verdicts by the authors' way, `processes` solutions at a time."""
     python = os.path.realpath(sys.executable)
     # The interpreter finds the one package that solutions use, and starts without the environment's own hooks.
@@ -79,7 +83,8 @@ def forked(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]
 
     def run(job: tuple[str, list[str]]) -> list[bool]:
         source, tests = job
-        message = {"source": source, "tests": tests, "seconds": 10, "memory": sandbox.MEMORY_MB << 20}
+        limits = {"seconds": 10, "memory": sandbox.MEMORY_MB << 20}
+        message = {"source": source, "tests": tests, "imported": imported, **limits}
         done = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -99,7 +104,9 @@ def main() -> None:
     parser.add_argument("--sabotaged", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--imported", action="store_true")
     arguments = parser.parse_args()
+    ways = [partial(forked, imported=leetcode.INITIALISATION if arguments.imported else ""), warm]
     with gzip.open(SAMPLE, "rt") as file:
         rows = [json.loads(line) for line in file][: arguments.problems]
     tests = [leetcode.tests(row)[: sandbox.MAX_TESTS] for row in rows]
@@ -110,7 +117,7 @@ def main() -> None:
     ratios = []
     for _ in range(arguments.repeats):
         seconds, verdicts = [], []
-        for way in (forked, warm):
+        for way in ways:
             start = time.perf_counter()
             verdicts.append(way(jobs, arguments.processes))
             seconds.append(time.perf_counter() - start)
@@ -123,7 +130,7 @@ def main() -> None:
     print(f"median {statistics.median(ratios):.1f} x")
 
     wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
-    found = [way(wrong, arguments.processes) for way in (forked, warm)]
+    found = [way(wrong, arguments.processes) for way in ways]
     passed = sum(sum(some) for some in found[1])
     same = "the same verdicts" if found[0] == found[1] else "DIFFERENT VERDICTS"
     print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, {same}")

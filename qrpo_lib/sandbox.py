@@ -416,7 +416,7 @@ def _bubblewrap() -> tuple[str, ...]:
     # Installed packages may hold a task's tests.
     for folder in dict.fromkeys((library, "/usr/lib", "/usr/lib64")):
         for packages in sorted(Path(folder).glob("python3*/*-packages")):
-            command += ["--tmpfs", str(packages)]
+            command += ["--tmpfs", str(packages), "--remount-ro", str(packages)]
     for name in _PACKAGES:
         command += ["--ro-bind", str(_package(name)), f"/packages/{name}"]
     command += ["--ro-bind", str(_WORKER), "/worker.py"]

@@ -232,6 +232,20 @@ def test_one_huge_file(attack):
     assert attack(second(fill)) == ["passed", "error", "passed"]
 
 
+def test_no_place_but_tmp_can_be_written(judged, bubblewrap):
+    source = """
+import os
+def f(x):
+    found = []
+    for folder, _, _ in os.walk('/'):
+        try: open(folder + '/attack', 'w').close()
+        except OSError: continue
+        found.append(folder)
+    return found
+"""
+    assert judged(source, ["assert f(1) == ['/tmp']"], bubblewrap, seconds=10) == ["passed"]
+
+
 def test_temporary_files_do_not_reach_the_next_solution(bubblewrap):
     leave = "def f(x):\n    open('/tmp/attack', 'w').write('x')\n    return 1\n"
     look = "import os\ndef f(x): return os.listdir('/tmp')\n"
