@@ -50,7 +50,7 @@ _ENVIRONMENT = {"PATH": "/nowhere", "LC_ALL": "C.UTF-8"}
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _MAX_REPLY_BYTES = 4 << 20
 _MAX_THREADS = 64
-_FILE_MB, _TMP_MB = 4, 16
+_FILE_MB, _TMP_MB, _MAX_FILES = 4, 16, 4096
 _LOOK_SECONDS = 0.05
 _START_SECONDS = 120.0
 # Neighbours in cache and core add to the processor time of the same work; up to 1.6 x was measured with three busy
@@ -307,8 +307,8 @@ class _Worker:
             if not events:
                 if is_over(started):
                     return "timeout", "out of time"
-                if _thread_count(self._pid) > _MAX_THREADS:
-                    return "crashed", f"more than {_MAX_THREADS} threads"
+                if excess := _excess(self._pid):
+                    return "crashed", excess
 
     def close(self) -> None:
         """End the process, all its threads and its files."""
@@ -381,12 +381,20 @@ def _slowness() -> float:
         return min(max(sorted(paces)[2] / _best_pace, 1.0), 20.0)
 
 
-def _thread_count(pid: int) -> int:
+def _excess(pid: int) -> str | None:
+    """What a process has too many of: what no limit of the kernel's covers, looked at from outside now and then."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[17])
+            threads = int(file.read().rpartition(b")")[2].split()[17])
+        space = os.statvfs(f"/proc/{pid}/root/tmp")
     except (OSError, IndexError, ValueError):
-        return 0
+        return None  # it has ended; the pipe says so
+    if threads > _MAX_THREADS:
+        return f"more than {_MAX_THREADS} threads"
+    # Its own /tmp is small; without bubblewrap, /tmp is the host's and no file can be made.
+    if space.f_blocks * space.f_frsize == _TMP_MB << 20 and space.f_files - space.f_ffree > _MAX_FILES:
+        return f"more than {_MAX_FILES} files"
+    return None
 
 
 # --- isolation -------------------------------------------------------------------------------------------------------

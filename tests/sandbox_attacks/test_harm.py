@@ -140,7 +140,7 @@ while True:
 """
     first, attacked, last = attack(second(bomb), seconds=1)
     assert (first, last) == ("passed", "passed")
-    assert attacked in ("crashed", "timeout")
+    assert attacked in ("crashed", "timeout", "memory")
 
 
 def test_thread_that_outlives_its_test(attack):
@@ -225,6 +225,21 @@ for i in range(100):
     with open(f'/tmp/attack{i}', 'wb') as file: file.write(bytes(1 << 20))
 """
     assert attack(second(fill), seconds=1) == ["passed", "error", "passed"]
+
+
+def test_countless_empty_files(bubblewrap):
+    source = """
+def f(x):
+    n = 0
+    while x == 2:
+        open(f'/tmp/attack{n}', 'w').close()
+        n += 1
+    return x
+"""
+    tests = [f"assert f({x}) == {x}" for x in (1, 2, 3)]
+    result = sandbox.run_tests(source, tests, seconds_per_test=5, isolation=bubblewrap)
+    assert result.outcomes == ("passed", "crashed", "passed")
+    assert result.details[1] == "more than 4096 files"
 
 
 def test_one_huge_file(attack):
