@@ -27,6 +27,7 @@ from pathlib import Path
 
 from qrpo_lib import leetcode, sandbox
 
+CHUNK = 8
 SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"
 
 FORKED = """
@@ -98,6 +99,23 @@ def warm(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
     return [[outcome == "passed" for outcome in result.outcomes] for result in results]
 
 
+def _compare(jobs: list, ways: list, processes: int) -> list[tuple[float, float]]:
+    """Wall and processor seconds of each way. They judge a few solutions by turns, so that all meet the same machine."""
+    seconds, verdicts = [], []
+    for way in ways:
+        wall, computed = time.perf_counter(), _processor_seconds()
+        verdicts.append(way(jobs, processes))
+        seconds.append((time.perf_counter() - wall, _processor_seconds() - computed))
+    if verdicts[0] != verdicts[1]:
+        sys.exit("DIFFERENT VERDICTS")
+    return seconds
+
+
+def _processor_seconds() -> float:
+    """Of this process and all that it has started and awaited."""
+    return sum(os.times()[:4])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=80)
@@ -116,26 +134,25 @@ def main() -> None:
 
     ratios = []
     for _ in range(arguments.repeats):
-        seconds, verdicts = [], []
-        for way in ways:
-            start = time.perf_counter()
-            verdicts.append(way(jobs, arguments.processes))
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-        rates = [number / spent for spent in seconds]
-        same = "the same verdicts" if verdicts[0] == verdicts[1] else "DIFFERENT VERDICTS"
-        print(f"forked {rates[0]:.0f}, sandbox {rates[1]:.0f} tests a second: {ratios[-1]:.1f} x, {same}", flush=True)
-        if verdicts[0] != verdicts[1]:
-            sys.exit(1)
+        spent = [_compare(jobs[i : i + CHUNK], ways, arguments.processes) for i in range(0, len(jobs), CHUNK)]
+        (forked_wall, forked_cpu), (warm_wall, warm_cpu) = (
+            map(sum, zip(*way, strict=True)) for way in zip(*spent, strict=True)
+        )
+        ratios.append(forked_wall / warm_wall)
+        print(
+            f"forked {number / forked_wall:.0f}, sandbox {number / warm_wall:.0f} tests a second: {ratios[-1]:.1f} x"
+            f" (processor time {forked_cpu / number * 1e3:.2f} and {warm_cpu / number * 1e3:.2f} ms a test:"
+            f" {forked_cpu / warm_cpu:.1f} x), the same verdicts",
+            flush=True,
+        )
     print(f"median {statistics.median(ratios):.1f} x")
 
     wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
     found = [way(wrong, arguments.processes) for way in ways]
-    passed = sum(sum(some) for some in found[1])
-    same = "the same verdicts" if found[0] == found[1] else "DIFFERENT VERDICTS"
-    print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, {same}")
     if found[0] != found[1]:
-        sys.exit(1)
+        sys.exit("DIFFERENT VERDICTS")
+    passed = sum(sum(some) for some in found[1])
+    print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, the same verdicts")
 
 
 if __name__ == "__main__":
