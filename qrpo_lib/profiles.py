@@ -173,12 +173,24 @@ class ReferenceSampling(Sampling):
     ref_rewards: PositiveInt
 
 
+class ScaledNormal(_Settings):
+    """f = mu + sigma Phi^-1, in units of the transformed reward."""
+
+    name: Literal["scaled-normal"]
+    mu: float
+    sigma: PositiveFloat
+
+
 class QRPO(_Settings):
+    """`error` is the regression's; `completions` says which of a pair are trained on (`losses.qrpo_pair`)."""
+
     beta: PositiveFloat
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
-    transform: Literal["identity", "log", "square", "sqrt", "normal"] = "identity"
+    transform: Literal["identity", "log", "square", "sqrt", "normal"] | ScaledNormal = "identity"
     partition: Literal["exact", "asymptotic", "finite"] = "exact"
+    error: Literal["squared", "absolute"] = "squared"
+    completions: Literal["both", "chosen", "rejected"] = "both"
 
 
 class DPO(_Settings):

@@ -6,7 +6,7 @@ here returns log Z_f, computed without ever forming Z_f.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +98,13 @@ class Transformation:
         return quantile.clip(1 / n, (n - 1) / n)
 
 
-def get(name, **params) -> Transformation:
-    """The transformation of that name (a Transformation passes through): one of NAMES.
+Named = str | Mapping | Transformation  # what `get` takes
 
+
+def get(name: Named, **params) -> Transformation:
+    """The transformation of that name, one of NAMES; a Transformation passes through.
+
+    A mapping holds the name and the parameters, as settings files do: `{"name": "scaled-normal", "mu": 0, "sigma": 1}`.
     `scaled-normal` takes `mu` and `sigma` > 0 in units of the transformed reward; the others take no parameter.
     Raises ValueError for an unknown name and for wrong parameters.
     """
@@ -110,6 +114,10 @@ def get(name, **params) -> Transformation:
                 f"the transformation {name.name!r} is already built: drop the parameters {sorted(params)}."
             )
         return name
+    if isinstance(name, Mapping):
+        if "name" not in name:
+            raise ValueError(f"a transformation needs a name, got {dict(name)}.")
+        return get(**name, **params)
     if name not in NAMES:
         raise ValueError(f"unknown transformation {name!r}: use one of {', '.join(NAMES)}.")
     wanted = {"mu", "sigma"} if name == "scaled-normal" else set()

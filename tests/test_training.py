@@ -16,9 +16,10 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from qrpo_lib import training, transforms
+from qrpo_lib import batching, pairs, references, training, transforms
 
 VOCABULARY, EOS = 24, 1
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
 DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
 
@@ -100,7 +101,7 @@ def assert_same_history(one, other):
 def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer):
     """Padding, batching, pad = eos: nothing changes; the end of sequence counts once, and only where it was sampled."""
     model, rows = llama().eval(), made_up_rows(9)
-    reference = training.reference_log_probs(model, tokenizer, rows, micro_batch_size=4)
+    reference = references.log_probs(model, tokenizer, rows, micro_batch_size=4)
     for side in ("chosen", "rejected"):
         with torch.no_grad():
             expected = [float(plain_log_prob(model, row["prompt_ids"], row[f"{side}_ids"])) for row in rows]
@@ -134,7 +135,7 @@ def test_dpo_is_trls(tokenizer, tmp_path):
     rows = made_up_rows(40)
     ours = llama()
     history = fit(ours, tokenizer, rows, **DPO).history
-    order = training._training_order([training.pairs.length(row) for row in rows], 8, 1, seed=0)
+    order = batching.training_order([pairs.length(row) for row in rows], 8, 1, seed=0)
     theirs = llama()
     trainer = PlainDPOTrainer(
         theirs,
@@ -144,7 +145,7 @@ def test_dpo_is_trls(tokenizer, tmp_path):
             precompute_ref_log_probs=True, train_sampling_strategy="sequential", logging_steps=1, save_strategy="no",
             disable_tqdm=True, num_train_epochs=1, beta=0.1, max_length=None, report_to="none",
         ),
-        train_dataset=Dataset.from_list([{key: rows[i][key] for key in training.pairs.TOKENS} for i in order]),
+        train_dataset=Dataset.from_list([{key: rows[i][key] for key in TOKENS} for i in order]),
         processing_class=tokenizer,
     )  # fmt: skip
     trainer.train()
@@ -237,7 +238,7 @@ def test_training_starts_at_the_reference(tokenizer):
 
 def test_reference_log_probabilities_may_come_with_the_rows(tokenizer):
     rows = made_up_rows(16)
-    reference = training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=8)
+    reference = references.log_probs(llama(), tokenizer, rows, micro_batch_size=8)
     given = [row | {name: float(values[i]) for name, values in reference.items()} for i, row in enumerate(rows)]
     assert fit(llama(), tokenizer, rows).history == fit(llama(), tokenizer, given).history
     shifted = [row | {"ref_chosen_logps": row["ref_chosen_logps"] - 1} for row in given]
@@ -458,7 +459,7 @@ def test_unusable_sequences(data, message, tokenizer):
 
 def test_training_order_sees_every_row_once_an_epoch():
     lengths = np.random.default_rng(0).integers(1, 50, 37)
-    order = training._training_order(lengths, 8, 3, seed=0)
+    order = batching.training_order(lengths, 8, 3, seed=0)
     assert [sorted(order[37 * epoch :][:37]) for epoch in range(3)] != [list(range(37))] * 3  # blocks may span two
     assert np.bincount(order).tolist() == [3] * 37
     for start in range(0, len(order), 8):
@@ -467,7 +468,7 @@ def test_training_order_sees_every_row_once_an_epoch():
 
 def test_length_grouped_batches_have_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 4000)
-    order = training._length_grouped_order(lengths, 16, 1, seed=0)
+    order = batching.length_grouped_order(lengths, 16, 1, seed=0)
     assert sorted(order) == list(range(4000))
     batches = lengths[order].reshape(-1, 16)
     assert batches.sum() / (16 * batches.max(1).sum()) > 0.9
