@@ -131,7 +131,7 @@ def length(row: Mapping) -> int:
 
 
 def check_loss(algorithm: str, settings: Mapping[str, Any], of: tuple[str, ...] = PAIR) -> None:
-    """Raises ValueError for an unknown algorithm, one that needs pairs and has none, settings its loss does not take."""
+    """Raises ValueError for an unknown algorithm, one that needs pairs and has none, settings that its loss lacks."""
     if algorithm not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}.")
     if algorithm != "qrpo" and of == POINTWISE:

@@ -1,98 +1,31 @@
 import copy
 import dataclasses
 import itertools
-import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from small_llama import (
+    DPO,
+    EOS,
+    QRPO,
+    VOCABULARY,
+    assert_same_history,
+    column,
+    fit,
+    llama,
+    made_up_rows,
+    plain_log_prob,
+    weights,
+)
 from trl import DPOConfig, DPOTrainer
 
 from qrpo_lib import batching, pairs, references, training, transforms
 
-VOCABULARY, EOS = 24, 1
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
-DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
-
-
-@pytest.fixture
-def tokenizer():
-    return made_up_tokenizer()
-
-
-def made_up_tokenizer():
-    """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
-
-
-def llama(vocabulary=VOCABULARY, seed=0, **settings):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None, "max_position_embeddings": 32}
-    defaults = {"vocab_size": vocabulary, "tie_word_embeddings": True} | sizes | tokens
-    model = LlamaForCausalLM(LlamaConfig(**(defaults | settings)))
-    for parameter in model.parameters():  # far from uniform, so that a wrong log-probability shows
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def made_up_rows(count, seed=0):
-    """Random prompts and completions, of which one in four is cut off without its end of sequence."""
-    generator = np.random.default_rng(seed)
-
-    def tokens(low, high):
-        return generator.integers(2, VOCABULARY, generator.integers(low, high)).tolist()
-
-    def completion():
-        return [*tokens(0, 12), EOS] if generator.random() < 0.75 else tokens(1, 12)
-
-    return [
-        {
-            "prompt_ids": tokens(1, 10),
-            "chosen_ids": completion(),
-            "rejected_ids": completion(),
-            "chosen_reward": float(generator.normal() + 0.5),
-            "rejected_reward": float(generator.normal() - 0.5),
-            "ref_rewards": generator.normal(size=3).tolist(),
-        }
-        for _ in range(count)
-    ]
-
-
-def plain_log_prob(model, prompt, completion):
-    """The sum over completion tokens from the logits of one sequence, without padding, in float64."""
-    logits = model(torch.tensor([prompt + completion])).logits[0, :-1].double().log_softmax(-1)
-    return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
-
-
-def fit(model, tokenizer, rows, validation=(), **changes):
-    settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
-    return training.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
-
-
-def weights(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def column(history, name, split="train"):
-    return [row[name] for row in history if row["split"] == split]
-
-
-def assert_same_history(one, other):
-    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in other]
-    for mine, theirs in zip(one, other, strict=True):
-        names = mine.keys() - {"split", "implicit_reward_accuracy"}  # rounding decides ties
-        assert [mine[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=2e-4, abs=2e-5)
 
 
 # --- log-probabilities ----------------------------------------------------------------------------------------------
@@ -154,50 +87,6 @@ def test_dpo_is_trls(tokenizer, tmp_path):
     for ours_name, theirs_name in (("loss", "loss"), ("grad_norm", "grad_norm"), ("learning_rate", "learning_rate")):
         np.testing.assert_allclose(column(history, ours_name), [entry[theirs_name] for entry in logged], rtol=1e-5)
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("algorithm", ["qrpo", "dpo", "rebel", "simpo"])
-def test_gradient_does_not_depend_on_the_split_of_a_batch(algorithm, tokenizer):
-    """Also for a last batch that is not full, and although micro-batches hold different numbers of tokens."""
-    rows, runs = made_up_rows(20), []
-    for micro_batch_size in (8, 4, 1):
-        model = llama()
-        settings = {"algorithm": algorithm, "loss": {"beta": 0.5}, "micro_batch_size": micro_batch_size}
-        history = fit(model, tokenizer, rows, rows[:5], **settings).history
-        runs.append((history, weights(model)))
-    assert [row["step"] for row in runs[0][0] if row["split"] == "train"] == [1, 2, 3]
-    for history, final in runs[1:]:
-        assert_same_history(history, runs[0][0])
-        torch.testing.assert_close(final, runs[0][1], rtol=0, atol=2e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tokenizer, tmp_path):
-    """torchrun with gloo: a batch of 8 as 2 processes x 2 micro-batches x 2 pairs."""
-    script = tmp_path / "train.py"
-    script.write_text(TWO_PROCESSES.format(module=__file__, result=str(tmp_path)))
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*command, str(script)], check=True, env=environment, timeout=300, capture_output=True)
-    model, rows = llama(), made_up_rows(24)
-    assert_same_history(
-        json.loads((tmp_path / "history.json").read_text()), fit(model, tokenizer, rows, rows[:8]).history
-    )
-    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), weights(model), rtol=0, atol=2e-4)
-
-
-TWO_PROCESSES = """
-import importlib.util, json, os, pathlib, torch
-spec = importlib.util.spec_from_file_location("shared", {module!r})
-shared = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shared)
-model, rows = shared.llama(), shared.made_up_rows(24)
-history = shared.fit(model, shared.made_up_tokenizer(), rows, rows[:8], micro_batch_size=2).history
-if os.environ["RANK"] == "0":
-    folder = pathlib.Path({result!r})
-    (folder / "history.json").write_text(json.dumps(history))
-    torch.save(shared.weights(model), folder / "weights.pt")
-"""
 
 
 def test_gradient_norm_is_that_of_the_mean_loss(tokenizer):
