@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from qrpo_lib import pairs, tabular, training, transforms
 from qrpo_lib.log_probs import completion_log_probs
 
 EOS = 0
-PARTNERS = 3  # pairs that each completion starts
+PARTNERS = 2  # pairs that each completion starts
 _CANDIDATES = 20  # random models, of which the one that spreads its probability most is the reference
 
 
@@ -53,8 +53,9 @@ class Problem:
 
 
 class Fit(NamedTuple):
-    """Log-probabilities (m,) of the trained policy; at each checkpoint (checkpoints + 1, m); the steps of these."""
+    """The trained model, its log-probabilities (m,), and those (checkpoints + 1, m) at the steps of its checkpoints."""
 
+    model: PreTrainedModel
     log_policy: np.ndarray
     checkpoints: np.ndarray
     steps: list[int]
@@ -69,18 +70,23 @@ def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int
     words = [token for token in range(vocabulary) if token != EOS]
     completions = [[*w, EOS] for length in range(longest) for w in itertools.product(words, repeat=length)]
     completions += [list(w) for w in itertools.product(words, repeat=longest)]
-    # A token that no completion repeats: after a prompt "a" a Llama cannot tell "a" from "a a", since attention averages
-    # over equal values and rotary positions are relative.
+    # A token that no completion repeats: after a prompt "a" a Llama cannot tell "a" from "a a", since attention
+    # averages over equal values and rotary positions are relative.
     prompt = [EOS]
     candidates = [_random_llama(vocabulary, _CANDIDATES * seed + i) for i in range(_CANDIDATES)]
-    log_policies = [log_policy(candidate, prompt, completions) for candidate in candidates]
-    best = int(np.argmin([np.exp(2 * values).sum() for values in log_policies]))
-    log_ref = log_policies[best]
+    concentration = [np.exp(2 * log_policy(candidate, prompt, completions)).sum() for candidate in candidates]
     rewards = np.random.default_rng(seed).normal(size=len(completions))
-    order = np.argsort(rewards)
-    levels = (np.arange(references) + 0.5) / references
-    ref_rewards = rewards[order][np.searchsorted(np.cumsum(np.exp(log_ref[order])), levels).clip(max=len(order) - 1)]
-    return Problem(prompt, completions, rewards, ref_rewards, log_ref, candidates[best])
+    empty = Problem(prompt, completions, rewards, np.empty(references), np.empty(0), candidates[0])
+    return with_reference(empty, candidates[int(np.argmin(concentration))])
+
+
+def with_reference(problem: Problem, model: PreTrainedModel) -> Problem:
+    """The same completions and rewards with another reference, and so other reference rewards."""
+    log_ref = log_policy(model, problem.prompt, problem.completions)
+    order = np.argsort(problem.rewards)
+    levels = (np.arange(len(problem.ref_rewards)) + 0.5) / len(problem.ref_rewards)
+    ranks = np.searchsorted(np.cumsum(np.exp(log_ref[order])), levels).clip(max=len(order) - 1)
+    return replace(problem, ref_rewards=problem.rewards[order][ranks], log_ref=log_ref, reference=model)
 
 
 def log_policy(model: PreTrainedModel, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> np.ndarray:
@@ -93,11 +99,14 @@ def log_policy(model: PreTrainedModel, prompt: Sequence[int], completions: Seque
 
 
 def other_policy(problem: Problem, seed: int) -> np.ndarray:
-    """Log-probabilities (m,) of a random policy, nothing to do with the reference: where offline data is from."""
-    return tabular.random_prompt(len(problem.completions), seed)[0]
+    """Log-probabilities (m,) of a policy that has nothing to do with the reference: where offline data is from.
+
+    A random one about the uniform: completions of 4 tokens are as likely as the empty one.
+    """
+    return tabular.random_prompt(len(problem.completions), seed, concentration=5.0)[0]
 
 
-def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0) -> list[dict]:
+def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0, chain: bool = False) -> list[dict]:
     """Training rows whose completions come from the distribution `log_data` (m,): each once, weighted.
 
     QRPO: every completion, weight its probability. The others: `PARTNERS` random pairs a completion, weight the product
@@ -117,7 +126,8 @@ def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0) 
         ]
     generator = np.random.default_rng(seed)
     chosen = np.tile(np.arange(m), PARTNERS)
-    rejected = (chosen + generator.integers(1, m, len(chosen))) % m
+    # a chain of all completions in the order of enumeration mixes far more slowly than random pairs
+    rejected = (chosen + (1 if chain else generator.integers(1, m, len(chosen)))) % m
     graph = sparse.coo_matrix((np.ones(len(chosen)), (chosen, rejected)), (m, m))
     if sparse.csgraph.connected_components(graph)[0] > 1:
         raise ValueError("the pairs do not connect all completions, so they do not identify the optimum: another seed.")
@@ -149,7 +159,7 @@ def fit(
 ) -> Fit:
     """`training.fit_policy` from the reference, `steps` steps on all rows at once."""
     seen: dict[int, np.ndarray] = {}
-    training.fit_policy(
+    fitted = training.fit_policy(
         copy.deepcopy(problem.reference),
         _tokenizer(problem.reference.config.vocab_size),
         rows,
@@ -162,14 +172,14 @@ def fit(
         checkpoints=min(steps, 20),
         on_checkpoint=lambda step, model: seen.update({step: log_policy(model, problem.prompt, problem.completions)}),
     )
-    return Fit(seen[steps], np.stack(list(seen.values())), list(seen))
+    return Fit(fitted.model, seen[steps], np.stack(list(seen.values())), list(seen))
 
 
 def optimum(problem: Problem, algorithm: str, loss: Mapping[str, Any]) -> np.ndarray:
     """log pi* (m,) in closed form: pi_ref exp(R / beta) / Z, with the Z of the sum over all completions (Eq. 2).
 
     R is f of the exact quantile for QRPO (Eq. 8, 13), the reward itself for DPO and REBEL. SimPO's is another, without
-    reference: log pi = |y| (R / beta + C), C from the normalisation, where gamma_ratio is 0; else `simpo_optimum`.
+    reference: log pi = |y| (R / beta + C), C from the normalisation, for gamma_ratio = 0.
     """
     beta = loss["beta"]
     if algorithm == "simpo":
@@ -181,6 +191,19 @@ def optimum(problem: Problem, algorithm: str, loss: Mapping[str, Any]) -> np.nda
         f = transforms.get(loss.get("transform", "identity"))
         rewards = f(f.clamp(tabular.quantiles(problem.log_ref, rewards), len(problem.ref_rewards)))
     return tabular.optimal_policy(problem.log_ref, rewards, beta)
+
+
+def spectral_gap(problem: Problem, rows: list[dict]) -> float:
+    """How well pairs mix: second smallest eigenvalue of the weighted graph's normalised Laplacian, 0 if it falls apart.
+
+    Least squares on the differences of pairs takes a number of steps inverse to it.
+    """
+    index = {tuple(completion): i for i, completion in enumerate(problem.completions)}
+    adjacency = np.zeros((len(index), len(index)))
+    for row in rows:
+        i, j = index[tuple(row["chosen_ids"])], index[tuple(row["rejected_ids"])]
+        adjacency[[i, j], [j, i]] += row["weight"]
+    return float(np.linalg.eigvalsh(sparse.csgraph.laplacian(adjacency, normed=True))[1])
 
 
 def _random_llama(vocabulary: int, seed: int) -> PreTrainedModel:

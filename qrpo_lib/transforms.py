@@ -4,6 +4,7 @@ Z_f(beta) = E[exp(f(R_q) / beta)] over reference completions (Eq. 13) overflows 
 here returns log Z_f, computed without ever forming Z_f.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -132,6 +133,23 @@ def get(name: Named, **params) -> Transformation:
     return Transformation(name, special.ndtri, "special.ndtri", closed_form, mean=mu, scale=sigma)
 
 
+def of_round(name: Named, number: int) -> Transformation:
+    """f with the log partition function of round `number` (from 1) of several at one strength b, rewards kept.
+
+    Each round takes the policy of the last one as its reference, and the quantile under the first reference as its
+    reward. If every round reaches its optimum, round j starts from pi_ref exp((j - 1) f / b) / Z_f(b / (j - 1)), so
+    that its own partition function is Z_f(b / j) / Z_f(b / (j - 1)). Round 1 is f itself.
+    """
+    f = get(name)
+    if number < 1:
+        raise ValueError(f"rounds are numbered from 1, got {number}.")
+    if number == 1:
+        return f
+    closed_form = functools.partial(_round_log_partition, f.closed_form, number)
+    # no small-beta expansion of its own: the leading terms of the two partition functions cancel
+    return dataclasses.replace(f, closed_form=closed_form, limit=None, slope=None)
+
+
 def log_partition(f, beta):
     """log Z_f(beta) of any callable f on [0, 1] by adaptive quadrature in the log domain (Eq. 13), to 1e-10.
 
@@ -216,6 +234,10 @@ def _sqrt_log_partition(x):
 
 def _log_log_partition(x):
     return -np.log1p(x)
+
+
+def _round_log_partition(closed_form, number, x):
+    return closed_form(number * x) - closed_form((number - 1) * x)
 
 
 def _normal_log_partition(x, mu=0.0, sigma=1.0):

@@ -41,10 +41,10 @@ def trained_on(monkeypatch):
 
 
 def test_token_ids_are_trained_on_as_sampled(tokenizer, trained_on):
-    """Nothing is appended, cut, masked or re-tokenised, although pad = eos: t5 t6 would not survive decoding as "t56"."""
+    """Nothing is appended, cut, masked or re-tokenised, although pad = eos and some completions lack it."""
     rows = made_up_rows(12)
     assert sum(row["chosen_ids"][-1] != EOS for row in rows) > 1, "some completions must be truncated"
-    assert any(row["chosen_ids"] == [EOS] for row in rows) or rows[0].update(chosen_ids=[EOS]) is None
+    rows[0]["chosen_ids"] = [EOS]
     fit(llama(), tokenizer, rows, batch_size=4, micro_batch_size=4)
     expected = [(row["prompt_ids"] + row[side], row[side]) for row in rows for side in ("chosen_ids", "rejected_ids")]
     assert sorted(trained_on) == sorted(expected)
