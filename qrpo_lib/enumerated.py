@@ -61,7 +61,7 @@ class Fit(NamedTuple):
     steps: list[int]
 
 
-def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int = 1000) -> Problem:
+def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int = 250) -> Problem:
     """A random problem. The reference is random too, the most spread-out of 20: see `Problem`.
 
     A continuous reward is what Table 4's partition functions are for. With m completions a reward has m values, and the

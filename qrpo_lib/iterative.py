@@ -51,6 +51,11 @@ class Plan:
         return f"1 stage, {data}" if self.rounds == 1 else f"{self.rounds} rounds, {data}, {self.reward} reward"
 
 
+def plans(rounds: int) -> list[Plan]:
+    """What the notebook compares: one stage, rounds with either reward, one stage online."""
+    return [Plan(), Plan(rounds, "fixed"), Plan(rounds, "renewed"), Plan(online=True)]
+
+
 def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
     """What determines the result of round `number`, counted from 1."""
     settings = profile.training

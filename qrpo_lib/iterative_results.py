@@ -60,9 +60,8 @@ def difference(prompts: pd.DataFrame, one: Plan, other: Plan, column: str) -> In
 
 def figure(summary: pd.DataFrame, initial: Interval) -> tuple[plt.Figure, pd.DataFrame]:
     """Mean reward against KL to the initial policy, round by round; with the numbers that are drawn."""
-    numbers = [
-        {"plan": INITIAL, "round": 0, "kl": 0.0, "reward": initial.mean, "low": initial.low, "high": initial.high}
-    ]
+    interval = {"reward": initial.mean, "low": initial.low, "high": initial.high}
+    numbers = [{"plan": INITIAL, "round": 0, "kl": 0.0} | interval]
     for row in summary.itertuples():
         interval = {"reward": row.reward.mean, "low": row.reward.low, "high": row.reward.high}
         numbers.append({"plan": row.plan, "round": row.round, "kl": row.kl.mean} | interval)

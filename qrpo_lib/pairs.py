@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from trl.trainer.utils import pad
 
 from qrpo_lib import losses
 from qrpo_lib.quantile import quantile_reward
@@ -65,11 +64,13 @@ class Collator:
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Tensor]:
         of = sides(rows[0])
         sequences = [(row["prompt_ids"], row[ids_column(side)]) for side in of for row in rows]
-        ids = [torch.tensor([*prompt, *completion]) for prompt, completion in sequences]
-        masks = [torch.tensor([0] * len(prompt) + [1] * len(completion)) for prompt, completion in sequences]
+        width = max(len(prompt) + len(completion) for prompt, completion in sequences)
+        padding = [width - len(prompt) - len(completion) for prompt, completion in sequences]
+        ids = [[*p, *c, *[self.pad_token_id] * rest] for (p, c), rest in zip(sequences, padding, strict=True)]
+        mask = [[0] * len(p) + [1] * len(c) + [0] * rest for (p, c), rest in zip(sequences, padding, strict=True)]
         batch = {
-            "input_ids": pad(ids, padding_value=self.pad_token_id, padding_side="right"),
-            "completion_mask": pad(masks, padding_value=0, padding_side="right"),
+            "input_ids": torch.tensor(ids),
+            "completion_mask": torch.tensor(mask),
             "weight": torch.tensor([row.get("weight", 1.0) for row in rows]),
         }
         for column in reward_columns(of):

@@ -250,9 +250,13 @@ class Evaluation(_Settings):
 
 
 class Experiment(_Settings):
-    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed."""
+    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed.
+
+    `rounds` is how many iterative QRPO has (two seeds); without it there is none.
+    """
 
     arms: list[str] | None = None
+    rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
