@@ -23,7 +23,7 @@ QRPO_LOSSES: dict[str, dict[str, Any]] = {
     "scaled-normal": {"beta": 0.5, "transform": {"name": "scaled-normal", "mu": 0.5, "sigma": 0.3}},
 }
 PAIR_LOSSES: dict[str, dict[str, Any]] = {"dpo": {"beta": 2.0}, "rebel": {"beta": 2.0}}
-SIMPO = {"beta": 2.0, "gamma_ratio": 0.0}
+SIMPO = {"beta": 5.0, "gamma_ratio": 0.0}
 
 
 def table(problem: Problem, *, learning_rate: float, qrpo_steps: int, pair_steps: int) -> pd.DataFrame:

@@ -362,3 +362,42 @@ def test_length_grouped_batches_have_little_padding():
     batches = lengths[order].reshape(-1, 16)
     assert batches.sum() / (16 * batches.max(1).sum()) > 0.9
     assert np.abs(np.corrcoef(np.arange(250), batches.mean(1))[0, 1]) < 0.2
+
+
+def test_killed_fine_tuning_continues_and_ends_the_same(tokenizer, tmp_path):
+    settings = {"learning_rate": 1e-3, "batch_size": 4, "checkpoints": 5}
+    models = llama(), llama()
+    whole = training.fine_tune(models[0], tokenizer, sequences(40), **settings).history
+    steps = []
+
+    def kill(step, model):
+        steps.append(step)
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training.fine_tune(llama(), tokenizer, sequences(40), output_dir=tmp_path, on_checkpoint=kill, **settings)
+    assert steps == [0, 2, 4, 6]
+    resumed = training.fine_tune(models[1], tokenizer, sequences(40), output_dir=tmp_path, **settings).history
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert resumed == whole
+
+
+# --- trackers ---------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_the_metrics(tokenizer, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = made_up_rows(16)
+    history = fit(llama(), tokenizer, rows, rows[:4], report_to="tensorboard", output_dir=tmp_path).history
+    (path,) = tmp_path.rglob("events.out.tfevents.*")
+    events = accumulator.EventAccumulator(str(path)).Reload()
+    for split, prefix in (("train", "train/"), ("validation", "eval/")):
+        for name in ("loss", "chosen_log_ratio", "rejected_quantile", "share_above_threshold"):
+            logged = [event.value for event in events.Scalars(prefix + name)]
+            assert logged == pytest.approx(column(history, name, split), rel=1e-5, abs=1e-7)
+
+
+def test_a_tracker_needs_a_folder(tokenizer):
+    with pytest.raises(ValueError, match="report_to='tensorboard' needs output_dir"):
+        fit(llama(), tokenizer, made_up_rows(8), report_to="tensorboard")
