@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qrpo_lib import initial_policy, progress, reference_sampling, runs, sampling, tasks, transforms
+from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
         "training": {name: value for name, value in settings.model_dump().items() if not isinstance(value, dict)},
         "evaluation": profile.evaluation.model_dump(),
     }
-    inputs = (initial_policy.step(profile), reference_sampling.step(profile))
+    inputs = (reference_policy.step(profile), reference_sampling.step(profile))
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
     return runs.Step("iterative", parameters, inputs=inputs, code=("iterative",))
@@ -77,7 +77,7 @@ def run(profile: Profile, plan: Plan, seed: int) -> list[Path]:
     """The folders of all rounds, made if they are not there."""
     if plan.reward == "fixed" and plan.rounds > 1 and profile.training.qrpo.partition != "exact":
         raise ValueError('rounds with a fixed reward need partition = "exact": only its Z is known for later rounds.')
-    initial, completions = initial_policy.run(profile), reference_sampling.run(profile)
+    initial, completions = reference_policy.run(profile), reference_sampling.run(profile)
     folders: list[Path] = []
     for number in range(1, plan.rounds + 1):
         one = _Round(profile, plan, seed, number, initial, folders[-1] / "policy" if folders else initial, completions)
@@ -187,6 +187,7 @@ class _Round:
             [list(ids) for ids in prompts],
             completions=len(found) // len(prompts),
             seed=self._sampling_seed(0 if role == "candidate" else 1),
+            backend=self.profile.reference_sampling.backend,
             **self._sampling(),
         )
         scores = tasks.reward(self.profile.task).score(found["prompt"].tolist(), [one.text for one in drawn])

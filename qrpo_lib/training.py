@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +18,14 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from qrpo_lib import batching, causal_lm, pairs, references
+from qrpo_lib import batching, callbacks, causal_lm, pairs, references
+from qrpo_lib.callbacks import OnCheckpoint, Progress
 from qrpo_lib.log_probs import completion_log_probs
 
-Progress = Callable[[int, int, str], None]
-OnCheckpoint = Callable[[int, PreTrainedModel], None]
 Online = Callable[[int, PreTrainedModel, list[Mapping]], Sequence[Mapping]]
 
 PRECISIONS = ("float32", "bfloat16")
@@ -149,9 +146,9 @@ def fit_policy(
             reference=live,
             online=_Online(online, train, checking) if online else None,
         )
-        trainer.add_callback(_Reporter(progress))
-        trainer.add_callback(_Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
-        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+        trainer.add_callback(callbacks.Reporter(progress))
+        trainer.add_callback(callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
+        trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(folder))
     return Fitted(causal_lm.restored(model), trainer.history())
 
 
@@ -210,9 +207,9 @@ def fine_tune(
             train_dataset=_laid_out(rows, order, micro_batch_size, labels=[-100] * len(rows[0]["labels"])),
             processing_class=tokenizer,
         )
-        trainer.add_callback(_Reporter(progress))
-        trainer.add_callback(_Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
-        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+        trainer.add_callback(callbacks.Reporter(progress))
+        trainer.add_callback(callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
+        trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(folder))
     return Fitted(causal_lm.restored(model), trainer.history())
 
 
@@ -375,42 +372,6 @@ def _row_numbers(rows: Sequence[Mapping]) -> dict[str, Tensor]:
     return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "weight")}
 
 
-class _Checkpoints(TrainerCallback):
-    """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
-
-    def __init__(self, trainer: _SuiteTrainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
-        self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.steps = {round(i * state.max_steps / self.count) for i in range(1, self.count + 1)}
-        if state.global_step == 0:  # not when training continues
-            self._reach(0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self.steps:
-            self._reach(state.global_step)
-            control.should_save = self.save
-            control.should_log = True  # logging the validation metrics has cleared it
-        return control
-
-    def _reach(self, step: int) -> None:
-        with causal_lm.plain(self.trainer.model):
-            self.trainer.log_validation()
-            if self.on_checkpoint:
-                self.on_checkpoint(step, self.trainer.model)
-
-
-class _Reporter(TrainerCallback):
-    """Tells the caller how far training is."""
-
-    def __init__(self, progress: Progress | None):
-        self.progress = progress
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.progress and "grad_norm" in logs:
-            self.progress(state.global_step, state.max_steps, f"loss {logs['loss']:.4g}")
-
-
 # --- settings and checks ---------------------------------------------------------------------------------------
 
 
@@ -457,16 +418,6 @@ def _laid_out(rows: list[dict], order, micro_batch_size: int, **filler) -> Datas
     processes = PartialState().num_processes
     missing = -len(order) % (micro_batch_size * processes) if processes > 1 else 0
     return Dataset.from_list([*rows, rows[0] | filler]).select([*order, *[len(rows)] * missing])
-
-
-def _last_complete_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was saved to its end: the trainer's state is written last."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return str(checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
 
 
 def _check_settings(precision: str, reference="computed", report_to="none", output_dir=None, **sizes: int) -> None:
