@@ -257,7 +257,8 @@ class _SuiteTrainer:
             split = "validation" if "eval_loss" in entry else "train"
             values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
             if "loss" in values:  # the trainer's closing summary has none
-                rows.append({"step": values.pop("step"), "split": split} | values)
+                first = {"step": values.pop("step"), "split": split, "loss": values.pop("loss")}
+                rows.append(first | dict(sorted(values.items())))  # a resumed trainer has read them from sorted JSON
         return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
