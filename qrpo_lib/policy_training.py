@@ -8,6 +8,7 @@ were, and what was left out and why).
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from qrpo_lib import dataset_pairs, evaluation, preferences, progress, reference_policy, reference_sampling, runs
@@ -15,6 +16,8 @@ from qrpo_lib.profiles import Algorithm, Profile
 
 PAIRS = "pairs.json"
 _REPORTED_PRECISION = "%.9g"
+# The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
+_TRAINER, _FINISHED = ".trainer", ".finished"
 
 
 def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
@@ -43,6 +46,7 @@ def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
         step(profile, algorithm, seed),
         lambda folder: _make(profile, algorithm, seed, policy, completions, folder),
         seed=seed,
+        resumable=True,
     )
 
 
@@ -101,12 +105,15 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
     train, validation = pairs(profile, policy, completions)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
-    evaluations = []
+    shutil.rmtree(folder / _FINISHED, ignore_errors=True)
 
     def evaluate(step: int, model) -> None:
-        # The same seed at every checkpoint: the difference between two of them has less noise.
-        online = evaluation.online_rewards(profile, model, tokenizer, seed=seed)
-        evaluations.append(online.assign(step=step))
+        # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
+        path = folder / f"evaluation-{step:06d}.parquet"
+        if not path.exists():
+            # The same seed at every checkpoint: the difference between two of them has less noise.
+            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed)
+            runs.write_atomically(path, online.assign(step=step).to_parquet())
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = training.fit_policy(
@@ -124,14 +131,22 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
             seed=seed,
             precision=settings.precision,
             num_ref_rewards=num_ref_rewards,
+            reference_cache=runs.cache_folder("reference_log_probs"),
+            output_dir=folder / _TRAINER,
             on_checkpoint=evaluate,
             progress=report,
         )
     fitted.model.to(torch.bfloat16 if settings.precision == "bfloat16" else torch.float32)
     fitted.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    history, online = pd.DataFrame(fitted.history), pd.concat(evaluations, ignore_index=True)
+    evaluations = sorted(folder.glob("evaluation-*.parquet"))
+    history, online = pd.DataFrame(fitted.history), pd.concat(map(pd.read_parquet, evaluations), ignore_index=True)
     history.to_csv(folder / "history.csv", index=False, float_format=_REPORTED_PRECISION)
     online.to_csv(folder / "evaluation.csv", index=False, float_format=_REPORTED_PRECISION)
     report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
     runs.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
+    # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
+    (folder / _TRAINER).rename(folder / _FINISHED)
+    shutil.rmtree(folder / _FINISHED)
+    for path in evaluations:
+        path.unlink()

@@ -173,12 +173,24 @@ class ReferenceSampling(Sampling):
     ref_rewards: PositiveInt
 
 
+class ScaledNormal(_Settings):
+    """f = mu + sigma Phi^-1, in units of the transformed reward."""
+
+    name: Literal["scaled-normal"]
+    mu: float
+    sigma: PositiveFloat
+
+
 class QRPO(_Settings):
+    """`error` is the regression's; `completions` says which of a pair are trained on (`losses.qrpo_pair`)."""
+
     beta: PositiveFloat
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
-    transform: Literal["identity", "log", "square", "sqrt", "normal"] = "identity"
+    transform: Literal["identity", "log", "square", "sqrt", "normal"] | ScaledNormal = "identity"
     partition: Literal["exact", "asymptotic", "finite"] = "exact"
+    error: Literal["squared", "absolute"] = "squared"
+    completions: Literal["both", "chosen", "rejected"] = "both"
 
 
 class DPO(_Settings):
@@ -238,9 +250,13 @@ class Evaluation(_Settings):
 
 
 class Experiment(_Settings):
-    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed."""
+    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed.
+
+    `rounds` is how many iterative QRPO has (two seeds); without it there is none.
+    """
 
     arms: list[str] | None = None
+    rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
 

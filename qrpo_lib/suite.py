@@ -8,6 +8,7 @@ of its own, so a notebook that is executed again only reads them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -22,10 +23,11 @@ from typing import Any
 
 import nbformat
 
-from qrpo_lib import initial_policy, notebook, policy_training, profiles, reference_sampling, runs
+from qrpo_lib import initial_policy, iterative, notebook, policy_training, profiles, reference_sampling, runs
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
+_ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
 
 
@@ -68,6 +70,7 @@ class Job:
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
+    made.append(Job("experiments/exactness", "experiments/exactness"))
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm)
     return made
@@ -95,7 +98,17 @@ def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
             trainings.append(training)
     inputs = tuple(step for training in trainings for step in training.inputs)
     tables = Job(f"results/tables[{arm}]", "results/tables", named, inputs, tuple(t.id for t in trainings))
-    return [first, sampling, *trainings, tables]
+    return [first, sampling, *trainings, *_iterative(profile, named, sampling.id), tables]
+
+
+def _iterative(profile: profiles.Profile, named: dict[str, str], after: str) -> list[Job]:
+    if profile.experiment.rounds is None:
+        return []
+    path = "experiments/iterative"
+    chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
+    every = itertools.product(iterative.plans(chosen["rounds"]), chosen["seeds"])
+    steps = tuple(iterative.step(profile, plan, seed, plan.rounds) for plan, seed in every)
+    return [Job(f"{path}[{profile.arm}]", path, named | chosen, steps, (after,), profile.training.threads)]
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
