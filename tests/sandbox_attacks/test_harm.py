@@ -51,6 +51,20 @@ def test_sleep(attack):
 
 
 @pytest.mark.slow
+def test_answer_that_trickles(attack):
+    """A byte now and then, of an answer that would take days."""
+    trickle = """
+import os, sys, time
+channel = int(sys.orig_argv[-2])
+os.write(channel, (1 << 20).to_bytes(4, 'big'))
+while True:
+    time.sleep(0.01)
+    os.write(channel, b' ')
+"""
+    assert attack(second(trickle), seconds=0.1) == ["passed", "timeout", "passed"]
+
+
+@pytest.mark.slow
 def test_deadlock(attack):
     lock = "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()"
     assert attack(second(lock), seconds=0.1) == ["passed", "timeout", "passed"]
