@@ -221,7 +221,7 @@ class _Worker:
             "memory_mb": self._limits.memory_mb,
             "file_mb": _FILE_MB,
             "threads": _MAX_THREADS,
-            "protect_files": self._limits.isolation == "limits",
+            "no_namespaces": self._limits.isolation == "limits",
             "packages": _packages_folder() if self._limits.isolation == "limits" else "/packages",
         }
         if self._limits.isolation == "bubblewrap":
