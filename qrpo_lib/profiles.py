@@ -14,7 +14,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from qrpo_lib.errors import InputError
 
@@ -181,13 +191,20 @@ class ScaledNormal(_Settings):
     sigma: PositiveFloat
 
 
+Transform = Annotated[
+    Annotated[Literal["identity", "log", "square", "sqrt", "normal"], Tag("name")]
+    | Annotated[ScaledNormal, Tag("scaled-normal")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "scaled-normal"),
+]
+
+
 class QRPO(_Settings):
     """`error` is the regression's; `completions` says which of a pair are trained on (`losses.qrpo_pair`)."""
 
     beta: PositiveFloat
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
-    transform: Literal["identity", "log", "square", "sqrt", "normal"] | ScaledNormal = "identity"
+    transform: Transform = "identity"
     partition: Literal["exact", "asymptotic", "finite"] = "exact"
     error: Literal["squared", "absolute"] = "squared"
     completions: Literal["both", "chosen", "rejected"] = "both"
