@@ -75,7 +75,7 @@ def clustered_interval(
     seeds: np.ndarray,
     *,
     level: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
     """Any statistic of rows with its percentile-bootstrap interval, resampled by prompt and by seed.
