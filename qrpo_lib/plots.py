@@ -74,14 +74,20 @@ def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) 
     return paths
 
 
-def save_table(name: str, data: pd.DataFrame, markdown: str, folder: str | Path) -> list[Path]:
-    """Save a table: its numbers as `name.csv`, and as people read it as `name.md`. Returns the two paths."""
+def save_table(
+    name: str, data: pd.DataFrame, markdown: str, folder: str | Path, latex: str | None = None
+) -> list[Path]:
+    """Save a table: its numbers as `name.csv`, as people read it as `name.md`, for a paper as `name.tex` if given.
+
+    Returns the paths.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
-    _write_csv(data, paths[0])
-    paths[1].write_text(markdown.rstrip("\n") + "\n", encoding="utf-8")
-    return paths
+    _write_csv(data, folder / f"{name}.csv")
+    texts = {"md": markdown} | ({"tex": latex} if latex is not None else {})
+    for suffix, text in texts.items():
+        (folder / f"{name}.{suffix}").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for suffix in ("csv", *texts)]
 
 
 def markdown_table(rows: list[dict[str, object]]) -> str:

@@ -26,7 +26,7 @@ def table(name: str) -> pd.DataFrame:
 def value(name: str) -> Any:
     """A number or a group of numbers that stands alone, such as "trained_models_per_algorithm"."""
     entry = dict(_content()[name])
-    entry.pop("where")
+    entry.pop("where", None)
     return entry.get("value", entry)
 
 
