@@ -23,7 +23,8 @@ FOLDER = Path(__file__).parent / "profiles"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Algorithm = Literal["qrpo", "dpo"]
+Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
+Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
 ]
@@ -173,17 +174,35 @@ class ReferenceSampling(Sampling):
     ref_rewards: PositiveInt
 
 
+Transform = Literal["identity", "log", "square", "sqrt", "normal"]
+
+
 class QRPO(_Settings):
     beta: PositiveFloat
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
-    transform: Literal["identity", "log", "square", "sqrt", "normal"] = "identity"
-    partition: Literal["exact", "asymptotic", "finite"] = "exact"
+    transform: Transform = "identity"
+    partition: Partition = "exact"
 
 
 class DPO(_Settings):
     beta: PositiveFloat
     learning_rate: PositiveFloat
+
+
+class REBEL(_Settings):
+    """beta has the unit of the reward."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+
+
+class SimPO(_Settings):
+    """gamma_ratio: the margin over beta."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+    gamma_ratio: Annotated[float, Field(ge=0)] = 0.5
 
 
 class SFT(_Settings):
@@ -216,6 +235,8 @@ class Training(_Settings):
     threads: PositiveInt
     qrpo: QRPO
     dpo: DPO
+    rebel: REBEL
+    simpo: SimPO
 
     @model_validator(mode="after")
     def _whole_micro_batches(self):
@@ -237,12 +258,50 @@ class Evaluation(_Settings):
     repeats: PositiveInt
 
 
+class Scaling(_Settings):
+    """Figure 3: QRPO with more and more reference rewards, and with the partition functions beside each other."""
+
+    settings: list[Setting] = Field(min_length=1)
+    num_ref_rewards: list[PositiveInt] = Field(min_length=1)
+    betas: list[PositiveFloat] = Field(min_length=1)
+    learning_rates: list[PositiveFloat] = Field(min_length=1)
+    partitions: list[Partition] = Field(min_length=1)
+
+
+class Transformations(_Settings):
+    """QRPO with other transformations of the quantile: each with the same betas, of which the best is reported."""
+
+    setting: Setting
+    transforms: list[Transform] = Field(min_length=2)
+    betas: list[PositiveFloat] = Field(min_length=1)
+
+
 class Experiment(_Settings):
-    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed."""
+    """Which models are trained, in each of these arms (default: all of the file).
+
+    The grid is every algorithm in every setting, with each of its betas and learning rates. What is not given has one
+    value, that of `training`.
+
+    seeds: of everything that is reported.
+    grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
+        best beta and learning rate of each algorithm and setting alone.
+    """
 
     arms: list[str] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    grid_seeds: PositiveInt | None = None
+    settings: list[Setting] | None = None
+    betas: dict[Algorithm, list[PositiveFloat]] = {}
+    learning_rates: dict[Algorithm, list[PositiveFloat]] = {}
+    scaling: Scaling | None = None
+    transformations: Transformations | None = None
+
+    @model_validator(mode="after")
+    def _grid_seeds_are_seeds(self):
+        if self.grid_seeds is not None and self.grid_seeds > len(self.seeds):
+            raise ValueError(f"grid_seeds is {self.grid_seeds}, but there are {len(self.seeds)} seeds")
+        return self
 
 
 class Profile(_Settings):
@@ -264,6 +323,9 @@ class Profile(_Settings):
         needed, sampled = self.training.qrpo.num_ref_rewards, self.reference_sampling.ref_rewards
         if needed > sampled:
             raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
+        if self.experiment.scaling and max(self.experiment.scaling.num_ref_rewards) > sampled:
+            most = max(self.experiment.scaling.num_ref_rewards)
+            raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {sampled} are sampled")
         return self
 
     @model_validator(mode="after")
