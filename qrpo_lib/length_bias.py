@@ -22,14 +22,15 @@ _LEGEND_SIZE = 12
 
 
 def points(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
-    """x and y of each recorded completion: columns `prompt_id, seed, x, y`.
+    """x and y of each recorded completion, beside its reward: columns `prompt_id, seed, reward, x, y`.
 
-    evaluations: columns `prompt_id, seed, length, logp, ref_logp`. references: completions of the reference policy,
-    columns `prompt_id, length`, as many for every prompt. Prompts whose references all have one length fall out.
+    evaluations: columns `prompt_id, seed, reward, length, logp, ref_logp`. references: the reference policy's
+    completions, columns `prompt_id, length`, as many for every prompt. Prompts whose references all have one length
+    fall out.
     """
     lengths = evaluation.by_prompt(references, "length").loc[evaluations["prompt_id"]].to_numpy()
     x = evaluation.standardised(evaluations["length"].to_numpy(), lengths)
-    made = evaluations[["prompt_id", "seed"]].assign(x=x, y=evaluation.log_ratio(evaluations))
+    made = evaluations[["prompt_id", "seed", "reward"]].assign(x=x, y=evaluation.log_ratio(evaluations))
     return made[np.isfinite(made["x"])].reset_index(drop=True)
 
 
@@ -57,16 +58,27 @@ def correlation(made: pd.DataFrame) -> Interval:
     return clustered_interval(lambda rows: spearman(x[rows], y[rows]), made["prompt_id"], made["seed"])
 
 
-def difference(first: pd.DataFrame, second: pd.DataFrame) -> Interval:
-    """rho of `first` minus rho of `second`, resampled together: the same prompts (and seeds) of both."""
-    both = pd.concat([first.assign(of_first=True), second.assign(of_first=False)], ignore_index=True)
-    x, y, of_first = both["x"].to_numpy(), both["y"].to_numpy(), both["of_first"].to_numpy()
+def contrast(of_policies: dict[str, pd.DataFrame], first: tuple[str, ...], second: tuple[str, ...]) -> Interval:
+    """Mean rho of the `first` policies less that of the `second`, resampled together: the same prompts and seeds."""
+    names = [*first, *second]
+    both = pd.concat([of_policies[name].assign(policy=i) for i, name in enumerate(names)], ignore_index=True)
+    x, y, policy = both["x"].to_numpy(), both["y"].to_numpy(), both["policy"].to_numpy()
 
     def statistic(rows: np.ndarray) -> float:
-        one, other = rows[of_first[rows]], rows[~of_first[rows]]
-        return spearman(x[one], y[one]) - spearman(x[other], y[other])
+        parts = [rows[policy[rows] == i] for i in range(len(names))]
+        rhos = [spearman(x[part], y[part]) for part in parts]
+        return float(np.mean(rhos[: len(first)]) - np.mean(rhos[len(first) :]))
 
     return clustered_interval(statistic, both["prompt_id"], both["seed"])
+
+
+def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The points that Figure 4 shows, with a column `algorithm`."""
+    parts = []
+    for algorithm, made in of_algorithms.items():
+        inside = kept(made["x"].to_numpy(), made["y"].to_numpy())
+        parts.append(made.loc[inside, ["prompt_id", "seed", "x", "y"]].assign(algorithm=algorithm))
+    return pd.concat(parts, ignore_index=True)
 
 
 def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:

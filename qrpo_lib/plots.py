@@ -101,5 +101,18 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def frame_markdown(frame: pd.DataFrame, digits: int = 4) -> str:
+    """A data frame as a Markdown table, numbers rounded; a dash for what is missing, a sentence for an empty one."""
+    if frame.empty:
+        return "There is nothing to list."
+
+    def shown(value: object) -> str:
+        if value is None or (isinstance(value, float) and pd.isna(value)):
+            return "–"
+        return f"{value:.{digits}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+    return markdown_table([{str(key): shown(value) for key, value in row.items()} for row in frame.to_dict("records")])
+
+
 def _write_csv(data: pd.DataFrame, path: Path) -> None:
     data.to_csv(path, index=False, float_format=_CSV_FLOATS, lineterminator="\n")

@@ -100,13 +100,17 @@ class _Task(_Settings):
 
 
 class TopicsTask(_Task):
-    """The suite's generated chat task (`qrpo_lib.topics`), whose reward is known in closed form."""
+    """The suite's generated chat task (`qrpo_lib.topics`), whose reward is known in closed form.
+
+    length_bonus: makes the reward prefer long answers by a known amount a word (`topics.TopicReward`).
+    """
 
     completions = "pairs"
     name: Literal["topics"]
     train_prompts: PositiveInt
     selection_prompts: PositiveInt
     reporting_prompts: PositiveInt
+    length_bonus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class WrittenTask(_Task):
@@ -251,21 +255,23 @@ class Evaluation(_Settings):
     """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3).
 
     temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
+    max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
     """
 
+    max_mean_length: PositiveFloat | None = None
     temperature: PositiveFloat | None = None
     top_p: Fraction | None = None
     repeats: PositiveInt
 
 
 class Scaling(_Settings):
-    """Figure 3: QRPO with more and more reference rewards, and with the partition functions beside each other."""
+    """QRPO with more and more reference rewards (Figure 3), with one partition function or with several."""
 
     settings: list[Setting] = Field(min_length=1)
     num_ref_rewards: list[PositiveInt] = Field(min_length=1)
     betas: list[PositiveFloat] = Field(min_length=1)
-    learning_rates: list[PositiveFloat] = Field(min_length=1)
-    partitions: list[Partition] = Field(min_length=1)
+    learning_rates: list[PositiveFloat] = []
+    partitions: list[Partition] = ["exact"]
 
 
 class Transformations(_Settings):
@@ -282,6 +288,7 @@ class Experiment(_Settings):
     The grid is every algorithm in every setting, with each of its betas and learning rates. What is not given has one
     value, that of `training`.
 
+    scaling: studies that together are Figure 3, its versions and what goes beyond them.
     seeds: of everything that is reported.
     grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
         best beta and learning rate of each algorithm and setting alone.
@@ -294,7 +301,7 @@ class Experiment(_Settings):
     settings: list[Setting] | None = None
     betas: dict[Algorithm, list[PositiveFloat]] = {}
     learning_rates: dict[Algorithm, list[PositiveFloat]] = {}
-    scaling: Scaling | None = None
+    scaling: list[Scaling] = []
     transformations: Transformations | None = None
 
     @model_validator(mode="after")
@@ -323,8 +330,8 @@ class Profile(_Settings):
         needed, sampled = self.training.qrpo.num_ref_rewards, self.reference_sampling.ref_rewards
         if needed > sampled:
             raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
-        if self.experiment.scaling and max(self.experiment.scaling.num_ref_rewards) > sampled:
-            most = max(self.experiment.scaling.num_ref_rewards)
+        most = max((n for study in self.experiment.scaling for n in study.num_ref_rewards), default=0)
+        if most > sampled:
             raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {sampled} are sampled")
         return self
 

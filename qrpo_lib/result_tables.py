@@ -36,13 +36,19 @@ class Table:
     latex: str
 
 
-def table_1() -> Table:
-    """Table 1: which methods learn offline, and which from pointwise rewards. It holds no measurement."""
+def table_1_rows() -> pd.DataFrame:
+    """Which methods learn offline, and which from pointwise rewards. It holds no measurement."""
     rows = [
         ("Policy Improvement: PPO, GRPO, RLOO, etc.", False, True),
         ("Policy Fitting: DPO, REBEL, SimPO, etc.", True, False),
         ("Policy Fitting: QRPO", True, True),
     ]
+    return pd.DataFrame(rows, columns=["methods", "offline", "pointwise"])
+
+
+def table_1() -> Table:
+    """Table 1, from `table_1_rows`."""
+    rows = table_1_rows().to_numpy().tolist()
     header = ["", "Offline (& Online)", "Pointwise Rewards"]
     marks = [[name, *("✓" if yes else "✗" for yes in values)] for name, *values in rows]
     latex = [[_escaped(name), *("\\cmark" if yes else "\\xmark" for yes in values)] for name, *values in rows]
@@ -149,6 +155,16 @@ def appendix_m(rows: pd.DataFrame, lc: bool = True) -> Table:
     tex_header = ["\\textbf{Method}", "\\textbf{Setting}", *(f"\\textbf{{{m}}}" for m in metrics.values())]
     tex_header += ["$\\beta$", "\\textbf{LR}", "\\textbf{Step}"]
     return Table(_markdown(header, markdown), _latex("ll" + "c" * (len(header) - 2), [tex_header], blocks))
+
+
+def of_the_paper(name: str) -> Table:
+    """The paper's own "table-2" or "table-3"."""
+    return table_2(published_table_2()) if name == "table-2" else table_3(published_table_3(), "ArmoRM Reward")
+
+
+def beside(ours: Table, theirs: Table, where: str, label: str) -> str:
+    """Our table with the paper's below it, as Markdown. where: which of the paper's; label: what ours is of."""
+    return f"Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
 
 
 def published_table_2() -> pd.DataFrame:

@@ -74,21 +74,15 @@ def grid(profile: Profile) -> list[Run]:
 
 
 def scaling(profile: Profile) -> list[Run]:
-    """The runs of Figure 3: QRPO by setting, beta, learning rate, number of reference rewards and partition function."""
-    study = profile.experiment.scaling
-    if study is None:
-        return []
-    return [
-        _run(profile, "qrpo", setting, beta, rate, seed, num_ref_rewards=n, partition=partition)
-        for setting, beta, rate, n, partition, seed in product(
-            study.settings,
-            study.betas,
-            study.learning_rates,
-            study.num_ref_rewards,
-            study.partitions,
-            profile.experiment.seeds,
-        )
-    ]
+    """Figure 3's runs: QRPO by setting, beta, learning rate, number of reference rewards and partition function."""
+    found = []
+    for study in profile.experiment.scaling:
+        rates = study.learning_rates or [profile.training.qrpo.learning_rate]
+        cells = product(study.settings, study.betas, rates, study.num_ref_rewards, study.partitions)
+        for setting, beta, rate, n, partition in cells:
+            values = {"num_ref_rewards": n, "partition": partition}
+            found += [_run(profile, "qrpo", setting, beta, rate, seed, **values) for seed in profile.experiment.seeds]
+    return list(dict.fromkeys(found))
 
 
 def transformations(profile: Profile) -> list[Run]:
@@ -104,9 +98,44 @@ def transformations(profile: Profile) -> list[Run]:
     ]
 
 
+def own_run(profile: Profile, algorithm: str, seed: int) -> Run:
+    """The model that the profile's own values of `training` describe."""
+    values = getattr(profile.training, algorithm)
+    return _run(profile, algorithm, profile.training.setting, values.beta, values.learning_rate, seed)
+
+
+def figure_6(profile: Profile, betas: list[float] | None = None) -> list[Run]:
+    """Figure 6's runs: offline, all seeds, at these betas or the scaling studies' largest and smallest.
+
+    Of the scaling studies those with the most reference rewards; empty if none is offline.
+    """
+    offline = [run for run in scaling(profile) if run.setting == "offline" and run.partition == "exact"]
+    if not offline:
+        return []
+    most = max(run.num_ref_rewards for run in offline)
+    known = [run.beta for run in offline]
+    rate = max(run.learning_rate for run in offline)
+    return [
+        _run(profile, "qrpo", "offline", beta, rate, seed, num_ref_rewards=most)
+        for beta in betas or (max(known), min(known))
+        for seed in profile.experiment.seeds
+    ]
+
+
+def with_seed(run: Run, seed: int) -> Run:
+    """The same cell with another training seed."""
+    return replace(run, seed=seed)
+
+
 def more_seeds(profile: Profile, best: Iterable[Run]) -> list[Run]:
     """These runs with all the profile's seeds."""
-    return [replace(run, seed=seed) for run in dict.fromkeys(best) for seed in profile.experiment.seeds]
+    return [with_seed(run, seed) for run in dict.fromkeys(best) for seed in profile.experiment.seeds]
+
+
+def possible(profile: Profile) -> list[Run]:
+    """Every run that the experiment could consist of, whichever cells are the best."""
+    every = more_seeds(profile, [*grid(profile), *transformations(profile)])
+    return list(dict.fromkeys([*every, *scaling(profile)]))
 
 
 def planned(profile: Profile) -> dict[str, int]:

@@ -64,8 +64,9 @@ def test_interval_holds_the_known_correlation_and_tells_two_policies_apart():
     biased, unbiased = made(1.0), made(0.0, seed=1)
     none = length_bias.correlation(unbiased)
     assert none.low < 0 < none.high
-    assert length_bias.difference(biased, unbiased).low > 0.4
-    same = length_bias.difference(biased, made(1.0, seed=2))
+    policies = {"a": biased, "b": unbiased, "c": made(1.0, seed=2)}
+    assert length_bias.contrast(policies, ("a", "c"), ("b",)).low > 0.4
+    same = length_bias.contrast(policies, ("c",), ("a",))
     assert same.low < 0 < same.high
 
 
