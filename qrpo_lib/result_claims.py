@@ -182,33 +182,31 @@ def log_not_better(profile: Profile, cells: TransformationCells, evidence: str) 
     )
 
 
-def less_length_bias(profile: Profile, points: dict[str, pd.DataFrame], evidence: str) -> Claim:
-    """QRPO and REBEL against DPO and SimPO, one bootstrap over all four."""
+def less_length_bias(profile: Profile, points: dict[str, pd.DataFrame], table: pd.DataFrame, evidence: str) -> Claim:
+    """QRPO and REBEL against DPO and SimPO, one bootstrap over all four. table: `results.length_table(points)`."""
     gap = length_bias.contrast(points, ("dpo", "simpo"), ("qrpo", "rebel"))
-    rhos = ", ".join(f"{_label(name)} {length_bias.correlation(made)}" for name, made in points.items())
     return Claim(
         id="less-length-bias",
         section="4.3",
         statement="QRPO and REBEL, trained on the robust reward itself, show less length bias than DPO and SimPO",
         rule=LESS_BIAS,
-        measured=f"difference of rho {gap}; {rhos}{_sample([gap])}",
+        measured=f"difference of rho {gap}; {_rhos(table)}{_sample([gap])}",
         profile=profile.label,
         verdict=verdict(gap.low > 0),
         evidence=evidence,
     )
 
 
-def length_bias_detected(profile: Profile, points: dict[str, pd.DataFrame], evidence: str) -> Claim:
-    """Whether Figure 4's method finds a length bias that is there."""
-    rhos = {name: length_bias.correlation(made) for name, made in points.items()}
+def length_bias_detected(profile: Profile, table: pd.DataFrame, evidence: str) -> Claim:
+    """Whether Figure 4's method finds a length bias that is there. table: `results.length_table`."""
     return Claim(
         id="length-bias-detected",
         section="4.3",
         statement="(beyond the paper) the method of Figure 4 finds the length bias of a reward made to prefer length",
         rule=DETECTED,
-        measured=", ".join(f"{_label(name)} {rho}" for name, rho in rhos.items()) + _sample(rhos),
+        measured=f"{_rhos(table)} ({table['prompts'].iloc[0]} prompts x {table['seeds'].iloc[0]} seeds)",
         profile=profile.label,
-        verdict=verdict(all(rho.low > 0 for rho in rhos.values())),
+        verdict=verdict(bool((table["low"] > 0).all())),
         evidence=evidence,
     )
 
@@ -242,6 +240,10 @@ def threshold(profile: Profile, curves: pd.DataFrame, evidence: str) -> Claim:
         verdict=verdict(holds) if both_sides else "beyond this scale",
         evidence=evidence,
     )
+
+
+def _rhos(table: pd.DataFrame) -> str:
+    return ", ".join(f"{row.method} {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples())
 
 
 def _label(algorithm: str) -> str:

@@ -15,7 +15,7 @@ def test_the_suites_own_profiles_are_valid_and_named_as_their_files(name):
         ({"qrpo.beta": 0.0}, r"training\.qrpo\.beta"),
         ({"qrpo.beta": float("nan")}, r"training\.qrpo\.beta"),
         ({"batch_size": "32"}, r"training\.batch_size: .*integer, not '32'"),
-        ({"qrpo.num_ref_rewards": 11}, "only 10 are sampled"),
+        ({"qrpo.num_ref_rewards": 51}, "only 50 are sampled"),
         ({"batch_size": 33}, "not a multiple of micro_batch_size"),
         ({"speed": 1}, r"training\.speed: there is no such setting"),
         ({"setting": "online"}, r"training\.setting"),
