@@ -106,6 +106,8 @@ def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
     made = [first, sampling, all_runs]
+    if results.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+        return [*made, job("results/length_bias", grid, (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
         job("results/tables", grid, (all_runs,)),
