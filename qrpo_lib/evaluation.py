@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 HELD_OUT = ("selection", "reporting")
 
 
-def online(profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None) -> pd.DataFrame:
+def online_rewards(
+    profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None
+) -> pd.DataFrame:
     """Completions that the policy writes now, `repeats` of each held-out prompt, with their rewards (App. L.10).
 
     reference: the reference policy, a model; None if `model` is it.
@@ -34,8 +36,10 @@ def online(profile: Profile, model: Any, tokenizer: Any, seed: int, reference: A
     return _recorded(profile, model, tokenizer, seed, prompts, tasks.reward(profile.task), reference)
 
 
-def human_eval(profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None) -> pd.DataFrame:
-    """As `online`, on HumanEval's problems (`qrpo_lib.problems`): a further evaluation of a code arm.
+def human_eval_rewards(
+    profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None
+) -> pd.DataFrame:
+    """As `online_rewards`, on HumanEval's problems (`qrpo_lib.problems`): a further evaluation of a code arm.
 
     HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
     """

@@ -143,7 +143,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     def evaluate(step: int, model) -> None:
         if step > 0:
             # The same seed at every checkpoint: the difference between two of them has less noise.
-            online = evaluation.online(profile, model, tokenizer, seed=seed, reference=reference)
+            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
             evaluations.append(online.assign(step=step))
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:

@@ -59,5 +59,5 @@ def _make(profile: Profile, policy: Path, seed: int, folder: Path) -> None:
 
     torch.set_num_threads(profile.training.threads)
     model = AutoModelForCausalLM.from_pretrained(policy).eval()
-    online = evaluation.online(profile, model, AutoTokenizer.from_pretrained(policy), seed)
+    online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
     online.assign(step=0)[list(RECORDED)].to_parquet(folder / EVALUATION)

@@ -166,9 +166,11 @@ def finite_partition(profile: Profile, cells: ScalingCells, evidence: str) -> Cl
     )
 
 
-def log_not_better(profile: Profile, cells: TransformationCells, evidence: str) -> Claim:
-    """The logarithm of the quantile against the quantile itself."""
+def log_not_better(profile: Profile, cells: TransformationCells, evidence: str) -> Claim | None:
+    """The logarithm of the quantile against the quantile itself. None where one of them was not run."""
     values = {name: cell.values for (name, _), cell in cells.items()}
+    if not {"identity", "log"} <= values.keys():
+        return None
     gap = difference(values["identity"], values["log"])
     return Claim(
         id="log-not-better",
