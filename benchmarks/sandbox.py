@@ -1,12 +1,14 @@
 """Tests a second of the sandbox and of a process forked for each test, in one run, with the verdicts compared.
 
-    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2]
+    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2] [--imported]
 
 The forked way is the authors': an interpreter for each solution, which forks for each test, sets the limits, executes
 initialisation, solution and assertion, and hears of the verdict through a pipe. Their container around the interpreter
-is left out here, in favour of the forked way. Forked tests get ten times the time, so that a busy machine, which that
-way's wall-clock limit does not forgive, cannot make the verdicts differ. Both judge every problem's own solution;
-`--sabotaged` more problems are judged with a solution that is wrong for about every third input.
+is left out here, in favour of the forked way. With `--imported` that interpreter executes the initialisation before it
+forks, so that no test pays for imports: faster than the authors' way, and a harder comparison. Forked tests get ten
+times the time, so that a busy machine, which that way's wall-clock limit does not forgive, cannot make the verdicts
+differ. Both judge every problem's own solution; `--sabotaged` of the problems are judged once more with a solution
+that is wrong for about every third input.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib import leetcode, sandbox
 
+CHUNK = 8
 SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"
 
 FORKED = """
@@ -53,6 +57,7 @@ def run(source, test, seconds, memory):
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
     job = json.load(sys.stdin)
+    exec(job["imported"], {})
     print(json.dumps([run(job["source"], test, job["seconds"], job["memory"]) for test in job["tests"]]))
 """
 
@@ -70,7 +75,7 @@ class Solution(Solution):
 """
 
 
-def forked(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
+def forked(jobs: list[tuple[str, list[str]]], processes: int, imported: str = "") -> list[list[bool]]:
     """Verdicts by the authors' way, `processes` solutions at a time."""
     python = os.path.realpath(sys.executable)
     # The interpreter finds the one package that solutions use, and starts without the environment's own hooks.
@@ -79,7 +84,8 @@ def forked(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]
 
     def run(job: tuple[str, list[str]]) -> list[bool]:
         source, tests = job
-        message = {"source": source, "tests": tests, "seconds": 10, "memory": sandbox.MEMORY_MB << 20}
+        limits = {"seconds": 10, "memory": sandbox.MEMORY_MB << 20}
+        message = {"source": source, "tests": tests, "imported": imported, **limits}
         done = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -93,13 +99,32 @@ def warm(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
     return [[outcome == "passed" for outcome in result.outcomes] for result in results]
 
 
+def _compare(jobs: list, ways: list, processes: int) -> list[tuple[float, float]]:
+    """Wall and processor seconds of each way. They judge a few solutions by turns, so that all meet the same machine."""
+    seconds, verdicts = [], []
+    for way in ways:
+        wall, computed = time.perf_counter(), _processor_seconds()
+        verdicts.append(way(jobs, processes))
+        seconds.append((time.perf_counter() - wall, _processor_seconds() - computed))
+    if verdicts[0] != verdicts[1]:
+        sys.exit("DIFFERENT VERDICTS")
+    return seconds
+
+
+def _processor_seconds() -> float:
+    """Of this process and all that it has started and awaited."""
+    return sum(os.times()[:4])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--sabotaged", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--imported", action="store_true")
     arguments = parser.parse_args()
+    ways = [partial(forked, imported=leetcode.INITIALISATION if arguments.imported else ""), warm]
     with gzip.open(SAMPLE, "rt") as file:
         rows = [json.loads(line) for line in file][: arguments.problems]
     tests = [leetcode.tests(row)[: sandbox.MAX_TESTS] for row in rows]
@@ -109,26 +134,25 @@ def main() -> None:
 
     ratios = []
     for _ in range(arguments.repeats):
-        seconds, verdicts = [], []
-        for way in (forked, warm):
-            start = time.perf_counter()
-            verdicts.append(way(jobs, arguments.processes))
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-        rates = [number / spent for spent in seconds]
-        same = "the same verdicts" if verdicts[0] == verdicts[1] else "DIFFERENT VERDICTS"
-        print(f"forked {rates[0]:.0f}, sandbox {rates[1]:.0f} tests a second: {ratios[-1]:.1f} x, {same}", flush=True)
-        if verdicts[0] != verdicts[1]:
-            sys.exit(1)
+        spent = [_compare(jobs[i : i + CHUNK], ways, arguments.processes) for i in range(0, len(jobs), CHUNK)]
+        (forked_wall, forked_cpu), (warm_wall, warm_cpu) = (
+            map(sum, zip(*way, strict=True)) for way in zip(*spent, strict=True)
+        )
+        ratios.append(forked_wall / warm_wall)
+        print(
+            f"forked {number / forked_wall:.0f}, sandbox {number / warm_wall:.0f} tests a second: {ratios[-1]:.1f} x"
+            f" (processor time {forked_cpu / number * 1e3:.2f} and {warm_cpu / number * 1e3:.2f} ms a test:"
+            f" {forked_cpu / warm_cpu:.1f} x), the same verdicts",
+            flush=True,
+        )
     print(f"median {statistics.median(ratios):.1f} x")
 
     wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
-    found = [way(wrong, arguments.processes) for way in (forked, warm)]
-    passed = sum(sum(some) for some in found[1])
-    same = "the same verdicts" if found[0] == found[1] else "DIFFERENT VERDICTS"
-    print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, {same}")
+    found = [way(wrong, arguments.processes) for way in ways]
     if found[0] != found[1]:
-        sys.exit(1)
+        sys.exit("DIFFERENT VERDICTS")
+    passed = sum(sum(some) for some in found[1])
+    print(f"sabotaged solutions: {passed} of {sum(map(len, found[1]))} tests passed, the same verdicts")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def clean(options: argparse.Namespace) -> int:
         interrupted = [*(folder / ".partial").glob("*"), *(folder / ".shards").glob("*")]
         found = [*sorted(folder.glob("*-*")), *sorted(interrupted)]
         removed = [path for path in found if path.is_dir() and path.name not in used]
+        removed += [runs.cache_folder("")] if options.all and runs.cache_folder("").exists() else []
     for path in removed:
         shutil.rmtree(path)
         console.print(f"removed {path}", soft_wrap=True)

@@ -53,6 +53,8 @@ def _recorded(
 ) -> pd.DataFrame:
     import pandas as pd
 
+    from qrpo_lib import references
+
     ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
     sampled = sampling.sample(
         model,
@@ -68,7 +70,8 @@ def _recorded(
     ref_logps = logps
     if reference is not None:
         rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in sampled]
-        ref_logps = log_probs_of(reference, tokenizer, rows, batch_size=profile.training.micro_batch_size)
+        computing = {"micro_batch_size": profile.training.micro_batch_size, "precision": profile.training.precision}
+        ref_logps = references.log_probs(reference, tokenizer, rows, **computing)["ref_logps"].astype(np.float64)
     texts = [prompts[one.prompt_index].text for one in sampled]
     return pd.DataFrame(
         {
@@ -83,29 +86,6 @@ def _recorded(
             "text": [one.text for one in sampled],
         }
     )
-
-
-def log_probs_of(model: Any, tokenizer: Any, rows: list[dict], batch_size: int) -> np.ndarray:
-    """Log-probabilities (rows,) of completions under a policy, in nats: rows with `prompt_ids` and `completion_ids`."""
-    import torch
-
-    from qrpo_lib import training
-
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["prompt_ids"]) - len(rows[i]["completion_ids"]))
-    logps = np.empty(len(rows))
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            some = order[start : start + batch_size]
-            sequences = [[*rows[i]["prompt_ids"], *rows[i]["completion_ids"]] for i in some]
-            width = max(map(len, sequences))
-            ids = torch.full((len(some), width), tokenizer.eos_token_id, device=model.device)
-            mask = torch.zeros_like(ids)
-            for line, (i, sequence) in enumerate(zip(some, sequences, strict=True)):
-                ids[line, : len(sequence)] = torch.tensor(sequence)
-                mask[line, len(rows[i]["prompt_ids"]) : len(sequence)] = 1
-            values, _ = training.completion_log_probs(model, ids, mask)
-            logps[some] = values.double().cpu().numpy()
-    return logps
 
 
 def length_controlled_reward(

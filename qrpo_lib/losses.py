@@ -9,10 +9,11 @@ from torch import Tensor
 
 from qrpo_lib import transforms
 from qrpo_lib.quantile import quantile_reward
-from qrpo_lib.transforms import Transformation
+from qrpo_lib.transforms import Named
 
 PARTITIONS = ("exact", "asymptotic", "finite")
 ERRORS = ("squared", "absolute")
+COMPLETIONS = ("both", "chosen", "rejected")
 
 
 def qrpo(
@@ -22,7 +23,7 @@ def qrpo(
     ref_rewards: Tensor,
     *,
     beta: float,
-    transform: str | Transformation = "identity",
+    transform: Named = "identity",
     partition: str = "exact",
     error: str = "squared",
 ) -> Tensor:
@@ -38,18 +39,47 @@ def qrpo(
     return residual.square() if error == "squared" else residual.abs()
 
 
+def qrpo_pair(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    chosen_rewards: Tensor,
+    rejected_rewards: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+    error: str = "squared",
+    completions: str = "both",
+) -> Tensor:
+    """QRPO on a pair as one sample: the mean of `qrpo` on both completions, or the loss of only one of them.
+
+    All (...,) but ref_rewards (..., n). `completions` is "both", "chosen" or "rejected"; the rest as in `qrpo`.
+    """
+    _check_choice("completions", completions, COMPLETIONS)
+    settings = {"beta": beta, "transform": transform, "partition": partition, "error": error}
+    if completions == "chosen":
+        return qrpo(chosen_logps, ref_chosen_logps, chosen_rewards, ref_rewards, **settings)
+    of_rejected = qrpo(rejected_logps, ref_rejected_logps, rejected_rewards, ref_rewards, **settings)
+    if completions == "rejected":
+        return of_rejected
+    return (qrpo(chosen_logps, ref_chosen_logps, chosen_rewards, ref_rewards, **settings) + of_rejected) / 2
+
+
 def calibrated_target(
     rewards: Tensor,
     ref_rewards: Tensor,
     *,
     beta: float,
-    transform: str | Transformation = "identity",
+    transform: Named = "identity",
     partition: str = "exact",
 ) -> Tensor:
     """f(R_q) - beta log Z_f, what beta times the log-ratio is fitted to (Eq. 5, 13): (...,) and (..., n) to (...,).
 
-    Positive where training starts by raising the completion's probability (App. A). `transform` is a name or a
-    Transformation, applied to quantiles clamped as it needs for n. `partition` says which log Z_f: "exact" for
+    Positive where training starts by raising the completion's probability (App. A). `transform` is what
+    `transforms.get` takes, applied to quantiles clamped as it needs for n. `partition` says which log Z_f: "exact" for
     continuous rewards (Table 4), "asymptotic" its leading term for small beta (the paper's 1 + beta log beta, Eq. 12),
     "finite" for quantiles estimated from n rewards. Raises ValueError for a beta that is not positive, an unknown name,
     rewards that are not finite, a transformation undefined for this n, one without an asymptotic form.
@@ -60,7 +90,7 @@ def calibrated_target(
     return f(quantile) - beta * log_partition(f, beta, n, partition)
 
 
-def log_partition(transform: str | Transformation, beta: float, n: int, partition: str = "exact") -> float:
+def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
     """log Z_f(beta) as `partition` says, for quantiles estimated from n reference rewards (see `calibrated_target`)."""
     _check_choice("partition", partition, PARTITIONS)
     f = transforms.get(transform)

@@ -8,6 +8,7 @@ were, and what was left out and why).
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +28,8 @@ PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.E
 # Columns of the recorded completions: every statistic of the results is computed from these.
 RECORDED = reference_evaluation.RECORDED
 _REPORTED_PRECISION = "%.9g"
+# The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
+_TRAINER, _FINISHED = ".trainer", ".finished"
 
 
 def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
@@ -52,7 +55,7 @@ def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
         return this.folder
     prepare(profile)
     start = reference_evaluation.run(profile, seed)
-    return runs.complete(this, lambda folder: _make(profile, algorithm, seed, start, folder), seed=seed)
+    return runs.complete(this, lambda folder: _make(profile, algorithm, seed, start, folder), seed=seed, resumable=True)
 
 
 def prepare(profile: Profile) -> None:
@@ -138,13 +141,15 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     train, validation = pairs(profile, policy, reference_sampling.step(profile).folder)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
-    evaluations = [reference_evaluation.load(start)]
+    shutil.rmtree(folder / _FINISHED, ignore_errors=True)
 
     def evaluate(step: int, model) -> None:
-        if step > 0:
+        # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
+        path = folder / f"evaluation-{step:06d}.parquet"
+        if step > 0 and not path.exists():
             # The same seed at every checkpoint: the difference between two of them has less noise.
             online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
-            evaluations.append(online.assign(step=step))
+            runs.write_atomically(path, online.assign(step=step).to_parquet())
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = training.fit_policy(
@@ -162,14 +167,22 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
             seed=seed,
             precision=settings.precision,
             num_ref_rewards=num_ref_rewards,
+            reference_cache=runs.cache_folder("reference_log_probs"),
+            output_dir=folder / _TRAINER,
             on_checkpoint=evaluate,
             progress=report,
         )
     fitted.model.to(torch.bfloat16 if settings.precision == "bfloat16" else torch.float32)
     fitted.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    history, online = pd.DataFrame(fitted.history), pd.concat(evaluations, ignore_index=True)
+    history, evaluations = pd.DataFrame(fitted.history), sorted(folder.glob("evaluation-*.parquet"))
     history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
+    online = pd.concat([reference_evaluation.load(start), *map(pd.read_parquet, evaluations)], ignore_index=True)
     online[list(RECORDED)].to_parquet(folder / EVALUATION)
     report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
     runs.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
+    # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
+    (folder / _TRAINER).rename(folder / _FINISHED)
+    shutil.rmtree(folder / _FINISHED)
+    for path in evaluations:
+        path.unlink()

@@ -178,15 +178,27 @@ class ReferenceSampling(Sampling):
     ref_rewards: PositiveInt
 
 
-Transform = Literal["identity", "log", "square", "sqrt", "normal"]
+class ScaledNormal(_Settings):
+    """f = mu + sigma Phi^-1, in units of the transformed reward."""
+
+    name: Literal["scaled-normal"]
+    mu: float
+    sigma: PositiveFloat
+
+
+Transform = Literal["identity", "log", "square", "sqrt", "normal"] | ScaledNormal
 
 
 class QRPO(_Settings):
+    """`error` is the regression's; `completions` says which of a pair are trained on (`losses.qrpo_pair`)."""
+
     beta: PositiveFloat
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
     transform: Transform = "identity"
     partition: Partition = "exact"
+    error: Literal["squared", "absolute"] = "squared"
+    completions: Literal["both", "chosen", "rejected"] = "both"
 
 
 class DPO(_Settings):
@@ -292,9 +304,11 @@ class Experiment(_Settings):
     seeds: of everything that is reported.
     grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
         best beta and learning rate of each algorithm and setting alone.
+    rounds: how many iterative QRPO has (two seeds); without it there is none.
     """
 
     arms: list[str] | None = None
+    rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None

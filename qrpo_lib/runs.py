@@ -57,6 +57,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("QRPO_RUNS") or project_root() / "runs").resolve()
 
 
+def cache_folder(name: str) -> Path:
+    """Where results are kept by content beside the run folders, such as reference log-probabilities."""
+    return runs_folder() / ".cache" / name
+
+
 def figures_folder(figures: str | Path) -> Path:
     """Where a notebook puts its figures: a relative path is below the project, wherever the notebook runs."""
     return project_root() / figures

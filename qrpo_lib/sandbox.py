@@ -50,7 +50,7 @@ _ENVIRONMENT = {"PATH": "/nowhere", "LC_ALL": "C.UTF-8"}
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _MAX_REPLY_BYTES = 4 << 20
 _MAX_THREADS = 64
-_FILE_MB, _TMP_MB = 4, 16
+_FILE_MB, _TMP_MB, _MAX_FILES = 4, 16, 4096
 _LOOK_SECONDS = 0.05
 _START_SECONDS = 120.0
 # Neighbours in cache and core add to the processor time of the same work; up to 1.6 x was measured with three busy
@@ -93,15 +93,13 @@ def run_tests(
     `assert Solution().f(n = 3) == [1, 2]` or `assert is_same_list(Solution().f(list_node([1])), list_node([2]))`.
     Values are equal as Python's plain data is (1 == 1.0 == True, [1] != (1,), nan != nan); an object of the solution's
     own class equals nothing, and a subclass of a builtin counts by its builtin content. State that the solution keeps
-    lasts from test to test, until a test crashes or runs out of time: that costs this test alone.
+    lasts from test to test, until a test crashes or runs out of time or memory: that costs this test alone.
     Raises ValueError for tests that cannot be judged so and for limits that make no sense.
     """
-    _check_limits(seconds_per_test, memory_mb, max_tests)
+    limits = _limits(seconds_per_test, memory_mb, max_tests, isolation)
     if not tests:
         raise ValueError("There are no tests: a pass rate needs at least one.")
-    checks = [sandbox_checks.split(test) for test in tests[:max_tests]]
-    how = isolation or available_isolation()
-    return _judge(solution, checks, _Limits(seconds_per_test, memory_mb, how))
+    return _judge(solution, [sandbox_checks.split(test) for test in tests[:max_tests]], limits)
 
 
 def run_many(
@@ -118,14 +116,13 @@ def run_many(
 
     Results are in the order of the jobs. `report(done, total, detail)` is called after each (`progress.bar` fits).
     """
-    _check_limits(seconds_per_test, memory_mb, max_tests)
+    limits = _limits(seconds_per_test, memory_mb, max_tests, isolation)
     processes = processes or len(os.sched_getaffinity(0))
     for number, (_, tests) in enumerate(jobs):
         if not tests:
             raise ValueError(f"Job {number} has no tests: a pass rate needs at least one.")
         for test in tests[:max_tests]:
             sandbox_checks.split(test)  # what cannot be judged is refused before any work
-    limits = _Limits(seconds_per_test, memory_mb, isolation or available_isolation())
     results: list[Result | None] = [None] * len(jobs)
 
     def run(number: int) -> None:
@@ -146,20 +143,22 @@ def run_many(
     return results
 
 
-def _check_limits(seconds_per_test: float, memory_mb: int, max_tests: int) -> None:
-    if not seconds_per_test > 0:
-        raise ValueError(f"seconds_per_test is {seconds_per_test}: give a positive number of seconds.")
-    if memory_mb < 64:
-        raise ValueError(f"memory_mb is {memory_mb}: the interpreter alone needs some of it; give at least 64.")
-    if max_tests < 1:
-        raise ValueError(f"max_tests is {max_tests}: give at least 1.")
-
-
 @dataclass(frozen=True)
 class _Limits:
     seconds: float
     memory_mb: int
     isolation: Isolation
+
+
+def _limits(seconds: float, memory_mb: int, max_tests: int, isolation: Isolation | None) -> _Limits:
+    if not seconds > 0:
+        raise ValueError(f"seconds_per_test is {seconds}: give a positive number of seconds.")
+    if memory_mb < 64:
+        raise ValueError(f"memory_mb is {memory_mb}: the interpreter alone needs some of it; give at least 64.")
+    if max_tests < 1:
+        raise ValueError(f"max_tests is {max_tests}: give at least 1.")
+    _slowness()  # learns the machine's pace while nothing depends on it
+    return _Limits(seconds, memory_mb, isolation or available_isolation())
 
 
 def _judge(solution: str, checks: list[sandbox_checks.Check], limits: _Limits) -> Result:
@@ -179,7 +178,7 @@ def _judge(solution: str, checks: list[sandbox_checks.Check], limits: _Limits) -
             if outcome == "passed" and not check.holds(values):
                 outcome, detail = "failed", "another value was expected"
             verdicts.append((outcome, detail))
-            if outcome in ("timeout", "crashed"):
+            if outcome in ("timeout", "memory", "crashed"):
                 worker.close()
                 worker = None
     finally:
@@ -193,49 +192,58 @@ class _Worker:
 
     def __init__(self, limits: _Limits):
         self._limits = limits
+        self._process = self._pidfd = None
         self._folder = tempfile.mkdtemp(prefix="sandbox-") if limits.isolation == "limits" else None
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         info_read, info_write = os.pipe()
-        settings = {
-            "memory_mb": limits.memory_mb,
-            "file_mb": _FILE_MB,
-            "threads": _MAX_THREADS,
-            "protect_files": limits.isolation == "limits",
-            "packages": _packages_folder() if limits.isolation == "limits" else "/packages",
-        }
-        python = _bubblewrap(info_write) if limits.isolation == "bubblewrap" else _interpreter(_WORKER)
-        self._pidfd = None
+        given = (to_read, to_write, info_write)
         try:
-            self._process = subprocess.Popen(
-                [*python, str(to_read), str(to_write), json.dumps(settings)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(to_read, to_write, info_write),
-                cwd=self._folder or "/",
-                env=_ENVIRONMENT,
-                start_new_session=True,
-            )
-        finally:
-            for descriptor in (to_read, to_write, info_write):
-                os.close(descriptor)
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        try:
+            try:
+                self._process = self._start(*given)
+            finally:
+                for descriptor in given:
+                    os.close(descriptor)
             self._pid = self._process.pid if limits.isolation == "limits" else _child_pid(info_read)
             self._pidfd = os.pidfd_open(self._pid)
-            self.filtered = bool(self._receive_hello().get("filtered"))
-        except (OSError, ValueError, AttributeError) as error:
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+            self.filtered = self._greeting()["filtered"] is True
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self.close()
-            raise RuntimeError(f"The sandbox did not start ({limits.isolation}): {error}.") from None
+            text = str(error).rstrip(".")
+            raise RuntimeError(f"The sandbox did not start with the isolation '{limits.isolation}': {text}.") from None
         finally:
             os.close(info_read)
 
-    def _receive_hello(self) -> dict:
+    def _start(self, to_read: int, to_write: int, info: int) -> subprocess.Popen:
+        settings = {
+            "memory_mb": self._limits.memory_mb,
+            "file_mb": _FILE_MB,
+            "threads": _MAX_THREADS,
+            "protect_files": self._limits.isolation == "limits",
+            "packages": _packages_folder() if self._limits.isolation == "limits" else "/packages",
+        }
+        if self._limits.isolation == "bubblewrap":
+            command = [*_bubblewrap(), "--info-fd", str(info), *_interpreter("/worker.py")]
+        else:
+            command = _interpreter(_WORKER)
+        return subprocess.Popen(
+            [*command, str(to_read), str(to_write), json.dumps(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(to_read, to_write, info),
+            cwd=self._folder or "/",
+            env=_ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    def _greeting(self) -> dict:
+        """What the worker says before it reads anything: its limits are in force."""
         reply = self._converse(b"", lambda started: time.monotonic() - started > _START_SECONDS)
         if not isinstance(reply, bytes):
-            raise ValueError(f"it {reply[1]}")
+            raise ValueError(reply[1])
         return json.loads(reply)
 
     def ask(self, request: dict) -> tuple[Outcome, str, list]:
@@ -299,8 +307,8 @@ class _Worker:
             if not events:
                 if is_over(started):
                     return "timeout", "out of time"
-                if _thread_count(self._pid) > _MAX_THREADS:
-                    return "crashed", f"more than {_MAX_THREADS} threads"
+                if excess := _excess(self._pid):
+                    return "crashed", excess
 
     def close(self) -> None:
         """End the process, all its threads and its files."""
@@ -308,9 +316,10 @@ class _Worker:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
-        else:
+        elif self._process is not None:
             self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.wait()
         for descriptor in (self._read, self._write):
             os.close(descriptor)
         if self._folder:
@@ -372,12 +381,20 @@ def _slowness() -> float:
         return min(max(sorted(paces)[2] / _best_pace, 1.0), 20.0)
 
 
-def _thread_count(pid: int) -> int:
+def _excess(pid: int) -> str | None:
+    """What a process has too many of: what no limit of the kernel's covers, looked at from outside now and then."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[17])
+            threads = int(file.read().rpartition(b")")[2].split()[17])
+        space = os.statvfs(f"/proc/{pid}/root/tmp")
     except (OSError, IndexError, ValueError):
-        return 0
+        return None  # it has ended; the pipe says so
+    if threads > _MAX_THREADS:
+        return f"more than {_MAX_THREADS} threads"
+    # Its own /tmp is small; without bubblewrap, /tmp is the host's and no file can be made.
+    if space.f_blocks * space.f_frsize == _TMP_MB << 20 and space.f_files - space.f_ffree > _MAX_FILES:
+        return f"more than {_MAX_FILES} files"
+    return None
 
 
 # --- isolation -------------------------------------------------------------------------------------------------------
@@ -388,30 +405,31 @@ def _interpreter(script: Path | str) -> list[str]:
     return [os.path.realpath(sys.executable), "-I", "-S", str(script)]
 
 
-def _bubblewrap(info: int) -> list[str]:
+@lru_cache(maxsize=1)
+def _bubblewrap() -> tuple[str, ...]:
     """The command that starts the worker with the interpreter's own files, read-only, and an empty /tmp."""
-    base, stdlib = os.path.realpath(sys.base_prefix), sysconfig.get_path("stdlib")
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"]
-    command += ["--cap-drop", "ALL", "--clearenv", "--info-fd", str(info)]
-    for name, value in _ENVIRONMENT.items():
-        command += ["--setenv", name, value]
+    program = shutil.which("bwrap")
+    if program is None:
+        raise RuntimeError("bubblewrap is not installed: apt-get install bubblewrap, or your system's equivalent.")
+    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    command += ["--clearenv", *(part for item in _ENVIRONMENT.items() for part in ("--setenv", *item))]
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
         if os.path.islink(folder):
             command += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             command += ["--ro-bind", folder, folder]
-    executable = os.path.realpath(sys.executable)
-    for path in dict.fromkeys((f"{base}/lib", stdlib, executable)):
+    library, stdlib = f"{os.path.realpath(sys.base_prefix)}/lib", os.path.realpath(sysconfig.get_path("stdlib"))
+    for path in dict.fromkeys((library, stdlib, os.path.realpath(sys.executable))):
         command += ["--ro-bind", path, path]
     # Installed packages may hold a task's tests.
-    for folder in (f"{stdlib}/site-packages", "/usr/lib/python3/dist-packages"):
-        if os.path.isdir(folder):
-            command += ["--tmpfs", folder]
+    for folder in dict.fromkeys((library, "/usr/lib", "/usr/lib64")):
+        for packages in sorted(Path(folder).glob("python3*/*-packages")):
+            command += ["--tmpfs", str(packages), "--remount-ro", str(packages)]
     for name in _PACKAGES:
         command += ["--ro-bind", str(_package(name)), f"/packages/{name}"]
     command += ["--ro-bind", str(_WORKER), "/worker.py"]
     command += ["--size", str(_TMP_MB << 20), "--perms", "1777", "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [*command, "--remount-ro", "/", *_interpreter("/worker.py")]
+    return (*command, "--remount-ro", "/")
 
 
 def _package(name: str) -> Path:

@@ -161,10 +161,11 @@ def _confine(settings: dict) -> bool:
         resource.RLIMIT_AS: settings["memory_mb"] * megabyte,
         resource.RLIMIT_FSIZE: settings["file_mb"] * megabyte,
         resource.RLIMIT_NOFILE: 64,
-        resource.RLIMIT_NPROC: settings["threads"],
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
+    if not settings["protect_files"]:  # else it would count all that this user runs
+        limits[resource.RLIMIT_NPROC] = settings["threads"]
     for which, limit in limits.items():
         _, highest = resource.getrlimit(which)
         limit = limit if highest == resource.RLIM_INFINITY else min(limit, highest)

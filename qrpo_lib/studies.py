@@ -63,8 +63,9 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
     for run in sweep.transformations(profile):
         if run.seed == profile.experiment.seeds[0] and run.step(profile).folder.is_dir():
             value = _best_checkpoint(sweep.evaluations(profile, [run])).selection
-            if run.transform not in best or value > best[run.transform][0]:
-                best[run.transform] = (value, run)
+            name = sweep.transform_label(run.transform)
+            if name not in best or value > best[name][0]:
+                best[name] = (value, run)
     return {name: run for name, (_, run) in best.items()}
 
 

@@ -8,6 +8,7 @@ of its own, so a notebook that is executed again only reads them.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -22,10 +23,11 @@ from typing import Any
 
 import nbformat
 
-from qrpo_lib import initial_policy, notebook, profiles, reference_sampling, results, runs, sweep
+from qrpo_lib import initial_policy, iterative, notebook, profiles, reference_sampling, results, runs, sweep
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
+_ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
@@ -74,6 +76,7 @@ class Job:
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
+    made.append(Job("experiments/exactness", "experiments/exactness"))
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm)
     steps = tuple(step for job in made for step in (job.step, *job.inputs))
@@ -120,6 +123,11 @@ def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
         made.append(job("results/length_bias", grid, (all_runs,)))
     if results.has_lc_reward(profile):
         made.append(job("results/alpaca_eval", grid, (all_runs,)))
+    if profile.experiment.rounds is not None:
+        chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
+        every = itertools.product(iterative.plans(chosen["rounds"]), chosen["seeds"])
+        steps = tuple(iterative.step(profile, plan, seed, plan.rounds) for plan, seed in every)
+        made.append(job("experiments/iterative", steps, (sampling,), parameters=chosen))
     return made
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 from qrpo_lib import policy_training, progress, runs, workers
-from qrpo_lib.profiles import Profile
+from qrpo_lib.profiles import Profile, ScaledNormal, Transform
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,17 @@ class Run:
     learning_rate: float
     seed: int
     num_ref_rewards: int | None = None
-    transform: str | None = None
+    transform: Transform | None = None
     partition: str | None = None
 
     @property
     def name(self) -> str:
         """For people, and unique in a sweep."""
-        extras = [f"n {self.num_ref_rewards}", self.transform, self.partition] if self.algorithm == "qrpo" else []
+        extras = (
+            [f"n {self.num_ref_rewards}", transform_label(self.transform), self.partition]
+            if self.algorithm == "qrpo"
+            else []
+        )
         parts = [self.algorithm, self.setting, f"beta {self.beta:g}", f"lr {self.learning_rate:g}", *extras]
         return ", ".join([*parts, f"seed {self.seed}"])
 
@@ -56,6 +60,13 @@ class Run:
     def step(self, profile: Profile) -> runs.Step:
         """The step that trains this model."""
         return policy_training.step(self.settings(profile), self.algorithm, self.seed)
+
+
+def transform_label(transform: Transform) -> str:
+    """How a transformation is named in tables and figures."""
+    if isinstance(transform, ScaledNormal):
+        return f"{transform.name}({transform.mu:g}, {transform.sigma:g})"
+    return transform
 
 
 def grid(profile: Profile) -> list[Run]:
@@ -246,7 +257,8 @@ def _run(profile: Profile, algorithm: str, setting: str, beta: float, rate: floa
 
 
 def _columns(run: Run) -> dict[str, object]:
-    return {name: value for name, value in asdict(run).items() if name in COLUMNS and value is not None}
+    values = {name: getattr(run, name) for name in COLUMNS if getattr(run, name) is not None}
+    return values | ({"transform": transform_label(run.transform)} if run.transform is not None else {})
 
 
 def _detail(outcome: workers.Outcome, processes: int) -> str:

@@ -6,36 +6,30 @@ Rows hold token ids exactly as sampled: nothing is re-tokenised, truncated or ap
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import shutil
+import copy
+import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-from trl.trainer.utils import disable_dropout_in_model
 
-from qrpo_lib import pairs
+from qrpo_lib import batching, callbacks, causal_lm, pairs, references
+from qrpo_lib.callbacks import OnCheckpoint, Progress
+from qrpo_lib.log_probs import completion_log_probs
 
-Progress = Callable[[int, int, str], None]
-OnCheckpoint = Callable[[int, PreTrainedModel], None]
+Online = Callable[[int, PreTrainedModel, list[Mapping]], Sequence[Mapping]]
 
 PRECISIONS = ("float32", "bfloat16")
-
-_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-_POOL = 50  # batches whose sequences are sorted by length together in fine-tuning
+REFERENCES = ("computed", "live")
 
 
 class Fitted(NamedTuple):
@@ -64,50 +58,72 @@ def fit_policy(
     seed: int = 0,
     precision: str = "float32",
     num_ref_rewards: int | None = None,
+    reference: str = "computed",
+    reference_cache: str | Path | None = None,
+    online: Online | None = None,
     output_dir: str | Path | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     progress: Progress | None = None,
     report_to: str = "none",
 ) -> Fitted:
-    """Fit the policy to preference pairs with one of the four losses (protocol of App. L.8).
+    """Fit the policy to preference pairs, or to single completions, with one of the four losses (protocol of App. L.8).
 
     Rows as in `qrpo_lib.pairs`: token ids, rewards in any unit as far as the loss needs them, and reference rewards, of
-    which the first `num_ref_rewards` are used (None: as many as the first row has). The reference log-probabilities
-    from `reference_log_probs` are computed here where the rows lack them.
+    which the first `num_ref_rewards` are used (None: as many as the first row has). `algorithm` is "qrpo", "dpo",
+    "rebel" or "simpo" and `loss` its keyword arguments in `qrpo_lib.losses`, such as
+    `{"beta": 0.01, "transform": "log"}`; on pairs QRPO's are those of `losses.qrpo_pair`.
 
-    `algorithm` is "qrpo", "dpo", "rebel" or "simpo" and `loss` its keyword arguments in `qrpo_lib.losses`, such as
-    `{"beta": 0.01, "transform": "log"}`. Adam without gradient clipping, cosine schedule, 10 % warm-up, `batch_size`
-    pairs a step over all processes together, computed `micro_batch_size` at a time in each: how a batch is split does
-    not change its gradient. `precision="bfloat16"` runs the forward pass in bfloat16 and keeps weights, log-softmax and
-    loss in float32: learning rates of 1e-6 are lost on bfloat16 weights.
+    The reference is the policy as given. With `reference="computed"` its log-probabilities are computed once, before
+    training, where the rows do not hold them, and kept in the folder `reference_cache` if there is one; with "live" a
+    frozen copy of the policy computes them in every step. The results differ by rounding.
+
+    Adam without gradient clipping, cosine schedule, 10 % warm-up, `batch_size` rows a step over all processes together,
+    computed `micro_batch_size` at a time in each: how a batch is split does not change its gradient.
+    `precision="bfloat16"` runs the forward pass in bfloat16 and keeps weights, log-softmax and loss in float32:
+    learning rates of 1e-6 are lost on bfloat16 weights.
+
+    With `online`, training rows are what completions are to be sampled for, in any form: `online(step, model, rows)` is
+    called before each step (from 0) in each process with the rows of its share of the batch and returns as many samples
+    from the current policy, in the same order. It may not change the model, and for `output_dir` to resume exactly
+    it must draw the same for the same step and model. The reference is then live.
 
     A model object is trained in place, a path is loaded. At step 0 and at `checkpoints` equally spaced steps the
     validation metrics are measured and `on_checkpoint(step, model)` is called, with the model in evaluation mode; the
     callback may sample from it and copy it, not change it. With `output_dir` the trainer's state is saved there at the
-    checkpoints, and the same call continues from the last one and ends with the same weights.
+    checkpoints, and the same call continues from the last one and ends with the same weights. `report_to` names a
+    tracker ("tensorboard", "trackio"), which writes below `output_dir`; `progress(step, steps, text)` is for a bar.
 
     The history is tidy: one row for each step and split ("train", "validation"), with `step`, `loss`,
     `chosen_log_ratio`, `rejected_log_ratio`, `implicit_reward_accuracy`, with rewards `chosen_quantile`,
     `rejected_quantile`, for QRPO `chosen_target`, `rejected_target` (calibrated targets), `share_above_threshold`, and
-    for "train", where they are those of the policy before the step, `grad_norm`, `learning_rate`.
+    for "train", where they are those of the policy before the step, `grad_norm`, `learning_rate`. Without pairs it is
+    `log_ratio`, `quantile`, `target`.
 
     Raises ValueError before training begins for rows or settings that cannot be used, and names the row.
     """
-    pairs.check_loss(algorithm, loss)
     sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "epochs": epochs}
-    _check_settings(precision, checkpoints=checkpoints, **sizes)
+    _check_settings(precision, reference, report_to, output_dir, checkpoints=checkpoints, **sizes)
     common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
-    model = _without_dropout(_loaded(policy))
-    limits = {"num_ref_rewards": num_ref_rewards, "context": _context(model)}
-    rows = {"train": train_rows} | ({"validation": validation_rows} if len(validation_rows) else {})
-    for split, given in rows.items():
-        rows[split] = pairs.checked(given, split, algorithm=algorithm, settings=loss, **limits)
-    for split in rows.values():
-        if pairs.REFERENCE[0] not in split[0]:
-            logps = reference_log_probs(model, tokenizer, split, micro_batch_size=micro_batch_size, precision=precision)
-            for i, row in enumerate(split):
-                row.update({name: float(values[i]) for name, values in logps.items()})
-    order = _training_order([pairs.length(row) for row in rows["train"]], batch_size, epochs, seed)
+    first = next(iter(validation_rows if online else train_rows), {})
+    pairs.check_loss(algorithm, loss, pairs.sides(first))
+    model = causal_lm.without_dropout(causal_lm.loaded(policy))
+    checking = {"algorithm": algorithm, "settings": loss, "num_ref_rewards": num_ref_rewards}
+    checking["context"] = causal_lm.context(model)
+    train = list(train_rows) if online else pairs.checked(train_rows, "train", **checking)
+    validation = pairs.checked(validation_rows, "validation", **checking) if len(validation_rows) else []
+    live = copy.deepcopy(model).requires_grad_(False) if reference == "live" or online else None
+    if live is None:
+        computing = {"micro_batch_size": micro_batch_size, "precision": precision, "cache": reference_cache}
+        for rows in filter(None, (train, validation)):
+            if not any(name in rows[0] for name in pairs.reference_columns(pairs.sides(rows[0]))):
+                logps = references.log_probs(model, tokenizer, rows, **computing)
+                for i, row in enumerate(rows):
+                    row.update({name: float(values[i]) for name, values in logps.items()})
+    lengths = [0 if online else pairs.length(row) for row in train]
+    order = batching.training_order(lengths, batch_size, epochs, seed)
+    dataset = _laid_out(
+        [{"row": i, "weight": 1.0} for i in range(len(train))] if online else train, order, micro_batch_size, weight=0.0
+    )
 
     with contextlib.ExitStack() as stack:
         folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -120,17 +136,20 @@ def fit_policy(
                 learning_rate=learning_rate,
                 max_grad_norm=0.0,  # measured, not clipped
                 precompute_ref_log_probs=True,
+                remove_unused_columns=False,
                 **common,
             ),
-            Dataset.from_list(rows["train"]).select(order),
-            rows.get("validation", []),
+            dataset,
+            validation,
             algorithm=algorithm,
             settings=loss,
+            reference=live,
+            online=_Online(online, train, checking) if online else None,
         )
-        trainer.add_callback(_Reporter(progress))
-        trainer.add_callback(_Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
-        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
-    return Fitted(_restore(model), trainer.history())
+        trainer.add_callback(callbacks.Reporter(progress))
+        trainer.add_callback(callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
+        trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(folder))
+    return Fitted(causal_lm.restored(model), trainer.history())
 
 
 def fine_tune(
@@ -143,8 +162,11 @@ def fine_tune(
     micro_batch_size: int | None = None,
     epochs: int = 1,
     max_grad_norm: float = 10.0,
+    checkpoints: int = 5,
     seed: int = 0,
     precision: str = "float32",
+    output_dir: str | Path | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     progress: Progress | None = None,
     report_to: str = "none",
 ) -> Fitted:
@@ -152,77 +174,43 @@ def fine_tune(
 
     `sequences` are token ids, prompt and completion in one, end-of-sequence token included where the model is to learn
     it. Adam, cosine schedule, 10 % warm-up, gradients clipped at `max_grad_norm` (App. L.7). Sequences of similar
-    length share a batch. A model object is trained in place. History rows: `step`, `loss` (nats a token), `grad_norm`,
-    `learning_rate`. Raises ValueError for a sequence of fewer than two tokens or longer than the context.
+    length share a batch. A model object is trained in place. Checkpoints, `output_dir` and the rest as in `fit_policy`.
+    History rows: `step`, `loss` (nats a token), `grad_norm`, `learning_rate`. Raises ValueError for a sequence of fewer
+    than two tokens or longer than the context.
     """
     micro_batch_size = micro_batch_size or batch_size
-    _check_settings(precision, batch_size=batch_size, micro_batch_size=micro_batch_size, epochs=epochs)
+    sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "epochs": epochs}
+    _check_settings(precision, "computed", report_to, output_dir, checkpoints=checkpoints, **sizes)
     common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
-    model = _loaded(model)
-    context = _context(model)
+    model = causal_lm.without_dropout(causal_lm.loaded(model))
+    context = causal_lm.context(model)
     if not len(sequences):
         raise ValueError("there is nothing to fine-tune on: `sequences` is empty.")
     for i, ids in enumerate(sequences):
         if not 2 <= len(ids) <= context:
             raise ValueError(f"sequence {i} has {len(ids)} tokens: it must have at least 2 and at most {context}.")
-    order = _length_grouped_order([len(ids) for ids in sequences], batch_size, epochs, seed)
+    order = batching.length_grouped_order([len(ids) for ids in sequences], batch_size, epochs, seed)
+    rows = [{"input_ids": list(ids), "labels": list(ids)} for ids in sequences]
 
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = FineTuningTrainer(
             model,
             args=_arguments(
                 SFTConfig,
-                output_dir=folder,
+                output_dir=str(folder),
                 learning_rate=learning_rate,
                 max_grad_norm=max_grad_norm,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **common,
             ),
-            train_dataset=Dataset.from_dict({"input_ids": [list(ids) for ids in sequences]}).select(order),
+            train_dataset=_laid_out(rows, order, micro_batch_size, labels=[-100] * len(rows[0]["labels"])),
             processing_class=tokenizer,
-            callbacks=[_Reporter(progress)],
         )
-        trainer.train()
-    return Fitted(_restore(model), trainer.history())
-
-
-def reference_log_probs(
-    policy: str | Path | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping],
-    *,
-    micro_batch_size: int,
-    precision: str = "float32",
-) -> dict[str, np.ndarray]:
-    """log pi_ref of both completions of each row: float32 arrays (rows,) `ref_chosen_logps` and `ref_rejected_logps`.
-
-    The same code and precision as in training. Store them with the rows: they depend on the policy, the tokens and the
-    precision, not on the algorithm.
-    """
-    model = _without_dropout(_loaded(policy)).eval()
-    collate = pairs.Collator(_pad_token_id(tokenizer))
-    device = next(model.parameters()).device
-    logps = np.empty((2, len(rows)), dtype=np.float32)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        for chunk in _by_length(rows, micro_batch_size):
-            batch = collate([{name: list(rows[i][name]) for name in pairs.TOKENS} for i in chunk])
-            values, _ = completion_log_probs(model, batch["input_ids"].to(device), batch["completion_mask"].to(device))
-            logps[:, chunk] = values.view(2, -1).cpu()
-    return dict(zip(pairs.REFERENCE, logps, strict=True))
-
-
-def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """log pi(y|x) in float32 and |y| of right-padded sequences: (sequences, tokens) twice to (sequences,) twice.
-
-    The output head is applied to the positions that predict a completion token, no others, and log-softmax is taken in
-    float32. `model` may be wrapped (DDP, FSDP, autocast). There is no attention mask: padding on the right comes after
-    every token that counts, where a causal model does not look.
-    """
-    mask = completion_mask[:, 1:].bool()
-    with _head_scoring(model, mask, input_ids[:, 1:][mask]):
-        token_logps = model(input_ids=input_ids, use_cache=False).logits
-    sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
-    return sums, mask.sum(1)
+        trainer.add_callback(callbacks.Reporter(progress))
+        trainer.add_callback(callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
+        trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(folder))
+    return Fitted(causal_lm.restored(model), trainer.history())
 
 
 # --- trainers -------------------------------------------------------------------------------------------------------
@@ -259,6 +247,9 @@ class _SuiteTrainer:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
 
+    def log_validation(self) -> None:
+        """Logs the metrics of the policy as it is on the validation rows, if there are any."""
+
     def history(self) -> list[dict[str, float | int | str]]:
         """What was logged, one row for each step and split, in that order."""
         rows = []
@@ -266,7 +257,8 @@ class _SuiteTrainer:
             split = "validation" if "eval_loss" in entry else "train"
             values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
             if "loss" in values:  # the trainer's closing summary has none
-                rows.append({"step": values.pop("step"), "split": split} | values)
+                first = {"step": values.pop("step"), "split": split, "loss": values.pop("loss")}
+                rows.append(first | dict(sorted(values.items())))  # a resumed trainer has read them from sorted JSON
         return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
@@ -284,49 +276,67 @@ class FineTuningTrainer(_SuiteTrainer, SFTTrainer):
 class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
     """TRL's DPO trainer with the four losses, on tokenised rows that carry rewards. Use `fit_policy`."""
 
-    def __init__(self, model, tokenizer, args, train_dataset, validation_rows, *, algorithm, settings):
+    def __init__(
+        self, model, tokenizer, args, train_dataset, validation_rows, *, algorithm, settings, reference, online
+    ):
         self._algorithm, self._settings = algorithm, dict(settings)
-        self._validation_rows = validation_rows
-        self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its sum, its number of pairs
+        self._validation_rows, self._reference, self._online = validation_rows, reference, online
+        self._collate = pairs.Collator(causal_lm.pad_token_id(tokenizer))
+        self._sums: dict[str, Tensor] = {}  # of each metric since the last log: its weighted sum, the sum of weights
         super().__init__(
             model,
             args=args,
             train_dataset=train_dataset,
             processing_class=tokenizer,
-            data_collator=pairs.Collator(_pad_token_id(tokenizer)),
+            data_collator=self._collate if online is None else _row_numbers,
         )
+        if reference is not None:
+            reference.to(self.accelerator.device).eval()
 
     def _prepare_dataset(self, dataset, *args):
         return dataset  # tokenised as sampled; TRL would tokenise again and append an end-of-sequence token
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
-        return dataset  # the rows carry them
+        return dataset  # the rows carry them, or the reference is live
 
-    def _set_signature_columns_if_needed(self):
-        self._signature_columns = [*pairs.TOKENS, *pairs.REWARDS, *pairs.REFERENCE]
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self._online is not None:
+            asked = list(itertools.islice(epoch_iterator, num_batches))
+            with causal_lm.plain(self.model):
+                numbers = [number for batch in asked for number in batch["row"].tolist()]
+                drawn = iter(self._online.samples(self.state.global_step, self.model, numbers))
+            batches = [self._collate(list(itertools.islice(drawn, len(batch["row"])))) for batch in asked]
+            epoch_iterator = (new | {"weight": old["weight"]} for new, old in zip(batches, asked, strict=True))
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _items(self, batch):
-        return len(batch["input_ids"]) // 2
+        return batch["weight"].sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return self._scaled(self._pair_losses(model, inputs).sum(), num_items_in_batch)
+        return self._scaled((self._losses(model, inputs) * inputs["weight"]).sum(), num_items_in_batch)
 
-    def _pair_losses(self, model, batch: Mapping[str, Tensor]) -> Tensor:
-        """(pairs,); what there is to log is added to the metrics."""
-        logps, lengths = completion_log_probs(model, batch["input_ids"], batch["completion_mask"])
+    def _losses(self, model, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of each row, (rows,); what there is to log is added to the metrics."""
+        tokens = batch["input_ids"], batch["completion_mask"]
+        logps, lengths = completion_log_probs(model, *tokens)
+        of = pairs.PAIR if len(logps) > len(batch["weight"]) else pairs.POINTWISE
         columns = dict(batch)
-        columns["chosen_logps"], columns["rejected_logps"] = logps.chunk(2)
-        columns["chosen_lengths"], columns["rejected_lengths"] = lengths.chunk(2)
-        values = pairs.pair_loss(self._algorithm, columns, **self._settings)
+        columns |= {f"{side}logps": values for side, values in zip(of, logps.chunk(len(of)), strict=True)}
+        columns |= {f"{side}lengths": values for side, values in zip(of, lengths.chunk(len(of)), strict=True)}
+        if self._reference is not None:
+            with torch.no_grad():
+                reference, _ = completion_log_probs(self._reference, *tokens)
+            columns |= dict(zip(pairs.reference_columns(of), reference.chunk(len(of)), strict=True))
+        values = pairs.sample_loss(self._algorithm, columns, **self._settings)
         with torch.no_grad():
-            metrics = {"loss": values} | pairs.pair_metrics(self._algorithm, columns, self._settings)
+            metrics = {"loss": values} | pairs.sample_metrics(self._algorithm, columns, self._settings)
             for name, metric in metrics.items():
-                sums = torch.stack([metric.double().sum(), torch.ones_like(metric, dtype=torch.double).sum()])
+                sums = torch.stack([(metric.double() * batch["weight"]).sum(), batch["weight"].double().sum()])
                 self._sums[name] = self._sums.get(name, 0) + sums
         return values
 
     def _drain_metrics(self) -> dict[str, float]:
-        """The mean of each metric over the pairs, of all processes, since the last call."""
+        """The weighted mean of each metric over the samples, of all processes, since the last call."""
         sums, self._sums = self._sums, {}
         totals = self.accelerator.reduce(torch.stack(list(sums.values())), "sum").tolist()
         return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
@@ -335,117 +345,35 @@ class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
         super().log(logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
 
     def log_validation(self) -> None:
-        """Logs the metrics of the policy as it is on the validation rows."""
+        rows = self._validation_rows
+        if not rows:
+            return
         training_sums, self._sums = self._sums, {}
         with torch.no_grad(), self.accelerator.autocast():
-            for chunk in _by_length(self._validation_rows, self.args.per_device_train_batch_size):
-                batch = self.data_collator([self._validation_rows[i] for i in chunk])
-                self._pair_losses(self.model, self._prepare_inputs(batch))
+            for chunk in batching.by_length(list(map(pairs.length, rows)), self.args.per_device_train_batch_size):
+                self._losses(self.model, self._prepare_inputs(self._collate([rows[i] for i in chunk])))
         metrics, self._sums = self._drain_metrics(), training_sums
         super().log({f"eval_{name}": value for name, value in metrics.items()})
 
 
-class _Checkpoints(TrainerCallback):
-    """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
+class _Online:
+    """Draws the samples of a step from the current policy, and checks them as rows are checked."""
 
-    def __init__(self, trainer: PolicyFittingTrainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
-        self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
+    def __init__(self, sample: Online, rows: list[Mapping], checking: dict[str, Any]):
+        self.sample, self.rows, self.checking = sample, rows, checking
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.steps = {round(i * state.max_steps / self.count) for i in range(1, self.count + 1)}
-        if state.global_step == 0:  # not when training continues
-            self._reach(0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self.steps:
-            self._reach(state.global_step)
-            control.should_save = self.save
-            control.should_log = True  # logging the validation metrics has cleared it
-        return control
-
-    def _reach(self, step: int) -> None:
-        model = self.trainer.model.eval()
-        with _plain(model), torch.no_grad():
-            if self.trainer._validation_rows:
-                self.trainer.log_validation()
-            if self.on_checkpoint:
-                self.on_checkpoint(step, model)
-        model.train()
+    def samples(self, step: int, model: PreTrainedModel, numbers: list[int]) -> list[dict]:
+        drawn = self.sample(step, model, [self.rows[number] for number in numbers])
+        if len(drawn) != len(numbers):
+            raise ValueError(f"online must return a sample for each of the {len(numbers)} rows, not {len(drawn)}.")
+        return pairs.checked(drawn, f"step {step}, online", **self.checking)
 
 
-class _Reporter(TrainerCallback):
-    """Tells the caller how far training is."""
-
-    def __init__(self, progress: Progress | None):
-        self.progress = progress
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.progress and "grad_norm" in logs:
-            self.progress(state.global_step, state.max_steps, f"loss {logs['loss']:.4g}")
+def _row_numbers(rows: Sequence[Mapping]) -> dict[str, Tensor]:
+    return {name: torch.tensor([row[name] for row in rows]) for name in ("row", "weight")}
 
 
-# --- models ---------------------------------------------------------------------------------------------------------
-
-
-def _loaded(policy: str | Path | PreTrainedModel) -> PreTrainedModel:
-    if isinstance(policy, str | Path):
-        policy = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
-    if any(parameter.dtype != torch.float32 for parameter in policy.parameters()):
-        raise ValueError("the weights must be float32: small updates are lost on lower precision; call model.float().")
-    if any(getattr(policy.config, name, None) is not None for name in _LOGIT_TRANSFORMS):
-        raise ValueError(f"{type(policy).__name__} transforms its logits after the head, which is not supported.")
-    return policy
-
-
-def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
-    disable_dropout_in_model(model)
-    for module in model.modules():  # attention keeps its rate as a number, which TRL's function leaves
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-    return model
-
-
-def _context(model: PreTrainedModel) -> float:
-    return getattr(model.config, "max_position_embeddings", None) or math.inf
-
-
-@contextlib.contextmanager
-def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Without the forward methods that TRL and Accelerate put on the instance, which break copies of the model."""
-    patched = {name: vars(model).pop(name) for name in ("forward", "_original_forward") if name in vars(model)}
-    try:
-        yield
-    finally:
-        vars(model).update(patched)
-
-
-def _restore(model: PreTrainedModel) -> PreTrainedModel:
-    for name in ("forward", "_original_forward"):
-        vars(model).pop(name, None)
-    return model.eval()
-
-
-@contextlib.contextmanager
-def _head_scoring(model: torch.nn.Module, mask: Tensor, targets: Tensor) -> Iterator[None]:
-    """The model's head returns the log-probabilities of `targets` at the positions in `mask` in place of logits.
-
-    Replacing the head's forward, not the model's, leaves every wrapper of the model (DDP, FSDP, autocast) at work.
-    """
-    head = extract_model_from_parallel(model).get_output_embeddings()
-
-    def forward(hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden[:, :-1][mask], head.weight, head.bias)
-        return -F.cross_entropy(logits.float(), targets, reduction="none")
-
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward
-
-
-# --- settings, order and checks ---------------------------------------------------------------------------------------
+# --- settings and checks ---------------------------------------------------------------------------------------
 
 
 def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -> dict[str, Any]:
@@ -483,58 +411,23 @@ def _arguments(config: type[SFTConfig | DPOConfig], **settings) -> SFTConfig | D
         return config(max_length=None, gradient_checkpointing=False, **settings)
 
 
-def _epoch_permutations(rows: int, epochs: int, seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    return np.concatenate([generator.permutation(rows) for _ in range(epochs)])
+def _laid_out(rows: list[dict], order, micro_batch_size: int, **filler) -> Dataset:
+    """The rows in this order. Rows that do not count (`filler` says how) make the last batch divide among processes.
+
+    Accelerate would repeat rows that count instead.
+    """
+    processes = PartialState().num_processes
+    missing = -len(order) % (micro_batch_size * processes) if processes > 1 else 0
+    return Dataset.from_list([*rows, rows[0] | filler]).select([*order, *[len(rows)] * missing])
 
 
-def _sorted_in_blocks(order: np.ndarray, lengths, size: int) -> np.ndarray:
-    """The order with each block of `size` sorted by length, longest first."""
-    lengths = np.asarray(lengths)
-    blocks = [order[start : start + size] for start in range(0, len(order), size)]
-    return np.concatenate([block[np.argsort(-lengths[block], kind="stable")] for block in blocks])
-
-
-def _training_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Random batches; inside a batch the rows are sorted by length, so that micro-batches need little padding."""
-    return _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, batch_size)
-
-
-def _length_grouped_order(lengths, batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a short one comes last."""
-    order = _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, _POOL * batch_size)
-    whole = len(order) // batch_size
-    batches = order[: whole * batch_size].reshape(whole, batch_size)
-    return np.concatenate([np.random.default_rng(seed).permutation(batches).ravel(), order[whole * batch_size :]])
-
-
-def _by_length(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
-    """Indices of all rows in micro-batches of similar length, longest first: too little memory shows at once."""
-    order = _sorted_in_blocks(np.arange(len(rows)), [pairs.length(row) for row in rows], max(len(rows), 1))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    if token is None:
-        raise ValueError("the tokenizer has neither a padding nor an end-of-sequence token: set tokenizer.pad_token.")
-    return token
-
-
-def _last_complete_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was saved to its end: the trainer's state is written last."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return str(checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _check_settings(precision: str, **sizes: int) -> None:
+def _check_settings(precision: str, reference="computed", report_to="none", output_dir=None, **sizes: int) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}.")
+    if reference not in REFERENCES:
+        raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")
+    if report_to != "none" and output_dir is None:
+        raise ValueError(f"report_to={report_to!r} needs output_dir: what it writes would be thrown away at the end.")
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")

@@ -4,9 +4,10 @@ Z_f(beta) = E[exp(f(R_q) / beta)] over reference completions (Eq. 13) overflows 
 here returns log Z_f, computed without ever forming Z_f.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +99,13 @@ class Transformation:
         return quantile.clip(1 / n, (n - 1) / n)
 
 
-def get(name, **params) -> Transformation:
-    """The transformation of that name (a Transformation passes through): one of NAMES.
+Named = str | Mapping | Transformation  # what `get` takes
 
+
+def get(name: Named, **params) -> Transformation:
+    """The transformation of that name, one of NAMES; a Transformation passes through.
+
+    A mapping holds the name and the parameters, as settings files do: `{"name": "scaled-normal", "mu": 0, "sigma": 1}`.
     `scaled-normal` takes `mu` and `sigma` > 0 in units of the transformed reward; the others take no parameter.
     Raises ValueError for an unknown name and for wrong parameters.
     """
@@ -110,6 +115,10 @@ def get(name, **params) -> Transformation:
                 f"the transformation {name.name!r} is already built: drop the parameters {sorted(params)}."
             )
         return name
+    if isinstance(name, Mapping):
+        if "name" not in name:
+            raise ValueError(f"a transformation needs a name, got {dict(name)}.")
+        return get(**name, **params)
     if name not in NAMES:
         raise ValueError(f"unknown transformation {name!r}: use one of {', '.join(NAMES)}.")
     wanted = {"mu", "sigma"} if name == "scaled-normal" else set()
@@ -122,6 +131,23 @@ def get(name, **params) -> Transformation:
         raise ValueError(f"scaled-normal needs a finite mu and a finite sigma > 0, got mu={mu}, sigma={sigma}.")
     closed_form = functools.partial(_normal_log_partition, mu=mu, sigma=sigma)
     return Transformation(name, special.ndtri, "special.ndtri", closed_form, mean=mu, scale=sigma)
+
+
+def of_round(name: Named, number: int) -> Transformation:
+    """f with the log partition function of round `number` (from 1) of several at one strength b, rewards kept.
+
+    Each round takes the policy of the last one as its reference, and the quantile under the first reference as its
+    reward. If every round reaches its optimum, round j starts from pi_ref exp((j - 1) f / b) / Z_f(b / (j - 1)), so
+    that its own partition function is Z_f(b / j) / Z_f(b / (j - 1)). Round 1 is f itself.
+    """
+    f = get(name)
+    if number < 1:
+        raise ValueError(f"rounds are numbered from 1, got {number}.")
+    if number == 1:
+        return f
+    closed_form = functools.partial(_round_log_partition, f.closed_form, number)
+    # no small-beta expansion of its own: the leading terms of the two partition functions cancel
+    return dataclasses.replace(f, closed_form=closed_form, limit=None, slope=None)
 
 
 def log_partition(f, beta):
@@ -208,6 +234,10 @@ def _sqrt_log_partition(x):
 
 def _log_log_partition(x):
     return -np.log1p(x)
+
+
+def _round_log_partition(closed_form, number, x):
+    return closed_form(number * x) - closed_form((number - 1) * x)
 
 
 def _normal_log_partition(x, mu=0.0, sigma=1.0):

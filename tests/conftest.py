@@ -14,6 +14,13 @@ settings.load_profile("suite")
 
 
 @pytest.fixture
+def tokenizer():
+    from small_llama import made_up_tokenizer  # here: most tests do without torch
+
+    return made_up_tokenizer()
+
+
+@pytest.fixture
 def runs_folder(tmp_path, monkeypatch):
     """An empty folder that all run folders of the test, and of the processes it starts, go to."""
     folder = tmp_path / "runs"

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -117,9 +119,9 @@ def lists_of(test):
 
 def test_tests_call_the_entry_point():
     assert leetcode.tests(DIGITS)[1] == "assert Solution().sumOfDigits(n = 9) == 9"
-    text = "def check(candidate):\n    assert candidate('é', candidate('candidate'),\n        x=candidate) == 'candidate'\n"
+    text = "def check(candidate):\n    assert candidate('é', candidate('candidate'),\n   x=candidate) == 'candidate'\n"
     (test,) = leetcode.tests({"task_id": "t", "test": text, "entry_point": "S().f"})
-    assert test == "assert S().f('é', S().f('candidate'),\n        x=S().f) == 'candidate'"
+    assert test == "assert S().f('é', S().f('candidate'),\n   x=S().f) == 'candidate'"
 
 
 @pytest.mark.parametrize("text", ["def check(candidate:", "x = 1", "def test(candidate):\n    assert candidate() == 1"])
@@ -231,6 +233,23 @@ def test_the_samples_own_solutions_pass_all_tests(sample, isolation):
     assert sum(len(result.outcomes) for result in results) == sum(
         min(len(ast.parse(row["test"]).body[0].body), 100) for row in sample
     )
+
+
+@pytest.mark.slow
+def test_a_loaded_machine_changes_no_verdict(sample):
+    """Three busy processes a core beside twice as many solutions as cores; among the problems are the slowest."""
+    slow = ["total-characters-in-string-after-transformations-i", "find-the-count-of-good-integers"]
+    rows = [row for row in sample if row["task_id"] in slow] + sample[:4]
+    jobs = [(leetcode.program(row["completion"]), leetcode.tests(row)) for row in rows]
+    cores = len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(3 * cores)]
+    try:
+        for _ in range(3):
+            assert [result.pass_rate for result in sandbox.run_many(jobs, processes=2 * cores)] == [1.0] * len(jobs)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow

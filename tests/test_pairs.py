@@ -6,6 +6,8 @@ import torch
 
 from qrpo_lib import pairs
 
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
 
 def row(**changes):
     plain = {
@@ -57,15 +59,15 @@ def test_transformation_undefined_for_one_reference_names_the_row():
 
 
 def test_what_an_algorithm_does_not_need_may_be_missing():
-    tokens = {name: row()[name] for name in pairs.TOKENS}
-    assert check([tokens], algorithm="dpo") == [tokens]
+    tokens = {name: row()[name] for name in TOKENS}
+    assert check([tokens], algorithm="dpo") == [tokens | {"weight": 1.0}]
     with pytest.raises(ValueError, match="row 0: chosen_reward is missing"):
         check([tokens], algorithm="rebel")
 
 
 def test_ids_are_kept_and_reference_rewards_cut():
     (checked,) = check([row(prompt_ids=np.array([3, 4]), text="dropped")], num_ref_rewards=2)
-    assert checked == row(ref_rewards=[0.1, -0.2])
+    assert checked == row(ref_rewards=[0.1, -0.2], weight=1.0)
     assert all(type(token) is int for token in checked["prompt_ids"])
 
 
@@ -98,7 +100,7 @@ def test_collator_keeps_tokens_as_sampled_and_rewards_exact():
     assert batch["chosen_reward"].tolist() == [0.5, 0.1]
 
 
-def test_pair_loss_of_qrpo_is_the_mean_of_its_pointwise_losses():
+def test_sample_loss_of_qrpo_is_the_mean_of_its_pointwise_losses():
     columns = {"chosen_logps": torch.tensor([-1.0]), "rejected_logps": torch.tensor([-2.0])}
     columns |= {"ref_chosen_logps": torch.tensor([-1.5]), "ref_rejected_logps": torch.tensor([-1.0])}
     columns |= {"chosen_reward": torch.tensor([2.0]), "rejected_reward": torch.tensor([0.0])}
@@ -106,9 +108,9 @@ def test_pair_loss_of_qrpo_is_the_mean_of_its_pointwise_losses():
     beta_log_z = 0.5 * math.log(0.5 * math.expm1(2.0))
     chosen = (0.5 - beta_log_z - 0.5 * 0.5) ** 2
     rejected = (0.0 - beta_log_z + 0.5 * 1.0) ** 2
-    loss = pairs.pair_loss("qrpo", columns, beta=0.5)
+    loss = pairs.sample_loss("qrpo", columns, beta=0.5)
     assert float(loss) == pytest.approx((chosen + rejected) / 2, rel=1e-6)
-    metrics = {name: float(value) for name, value in pairs.pair_metrics("qrpo", columns, {"beta": 0.5}).items()}
+    metrics = {name: float(value) for name, value in pairs.sample_metrics("qrpo", columns, {"beta": 0.5}).items()}
     assert metrics == pytest.approx(
         {
             "chosen_log_ratio": 0.5,

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib import (
+    causal_lm,
     dataset_pairs,
     evaluation,
     initial_policy,
@@ -17,6 +18,7 @@ from qrpo_lib import (
     profiles,
     reference_policy,
     reference_sampling,
+    runs,
     tasks,
     topics,
 )
@@ -82,7 +84,7 @@ def test_training_starts_at_the_reference_and_reports_its_pairs(setting):
     report = json.loads((made / policy_training.PAIRS).read_text())
     assert report["setting"] == setting
     assert report["train"]["pairs"] + report["train"]["ties"] == 32
-    history, online = policy_training.load(made)
+    history, online = policy_training.load_history(made), policy_training.load_evaluation(made)
     start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
     # the policy at step 0 is the reference policy: the log-ratio is zero
     assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
@@ -188,3 +190,58 @@ def test_step_0_is_the_evaluation_of_the_reference_policy_shared_by_all_algorith
     assert (starts[0]["logp"] == starts[0]["ref_logp"]).all()
     later = first[first["step"] == 4]
     assert not np.allclose(later["logp"], later["ref_logp"])
+
+
+class Killed(Exception):
+    pass
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != runs.RECORD}
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_last_checkpoint(smallest_policy, tmp_path, monkeypatch):
+    """Ends with the same bytes, evaluates no checkpoint twice, and keeps nothing of the trainer."""
+    profile, evaluated = PROFILE, []
+    plain = evaluation.online_rewards
+
+    def spy(*arguments, **settings):
+        evaluated.append(1)
+        return plain(*arguments, **settings)
+
+    monkeypatch.setattr(evaluation, "online_rewards", spy)
+    folders = []
+    for name in ("whole", "killed"):
+        monkeypatch.setenv("QRPO_RUNS", str(tmp_path / name))
+        link = initial_policy.step(profile).folder
+        link.parent.mkdir(parents=True)
+        link.symlink_to(smallest_policy)
+        if name == "killed":
+            step = policy_training.step(profile, "qrpo", 0)
+            with monkeypatch.context() as patch:
+                # after the second of two checkpoints is evaluated, before it is saved
+                patch.setattr(evaluation, "online_rewards", lambda *a, **k: _raise_third(evaluated, spy(*a, **k)))
+                with pytest.raises(Killed):
+                    policy_training.run(profile, "qrpo", 0)
+            assert len(list((step.partial / ".trainer").glob("checkpoint-*"))) == 1
+            assert len(list(step.partial.glob("evaluation-*"))) == 1  # step 0 is in a folder of its own
+            with monkeypatch.context() as patch:  # then when training is over
+                patch.setattr(causal_lm, "restored", lambda model: _raise())
+                with pytest.raises(Killed):
+                    policy_training.run(profile, "qrpo", 0)
+        folders.append(policy_training.run(profile, "qrpo", 0))
+        assert len(evaluated) == (3 if name == "whole" else 3 + 4)  # one was lost with its process
+    assert contents(folders[0]) == contents(folders[1])
+    names = {str(path) for path in contents(folders[1])}
+    assert not any("checkpoint" in name or "evaluation-" in name or ".trainer" in name for name in names)
+
+
+def _raise():
+    raise Killed
+
+
+def _raise_third(evaluated, rewards):
+    if len(evaluated) == 6:
+        raise Killed
+    return rewards

@@ -1,97 +1,31 @@
 import copy
 import dataclasses
 import itertools
-import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from small_llama import (
+    DPO,
+    EOS,
+    QRPO,
+    VOCABULARY,
+    assert_same_history,
+    column,
+    fit,
+    llama,
+    made_up_rows,
+    plain_log_prob,
+    weights,
+)
 from trl import DPOConfig, DPOTrainer
 
-from qrpo_lib import training, transforms
+from qrpo_lib import batching, pairs, references, training, transforms
 
-VOCABULARY, EOS = 24, 1
-QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
-DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
-
-
-@pytest.fixture
-def tokenizer():
-    return made_up_tokenizer()
-
-
-def made_up_tokenizer():
-    """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
-
-
-def llama(vocabulary=VOCABULARY, seed=0, **settings):
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None, "max_position_embeddings": 32}
-    defaults = {"vocab_size": vocabulary, "tie_word_embeddings": True} | sizes | tokens
-    model = LlamaForCausalLM(LlamaConfig(**(defaults | settings)))
-    for parameter in model.parameters():  # far from uniform, so that a wrong log-probability shows
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def made_up_rows(count, seed=0):
-    """Random prompts and completions, of which one in four is cut off without its end of sequence."""
-    generator = np.random.default_rng(seed)
-
-    def tokens(low, high):
-        return generator.integers(2, VOCABULARY, generator.integers(low, high)).tolist()
-
-    def completion():
-        return [*tokens(0, 12), EOS] if generator.random() < 0.75 else tokens(1, 12)
-
-    return [
-        {
-            "prompt_ids": tokens(1, 10),
-            "chosen_ids": completion(),
-            "rejected_ids": completion(),
-            "chosen_reward": float(generator.normal() + 0.5),
-            "rejected_reward": float(generator.normal() - 0.5),
-            "ref_rewards": generator.normal(size=3).tolist(),
-        }
-        for _ in range(count)
-    ]
-
-
-def plain_log_prob(model, prompt, completion):
-    """The sum over completion tokens from the logits of one sequence, without padding, in float64."""
-    logits = model(torch.tensor([prompt + completion])).logits[0, :-1].double().log_softmax(-1)
-    return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
-
-
-def fit(model, tokenizer, rows, validation=(), **changes):
-    settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
-    return training.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
-
-
-def weights(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def column(history, name, split="train"):
-    return [row[name] for row in history if row["split"] == split]
-
-
-def assert_same_history(one, other):
-    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in other]
-    for mine, theirs in zip(one, other, strict=True):
-        names = mine.keys() - {"split", "implicit_reward_accuracy"}  # rounding decides ties
-        assert [mine[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=2e-4, abs=2e-5)
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 # --- log-probabilities ----------------------------------------------------------------------------------------------
@@ -100,37 +34,11 @@ def assert_same_history(one, other):
 def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer):
     """Padding, batching, pad = eos: nothing changes; the end of sequence counts once, and only where it was sampled."""
     model, rows = llama().eval(), made_up_rows(9)
-    reference = training.reference_log_probs(model, tokenizer, rows, micro_batch_size=4)
+    reference = references.log_probs(model, tokenizer, rows, micro_batch_size=4)
     for side in ("chosen", "rejected"):
         with torch.no_grad():
             expected = [float(plain_log_prob(model, row["prompt_ids"], row[f"{side}_ids"])) for row in rows]
         np.testing.assert_allclose(reference[f"ref_{side}_logps"], expected, rtol=1e-5)
-
-
-def test_gradient_is_that_of_a_plain_forward_pass():
-    model, (row,) = llama(), made_up_rows(1, seed=3)
-    expected = torch.autograd.grad(plain_log_prob(model, row["prompt_ids"], row["chosen_ids"]), model.parameters())
-    length = len(row["prompt_ids"]) + len(row["chosen_ids"])
-    ids = torch.full((1, length + 5), EOS)
-    ids[0, :length] = torch.tensor(row["prompt_ids"] + row["chosen_ids"])
-    mask = torch.zeros_like(ids)
-    mask[0, len(row["prompt_ids"]) : length] = 1
-    logps, lengths = training.completion_log_probs(model, ids, mask)
-    assert lengths.tolist() == [len(row["chosen_ids"])]
-    for one, other in zip(torch.autograd.grad(logps.sum(), model.parameters()), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_head_is_applied_to_completion_tokens_only(tokenizer, monkeypatch):
-    scored = []
-    plain = training.F.cross_entropy
-    monkeypatch.setattr(
-        training.F, "cross_entropy", lambda x, *a, **k: scored.append((len(x), x.dtype)) or plain(x, *a, **k)
-    )
-    rows = made_up_rows(6)
-    training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=6, precision="bfloat16")
-    tokens = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
-    assert scored == [(tokens, torch.float32)]
 
 
 def test_a_model_that_transforms_its_logits_is_refused(tokenizer):
@@ -160,7 +68,7 @@ def test_dpo_is_trls(tokenizer, tmp_path):
     rows = made_up_rows(40)
     ours = llama()
     history = fit(ours, tokenizer, rows, **DPO).history
-    order = training._training_order([training.pairs.length(row) for row in rows], 8, 1, seed=0)
+    order = batching.training_order([pairs.length(row) for row in rows], 8, 1, seed=0)
     theirs = llama()
     trainer = PlainDPOTrainer(
         theirs,
@@ -170,7 +78,7 @@ def test_dpo_is_trls(tokenizer, tmp_path):
             precompute_ref_log_probs=True, train_sampling_strategy="sequential", logging_steps=1, save_strategy="no",
             disable_tqdm=True, num_train_epochs=1, beta=0.1, max_length=None, report_to="none",
         ),
-        train_dataset=Dataset.from_list([{key: rows[i][key] for key in training.pairs.TOKENS} for i in order]),
+        train_dataset=Dataset.from_list([{key: rows[i][key] for key in TOKENS} for i in order]),
         processing_class=tokenizer,
     )  # fmt: skip
     trainer.train()
@@ -179,50 +87,6 @@ def test_dpo_is_trls(tokenizer, tmp_path):
     for ours_name, theirs_name in (("loss", "loss"), ("grad_norm", "grad_norm"), ("learning_rate", "learning_rate")):
         np.testing.assert_allclose(column(history, ours_name), [entry[theirs_name] for entry in logged], rtol=1e-5)
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("algorithm", ["qrpo", "dpo", "rebel", "simpo"])
-def test_gradient_does_not_depend_on_the_split_of_a_batch(algorithm, tokenizer):
-    """Also for a last batch that is not full, and although micro-batches hold different numbers of tokens."""
-    rows, runs = made_up_rows(20), []
-    for micro_batch_size in (8, 4, 1):
-        model = llama()
-        settings = {"algorithm": algorithm, "loss": {"beta": 0.5}, "micro_batch_size": micro_batch_size}
-        history = fit(model, tokenizer, rows, rows[:5], **settings).history
-        runs.append((history, weights(model)))
-    assert [row["step"] for row in runs[0][0] if row["split"] == "train"] == [1, 2, 3]
-    for history, final in runs[1:]:
-        assert_same_history(history, runs[0][0])
-        torch.testing.assert_close(final, runs[0][1], rtol=0, atol=2e-4)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tokenizer, tmp_path):
-    """torchrun with gloo: a batch of 8 as 2 processes x 2 micro-batches x 2 pairs."""
-    script = tmp_path / "train.py"
-    script.write_text(TWO_PROCESSES.format(module=__file__, result=str(tmp_path)))
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*command, str(script)], check=True, env=environment, timeout=300, capture_output=True)
-    model, rows = llama(), made_up_rows(24)
-    assert_same_history(
-        json.loads((tmp_path / "history.json").read_text()), fit(model, tokenizer, rows, rows[:8]).history
-    )
-    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), weights(model), rtol=0, atol=2e-4)
-
-
-TWO_PROCESSES = """
-import importlib.util, json, os, pathlib, torch
-spec = importlib.util.spec_from_file_location("shared", {module!r})
-shared = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shared)
-model, rows = shared.llama(), shared.made_up_rows(24)
-history = shared.fit(model, shared.made_up_tokenizer(), rows, rows[:8], micro_batch_size=2).history
-if os.environ["RANK"] == "0":
-    folder = pathlib.Path({result!r})
-    (folder / "history.json").write_text(json.dumps(history))
-    torch.save(shared.weights(model), folder / "weights.pt")
-"""
 
 
 def test_gradient_norm_is_that_of_the_mean_loss(tokenizer):
@@ -263,7 +127,7 @@ def test_training_starts_at_the_reference(tokenizer):
 
 def test_reference_log_probabilities_may_come_with_the_rows(tokenizer):
     rows = made_up_rows(16)
-    reference = training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=8)
+    reference = references.log_probs(llama(), tokenizer, rows, micro_batch_size=8)
     given = [row | {name: float(values[i]) for name, values in reference.items()} for i, row in enumerate(rows)]
     assert fit(llama(), tokenizer, rows).history == fit(llama(), tokenizer, given).history
     shifted = [row | {"ref_chosen_logps": row["ref_chosen_logps"] - 1} for row in given]
@@ -337,6 +201,7 @@ def test_killed_training_continues_and_ends_the_same(tokenizer, tmp_path):
     assert steps == [6, 8, 10]
     assert torch.equal(weights(resumed.model), weights(model))
     assert resumed.history == whole.history
+    assert list(map(list, resumed.history)) == list(map(list, whole.history)), "columns in another order"
     finished = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
     assert torch.equal(weights(finished.model), weights(model))
     assert finished.history == whole.history
@@ -484,7 +349,7 @@ def test_unusable_sequences(data, message, tokenizer):
 
 def test_training_order_sees_every_row_once_an_epoch():
     lengths = np.random.default_rng(0).integers(1, 50, 37)
-    order = training._training_order(lengths, 8, 3, seed=0)
+    order = batching.training_order(lengths, 8, 3, seed=0)
     assert [sorted(order[37 * epoch :][:37]) for epoch in range(3)] != [list(range(37))] * 3  # blocks may span two
     assert np.bincount(order).tolist() == [3] * 37
     for start in range(0, len(order), 8):
@@ -493,8 +358,47 @@ def test_training_order_sees_every_row_once_an_epoch():
 
 def test_length_grouped_batches_have_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 4000)
-    order = training._length_grouped_order(lengths, 16, 1, seed=0)
+    order = batching.length_grouped_order(lengths, 16, 1, seed=0)
     assert sorted(order) == list(range(4000))
     batches = lengths[order].reshape(-1, 16)
     assert batches.sum() / (16 * batches.max(1).sum()) > 0.9
     assert np.abs(np.corrcoef(np.arange(250), batches.mean(1))[0, 1]) < 0.2
+
+
+def test_killed_fine_tuning_continues_and_ends_the_same(tokenizer, tmp_path):
+    settings = {"learning_rate": 1e-3, "batch_size": 4, "checkpoints": 5}
+    models = llama(), llama()
+    whole = training.fine_tune(models[0], tokenizer, sequences(40), **settings).history
+    steps = []
+
+    def kill(step, model):
+        steps.append(step)
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training.fine_tune(llama(), tokenizer, sequences(40), output_dir=tmp_path, on_checkpoint=kill, **settings)
+    assert steps == [0, 2, 4, 6]
+    resumed = training.fine_tune(models[1], tokenizer, sequences(40), output_dir=tmp_path, **settings).history
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert resumed == whole
+
+
+# --- trackers ---------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_the_metrics(tokenizer, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = made_up_rows(16)
+    history = fit(llama(), tokenizer, rows, rows[:4], report_to="tensorboard", output_dir=tmp_path).history
+    (path,) = tmp_path.rglob("events.out.tfevents.*")
+    events = accumulator.EventAccumulator(str(path)).Reload()
+    for split, prefix in (("train", "train/"), ("validation", "eval/")):
+        for name in ("loss", "chosen_log_ratio", "rejected_quantile", "share_above_threshold"):
+            logged = [event.value for event in events.Scalars(prefix + name)]
+            assert logged == pytest.approx(column(history, name, split), rel=1e-5, abs=1e-7)
+
+
+def test_a_tracker_needs_a_folder(tokenizer):
+    with pytest.raises(ValueError, match="report_to='tensorboard' needs output_dir"):
+        fit(llama(), tokenizer, made_up_rows(8), report_to="tensorboard")

@@ -140,7 +140,7 @@ while True:
 """
     first, attacked, last = attack(second(bomb), seconds=1)
     assert (first, last) == ("passed", "passed")
-    assert attacked in ("crashed", "timeout")
+    assert attacked in ("crashed", "timeout", "memory")
 
 
 def test_thread_that_outlives_its_test(attack):
@@ -227,9 +227,38 @@ for i in range(100):
     assert attack(second(fill), seconds=1) == ["passed", "error", "passed"]
 
 
+def test_countless_empty_files(bubblewrap):
+    source = """
+def f(x):
+    n = 0
+    while x == 2:
+        open(f'/tmp/attack{n}', 'w').close()
+        n += 1
+    return x
+"""
+    tests = [f"assert f({x}) == {x}" for x in (1, 2, 3)]
+    result = sandbox.run_tests(source, tests, seconds_per_test=5, isolation=bubblewrap)
+    assert result.outcomes == ("passed", "crashed", "passed")
+    assert result.details[1] == "more than 4096 files"
+
+
 def test_one_huge_file(attack):
     fill = "with open('/tmp/attack', 'wb') as file:\n    file.seek(1 << 40)\n    file.write(b'x')\n    file.flush()"
     assert attack(second(fill)) == ["passed", "error", "passed"]
+
+
+def test_no_place_but_tmp_can_be_written(judged, bubblewrap):
+    source = """
+import os
+def f(x):
+    found = []
+    for folder, _, _ in os.walk('/'):
+        try: open(folder + '/attack', 'w').close()
+        except OSError: continue
+        found.append(folder)
+    return found
+"""
+    assert judged(source, ["assert f(1) == ['/tmp']"], bubblewrap, seconds=10) == ["passed"]
 
 
 def test_temporary_files_do_not_reach_the_next_solution(bubblewrap):

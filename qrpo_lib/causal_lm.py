@@ -1,0 +1,73 @@
+"""The model that is trained: loaded and checked, without dropout, and without what trainers hang on it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import disable_dropout_in_model
+
+_LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+_PATCHED = ("forward", "_original_forward")  # put on the instance by TRL and Accelerate
+
+
+def loaded(policy: str | Path | PreTrainedModel) -> PreTrainedModel:
+    """The model of a folder, in float32, or the model itself. Raises ValueError for one that cannot be trained here."""
+    if isinstance(policy, str | Path):
+        policy = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+    if any(parameter.dtype != torch.float32 for parameter in policy.parameters()):
+        raise ValueError("the weights must be float32: small updates are lost on lower precision; call model.float().")
+    if any(getattr(policy.config, name, None) is not None for name in _LOGIT_TRANSFORMS):
+        raise ValueError(f"{type(policy).__name__} transforms its logits after the head, which is not supported.")
+    return policy
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, every dropout rate set to 0."""
+    disable_dropout_in_model(model)
+    for module in model.modules():  # attention keeps its rate as a number, which TRL's function leaves
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def context(model: PreTrainedModel) -> float:
+    """How many tokens the model takes."""
+    return getattr(model.config, "max_position_embeddings", None) or math.inf
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills a batch up: it is never looked at, so the end-of-sequence token does."""
+    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if token is None:
+        raise ValueError("the tokenizer has neither a padding nor an end-of-sequence token: set tokenizer.pad_token.")
+    return token
+
+
+@contextlib.contextmanager
+def plain(model: PreTrainedModel) -> Iterator[None]:
+    """In evaluation mode, without the forward methods that TRL and Accelerate put on the instance.
+
+    They break copies of the model. Training mode and methods come back at the end.
+    """
+    patched = {name: vars(model).pop(name) for name in _PATCHED if name in vars(model)}
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        model.train(was_training)
+        vars(model).update(patched)
+
+
+def restored(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it was before a trainer took it, in evaluation mode."""
+    for name in _PATCHED:
+        vars(model).pop(name, None)
+    return model.eval()

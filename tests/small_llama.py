@@ -1,0 +1,79 @@
+"""A small Llama, rows and plain log-probabilities that several test modules share."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from qrpo_lib import training
+
+VOCABULARY, EOS = 24, 1
+QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
+DPO = {"algorithm": "dpo", "loss": {"beta": 0.1}}
+
+
+def made_up_tokenizer():
+    """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
+
+
+def llama(vocabulary=VOCABULARY, seed=0, **settings):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": None, "max_position_embeddings": 32}
+    defaults = {"vocab_size": vocabulary, "tie_word_embeddings": True} | sizes | tokens
+    model = LlamaForCausalLM(LlamaConfig(**(defaults | settings)))
+    for parameter in model.parameters():  # far from uniform, so that a wrong log-probability shows
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def made_up_rows(count, seed=0):
+    """Random prompts and completions, of which one in four is cut off without its end of sequence."""
+    generator = np.random.default_rng(seed)
+
+    def tokens(low, high):
+        return generator.integers(2, VOCABULARY, generator.integers(low, high)).tolist()
+
+    def completion():
+        return [*tokens(0, 12), EOS] if generator.random() < 0.75 else tokens(1, 12)
+
+    return [
+        {
+            "prompt_ids": tokens(1, 10),
+            "chosen_ids": completion(),
+            "rejected_ids": completion(),
+            "chosen_reward": float(generator.normal() + 0.5),
+            "rejected_reward": float(generator.normal() - 0.5),
+            "ref_rewards": generator.normal(size=3).tolist(),
+        }
+        for _ in range(count)
+    ]
+
+
+def plain_log_prob(model, prompt, completion):
+    """The sum over completion tokens from the logits of one sequence, without padding, in float64."""
+    logits = model(torch.tensor([prompt + completion])).logits[0, :-1].double().log_softmax(-1)
+    return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
+
+
+def fit(model, tokenizer, rows, validation=(), **changes):
+    settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
+    return training.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def column(history, name, split="train"):
+    return [row[name] for row in history if row["split"] == split]
+
+
+def assert_same_history(one, other):
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in other]
+    for mine, theirs in zip(one, other, strict=True):
+        names = mine.keys() - {"split", "implicit_reward_accuracy"}  # rounding decides ties
+        assert [mine[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=2e-4, abs=2e-5)
