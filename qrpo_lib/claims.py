@@ -69,13 +69,26 @@ def ledger(figures: str | Path) -> list[Claim]:
     return sorted(recorded, key=lambda claim: (_section_order(claim.section), claim.id, claim.profile))
 
 
-def to_markdown(ledger: list[Claim]) -> str:
-    """The ledger as the Markdown table that the README and `notebooks/results/claims` show."""
+def of_profile(ledger: list[Claim], name: str) -> list[Claim]:
+    """Those of a profile, whatever its arm, and those of the theory."""
+    return [claim for claim in ledger if claim.profile.split(",")[0] in (name, "theory")]
+
+
+def to_frame(ledger: list[Claim]):
+    """The ledger as a data frame, one column for each field."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(claim) for claim in ledger], columns=[field.name for field in fields(Claim)])
+
+
+def to_markdown(ledger: list[Claim], *, rules: bool = False) -> str:
+    """The ledger as a Markdown table; the README's is without the rules, that of `notebooks/results/claims` with."""
     return markdown_table(
         [
             {
                 "section": claim.section,
                 "the paper's claim": claim.statement,
+                **({"rule": claim.rule} if rules else {}),
                 "measured here": claim.measured,
                 "profile": claim.profile,
                 "verdict": f"**{claim.verdict}**" if claim.verdict == "not reproduced" else claim.verdict,

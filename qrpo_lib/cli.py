@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | claims | clean`; `qrpo COMMAND --help` tells the options."""
+"""The command line: `qrpo reproduce | status | report | claims | clean`; `qrpo COMMAND --help` tells the options."""
 
 from __future__ import annotations
 
@@ -101,6 +101,15 @@ def write_claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def build_report(options: argparse.Namespace) -> int:
+    """Write the executed notebooks, figures, tables and claims as a static site that opens from disk."""
+    from qrpo_lib import report
+
+    page = report.build(_absolute(options.profile), Path(options.output).resolve())
+    console.print(f"Open {page}", soft_wrap=True)
+    return 0
+
+
 class _Display:
     """A progress bar over notebooks on a terminal; a line for each event elsewhere."""
 
@@ -173,6 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
     add(status, "status")
     add(write_claims, "claims")
+    reported = add(build_report, "report")
+    reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
     cleaned = add(clean, "clean")
     cleaned.add_argument("--run", metavar="FOLDER", help="remove this run folder")
     cleaned.add_argument("--all", action="store_true", help="remove every run folder")

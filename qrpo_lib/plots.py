@@ -74,14 +74,20 @@ def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) 
     return paths
 
 
-def save_table(name: str, data: pd.DataFrame, markdown: str, folder: str | Path) -> list[Path]:
-    """Save a table: its numbers as `name.csv`, and as people read it as `name.md`. Returns the two paths."""
+def save_table(
+    name: str, data: pd.DataFrame, markdown: str, folder: str | Path, latex: str | None = None
+) -> list[Path]:
+    """Save a table: its numbers as `name.csv`, as people read it as `name.md`, for a paper as `name.tex` if given.
+
+    Returns the paths.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
-    _write_csv(data, paths[0])
-    paths[1].write_text(markdown.rstrip("\n") + "\n", encoding="utf-8")
-    return paths
+    _write_csv(data, folder / f"{name}.csv")
+    texts = {"md": markdown} | ({"tex": latex} if latex is not None else {})
+    for suffix, text in texts.items():
+        (folder / f"{name}.{suffix}").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for suffix in ("csv", *texts)]
 
 
 def markdown_table(rows: list[dict[str, object]]) -> str:
@@ -93,6 +99,19 @@ def markdown_table(rows: list[dict[str, object]]) -> str:
     for row in rows:
         lines.append("| " + " | ".join(str(row[column]).replace("|", "\\|") for column in columns) + " |")
     return "\n".join(lines)
+
+
+def frame_markdown(frame: pd.DataFrame, digits: int = 4) -> str:
+    """A data frame as a Markdown table, numbers rounded; a dash for what is missing, a sentence for an empty one."""
+    if frame.empty:
+        return "There is nothing to list."
+
+    def shown(value: object) -> str:
+        if value is None or (isinstance(value, float) and pd.isna(value)):
+            return "–"
+        return f"{value:.{digits}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+    return markdown_table([{str(key): shown(value) for key, value in row.items()} for row in frame.to_dict("records")])
 
 
 def _write_csv(data: pd.DataFrame, path: Path) -> None:

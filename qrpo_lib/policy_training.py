@@ -1,7 +1,7 @@
 """Step 3, training: one policy fitted with one algorithm and seed, evaluated online at the start and at checkpoints.
 
 The folder holds the final policy (`policy/`), `history.csv` (losses and metrics, one row for each step and split) and
-`evaluation.csv` (online rewards, one row for each checkpoint and completion) and `pairs.json` (how many pairs there
+`evaluation.parquet` (every completion of every checkpoint, see `RECORDED`) and `pairs.json` (how many pairs there
 were, and what was left out and why).
 """
 
@@ -10,11 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
-from qrpo_lib import dataset_pairs, evaluation, preferences, progress, reference_policy, reference_sampling, runs
+from qrpo_lib import (
+    dataset_pairs,
+    evaluation,
+    preferences,
+    progress,
+    reference_evaluation,
+    reference_policy,
+    reference_sampling,
+    runs,
+)
 from qrpo_lib.profiles import Algorithm, Profile
 
-PAIRS = "pairs.json"
+PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
+# Columns of the recorded completions: every statistic of the results is computed from these.
+RECORDED = reference_evaluation.RECORDED
 _REPORTED_PRECISION = "%.9g"
 # The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
 _TRAINER, _FINISHED = ".trainer", ".finished"
@@ -24,7 +36,7 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
     """What determines the trained policy: of the losses' settings, only this algorithm's."""
     settings = profile.training.model_dump()
     loss = settings[algorithm]
-    shared = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    shared = {key: value for key, value in settings.items() if key not in get_args(Algorithm)}
     parameters = {
         "algorithm": algorithm,
         "seed": seed,
@@ -32,29 +44,51 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
         "training": shared,
         "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
     }
-    inputs = (reference_policy.step(profile), reference_sampling.step(profile))
-    if preferences.source(profile.training.setting) == "offline":
-        inputs += (dataset_pairs.step(profile),)
+    inputs = (*_shared_steps(profile), reference_evaluation.step(profile, seed))
     return runs.Step("training", parameters, inputs=inputs, code=("policy_training",))
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
     """The folder of the trained policy, made if it is not there."""
-    completions = reference_sampling.run(profile)
-    policy = reference_policy.run(profile)
-    return runs.complete(
-        step(profile, algorithm, seed),
-        lambda folder: _make(profile, algorithm, seed, policy, completions, folder),
-        seed=seed,
-        resumable=True,
-    )
+    this = step(profile, algorithm, seed)
+    if this.is_complete():
+        return this.folder
+    prepare(profile)
+    start = reference_evaluation.run(profile, seed)
+    return runs.complete(this, lambda folder: _make(profile, algorithm, seed, start, folder), seed=seed, resumable=True)
 
 
-def load(folder: Path):
-    """The history and the online evaluation, as two data frames."""
+def prepare(profile: Profile) -> None:
+    """Make everything that training shares between algorithms, betas and seeds."""
+    reference_policy.run(profile)
+    reference_sampling.run(profile)
+    if preferences.source(profile.training.setting) == "offline":
+        dataset_pairs.run(profile)
+
+
+def shared_key(profile: Profile) -> tuple[str, ...]:
+    """Equal for profiles of which `prepare` makes the same."""
+    return tuple(step.key for step in _shared_steps(profile))
+
+
+def load_history(folder: Path):
+    """Losses and metrics of training, one row for each step and split, as a data frame."""
     import pandas as pd
 
-    return pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "evaluation.csv")
+    return pd.read_csv(folder / HISTORY)
+
+
+def load_evaluation(folder: Path, columns: list[str] | None = None):
+    """The recorded completions of all checkpoints as a data frame, with these columns or all of `RECORDED`."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / EVALUATION, columns=columns)
+
+
+def _shared_steps(profile: Profile) -> tuple[runs.Step, ...]:
+    steps = (reference_policy.step(profile), reference_sampling.step(profile))
+    offline = preferences.source(profile.training.setting) == "offline"
+    return (*steps, dataset_pairs.step(profile)) if offline else steps
 
 
 def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
@@ -92,17 +126,19 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     return built[0], built[1]
 
 
-def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, completions: Path, folder: Path) -> None:
+def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder: Path) -> None:
     import pandas as pd
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from qrpo_lib import training
 
     settings = profile.training
     torch.set_num_threads(settings.threads)
+    policy = reference_policy.step(profile).folder
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    train, validation = pairs(profile, policy, completions)
+    reference = AutoModelForCausalLM.from_pretrained(policy).eval()
+    train, validation = pairs(profile, policy, reference_sampling.step(profile).folder)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
@@ -110,9 +146,9 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
     def evaluate(step: int, model) -> None:
         # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
         path = folder / f"evaluation-{step:06d}.parquet"
-        if not path.exists():
+        if step > 0 and not path.exists():
             # The same seed at every checkpoint: the difference between two of them has less noise.
-            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed)
+            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
             runs.write_atomically(path, online.assign(step=step).to_parquet())
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
@@ -139,10 +175,10 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, policy: Path, compl
     fitted.model.to(torch.bfloat16 if settings.precision == "bfloat16" else torch.float32)
     fitted.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
-    evaluations = sorted(folder.glob("evaluation-*.parquet"))
-    history, online = pd.DataFrame(fitted.history), pd.concat(map(pd.read_parquet, evaluations), ignore_index=True)
-    history.to_csv(folder / "history.csv", index=False, float_format=_REPORTED_PRECISION)
-    online.to_csv(folder / "evaluation.csv", index=False, float_format=_REPORTED_PRECISION)
+    history, evaluations = pd.DataFrame(fitted.history), sorted(folder.glob("evaluation-*.parquet"))
+    history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
+    online = pd.concat([reference_evaluation.load(start), *map(pd.read_parquet, evaluations)], ignore_index=True)
+    online[list(RECORDED)].to_parquet(folder / EVALUATION)
     report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
     runs.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
     # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.

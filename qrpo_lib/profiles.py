@@ -33,7 +33,8 @@ FOLDER = Path(__file__).parent / "profiles"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Algorithm = Literal["qrpo", "dpo"]
+Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
+Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
 ]
@@ -109,13 +110,17 @@ class _Task(_Settings):
 
 
 class TopicsTask(_Task):
-    """The suite's generated chat task (`qrpo_lib.topics`), whose reward is known in closed form."""
+    """The suite's generated chat task (`qrpo_lib.topics`), whose reward is known in closed form.
+
+    length_bonus: makes the reward prefer long answers by a known amount a word (`topics.TopicReward`).
+    """
 
     completions = "pairs"
     name: Literal["topics"]
     train_prompts: PositiveInt
     selection_prompts: PositiveInt
     reporting_prompts: PositiveInt
+    length_bonus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class WrittenTask(_Task):
@@ -205,7 +210,7 @@ class QRPO(_Settings):
     learning_rate: PositiveFloat
     num_ref_rewards: PositiveInt
     transform: Transform = "identity"
-    partition: Literal["exact", "asymptotic", "finite"] = "exact"
+    partition: Partition = "exact"
     error: Literal["squared", "absolute"] = "squared"
     completions: Literal["both", "chosen", "rejected"] = "both"
 
@@ -213,6 +218,21 @@ class QRPO(_Settings):
 class DPO(_Settings):
     beta: PositiveFloat
     learning_rate: PositiveFloat
+
+
+class REBEL(_Settings):
+    """beta has the unit of the reward."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+
+
+class SimPO(_Settings):
+    """gamma_ratio: the margin over beta."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+    gamma_ratio: Annotated[float, Field(ge=0)] = 0.5
 
 
 class SFT(_Settings):
@@ -245,6 +265,8 @@ class Training(_Settings):
     threads: PositiveInt
     qrpo: QRPO
     dpo: DPO
+    rebel: REBEL
+    simpo: SimPO
 
     @model_validator(mode="after")
     def _whole_micro_batches(self):
@@ -259,23 +281,62 @@ class Evaluation(_Settings):
     """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3).
 
     temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
+    max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
     """
 
+    max_mean_length: PositiveFloat | None = None
     temperature: PositiveFloat | None = None
     top_p: Fraction | None = None
     repeats: PositiveInt
 
 
-class Experiment(_Settings):
-    """Which models are trained: in each of these arms (default: all of the file), every algorithm with every seed.
+class Scaling(_Settings):
+    """QRPO with more and more reference rewards (Figure 3), with one partition function or with several."""
 
-    `rounds` is how many iterative QRPO has (two seeds); without it there is none.
+    settings: list[Setting] = Field(min_length=1)
+    num_ref_rewards: list[PositiveInt] = Field(min_length=1)
+    betas: list[PositiveFloat] = Field(min_length=1)
+    learning_rates: list[PositiveFloat] = []
+    partitions: list[Partition] = ["exact"]
+
+
+class Transformations(_Settings):
+    """QRPO with other transformations of the quantile: each with the same betas, of which the best is reported."""
+
+    setting: Setting
+    transforms: list[Transform] = Field(min_length=2)
+    betas: list[PositiveFloat] = Field(min_length=1)
+
+
+class Experiment(_Settings):
+    """Which models are trained, in each of these arms (default: all of the file).
+
+    The grid is every algorithm in every setting, with each of its betas and learning rates. What is not given has one
+    value, that of `training`.
+
+    scaling: studies that together are Figure 3, its versions and what goes beyond them.
+    seeds: of everything that is reported.
+    grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
+        best beta and learning rate of each algorithm and setting alone.
+    rounds: how many iterative QRPO has (two seeds); without it there is none.
     """
 
     arms: list[str] | None = None
     rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    grid_seeds: PositiveInt | None = None
+    settings: list[Setting] | None = None
+    betas: dict[Algorithm, list[PositiveFloat]] = {}
+    learning_rates: dict[Algorithm, list[PositiveFloat]] = {}
+    scaling: list[Scaling] = []
+    transformations: Transformations | None = None
+
+    @model_validator(mode="after")
+    def _grid_seeds_are_seeds(self):
+        if self.grid_seeds is not None and self.grid_seeds > len(self.seeds):
+            raise ValueError(f"grid_seeds is {self.grid_seeds}, but there are {len(self.seeds)} seeds")
+        return self
 
 
 class Profile(_Settings):
@@ -297,6 +358,9 @@ class Profile(_Settings):
         needed, sampled = self.training.qrpo.num_ref_rewards, self.reference_sampling.ref_rewards
         if needed > sampled:
             raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
+        most = max((n for study in self.experiment.scaling for n in study.num_ref_rewards), default=0)
+        if most > sampled:
+            raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {sampled} are sampled")
         return self
 
     @model_validator(mode="after")

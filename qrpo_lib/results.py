@@ -1,116 +1,222 @@
-"""Results of trained policies, from their run folders: Figure 6, the table of online rewards, and how each looks."""
+"""Results of an arm's trained policies, from their run folders: the best models, as the tables report them.
+
+Everything is computed from recorded completions. What is chosen is chosen on the split "selection", and every reported
+number is from the split "reporting": means over repeats, with a bootstrap over prompts and training seeds.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from qrpo_lib import plots, policy_training
-from qrpo_lib.statistics import Interval, mean_interval
+from qrpo_lib import evaluation, length_bias, plots, reference_evaluation, reference_sampling, selection, sweep
+from qrpo_lib.profiles import Profile
+from qrpo_lib.statistics import Interval, difference, mean_interval, not_below_best
+from qrpo_lib.sweep import Run
 
-_PANELS = {
-    "reward": "mean online reward (held-out prompts)",
-    "chosen_log_ratio": "log-ratio of chosen completions (validation set)",
-    "rejected_log_ratio": "log-ratio of rejected completions (validation set)",
-}
-
-
-def collect(folders: dict[tuple[str, int], Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Histories and online evaluations of all runs, `folders` by (algorithm, seed), with columns for these two."""
-    histories, evaluations = [], []
-    for (algorithm, seed), folder in folders.items():
-        history, online = policy_training.load(folder)
-        histories.append(history.assign(algorithm=algorithm, seed=seed))
-        evaluations.append(online.assign(algorithm=algorithm, seed=seed))
-    return pd.concat(histories, ignore_index=True), pd.concat(evaluations, ignore_index=True)
+METRICS = ("reward", "lc_reward")
+_POLICIES = {"tiny": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
 
 
-def training_curves(histories: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
-    """What Figure 6 plots: `algorithm, seed, step`, mean reward over all held-out completions, both log-ratios."""
-    keys = ["algorithm", "seed", "step"]
-    rewards = evaluations.groupby(keys, as_index=False)["reward"].mean()
-    validation = histories[histories["split"] == "validation"]
-    return rewards.merge(validation[[*keys, "chosen_log_ratio", "rejected_log_ratio"]], on=keys, validate="1:1")
+@dataclass
+class BestModels:
+    """The best checkpoint of each algorithm and setting, and the one of each algorithm that is reported.
 
-
-def draw_training_curves(curves: pd.DataFrame) -> plt.Figure:
-    """Figure 6, with the reward beside it: a thin line a seed, a thick one for their mean."""
-    with plots.style():
-        figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
-        for axis, (column, title) in zip(axes, _PANELS.items(), strict=True):
-            for algorithm, of_algorithm in curves.groupby("algorithm"):
-                look = plots.ALGORITHMS[algorithm]
-                for _, run in of_algorithm.groupby("seed"):
-                    axis.plot(run["step"], run[column], color=look.color, alpha=0.35, linewidth=1)
-                mean = of_algorithm.groupby("step")[column].mean()
-                axis.plot(mean.index, mean, color=look.color, marker=look.marker, linewidth=2.2, label=look.label)
-            axis.set(title=title, xlabel="gradient update steps")
-        axes[0].legend()
-    return figure
-
-
-def select_checkpoints(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Of each run, the checkpoint (not step 0) with the best mean reward on the selection split.
-
-    Returns the columns `algorithm, seed, step`.
+    cells: rows of `selection.scores` of both splits, with all seeds, and a column `selected`.
+    evaluations: the recorded completions of these checkpoints and, as algorithms "initial" and "sft", of the policies
+        that training starts from (step 0; `setting` is None).
     """
-    candidates = evaluations[(evaluations["split"] == "selection") & (evaluations["step"] > 0)]
-    means = candidates.groupby(["algorithm", "seed", "step"])["reward"].mean()
-    best = means.groupby(["algorithm", "seed"]).idxmax()
-    return pd.DataFrame(best.tolist(), columns=["algorithm", "seed", "step"])
+
+    cells: pd.DataFrame
+    evaluations: pd.DataFrame
+
+    def rows(self, method: str) -> pd.DataFrame:
+        """The recorded completions of the reported checkpoint of an algorithm, or of "initial", "sft"."""
+        rows = self.evaluations[self.evaluations["algorithm"] == method]
+        if method in ("initial", "sft"):
+            return rows
+        chosen = self.cells[self.cells["selected"] & (self.cells["algorithm"] == method)].iloc[0]
+        return rows[rows["setting"] == chosen["setting"]]
+
+    def reporting(self, method: str, column: str) -> np.ndarray:
+        """(seeds, prompts) on the reporting split: means over repeats."""
+        rows = self.rows(method)
+        return matrix(rows[rows["split"] == "reporting"], column)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that there are, "initial" and "sft" first."""
+        return list(dict.fromkeys(self.evaluations["algorithm"]))
 
 
-def per_prompt(evaluations: pd.DataFrame, selected: pd.DataFrame) -> pd.DataFrame:
-    """Reporting-split reward and length of each prompt, a mean over repeats and seeds: prompts x (what, policy).
+def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Recorded completions of one checkpoint as (seeds, prompts), means over repeats, both in sorted order."""
+    table = rows.pivot_table(index="seed", columns="prompt_id", values=column, aggfunc="mean")
+    return table.to_numpy()
 
-    The policies are "initial" (step 0 of all runs) and each algorithm at its selected checkpoints. Prompts are the
-    independent units of every interval here; seeds of the training are averaged over, and their spread is shown apart.
+
+def references(profile: Profile) -> pd.DataFrame:
+    """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
+    frame = reference_sampling.load(reference_sampling.run(profile))
+    frame = frame[frame["split"].isin(evaluation.HELD_OUT)]
+    return frame[["prompt_id", "reward"]].assign(length=frame["token_ids"].map(len))
+
+
+def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
+    """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
+    found = sweep.evaluations(profile, runs, text)
+    return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
+
+
+def has_lc_reward(profile: Profile) -> bool:
+    """Whether a length-controlled reward makes sense: for chat, as in the paper, not for test-case pass rates."""
+    return profile.task.completions != "solution"
+
+
+def best_checkpoints(profile: Profile) -> pd.DataFrame:
+    """Of each algorithm and setting the best checkpoint of the grid, by the grid's seeds (`selection`)."""
+    scores = selection.scores(recorded(profile, sweep.grid(profile)))
+    return selection.best_of_settings(scores, profile.evaluation.max_mean_length)
+
+
+def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run]:
+    """The best cell of each algorithm and setting with all seeds."""
+    best = best_checkpoints(profile) if best is None else best
+    cells = {tuple(row) for row in best[selection.CELL].itertuples(index=False)}
+    known = [run for run in sweep.grid(profile) if (run.algorithm, run.setting, run.beta, run.learning_rate) in cells]
+    return sweep.more_seeds(profile, dict.fromkeys(sweep.with_seed(run, profile.experiment.seeds[0]) for run in known))
+
+
+def best_models(profile: Profile) -> BestModels:
+    """The models that the tables report. The checkpoint of a cell is chosen with the grid's seeds; between settings the
+    paper's rule chooses with all seeds. The models must be trained (`experiments/sweep`)."""
+    best = best_checkpoints(profile)
+    keys = best[selection.CHECKPOINT]
+    rows = recorded(profile, further_runs(profile, best), text=True).merge(keys, on=selection.CHECKPOINT)
+    cells = selection.scores(rows)
+    chosen = []
+    for _, of_algorithm in cells[cells["split"] == "selection"].groupby("algorithm", sort=False):
+        chosen.append(selection.papers_choice(of_algorithm)[selection.CHECKPOINT])
+    marked = pd.DataFrame(chosen).assign(selected=True)
+    cells = cells.merge(marked, on=selection.CHECKPOINT, how="left")
+    cells["selected"] = cells["selected"].eq(True)
+    return BestModels(cells, pd.concat([_starts(profile), rows], ignore_index=True))
+
+
+def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
+    """Rows of Table 3 (or, with the reward as a pass rate, Table 2): reporting means, bootstrap errors, bold.
+
+    Bold is the best mean and what it is not significantly better than (`statistics.not_below_best`).
     """
-    reporting = evaluations[evaluations["split"] == "reporting"]
-    initial = reporting[reporting["step"] == 0].assign(policy="initial")
-    chosen = reporting.merge(selected, on=["algorithm", "seed", "step"])
-    both = pd.concat([initial, chosen.assign(policy=chosen["algorithm"])])
-    return both.pivot_table(index="prompt_id", columns="policy", values=["reward", "length"], aggfunc="mean")
+    metrics = [name for name in METRICS if name in best.evaluations]
+    rows = {
+        method: {"model": model_label(profile), "dataset": profile.task.name, "method": method}
+        for method in best.methods
+    }
+    for metric in metrics:
+        values = {method: best.reporting(method, metric) for method in best.methods}
+        bold = not_below_best(values)
+        for method, of_method in values.items():
+            interval = mean_interval(of_method)
+            rows[method] |= {metric: interval.mean, f"{metric}_error": interval.error, f"{metric}_bold": method in bold}
+            rows[method] |= {f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+            rows[method] |= {"prompts": interval.n, "seeds": interval.seeds}
+    for method in best.methods:
+        rows[method]["length"] = best.reporting(method, "length").mean()
+        rows[method]["kl"] = best.reporting(method, "logp").mean() - best.reporting(method, "ref_logp").mean()
+    return pd.DataFrame(rows.values())
 
 
-def reward_table(prompts: pd.DataFrame, evaluations: pd.DataFrame, selected: pd.DataFrame) -> pd.DataFrame:
-    """Initial, DPO, QRPO: mean reward with its 95 % interval over prompts, the gain over initial with its own."""
-    rewards, lengths = prompts["reward"], prompts["length"]
-    reporting = evaluations[evaluations["split"] == "reporting"].merge(selected, on=["algorithm", "seed", "step"])
-    of_seeds = reporting.groupby(["algorithm", "seed"])["reward"].mean()
+def appendix_rows(best: BestModels) -> pd.DataFrame:
+    """Rows of a table of App. M: of each algorithm and setting valid and test scores of its best checkpoint."""
+    metrics = [name for name in METRICS if name in best.evaluations]
+    starts = best.evaluations[best.evaluations["algorithm"].isin(["initial", "sft"])]
+    keys = ["algorithm", "step"]
+    cells = [selection.scores(starts, keys).assign(selected=False), best.cells]
     rows = []
-    for policy in [name for name in plots.ALGORITHMS if name in rewards.columns]:
-        mean, gain = mean_interval(rewards[policy].to_numpy()), gain_over(rewards, policy, "initial")
-        seeds = of_seeds[policy] if policy != "initial" else pd.Series(dtype=float)
-        row = {"policy": plots.ALGORITHMS[policy].label, "reward": mean.mean, "low": mean.low, "high": mean.high}
-        row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-        rows.append(
-            row | {"prompts": mean.n, "seeds": len(seeds), "seed_std": seeds.std(), "length": lengths[policy].mean()}
-        )
+    for _, pair in pd.concat(cells).groupby(["algorithm", "setting"], sort=False, dropna=False):
+        valid, test = (pair[pair["split"] == split].iloc[0] for split in ("selection", "reporting"))
+        row = {"method": valid["algorithm"], "setting": valid.get("setting"), "selected": bool(valid["selected"])}
+        row |= {name: valid.get(name) for name in ("beta", "learning_rate", "step")}
+        for metric in metrics:
+            row |= {f"{metric}_valid": valid[metric], f"{metric}_valid_error": valid[f"{metric}_std"]}
+            row |= {f"{metric}_test": test[metric], f"{metric}_test_error": test[f"{metric}_std"]}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def gain_over(rewards: pd.DataFrame, policy: str, baseline: str) -> Interval:
-    """Mean paired difference over prompts, with its 95 % interval."""
-    return mean_interval((rewards[policy] - rewards[baseline]).to_numpy())
+def compare(best: BestModels, first: str, second: str, column: str = "reward") -> Interval:
+    """Paired difference of two methods' reported models on the reporting split."""
+    return difference(best.reporting(first, column), best.reporting(second, column))
 
 
-def reward_table_markdown(table: pd.DataFrame) -> str:
-    """The table as people read it: mean [95 % interval]."""
+def initial_reward(profile: Profile) -> float:
+    """The initial policy's mean reward on the reporting prompts."""
+    starts = _starts(profile)
+    return float(matrix(starts[(starts["algorithm"] == "initial") & (starts["split"] == "reporting")], "reward").mean())
+
+
+def length_points(profile: Profile, best: BestModels) -> dict[str, pd.DataFrame]:
+    """Figure 4's points of each algorithm's reported model on both held-out splits: `length_bias.points`."""
+    points = {}
+    for method in profile.experiment.algorithms:
+        rows = best.rows(method)
+        points[method] = length_bias.points(rows, references(profile.with_training(setting=rows["setting"].iloc[0])))
+    return points
+
+
+def length_table(points: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Spearman's rho of each algorithm with its interval; `reward_rho` is that of the true reward with length."""
     rows = []
-    for row in table.itertuples():
-        gain = f"{row.gain:+.4f} [{row.gain_low:+.4f}, {row.gain_high:+.4f}]" if row.seeds else "–"
-        spread = f"{row.seed_std:.4f}" if row.seeds > 1 else "–"
-        rows.append(
-            {
-                "policy": row.policy,
-                "mean reward [95 % interval]": f"{row.reward:.4f} [{row.low:.4f}, {row.high:.4f}]",
-                "gain over initial": gain,
-                "std over seeds": spread,
-                "prompts x seeds": f"{row.prompts} x {row.seeds or '–'}",
-                "mean length": f"{row.length:.1f}",
-            }
-        )
-    return plots.markdown_table(rows)
+    for name, made in points.items():
+        rho = length_bias.correlation(made)
+        row = {"method": plots.ALGORITHMS[name].label, "rho": rho.mean, "low": rho.low, "high": rho.high}
+        row |= {"reward_rho": length_bias.spearman(made["x"].to_numpy(), made["reward"].to_numpy())}
+        row |= {"mean_length": made["x"].mean(), "prompts": rho.n, "seeds": rho.seeds, "points": len(made)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def prefers_length(profile: Profile) -> bool:
+    """Whether the task's reward was made to prefer long answers."""
+    return getattr(profile.task, "length_bonus", 0.0) > 0
+
+
+def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `table_rows` for Table 2: the reward in per cent."""
+    made = {f"pass_rate{suffix}": 100 * rows[f"reward{suffix}"] for suffix in ("", "_error")}
+    return rows.assign(**made, pass_rate_bold=rows["reward_bold"])
+
+
+def model_label(profile: Profile) -> str:
+    """How tables name the policy."""
+    return _POLICIES.get(profile.policy.source) or profile.policy.model.rpartition("/")[2]
+
+
+def _with_lc_reward(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    for setting, rows in found.groupby("setting", sort=False):
+        parts.append(selection.with_lc_reward(rows, references(profile.with_training(setting=setting))))
+    return pd.concat(parts)
+
+
+def _starts(profile: Profile) -> pd.DataFrame:
+    """Recorded completions of the initial policy and, where a setting fine-tunes first, of the fine-tuned one."""
+    settings = profile.experiment.settings or [profile.training.setting]
+    starts = {}
+    for setting in settings:
+        starts.setdefault("sft" if setting.startswith("sft-") else "initial", profile.with_training(setting=setting))
+    if "initial" not in starts:  # all settings fine-tune first (code): the initial policy is shown all the same
+        starts["initial"] = profile.with_training(setting=settings[0].removeprefix("sft-"))
+    parts = []
+    for method in sorted(starts):
+        for seed in profile.experiment.seeds:
+            rows = reference_evaluation.load(reference_evaluation.run(starts[method], seed))
+            parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
+    frame = pd.concat(parts, ignore_index=True)
+    if has_lc_reward(profile):
+        frame = _with_lc_reward(profile, frame)
+    return frame.assign(setting=None)

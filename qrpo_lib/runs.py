@@ -245,8 +245,13 @@ def _closure(modules: tuple[str, ...]) -> set[str]:
         name = waiting.pop()
         if name not in seen and name not in _INFRASTRUCTURE:
             seen.add(name)
-            waiting += imported_modules(_module_path(name).read_text(encoding="utf-8"))
+            waiting += _imports(_module_path(name))
     return seen
+
+
+@cache
+def _imports(path: Path) -> set[str]:
+    return imported_modules(path.read_text(encoding="utf-8"))
 
 
 def _module_path(name: str) -> Path:

@@ -23,11 +23,13 @@ from typing import Any
 
 import nbformat
 
-from qrpo_lib import initial_policy, iterative, notebook, policy_training, profiles, reference_sampling, runs
+from qrpo_lib import initial_policy, iterative, notebook, profiles, reference_sampling, results, runs, sweep
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
+# Figure 4 and the claim about it compare all of these.
+_FOUR = {"dpo", "simpo", "rebel", "qrpo"}
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
 
 
@@ -43,7 +45,9 @@ class Job:
         "experiments/training[chat, qrpo, seed 0]".
     parameters: of the notebook, beside `figures`.
     inputs: the steps whose results it shows; it makes those that no earlier job has made.
+    possible: further steps that it may make, depending on results.
     after: ids of jobs that come first.
+    all_cores: whether it works on all cores that there are, in processes of `threads` threads.
     """
 
     id: str
@@ -52,6 +56,8 @@ class Job:
     inputs: tuple[runs.Step, ...] = ()
     after: tuple[str, ...] = ()
     threads: int = 1
+    possible: tuple[runs.Step, ...] = ()
+    all_cores: bool = False
 
     @property
     def source(self) -> Path:
@@ -73,42 +79,60 @@ def jobs(profile_name: str) -> list[Job]:
     made.append(Job("experiments/exactness", "experiments/exactness"))
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm)
-    return made
+    steps = tuple(step for job in made for step in (job.step, *job.inputs))
+    ids = tuple(job.id for job in made)
+    return [*made, Job("results/claims", "results/claims", {"profile": profile_name}, steps, ids)]
 
 
 def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
     profile = profiles.load(profile_name, arm)
-    named = {"profile": profile_name, "arm": arm}
     policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
+    grid, scaling = _steps(profile, sweep.grid(profile)), _steps(profile, sweep.scaling(profile))
+    transformations = _steps(profile, sweep.transformations(profile))
+    training = _steps(profile, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
+    training += _steps(profile, sweep.figure_6(profile))
+
+    def job(path: str, inputs: tuple[runs.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
+        named = {"profile": profile_name, "arm": arm} | extras.pop("parameters", {})
+        extras = {"threads": profile.training.threads} | extras
+        return Job(f"{path}[{arm}]", path, named, inputs, tuple(needed.id for needed in after), **extras)
+
     threads = profile.reference_sampling.threads
-    first = Job(f"experiments/initial_policy[{arm}]", "experiments/initial_policy", named, (policy,), threads=threads)
-    path = "experiments/reference_sampling"
-    sampling = Job(f"{path}[{arm}]", path, named, (completions,), (first.id,), threads)
-    trainings = []
-    for algorithm in profile.experiment.algorithms:
-        for seed in profile.experiment.seeds:
-            training = Job(
-                f"experiments/training[{arm}, {algorithm}, seed {seed}]",
-                "experiments/training",
-                named | {"algorithm": algorithm, "seed": seed},
-                (policy_training.step(profile, algorithm, seed),),
-                (sampling.id,),
-                profile.training.threads,
-            )
-            trainings.append(training)
-    inputs = tuple(step for training in trainings for step in training.inputs)
-    tables = Job(f"results/tables[{arm}]", "results/tables", named, inputs, tuple(t.id for t in trainings))
-    return [first, sampling, *trainings, *_iterative(profile, named, sampling.id), tables]
+    first = job("experiments/initial_policy", (policy,), threads=threads)
+    sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
+    all_runs = job(
+        "experiments/sweep",
+        (*grid, *scaling, *transformations),
+        (first, sampling),
+        possible=_steps(profile, sweep.possible(profile)),
+        all_cores=True,
+    )
+    one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
+    made = [first, sampling, all_runs]
+    if results.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+        return [*made, job("results/length_bias", grid, (all_runs,))]
+    made += [
+        job("experiments/training", training, (all_runs,), parameters=one),
+        job("results/tables", grid, (all_runs,)),
+    ]
+    if scaling:
+        made.append(job("results/scaling", scaling, (all_runs,)))
+    if transformations:
+        made.append(job("results/transformations", transformations, (all_runs,)))
+    if results.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
+        made.append(job("results/length_bias", grid, (all_runs,)))
+    if results.has_lc_reward(profile):
+        made.append(job("results/alpaca_eval", grid, (all_runs,)))
+    if profile.experiment.rounds is not None:
+        chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
+        every = itertools.product(iterative.plans(chosen["rounds"]), chosen["seeds"])
+        steps = tuple(iterative.step(profile, plan, seed, plan.rounds) for plan, seed in every)
+        made.append(job("experiments/iterative", steps, (sampling,), parameters=chosen))
+    return made
 
 
-def _iterative(profile: profiles.Profile, named: dict[str, str], after: str) -> list[Job]:
-    if profile.experiment.rounds is None:
-        return []
-    path = "experiments/iterative"
-    chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
-    every = itertools.product(iterative.plans(chosen["rounds"]), chosen["seeds"])
-    steps = tuple(iterative.step(profile, plan, seed, plan.rounds) for plan, seed in every)
-    return [Job(f"{path}[{profile.arm}]", path, named | chosen, steps, (after,), profile.training.threads)]
+def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[runs.Step, ...]:
+    return tuple(run.step(profile) for run in wanted)
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
@@ -152,9 +176,9 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
                     waiting.remove(job)
                     state.skipped.append(job.id)
                     _publish(job)
-                elif not state.running or sum(r.job.threads for r in state.running) + job.threads <= cores:
+                elif not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
                     waiting.remove(job)
-                    state.running.append(_Running(job, force))
+                    state.running.append(_Running(job, force, _threads(job, cores)))
         state.waiting = [job.id for job in waiting]
         for running in list(state.running):
             if running.process.poll() is not None:
@@ -181,18 +205,21 @@ class State:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def _threads(job: Job, cores: int) -> int:
+    return max(cores, job.threads) if job.all_cores else job.threads
+
+
 class _Running:
     """A job in a process of its own, which dies with this one."""
 
-    def __init__(self, job: Job, force: bool):
-        self.job = job
+    def __init__(self, job: Job, force: bool, threads: int):
+        self.job, self.threads = job, threads
         folder = runs.runs_folder() / ".status"
         folder.mkdir(parents=True, exist_ok=True)
         self._status, self._log = folder / f"{job.step.key}.json", folder / f"{job.step.key}.log"
         self._status.unlink(missing_ok=True)
-        threads = str(job.threads)
         # PASSIVE: threads that wait leave their core to the other jobs.
-        threading = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
         environment = os.environ | threading | {"QRPO_STATUS": str(self._status)}
         task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": job.step.key, "force": force}
         with open(self._log, "w") as log:
@@ -285,7 +312,8 @@ def _with_inputs(step: runs.Step) -> Iterator[runs.Step]:
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
-    return {step.folder_name for job in all_jobs for step in _with_inputs(job.step)}
+    roots = (step for job in all_jobs for step in (job.step, *job.possible))
+    return {step.folder_name for root in roots for step in _with_inputs(root)}
 
 
 def _without_magics(source: str) -> str:

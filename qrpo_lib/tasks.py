@@ -98,7 +98,7 @@ def demonstrations(task: Task, seed: int) -> list[Demonstration]:
 def reward(task: Task) -> Any:
     """The reward of a task: an object with `score(prompts, completions)` (see `qrpo_lib.rewards`)."""
     if isinstance(task, TopicsTask):
-        return topics.TopicReward()
+        return topics.TopicReward(task.length_bonus)
     from qrpo_lib import rewards
 
     if isinstance(task, ExpressionsTask):

@@ -137,20 +137,27 @@ def written_pairs(requests: Sequence[str], seed: int) -> list[tuple[str, str]]:
     return pairs
 
 
+@dataclass(frozen=True)
 class TopicReward:
-    """The reward R of this module's docstring, behind the interface of `qrpo_lib.rewards`."""
+    """The reward R of this module's docstring, behind the interface of `qrpo_lib.rewards`.
+
+    length_bonus: added to s for each content word, so that a reward has a length bias of known size.
+    """
+
+    length_bonus: float = 0.0
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,) of n completions of n requests; positive, 1 for an answer without content words."""
-        return np.array([_reward(*pair) for pair in zip(prompts, completions, strict=True)], dtype=np.float32)
+        pairs = zip(prompts, completions, strict=True)
+        return np.array([_reward(*pair, self.length_bonus) for pair in pairs], dtype=np.float32)
 
 
-def _reward(request: str, answer: str) -> float:
+def _reward(request: str, answer: str, length_bonus: float = 0.0) -> float:
     vectors = _vectors()
     subject = _unit(np.sum([vectors[word] for word in _words(request) if word in vectors], axis=0))
     content = [word for word in _words(answer) if word in vectors]
     relevance = sum(float(vectors[word] @ subject) for word in sorted(set(content)))
-    score = relevance / (len(content) + _SHRINKAGE) - _COST_OF_A_WORD * len(content)
+    score = relevance / (len(content) + _SHRINKAGE) + (length_bonus - _COST_OF_A_WORD) * len(content)
     return float(np.exp(_STEEPNESS * score))
 
 

@@ -46,7 +46,7 @@ def test_code_arm_runs_from_policy_to_evaluation(runs_folder):
     assert completions.groupby("prompt_id").size().eq(8).all()
     assert set(np.round(completions["reward"] * 24, 4)) <= set(range(25))
     folder = policy_training.run(profile, "qrpo", seed=0)
-    history, evaluation = policy_training.load(folder)
+    history, evaluation = policy_training.load_history(folder), policy_training.load_evaluation(folder)
     assert history["loss"].notna().any()
     assert evaluation["reward"].between(0, 1).all()
     assert set(evaluation["split"]) == {"selection", "reporting"}

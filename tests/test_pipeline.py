@@ -1,5 +1,6 @@
 """The pipeline as people run it: `qrpo reproduce`, killed, repeated and changed, and each theory notebook alone."""
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,8 @@ import pytest
 from qrpo_lib import runs, suite
 
 SMALLEST = Path(__file__).parent / "data" / "smallest.toml"
-MODELS = ["initial_policy", "reference_sampling", "training", "tables"]
+MODELS = ["initial_policy", "reference_sampling", "sweep", "training"]
+MODELS += ["tables", "scaling", "transformations", "length_bias", "alpaca_eval", "results/claims"]
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +66,16 @@ def test_figures_tables_and_claims_are_published(complete):
         "smallest/chat/figure-6.pdf",
         "smallest/chat/figure-6.png",
         "smallest/chat/figure-6.csv",
-        "smallest/chat/rewards.md",
+        "smallest/chat/figure-1.png",
+        "smallest/chat/figure-3.png",
+        "smallest/chat/figure-3-lr-0.0001-finite.png",
+        "smallest/chat/figure-4.png",
+        "smallest/chat/table-1.tex",
+        "smallest/chat/table-3.md",
+        "smallest/chat/appendix-m.tex",
+        "smallest/chat/selection-rules.md",
+        "smallest/chat/alpaca_eval/qrpo.json",
+        "smallest/claims.md",
     } <= names
     assert "smallest/chat/claims/qrpo-raises-reward.json" in names
     assert suite.MANIFEST in names
@@ -72,7 +83,7 @@ def test_figures_tables_and_claims_are_published(complete):
 
 def test_a_second_run_skips_everything(complete):
     before = published(complete)
-    assert "0 executed, 5 skipped" in reproduce(complete)
+    assert f"0 executed, {len(MODELS)} skipped" in reproduce(complete)
     assert published(complete) == before
 
 
@@ -97,20 +108,21 @@ def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, proj
 
 def test_a_changed_training_parameter_runs_training_and_what_follows(complete, tmp_path):
     changed = tmp_path / "smallest.toml"
-    changed.write_text(f'extends = "{SMALLEST}"\n[training.dpo]\nbeta = 0.17\n')
+    changed.write_text(f'extends = "{SMALLEST}"\n[experiment.betas]\ndpo = [0.17]\n')
     before = {path.name for path in (complete / "runs").iterdir()}
     reproduce(complete, profile=changed)
     made = {
         re.sub(r"-[0-9a-f]{12}$", "", path.name) for path in (complete / "runs").iterdir() if path.name not in before
     }
     assert "training" in made
-    assert not made & {"initial_policy", "reference_sampling"}
+    assert not made & {"initial_policy", "reference_sampling", "reference_evaluation", "sft"}
     new_trainings = [p for p in (complete / "runs").glob("training-*") if p.name not in before]
-    assert len(new_trainings) == 1  # QRPO's does not depend on DPO's beta
+    algorithms = [json.loads((path / runs.RECORD).read_text())["parameters"]["algorithm"] for path in new_trainings]
+    assert algorithms == ["dpo", "dpo"]  # one in each setting; nothing else depends on DPO's beta
 
 
 def test_a_corrupted_folder_is_refused_before_work(complete):
-    (folder,) = (complete / "runs").glob("reference_sampling-*")
+    folder = sorted((complete / "runs").glob("reference_sampling-*"))[0]
     path = folder / "completions.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-1])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib import (
     causal_lm,
@@ -83,7 +84,7 @@ def test_training_starts_at_the_reference_and_reports_its_pairs(setting):
     report = json.loads((made / policy_training.PAIRS).read_text())
     assert report["setting"] == setting
     assert report["train"]["pairs"] + report["train"]["ties"] == 32
-    history, online = policy_training.load(made)
+    history, online = policy_training.load_history(made), policy_training.load_evaluation(made)
     start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
     # the policy at step 0 is the reference policy: the log-ratio is zero
     assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
@@ -97,7 +98,7 @@ def test_what_a_training_depends_on():
     for setting, step in steps.items():
         policy = "sft" if setting.startswith("sft-") else "initial_policy"
         expected = [policy, "reference_sampling"] + ["dataset_pairs"] * setting.endswith("offline")
-        assert [source.name for source in step.inputs] == expected
+        assert [source.name for source in step.inputs] == [*expected, "reference_evaluation"]
 
 
 def test_fine_tuning_is_on_prompt_and_chosen_completion():
@@ -155,6 +156,42 @@ def test_online_rewards_are_of_the_held_out_prompts_alone():
     assert not evaluation.online_rewards(PROFILE, folder, tokenizer, seed=4).equals(frame)
 
 
+def test_recorded_completions_carry_the_log_probabilities_of_policy_and_reference():
+    initial, tuned = (reference_policy.run(in_setting(name)) for name in ("offline", "sft-offline"))
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
+    frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
+    prompts = {prompt.id: prompt.text for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    assert len(frame) > 10
+    for row in frame.head(10).itertuples():
+        start = tasks.prompt_ids(tokenizer, prompts[row.prompt_id])
+        ids = tokenizer(row.text, add_special_tokens=False)["input_ids"]
+        ids += [tokenizer.eos_token_id] * (row.finish_reason == "stop")
+        if len(ids) != row.length:  # the text is tokenised in another way than it was sampled
+            continue
+        for model, recorded in ((models[1], row.logp), (models[0], row.ref_logp)):
+            with torch.no_grad():
+                logits = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
+            plain = sum(float(logits[len(start) + i - 1, token]) for i, token in enumerate(ids))
+            assert recorded == pytest.approx(plain, abs=2e-3)
+    same = evaluation.online_rewards(PROFILE, models[0], tokenizer, seed=3, reference=models[0])
+    np.testing.assert_allclose(same["logp"], same["ref_logp"], atol=2e-3)
+    assert evaluation.log_ratio(frame).mean() > 0  # an estimate of KL(tuned || initial)
+
+
+def test_step_0_is_the_evaluation_of_the_reference_policy_shared_by_all_algorithms():
+    profile = in_setting("off-policy-best")
+    runs_of_two = [policy_training.run(profile, name, 0) for name in ("dpo", "rebel")]
+    first, second = (policy_training.load_evaluation(path) for path in runs_of_two)
+    assert list(first.columns) == list(policy_training.RECORDED)
+    assert sorted(set(first["step"])) == [0, 2, 4]
+    starts = [frame[frame["step"] == 0].reset_index(drop=True) for frame in (first, second)]
+    assert starts[0].equals(starts[1])
+    assert (starts[0]["logp"] == starts[0]["ref_logp"]).all()
+    later = first[first["step"] == 4]
+    assert not np.allclose(later["logp"], later["ref_logp"])
+
+
 class Killed(Exception):
     pass
 
@@ -188,7 +225,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(smallest_policy, tmp
                 with pytest.raises(Killed):
                     policy_training.run(profile, "qrpo", 0)
             assert len(list((step.partial / ".trainer").glob("checkpoint-*"))) == 1
-            assert len(list(step.partial.glob("evaluation-*"))) == 2
+            assert len(list(step.partial.glob("evaluation-*"))) == 1  # step 0 is in a folder of its own
             with monkeypatch.context() as patch:  # then when training is over
                 patch.setattr(causal_lm, "restored", lambda model: _raise())
                 with pytest.raises(Killed):

@@ -15,7 +15,7 @@ def test_the_suites_own_profiles_are_valid_and_named_as_their_files(name):
         ({"qrpo.beta": 0.0}, r"training\.qrpo\.beta"),
         ({"qrpo.beta": float("nan")}, r"training\.qrpo\.beta"),
         ({"batch_size": "32"}, r"training\.batch_size: .*integer, not '32'"),
-        ({"qrpo.num_ref_rewards": 11}, "only 10 are sampled"),
+        ({"qrpo.num_ref_rewards": 51}, "only 50 are sampled"),
         ({"batch_size": 33}, "not a multiple of micro_batch_size"),
         ({"speed": 1}, r"training\.speed: there is no such setting"),
         ({"setting": "online"}, r"training\.setting"),
@@ -60,11 +60,11 @@ def test_text_that_is_not_toml(tmp_path):
 
 def test_an_arm_sets_what_differs_and_the_first_one_is_the_default(tmp_path):
     path = tmp_path / "two.toml"
-    path.write_text('extends = "tiny"\n[arms.other.task]\nname = "written"\n[arms.other.training]\nbatch_size = 16\n')
+    path.write_text('extends = "tiny"\n[arms.other.task]\nname = "written"\n[arms.other.training]\nbatch_size = 64\n')
     chat, other = profiles.load(path), profiles.load(path, "other")
     assert chat.arm == profiles.arms(path)[0] == "chat"
     assert (chat.task.name, other.task.name) == ("topics", "written")
-    assert other.training == chat.training.model_copy(update={"batch_size": 16})
+    assert other.training == chat.training.model_copy(update={"batch_size": 64})
     assert (other.label, other.figures) == ("two, other", "two/other")
     with pytest.raises(profiles.ProfileError, match=r"no arm 'cod'; it has chat, .*other"):
         profiles.load(path, "cod")

@@ -22,9 +22,9 @@ def test_jobs_come_after_what_they_need():
 
 def test_only_selects_by_name_path_and_id():
     jobs = suite.jobs("tiny")
-    assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"] * 2  # one for each arm
-    assert len(suite.select(jobs, ["experiments/training"])) == 12
-    one = "experiments/training[chat, dpo, seed 1]"
+    assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"] * 2  # chat and code
+    assert [job.path for job in suite.select(jobs, ["experiments/sweep"])][:1] == ["experiments/sweep"]
+    one = "results/tables[chat]"
     assert [job.id for job in suite.select(jobs, [one])] == [one]
     with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
         suite.select(jobs, ["tabels"])
@@ -32,12 +32,13 @@ def test_only_selects_by_name_path_and_id():
 
 def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only(tmp_path):
     path = tmp_path / "tiny.toml"
-    path.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.123\n')
+    path.write_text('extends = "tiny"\n[experiment.betas]\ndpo = [0.123]\n')
     steps = {job.id: job.inputs for job in suite.jobs("tiny")}
     changed = {job.id for job in suite.jobs(str(path)) if job.inputs != steps[job.id]}
-    arms = ("chat", "code")
-    trainings = {f"experiments/training[{arm}, dpo, seed {seed}]" for arm in arms for seed in range(3)}
-    assert changed == trainings | {f"results/tables[{arm}]" for arm in arms}
+    # A DPO run is in the grid, and in what reads the grid.
+    of_grid = {"experiments/sweep", "results/tables", "results/length_bias", "results/alpaca_eval"}
+    of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | {"results/claims"}
 
 
 def test_source_notebooks_are_clean():

@@ -217,6 +217,7 @@ def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, run
         "dataset_pairs",
         "initial_policy",
         "reference_sampling",
+        "reference_evaluation",
         "sft",
         "training",
     }
@@ -225,5 +226,5 @@ def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, run
     assert report["validation"]["pairs"] == 6
     (sft,) = runs_folder.glob("sft-*")
     assert json.loads((sft / "sequences.json").read_text())["sequences"] == 24
-    _, online = policy_training.load(made)
+    online = policy_training.load_evaluation(made)
     assert online.groupby("split").size().to_dict() == {"reporting": 2 * 5 * 2, "selection": 2 * 6 * 2}

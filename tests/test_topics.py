@@ -51,3 +51,11 @@ def test_answers_vary_in_length_and_end():
 
 def test_the_words_vectors_are_unit_vectors():
     assert all(np.linalg.norm(vector) == pytest.approx(1) for vector in topics._vectors().values())
+
+
+def test_a_length_bonus_adds_a_known_slope_to_the_logarithm():
+    answers = ["The salty boat drifts gently.", "The salty boat drifts gently. The blue gull sails softly."]
+    plain = topics.TopicReward().score([REQUEST] * 2, answers)
+    biased = topics.TopicReward(length_bonus=0.03).score([REQUEST] * 2, answers)
+    # Four and eight content words; the steepness is 4.
+    np.testing.assert_allclose(np.log(biased / plain), [4 * 0.03 * 4, 4 * 0.03 * 8], rtol=1e-5)

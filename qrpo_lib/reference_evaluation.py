@@ -1,0 +1,63 @@
+"""The online evaluation of the reference policy: step 0 of every training that starts from it, made once for all.
+
+The folder holds `evaluation.parquet`: one row for each completion, in the columns `RECORDED`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrpo_lib import evaluation, reference_policy, runs
+from qrpo_lib.profiles import Profile
+
+EVALUATION = "evaluation.parquet"
+RECORDED = (
+    "prompt_id",
+    "split",
+    "step",
+    "repeat",
+    "length",
+    "finish_reason",
+    "reward",
+    "logp",
+    "ref_logp",
+    "text",
+)
+
+
+def step(profile: Profile, seed: int) -> runs.Step:
+    """What determines the completions: the reference policy, the prompts, how it is sampled, and the seed."""
+    settings = profile.reference_sampling
+    parameters = {
+        "seed": seed,
+        "task": profile.task.model_dump(),
+        "prompts": profile.seed,
+        "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size,
+    }
+    inputs = (reference_policy.step(profile),)
+    return runs.Step("reference_evaluation", parameters, inputs=inputs, code=("reference_evaluation",))
+
+
+def run(profile: Profile, seed: int) -> Path:
+    """The folder of the evaluation, made if it is not there."""
+    policy = reference_policy.run(profile)
+    return runs.complete(step(profile, seed), lambda folder: _make(profile, policy, seed, folder), seed=seed)
+
+
+def load(folder: Path):
+    """The recorded completions as a data frame."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / EVALUATION)
+
+
+def _make(profile: Profile, policy: Path, seed: int, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(profile.training.threads)
+    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
+    online.assign(step=0)[list(RECORDED)].to_parquet(folder / EVALUATION)

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from qrpo_lib import profiles, sweep
+from qrpo_lib.sweep import Run
+
+# The paper's grid (section 4, App. L): two models, two chat datasets, six settings, three betas, three learning rates;
+# and code with one model and one setting.
+PAPER = """
+extends = "tiny"
+name = "paper"
+
+[experiment]
+algorithms = ["dpo", "simpo", "rebel", "qrpo"]
+seeds = [0]
+
+[experiment.learning_rates]
+dpo = [1e-7, 3e-7, 1e-6]
+simpo = [1e-7, 3e-7, 1e-6]
+rebel = [1e-7, 3e-7, 1e-6]
+qrpo = [1e-7, 3e-7, 1e-6]
+
+[experiment.betas]
+dpo = [0.01, 0.03, 0.1]
+simpo = [2.0, 2.5, 10.0]
+rebel = [1e-6, 1e-4, 1e-2]
+qrpo = [3e-4, 1e-3, 3e-3]
+
+[arms.chat.experiment]
+settings = [
+    "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
+]
+scaling = []
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(text):
+        path = tmp_path / "made.toml"
+        path.write_text(text)
+        return profiles.load(str(path), "chat")
+
+    return loaded
+
+
+def test_the_papers_grid_has_225_models_an_algorithm(load):
+    chat = sweep.grid(load(PAPER))
+    code = sweep.grid(
+        load(
+            PAPER.replace('"offline", "off-policy-best", "off-policy-random", "sft-offline", ', "").replace(
+                '"sft-off-policy-best", ', ""
+            )
+        )
+    )
+    for algorithm in ("dpo", "simpo", "rebel", "qrpo"):
+        of_chat, of_code = (sum(run.algorithm == algorithm for run in found) for found in (chat, code))
+        assert (of_chat, of_code) == (54, 9)
+        assert 4 * of_chat + of_code == 225
+
+
+def test_what_is_not_in_the_grid_is_the_profiles_own(load):
+    profile = load(
+        'extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [3, 4]\n'
+        'grid_seeds = 2\n[arms.chat.experiment]\nsettings = ["off-policy-random"]\nscaling = []\n'
+        "[experiment.betas]\ndpo = [0.5]\n"
+    )
+    own = profile.training
+    dpo = [run for run in sweep.grid(profile) if run.algorithm == "dpo"]
+    assert dpo == [Run("dpo", "off-policy-random", 0.5, own.dpo.learning_rate, seed) for seed in (3, 4)]
+    settings = dpo[0].settings(profile).training
+    assert (settings.setting, settings.dpo.beta, settings.qrpo) == ("off-policy-random", 0.5, own.qrpo)
+
+
+def test_runs_that_differ_in_the_loss_share_all_before_it(load):
+    profile = load(PAPER)
+    runs = [run for run in sweep.grid(profile) if run.setting == "off-policy-best"]
+    steps = [run.step(profile) for run in runs]
+    assert len({step.key for step in steps}) == len(runs)
+    assert len({tuple(source.key for source in step.inputs) for step in steps}) == 1
+    settings = {run.setting: run.step(profile).inputs for run in sweep.grid(profile)}
+    # The settings without SFT share policy and completions, and so do those with SFT.
+    assert len({inputs[0].key for inputs in settings.values()}) == 2
+    assert len({inputs[1].key for inputs in settings.values()}) == 2
+
+
+def test_plan_counts_every_model_once(load):
+    profile = profiles.load("tiny", "chat")
+    counts = sweep.planned(profile)
+    assert counts["grid"] == 4 * 6 * 3
+    assert counts["further seeds of the best cells"] == 4 * 6 * 2
+    every = {run.step(profile).key for run in sweep.possible(profile)}
+    certain = [*sweep.grid(profile), *sweep.scaling(profile), *sweep.transformations(profile)]
+    assert (
+        len({run.step(profile).key for run in certain})
+        == counts["grid"] + counts["scaling"] + counts["transformations"]
+    )
+    assert {run.step(profile).key for run in certain} <= every
+    names = [run.name for run in sweep.possible(profile)]
+    assert len(set(names)) == len(names)
+
+
+def test_scaling_and_figure_6_come_from_the_same_runs(load):
+    profile = profiles.load("tiny", "chat")
+    scaling, figure = sweep.scaling(profile), sweep.figure_6(profile)
+    assert set(figure) <= set(scaling)
+    assert {run.seed for run in figure} == set(profile.experiment.seeds)
+    betas = {run.beta for run in figure}
+    assert len(betas) == 2
+    thresholds = sorted(beta * np.log(beta * np.expm1(1 / beta)) for beta in betas)
+    assert thresholds[0] < 0.91 < thresholds[1]  # the paper's mean quantile reward of chosen completions
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[experiment]\ngrid_seeds = 4\n", "grid_seeds is 4, but there are 3"),
+        ("[reference_sampling]\nref_rewards = 20\n", "goes to 50, but only 20 are sampled"),
+        ('[experiment]\nalgorithms = ["ppo"]\n', "ppo"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(load, text, message):
+    with pytest.raises(profiles.ProfileError, match=message):
+        load(f'extends = "tiny"\n{text}')
