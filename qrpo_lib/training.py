@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
@@ -28,6 +26,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from qrpo_lib import pairs
+from qrpo_lib.log_probs import completion_log_probs
 
 Progress = Callable[[int, int, str], None]
 OnCheckpoint = Callable[[int, PreTrainedModel], None]
@@ -209,20 +208,6 @@ def reference_log_probs(
             values, _ = completion_log_probs(model, batch["input_ids"].to(device), batch["completion_mask"].to(device))
             logps[:, chunk] = values.view(2, -1).cpu()
     return dict(zip(pairs.REFERENCE, logps, strict=True))
-
-
-def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """log pi(y|x) in float32 and |y| of right-padded sequences: (sequences, tokens) twice to (sequences,) twice.
-
-    The output head is applied to the positions that predict a completion token, no others, and log-softmax is taken in
-    float32. `model` may be wrapped (DDP, FSDP, autocast). There is no attention mask: padding on the right comes after
-    every token that counts, where a causal model does not look.
-    """
-    mask = completion_mask[:, 1:].bool()
-    with _head_scoring(model, mask, input_ids[:, 1:][mask]):
-        token_logps = model(input_ids=input_ids, use_cache=False).logits
-    sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
-    return sums, mask.sum(1)
 
 
 # --- trainers -------------------------------------------------------------------------------------------------------
@@ -424,25 +409,6 @@ def _restore(model: PreTrainedModel) -> PreTrainedModel:
     for name in ("forward", "_original_forward"):
         vars(model).pop(name, None)
     return model.eval()
-
-
-@contextlib.contextmanager
-def _head_scoring(model: torch.nn.Module, mask: Tensor, targets: Tensor) -> Iterator[None]:
-    """The model's head returns the log-probabilities of `targets` at the positions in `mask` in place of logits.
-
-    Replacing the head's forward, not the model's, leaves every wrapper of the model (DDP, FSDP, autocast) at work.
-    """
-    head = extract_model_from_parallel(model).get_output_embeddings()
-
-    def forward(hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden[:, :-1][mask], head.weight, head.bias)
-        return -F.cross_entropy(logits.float(), targets, reduction="none")
-
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward
 
 
 # --- settings, order and checks ---------------------------------------------------------------------------------------

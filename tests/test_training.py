@@ -107,32 +107,6 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer):
         np.testing.assert_allclose(reference[f"ref_{side}_logps"], expected, rtol=1e-5)
 
 
-def test_gradient_is_that_of_a_plain_forward_pass():
-    model, (row,) = llama(), made_up_rows(1, seed=3)
-    expected = torch.autograd.grad(plain_log_prob(model, row["prompt_ids"], row["chosen_ids"]), model.parameters())
-    length = len(row["prompt_ids"]) + len(row["chosen_ids"])
-    ids = torch.full((1, length + 5), EOS)
-    ids[0, :length] = torch.tensor(row["prompt_ids"] + row["chosen_ids"])
-    mask = torch.zeros_like(ids)
-    mask[0, len(row["prompt_ids"]) : length] = 1
-    logps, lengths = training.completion_log_probs(model, ids, mask)
-    assert lengths.tolist() == [len(row["chosen_ids"])]
-    for one, other in zip(torch.autograd.grad(logps.sum(), model.parameters()), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_head_is_applied_to_completion_tokens_only(tokenizer, monkeypatch):
-    scored = []
-    plain = training.F.cross_entropy
-    monkeypatch.setattr(
-        training.F, "cross_entropy", lambda x, *a, **k: scored.append((len(x), x.dtype)) or plain(x, *a, **k)
-    )
-    rows = made_up_rows(6)
-    training.reference_log_probs(llama(), tokenizer, rows, micro_batch_size=6, precision="bfloat16")
-    tokens = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
-    assert scored == [(tokens, torch.float32)]
-
-
 def test_a_model_that_transforms_its_logits_is_refused(tokenizer):
     model = llama()
     model.config.final_logit_softcapping = 30.0
