@@ -90,7 +90,7 @@ def small_llama(vocabulary: int) -> LlamaForCausalLM:
 
 
 def deeper_llama(vocabulary: int) -> LlamaForCausalLM:
-    """8 layers of width 192, head tied to the embedding: 13.0 M parameters with 49,152, a larger share in the layers."""
+    """8 layers of width 192, head tied to the embedding: 13.0 M parameters with 49,152, more of them in layers."""
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 6}
     return _llama(vocabulary, tie_word_embeddings=True, **sizes)
 
@@ -302,10 +302,10 @@ def _resident(name: str) -> int:
 
 # --- what is measured -----------------------------------------------------------------------------------------------
 
-SMALL = Case("Llama 13 M", 49_152, prompt=150, completion=300, pairs=4, micro_batch=4, steps=6)
-SMOL = replace(SMALL, model="SmolLM2-135M", steps=5, learning_rate=1e-5)
-CURVE = replace(SMALL, prompt=20, completion=40, pairs=8, steps=40)
-LONG = replace(SMALL, pairs=1, micro_batch=1, steps=3, spread=0.0)
+SMALL = Case("Llama 13 M", 49_152, prompt=150, completion=300, pairs=2, micro_batch=2, steps=6)
+SMOL = replace(SMALL, model="SmolLM2-135M", steps=4, learning_rate=1e-5)
+CURVE = replace(SMALL, prompt=20, completion=40, pairs=4, micro_batch=4, steps=20)
+LONG = replace(SMALL, pairs=1, micro_batch=1, steps=2, spread=0.0)
 
 
 def speed_cases(quick: bool) -> list[Case]:
@@ -313,9 +313,9 @@ def speed_cases(quick: bool) -> list[Case]:
         return [replace(case, prompt=30, completion=60, steps=3) for case in (SMALL, SMOL)]
     ratios = [(40, 320), (300, 300), (600, 300)]
     small = [replace(SMALL, prompt=prompt, completion=completion, steps=4) for prompt, completion in ratios]
-    smol = [replace(SMOL, prompt=prompt, completion=completion, steps=3) for prompt, completion in ratios[:2]]
     deeper = replace(SMALL, model="Llama 13 M, deeper", steps=4)
-    return [SMALL, *small, deeper, SMOL, *smol, replace(SMOL, precision="bfloat16", steps=3)]
+    smol = [replace(SMOL, precision="bfloat16"), replace(SMOL, prompt=40, completion=320, steps=3)]
+    return [SMALL, *small, deeper, SMOL, *smol]
 
 
 def of_length(tokens: int, **changes) -> Case:
@@ -332,6 +332,7 @@ def growth_cases(quick: bool) -> list[tuple[str, int, Case]]:
     ]
 
 
+MEASUREMENTS = ("loss", "speed", "growth")
 LENGTHS = (256, 512, 1024, 2048, 4096)
 VOCABULARIES = (8192, 32_768, 131_072)
 
@@ -424,7 +425,7 @@ def memory_table(data: pd.DataFrame) -> str:
 
 
 def growth_figure(data: pd.DataFrame) -> plt.Figure:
-    looks = dict(zip(TRAINERS, ({"color": "dimgray", "marker": "s"}, {"color": "darkorange", "marker": "o"})))
+    looks = {"TRL": {"color": "dimgray", "marker": "s"}, "this suite": {"color": "darkorange", "marker": "o"}}
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharex="col", sharey="row")
     for column, (what, label) in enumerate([("tokens", "Tokens a sequence"), ("vocabulary", "Vocabulary")]):
         for row, (value, unit, name) in enumerate([("seconds", 1, "CPU seconds a step"), ("bytes", 1e9, "Peak, GB")]):
@@ -456,6 +457,14 @@ def report(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything runs")
+    parser.add_argument(
+        "--only",
+        choices=MEASUREMENTS,
+        nargs="+",
+        default=MEASUREMENTS,
+        metavar="NAME",
+        help=f"one or more of {', '.join(MEASUREMENTS)}",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("figures/benchmarks"))
     parser.add_argument("--alone", nargs=2, metavar=("TRAINER", "CASE"), help=argparse.SUPPRESS)
@@ -470,21 +479,27 @@ def main() -> None:
         return
 
     about = f"Measured on: {machine(options.threads)}"
-    curve = loss_curve(options.quick)
-    difference = (curve.trl_loss - curve.suite_loss).abs().max()
-    report(f"loss curve: from {curve.trl_loss.iloc[0]:.4f} to {curve.trl_loss.iloc[-1]:.4f}, within {difference:.1e}")
-    measured = []
-    for case in speed_cases(options.quick):
-        measured.append(speed(case))
-        report(f"speed: {case}: {measured[-1]['ratio']:.2f} ({measured[-1]['ratio_of_cpu_time']:.2f} in CPU time)")
-    fast = pd.DataFrame(measured)
-    grown = growth(options.quick, options.threads)
-    plots.save_table("training-speed", fast, f"{speed_table(fast)}\n\n{about}", options.output)
-    said = f"Loss curve of DPO over {len(curve)} steps: equal to TRL's within {difference:.1e}."
-    plots.save_table("training-loss", curve, said, options.output)
-    plots.save_table("training-memory", grown, f"{memory_table(grown)}\n\n{about}", options.output)
-    with plots.style():
-        plots.save(growth_figure(grown), "training-growth", grown, options.output)
+    if "loss" in options.only:
+        curve = loss_curve(options.quick)
+        difference = (curve.trl_loss - curve.suite_loss).abs().max()
+        text = (
+            f"Loss of DPO over {len(curve)} steps, from {curve.trl_loss.iloc[0]:.4f} to {curve.trl_loss.iloc[-1]:.4f}"
+        )
+        text += f": equal to TRL's within {difference:.1e}."
+        report(text)
+        plots.save_table("training-loss", curve, text, options.output)
+    if "speed" in options.only:
+        measured = []
+        for case in speed_cases(options.quick):
+            measured.append(speed(case))
+            report(f"{case}: {measured[-1]['ratio']:.2f}, in CPU time {measured[-1]['ratio_of_cpu_time']:.2f}")
+        data = pd.DataFrame(measured)
+        plots.save_table("training-speed", data, f"{speed_table(data)}\n\n{about}", options.output)
+    if "growth" in options.only:
+        data = growth(options.quick, options.threads)
+        plots.save_table("training-memory", data, f"{memory_table(data)}\n\n{about}", options.output)
+        with plots.style():
+            plots.save(growth_figure(data), "training-growth", data, options.output)
 
 
 if __name__ == "__main__":
