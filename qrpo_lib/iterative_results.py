@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from qrpo_lib import iterative, plots, reference_sampling, statistics
@@ -26,7 +27,11 @@ def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
     frames = []
     for (plan, seed), rounds in folders.items():
         for number, folder in enumerate(rounds, 1):
-            means = iterative.load(folder).groupby("prompt_id").mean().rename(columns={"log_ratio": "kl"})
+            frame = iterative.load(folder)
+            log_ratio = frame.pop("log_ratio")
+            # unbiased as the mean log-ratio is, since E[pi_initial / pi] = 1, with a fraction of its variance
+            frame["kl"] = np.expm1(-log_ratio) + log_ratio
+            means = frame.groupby("prompt_id").mean()
             frames.append(means.reset_index().assign(plan=plan.label, round=number, last=plan.rounds, seed=seed))
     return pd.concat(frames, ignore_index=True)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from qrpo_lib import iterative, profiles, tabular, transforms
+from qrpo_lib import iterative, iterative_results, profiles, tabular, transforms
 
 SMALLEST = __file__.rpartition("/")[0] + "/data/smallest.toml"
 
@@ -96,3 +96,15 @@ def test_rounds_sample_from_the_last_policy_and_refer_to_it(runs_folder, monkeyp
     assert np.isfinite(evaluation[["reward", "log_ratio"]]).all(axis=None)
     weights = [AutoModelForCausalLM.from_pretrained(path / "policy").state_dict() for path in (first, *online)]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_estimate_of_the_kl_is_unbiased(tmp_path):
+    """Completions drawn from a known policy, against the KL as a sum; every plan's mean by prompt."""
+    log_initial, rewards = tabular.random_prompt(30, 0)
+    log_policy = tabular.optimal_policy(log_initial, rewards, 2.0)
+    drawn = np.random.default_rng(0).choice(30, 200_000, p=np.exp(log_policy))
+    columns = {"prompt_id": "p", "reward": rewards[drawn], "length": 1, "log_ratio": (log_policy - log_initial)[drawn]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "evaluation.parquet")
+    prompts = iterative_results.by_prompt({(iterative.Plan(), 0): [tmp_path]})
+    assert prompts["kl"].item() == pytest.approx(tabular.kl(log_policy, log_initial), rel=0.02)
+    assert prompts["reward"].item() == pytest.approx(float(np.exp(log_policy) @ rewards), abs=0.01)
