@@ -13,7 +13,7 @@ from qrpo_lib import enumerated, plots, progress, tabular, transforms
 from qrpo_lib.enumerated import Fit, Problem
 
 DATA = ("offline", "off-policy")
-# Each beta puts the optimum 0.1 to 0.2 nats from the reference. Farther ones take more steps: log at 0.5, 0.85 nats away,
+# Each beta puts the optimum 0.1 to 0.2 nats from the reference. Farther ones take more steps: log at 0.5, 0.85 away,
 # is at 0.003 (off-policy) and 0.008 (offline) after 160.
 QRPO_LOSSES: dict[str, dict[str, Any]] = {
     "identity": {"beta": 0.5},
