@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from qrpo_lib import hub, progress, runs
-from qrpo_lib.profiles import ChatDataTask
+from qrpo_lib.profiles import ChatDataTask, LeetCodeTask
 
 PROMPTS, COUNTS = "prompts.parquet", "counts.json"
 # Of the split of the test set into selection and reporting halves.
@@ -38,14 +38,12 @@ def load(folder: Path) -> pd.DataFrame:
 
 
 def _make(task: ChatDataTask, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(hub.model(task.tokenizer, task.tokenizer_revision, tokenizer_only=True))
+    counting = tokenizer(task)
     frames, counts = [], {}
     for role, name in (("train", task.train_split), ("test", task.test_split)):
         rows = hub.dataset(task.dataset, task.revision, name)
         with progress.bar(f"filtering {task.dataset}, {name}") as report:
-            frame, dropped = _filtered(rows, role, tokenizer, task.max_tokens, report)
+            frame, dropped = _filtered(rows, role, counting, task.max_tokens, report)
         if frame.empty:
             raise hub.HubError(f"Of {len(rows)} rows of {task.dataset}, {name}, none can be used: {dropped}.")
         counts[role] = {"rows": len(rows), **dropped, "remain": len(frame)}
@@ -58,14 +56,21 @@ def _make(task: ChatDataTask, folder: Path) -> None:
     runs.write_atomically(folder / COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
 
 
-def selection_half(count: int, strata: list[str] | None = None) -> list[int]:
-    """Which of `count` test rows choose models; the others report. With `strata`, in equal shares of each stratum.
+def tokenizer(task: ChatDataTask | LeetCodeTask) -> Any:
+    """What the task's limit of tokens is counted with."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(hub.model(task.tokenizer, task.tokenizer_revision, tokenizer_only=True))
+
+
+def selection_half(count: int) -> list[int]:
+    """Which of `count` test rows choose models; the others report.
 
     The split of scikit-learn at seed 43, in which the authors name the second half the selection.
     """
     from sklearn.model_selection import train_test_split
 
-    _, selection = train_test_split(range(count), test_size=0.5, random_state=HALVES_SEED, stratify=strata)
+    _, selection = train_test_split(range(count), test_size=0.5, random_state=HALVES_SEED)
     return sorted(selection)
 
 
@@ -80,8 +85,8 @@ def _filtered(rows: Any, role: str, tokenizer: Any, max_tokens: int, report: pro
         some = rows.select_columns(["chosen", "rejected"])[start : start + _AT_ONCE]
         single = [i for i in range(len(some["chosen"])) if _is_single_turn(some["chosen"][i], some["rejected"][i])]
         dropped["not_one_request_and_answer"] += len(some["chosen"]) - len(single)
-        lengths = [_lengths(tokenizer, [some[side][i] for i in single]) for side in ("chosen", "rejected")]
-        for i, *of_both in zip(single, *lengths, strict=True):
+        of_sides = [lengths(tokenizer, [some[side][i] for i in single]) for side in ("chosen", "rejected")]
+        for i, *of_both in zip(single, *of_sides, strict=True):
             if max(of_both) > max_tokens:
                 dropped["too_long"] += 1
                 continue
@@ -96,7 +101,7 @@ def _is_single_turn(chosen: list[dict], rejected: list[dict]) -> bool:
     return roles == [["user", "assistant"]] * 2 and chosen[0]["content"] == rejected[0]["content"]
 
 
-def _lengths(tokenizer: Any, conversations: list[list[dict]]) -> list[int]:
+def lengths(tokenizer: Any, conversations: list[list[dict]]) -> list[int]:
     """Tokens of whole conversations, chat template included."""
     if not conversations:
         return []

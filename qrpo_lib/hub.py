@@ -1,8 +1,8 @@
 """Models and datasets of the Hugging Face hub, each at one commit; local copies where there are any.
 
 A local copy of OWNER/NAME lies in `$QRPO_DATA/OWNER/NAME`, as `hf download OWNER/NAME --local-dir …` leaves it, or
-`datasets.Dataset.save_to_disk`; a name that is the path of a folder is that folder. A local copy is taken as it is: it
-should be of the commit that the profile names.
+`datasets.Dataset.save_to_disk`; a name that is the absolute path of a folder is that folder. A local copy is taken as
+it is: it should be of the commit that the profile names.
 """
 
 from __future__ import annotations

@@ -129,15 +129,13 @@ class WrittenTask(_Task):
     name: Literal["written"]
 
 
-class ChatDataTask(_Task):
-    """A preference dataset of the hub, or a local copy of it (`qrpo_lib.chat_data`), with the paper's filter.
+class _HubTask(_Task):
+    """A dataset of the hub, or a local copy of it, with the paper's filters.
 
     revision: a full commit hash; without one nothing is downloaded.
     tokenizer: what `max_tokens` of prompt and completion are counted with, and its commit.
     """
 
-    completions = "pairs"
-    name: Literal["magpieair", "ultrafeedback"]
     dataset: str
     revision: Commit | None = None
     train_split: str
@@ -145,6 +143,13 @@ class ChatDataTask(_Task):
     tokenizer: str
     tokenizer_revision: Commit | None = None
     max_tokens: PositiveInt
+
+
+class ChatDataTask(_HubTask):
+    """A preference dataset (`qrpo_lib.chat_data`)."""
+
+    completions = "pairs"
+    name: Literal["magpieair", "ultrafeedback"]
     reward: RewardModel | Relevance = Field(discriminator="kind")
 
 
@@ -165,7 +170,24 @@ class ProblemsTask(_Task):
     name: Literal["problems"]
 
 
-Task = TopicsTask | WrittenTask | ChatDataTask | ExpressionsTask | ProblemsTask
+class Sandbox(_Settings):
+    """Limits of a solution's run (App. L.4)."""
+
+    seconds_per_test: PositiveFloat
+    memory_mb: PositiveInt
+
+
+class LeetCodeTask(_HubTask):
+    """LeetCode problems (`qrpo_lib.leetcode_data`): those with at least `min_tests`, of which `max_tests` are run."""
+
+    completions = "solution"
+    name: Literal["leetcode"]
+    min_tests: PositiveInt
+    max_tests: PositiveInt
+    sandbox: Sandbox
+
+
+Task = TopicsTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
 
 
 class Sampling(_Settings):

@@ -332,7 +332,7 @@ class _Vllm:
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
                 # -P: the folder of this package would hide modules of the standard library, such as statistics.
-                [python, "-P", str(worker), str(self._folder)],
+                [python, "-P", str(worker), str(self._folder), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
-from qrpo_lib import chat_data, expressions, hub, problems, runs, topics
-from qrpo_lib.profiles import ChatDataTask, ExpressionsTask, ProblemsTask, Profile, Task, TopicsTask, WrittenTask
+from qrpo_lib import chat_data, expressions, hub, leetcode_data, problems, runs, topics
+from qrpo_lib.profiles import (
+    ChatDataTask,
+    ExpressionsTask,
+    LeetCodeTask,
+    ProblemsTask,
+    Profile,
+    Task,
+    TopicsTask,
+    WrittenTask,
+)
 
 Split = Literal["train", "selection", "reporting"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "reporting")
@@ -46,15 +56,21 @@ def data_sha256(task: Task) -> str | None:
 
 def inputs(task: Task) -> tuple[runs.Step, ...]:
     """The steps that a task's prompts come from: none for those that the suite carries or generates."""
-    return (chat_data.step(task),) if isinstance(task, ChatDataTask) else ()
+    data = _data(task)
+    return (data.step(task),) if data else ()
+
+
+def _data(task: Task) -> ModuleType | None:
+    """The module that prepares a task's data, if they are the hub's."""
+    return {ChatDataTask: chat_data, LeetCodeTask: leetcode_data}.get(type(task))
 
 
 def check_available(profile: Profile) -> None:
     """Raise `hub.HubError` if something of the hub is neither here nor named with its commit. Asks no server."""
-    if isinstance(profile.task, ChatDataTask):
+    if _data(profile.task):
         hub.check(profile.task.dataset, profile.task.revision, "dataset")
         hub.check(profile.task.tokenizer, profile.task.tokenizer_revision, "model")
-        if profile.task.reward.kind != "relevance":
+        if isinstance(profile.task, ChatDataTask) and profile.task.reward.kind != "relevance":
             hub.check(profile.task.reward.model, profile.task.reward.revision, "model")
     if profile.policy.source == "hub":
         hub.check(profile.policy.model, profile.policy.revision, "model")
@@ -67,8 +83,8 @@ def prompts(task: Task, seed: int) -> list[Prompt]:
         splits = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
         texts = (topics if isinstance(task, TopicsTask) else expressions).requests(len(splits), seed)
         return [Prompt(f"t{i:05d}", split, text) for i, (split, text) in enumerate(zip(splits, texts, strict=True))]
-    if isinstance(task, ChatDataTask):
-        frame = chat_data.load(chat_data.run(task))
+    if _data(task):
+        frame = chat_data.load(_data(task).run(task))
         return [Prompt(*row) for row in zip(frame["prompt_id"], frame["split"], frame["prompt"], strict=True)]
     if isinstance(task, ProblemsTask):
         return [Prompt(problem.id, problem.split, problem.prompt) for problem in problems.own()]
@@ -85,9 +101,10 @@ def demonstrations(task: Task, seed: int) -> list[Demonstration]:
         every = prompts(task, seed)
         written = topics.written_pairs([prompt.text for prompt in every], seed)
         return [Demonstration(prompt.id, *pair) for prompt, pair in zip(every, written, strict=True)]
-    if isinstance(task, ChatDataTask):
-        frame = chat_data.load(chat_data.run(task))
-        return [Demonstration(*row) for row in zip(frame["prompt_id"], frame["chosen"], frame["rejected"], strict=True)]
+    if _data(task):
+        frame = chat_data.load(_data(task).run(task))
+        columns = [frame[name] for name in ("prompt_id", "chosen", "rejected") if name in frame]
+        return [Demonstration(*row) for row in zip(*columns, strict=True)]
     if isinstance(task, ExpressionsTask):
         return [Demonstration(prompt.id, expressions.solution(prompt.text)) for prompt in prompts(task, seed)]
     if isinstance(task, ProblemsTask):
@@ -99,6 +116,8 @@ def reward(task: Task) -> Any:
     """The reward of a task: an object with `score(prompts, completions)` (see `qrpo_lib.rewards`)."""
     if isinstance(task, TopicsTask):
         return topics.TopicReward(task.length_bonus)
+    if isinstance(task, LeetCodeTask):
+        return leetcode_data.LeetCodeReward(task)
     from qrpo_lib import rewards
 
     if isinstance(task, ExpressionsTask):

@@ -1,22 +1,26 @@
 """A vLLM engine in a process of its own, which `qrpo_lib.sampling` starts by this file's path and gives jobs.
 
-    python -P vllm_worker.py FOLDER     # reads FOLDER/engine.json, then a job's number a line from standard input
+    python -P vllm_worker.py FOLDER PARENT   # reads FOLDER/engine.json, then a job's number a line from standard input
 
 It imports the standard library and vllm only, so that vLLM can live in an environment without the rest of the suite.
 Job `FOLDER/job-N.json` is answered in `FOLDER/result-N.json`: for each prompt and sample its token ids, finish reason
-and log-probability. The process ends with its standard input.
+and log-probability. The process ends with its standard input, or with the process PARENT that started it.
 """
 
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 # On a CPU the share is of the machine's memory, which belongs to others too.
 _CPU_MEMORY_SHARE = 0.3
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, parent: int) -> None:
     """Serve jobs until standard input ends."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     engine = _engine(json.loads((folder / "engine.json").read_text()))
     for line in sys.stdin:
         number = int(line)
@@ -24,6 +28,13 @@ def main(folder: Path) -> None:
         writing = result.with_suffix(".writing")
         writing.write_text(json.dumps(_sample(engine, json.loads((folder / f"job-{number}.json").read_text()))))
         writing.replace(result)
+
+
+def _end_with(parent: int) -> None:
+    # In the middle of a job the end of standard input is seen too late: the next attempt wants the memory.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _engine(settings):
@@ -38,7 +49,7 @@ def _engine(settings):
         generation_config="vllm",  # not the model's own
         max_model_len=settings["max_model_len"],
         skip_tokenizer_init=True,  # token ids in and out: text is decoded by the same code for every backend
-        enforce_eager=True,
+        enforce_eager=current_platform.is_cpu(),  # graphs are for a GPU
         disable_log_stats=True,
     )
 
@@ -77,4 +88,4 @@ def _completion(one):
 
 
 if __name__ == "__main__":  # vLLM may start processes that import the main module again
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

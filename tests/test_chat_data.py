@@ -76,13 +76,6 @@ def test_test_rows_fall_into_the_authors_halves():
         assert abs(2 * len(selection) - count) <= 1
 
 
-def test_halves_can_be_stratified():
-    strata = ["easy"] * 40 + ["medium"] * 100 + ["hard"] * 60
-    selection = chat_data.selection_half(200, strata)
-    counts = {name: sum(strata[i] == name for i in selection) for name in set(strata)}
-    assert counts == {"easy": 20, "medium": 50, "hard": 30}
-
-
 def test_held_out_splits_are_those_halves(data):
     frame = chat_data.load(chat_data.run(task("ultrafeedback")))
     held_out = frame[frame["split"] != "train"].reset_index(drop=True)

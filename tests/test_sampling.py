@@ -1,6 +1,10 @@
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +246,29 @@ def test_an_engine_that_fails_says_why(no_vllm, monkeypatch, folder):
 def test_vllm_refuses_what_is_longer_than_it_was_started_for(vllm):
     with pytest.raises(ValueError, match="may need 33 tokens"):
         vllm.sample([[1, 2, 3]], completions=1, max_new_tokens=30, seed=0)
+
+
+def test_an_engine_does_not_outlive_the_process_that_started_it(tmp_path):
+    (tmp_path / "vllm").mkdir()
+    stub = "import time\n\nclass LLM:\n    def __init__(self, **settings):\n        time.sleep(600)\n"
+    (tmp_path / "vllm" / "__init__.py").write_text(stub)
+    (tmp_path / "vllm" / "platforms.py").write_text(
+        "class current_platform:\n    is_cpu = staticmethod(lambda: True)\n"
+    )
+    (tmp_path / "engine.json").write_text('{"policy": "", "dtype": "float32", "max_model_len": 8}')
+    worker = [sys.executable, "-P", str(Path(sampling.__file__).with_name("vllm_worker.py")), str(tmp_path)]
+    starts = f"import os, subprocess; p = subprocess.Popen([*{worker!r}, str(os.getpid())], stdin=subprocess.PIPE)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{starts}; print(p.pid, flush=True); p.wait()"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    engine = Path("/proc") / parent.stdout.readline().strip()
+    assert engine.exists()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 120
+    while engine.exists() and "zombie" not in (engine / "status").read_text():
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.1)

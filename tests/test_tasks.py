@@ -149,6 +149,12 @@ num_ref_rewards = 3
 [training.dpo]
 beta = 0.1
 learning_rate = 1e-3
+[training.rebel]
+beta = 0.1
+learning_rate = 1e-3
+[training.simpo]
+beta = 2.0
+learning_rate = 1e-3
 [evaluation]
 repeats = 2
 [experiment]

@@ -1,0 +1,79 @@
+"""The paper's code dataset, LeetCode: filtered, split, with its own solutions (App. L.3, L.6); and its reward.
+
+The folder holds `prompts.parquet`, with columns `prompt_id, split, prompt, chosen, problem` (`chosen` is the dataset's
+answer, `problem` what the tests need, as JSON), and `counts.json`, as in `qrpo_lib.chat_data`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qrpo_lib import chat_data, hub, leetcode, runs
+from qrpo_lib.profiles import LeetCodeTask
+
+_OF_A_PROBLEM = ("task_id", "entry_point", "test")
+_COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "input_output")
+
+
+def step(task: LeetCodeTask) -> runs.Step:
+    """What determines the prepared dataset."""
+    return runs.Step("leetcode_data", {"task": task.model_dump(exclude={"sandbox"})}, code=("leetcode_data",))
+
+
+def run(task: LeetCodeTask) -> Path:
+    """The folder of the prepared dataset, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
+    return runs.complete(step(task), lambda folder: _make(task, folder))
+
+
+class LeetCodeReward:
+    """The share of its problem's test cases that the code of an answer passes; 0 without a code block (App. L.4)."""
+
+    def __init__(self, task: LeetCodeTask):
+        frame = chat_data.load(run(task))
+        self._problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
+        self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Float32 rewards (n,)."""
+        rates = leetcode.pass_rates([self._problems[prompt] for prompt in prompts], completions, **self._limits)
+        return np.array(rates, dtype=np.float32)
+
+
+def _make(task: LeetCodeTask, folder: Path) -> None:
+    tokenizer = chat_data.tokenizer(task)
+    frames, counts = [], {}
+    for role, name in (("train", task.train_split), ("test", task.test_split)):
+        rows = hub.dataset(task.dataset, task.revision, name)
+        missing = [column for column in _COLUMNS if column not in rows.column_names]
+        if missing:
+            raise hub.HubError(f"{task.dataset} has no column {' and '.join(missing)}: check its revision.")
+        kept, dropped = [], Counter({"too_long": 0})
+        for row in rows.select_columns(list(_COLUMNS)):
+            reason = leetcode.unfit(row, min_tests=task.min_tests, max_tests=task.max_tests)
+            if reason:
+                dropped["too_few_tests" if "fewer than" in reason else "tests_not_judged"] += 1
+                continue
+            prompt = leetcode.prompt(row)
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["response"]}]
+            if chat_data.lengths(tokenizer, [turns])[0] > task.max_tokens:
+                dropped["too_long"] += 1
+                continue
+            problem = json.dumps({column: row[column] for column in _OF_A_PROBLEM})
+            texts = {"prompt": prompt, "chosen": row["response"], "problem": problem}
+            kept.append({"prompt_id": row["task_id"], "difficulty": row["difficulty"], **texts})
+        if not kept:
+            raise hub.HubError(f"Of {len(rows)} rows of {task.dataset}, {name}, none can be used: {dict(dropped)}.")
+        counts[role] = {"rows": len(rows), **dropped, "remain": len(kept)}
+        frames.append(pd.DataFrame(kept))
+    train, test = frames
+    selection, _ = leetcode.halves(test.to_dict("records"))
+    splits = ["train"] * len(train) + ["selection" if i in set(selection) else "reporting" for i in range(len(test))]
+    frame = pd.concat([train, test], ignore_index=True).assign(split=splits)
+    frame[["prompt_id", "split", "prompt", "chosen", "problem"]].to_parquet(folder / chat_data.PROMPTS)
+    runs.write_atomically(folder / chat_data.COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
