@@ -100,7 +100,7 @@ def warm(jobs: list[tuple[str, list[str]]], processes: int) -> list[list[bool]]:
 
 
 def _compare(jobs: list, ways: list, processes: int) -> list[tuple[float, float]]:
-    """Wall and processor seconds of each way. They judge a few solutions by turns, so that all meet the same machine."""
+    """Wall and processor seconds of each way. By turns on a few solutions, so that both meet the same machine."""
     seconds, verdicts = [], []
     for way in ways:
         wall, computed = time.perf_counter(), _processor_seconds()

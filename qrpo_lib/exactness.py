@@ -63,7 +63,8 @@ def simpo_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.Dat
         "kl_to_simpo_optimum": enumerated.optimum(problem, "simpo", SIMPO),
         "kl_to_dpo_optimum": enumerated.optimum(problem, "dpo", {"beta": SIMPO["beta"]}),
     }
-    training_rows = enumerated.rows(problem, "simpo", problem.log_ref)
+    # at gamma = 0 the optimum is the same for any data; SimPO's lies on completions that the reference seldom writes
+    training_rows = enumerated.rows(problem, "simpo", distribution(problem, "offline"))
     rows = []
     for ratio in (0.0, 0.5):
         loss = SIMPO | {"gamma_ratio": ratio}

@@ -1,44 +1,199 @@
-"""Log-probabilities of completions under a causal language model, computed on the tokens that need them only."""
+"""Log-probabilities of completions under a causal language model, computed on the tokens that need them only.
+
+Three savings, none of which changes a result by more than rounding. Tokens that several sequences share as their
+prompt, such as the two completions of a pair, pass through the model once, and padding not at all: the sequences are
+packed into one, and only attention sees them apart (`_attention`). The output head is applied only where a completion
+token is predicted. And no more than a tile of the logits exists at any time (`_TokenLogProbs`), so that memory does
+not grow with sequence length times vocabulary.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# Rotary positions, attention through transformers' interface, and nothing else that mixes tokens. Each is in the tests.
+_PACKABLE = ("llama", "mistral", "qwen2", "qwen3")
+# Logits that exist at a time. On a CPU they should stay in its cache, a GPU needs large products to be busy.
+_TILE = {"cpu": 2**20, "cuda": 2**25}
 
 
 def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
     """log pi(y|x) in float32 and |y| of right-padded sequences: (sequences, tokens) twice to (sequences,) twice.
 
-    The output head is applied to the positions that predict a completion token, no others, and log-softmax is taken in
-    float32. `model` may be wrapped (DDP, FSDP, autocast). There is no attention mask: padding on the right comes after
+    Log-softmax is taken in float32. `model` may be wrapped (DDP, FSDP, autocast). Of a type that is not known to allow
+    it (`_packs`), it gets the padded sequences as they are, without an attention mask: padding on the right comes after
     every token that counts, where a causal model does not look.
     """
     mask = completion_mask[:, 1:].bool()
-    with _head_scoring(model, mask, input_ids[:, 1:][mask]):
-        token_logps = model(input_ids=input_ids, use_cache=False).logits
+    if _packs(extract_model_from_parallel(model).config, input_ids.shape[1]):
+        arguments, predicting = _packed(input_ids, mask)
+    else:
+        arguments, predicting = {"input_ids": input_ids}, F.pad(mask, (0, 1)).flatten().nonzero().squeeze(1)
+    with _head_scoring(model, predicting, input_ids[:, 1:][mask]):
+        token_logps = model(**arguments, use_cache=False).logits
     sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
     return sums, mask.sum(1)
 
 
+# --- shared prompts, no padding -------------------------------------------------------------------------------------
+
+
+class _Packing(NamedTuple):
+    """Where the tokens of padded sequences are in a packed one, and back."""
+
+    unpack: Tensor  # (sequences, tokens): the place of each token in the packed sequence, anything for padding
+    pack: Tensor  # (packed,): the index of each packed token in the flattened padded sequences
+
+
+def _packs(config, width: int) -> bool:
+    """Whether a model passes packed sequences through `_attention`, and no sliding window cuts into their attention."""
+    window = getattr(config, "sliding_window", None)
+    sdpa = config._attn_implementation == "sdpa"
+    return sdpa and config.model_type in _PACKABLE and (window is None or width <= window)
+
+
+def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
+    """The model's arguments, and (scored,) the packed places that predict the tokens in `mask`, (sequences, tokens - 1).
+
+    What comes after the last token that predicts is left out, and so is a prompt that an earlier sequence has too.
+    """
+    ids, predicts = input_ids.cpu().numpy(), mask.cpu().numpy()
+    places = np.zeros_like(ids)
+    keep = np.zeros(ids.shape, dtype=bool)
+    first_with: dict[bytes, int] = {}
+    total = 0
+    for row in range(len(ids)):
+        (where,) = predicts[row].nonzero()
+        if not len(where):
+            continue
+        prompt, end = where[0] + 1, where[-1] + 1
+        first = first_with.setdefault(ids[row, :prompt].tobytes(), row)
+        start = 0 if first == row else prompt
+        places[row, :start] = places[first, :start]
+        places[row, start:end] = np.arange(total, total + end - start)
+        keep[row, start:end] = True
+        total += end - start
+    width = int(keep.any(0).sum())
+    rows, positions = keep.nonzero()
+    arrays = ids[keep], positions, places[:, :width], rows * width + positions, places[:, :-1][predicts]
+    tokens, positions, unpack, pack, predicting = (torch.from_numpy(array).to(input_ids.device) for array in arrays)
+    return {
+        "input_ids": tokens[None],
+        "position_ids": positions[None],
+        "attention_mask": tokens.new_ones(1, 1, 1, 1),  # of four dimensions: the model makes none of its own
+        "packing": _Packing(unpack, pack),
+    }, predicting
+
+
+def _attention(module, query, key, value, attention_mask, packing: _Packing | None = None, **settings):
+    """transformers' "sdpa" attention, which for packed sequences sees them as they were, padded and causal."""
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    padded = (_rows(states[0].transpose(0, 1), packing.unpack).transpose(1, 2) for states in (query, key, value))
+    output, weights = sdpa_attention_forward(module, *padded, None, **settings)
+    return _rows(output.flatten(0, 1), packing.pack)[None], weights
+
+
+# Without `packing` it is the original: every other model in this process is as it was.
+ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]`; the gradient of an embedding is the fastest of its kind on CPUs, and deterministic on GPUs."""
+    return F.embedding(index, values.flatten(1)).unflatten(-1, values.shape[1:])
+
+
+# --- head -----------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def _head_scoring(model: torch.nn.Module, mask: Tensor, targets: Tensor) -> Iterator[None]:
-    """The model's head returns the log-probabilities of `targets` at the positions in `mask` in place of logits.
+def _head_scoring(model: torch.nn.Module, predicting: Tensor, targets: Tensor) -> Iterator[None]:
+    """The model's head returns the log-probabilities of `targets` at the places `predicting` in place of logits.
 
     Replacing the head's forward, not the model's, leaves every wrapper of the model (DDP, FSDP, autocast) at work.
     """
     head = extract_model_from_parallel(model).get_output_embeddings()
 
     def forward(hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden[:, :-1][mask], head.weight, head.bias)
-        return -F.cross_entropy(logits.float(), targets, reduction="none")
+        return _TokenLogProbs.apply(_rows(hidden.flatten(0, 1), predicting), head.weight, head.bias, targets)
 
     head.forward = forward
     try:
         yield
     finally:
         del head.forward
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(hidden W^T + b) at the targets, tile after tile of the vocabulary; backward computes the tiles again.
+
+    hidden (tokens, width), weight (vocabulary, width), bias (vocabulary,) or None, targets (tokens,) to (tokens,). The
+    products run in autocast's precision, all else in float32 (float64 if hidden is).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets):
+        device = hidden.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            exact = torch.promote_types(hidden.dtype, torch.float32)
+            states = hidden.to(low)
+            log_sum = torch.full(targets.shape, -torch.inf, dtype=exact, device=hidden.device)
+            scores = torch.zeros_like(log_sum)
+            for part in _parts(states, weight):
+                logits = _logits(states, weight, bias, part, exact)
+                log_sum = torch.logaddexp(log_sum, logits.logsumexp(1))
+                inside, column = _columns(targets, part)
+                scores = torch.where(inside, logits.gather(1, column).squeeze(1), scores)
+        ctx.save_for_backward(states, weight, bias, targets, log_sum)
+        ctx.hidden_dtype = hidden.dtype
+        return scores - log_sum
+
+    @staticmethod
+    def backward(ctx, gradient):
+        states, weight, bias, targets, log_sum = ctx.saved_tensors
+        exact = log_sum.dtype
+        of_hidden = torch.zeros(states.shape, dtype=exact, device=states.device)
+        of_weight = torch.empty_like(weight)
+        of_bias = None if bias is None else torch.empty_like(bias)
+        with torch.autocast(states.device.type, enabled=False):
+            for part in _parts(states, weight):
+                # of the logits: gradient * (1[target] - probability)
+                logits = _logits(states, weight, bias, part, exact)
+                of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
+                inside, column = _columns(targets, part)
+                of_logits.scatter_add_(1, column, torch.where(inside, gradient, 0)[:, None])
+                # summed over parts of the vocabulary in float32: rounding each part to bfloat16 would add up
+                of_hidden.addmm_(of_logits, weight[part].to(exact))
+                of_weight[part] = of_logits.to(states.dtype).T @ states
+                if bias is not None:
+                    of_bias[part] = of_logits.sum(0)
+        return of_hidden.to(ctx.hidden_dtype), of_weight, of_bias, None
+
+
+def _parts(states: Tensor, weight: Tensor) -> Iterator[slice]:
+    """The vocabulary in parts of as many entries as a tile holds for this number of tokens."""
+    size = max(_TILE.get(states.device.type, _TILE["cuda"]) // max(len(states), 1), 128)
+    for start in range(0, len(weight), size):
+        yield slice(start, min(start + size, len(weight)))
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, part: slice, dtype: torch.dtype) -> Tensor:
+    low = states.dtype
+    return F.linear(states, weight[part].to(low), None if bias is None else bias[part].to(low)).to(dtype)
+
+
+def _columns(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """(tokens,) whether the target is in this part of the vocabulary, and (tokens, 1) its column there, or any."""
+    inside = (targets >= part.start) & (targets < part.stop)
+    return inside, torch.where(inside, targets - part.start, 0)[:, None]

@@ -14,7 +14,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from qrpo_lib.errors import InputError
 
@@ -186,7 +196,11 @@ class ScaledNormal(_Settings):
     sigma: PositiveFloat
 
 
-Transform = Literal["identity", "log", "square", "sqrt", "normal"] | ScaledNormal
+Transform = Annotated[
+    Annotated[Literal["identity", "log", "square", "sqrt", "normal"], Tag("name")]
+    | Annotated[ScaledNormal, Tag("scaled-normal")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "scaled-normal"),
+]
 
 
 class QRPO(_Settings):

@@ -221,7 +221,7 @@ class _Worker:
             "memory_mb": self._limits.memory_mb,
             "file_mb": _FILE_MB,
             "threads": _MAX_THREADS,
-            "protect_files": self._limits.isolation == "limits",
+            "no_namespaces": self._limits.isolation == "limits",
             "packages": _packages_folder() if self._limits.isolation == "limits" else "/packages",
         }
         if self._limits.isolation == "bubblewrap":
@@ -241,7 +241,8 @@ class _Worker:
 
     def _greeting(self) -> dict:
         """What the worker says before it reads anything: its limits are in force."""
-        reply = self._converse(b"", lambda started: time.monotonic() - started > _START_SECONDS)
+        latest = time.monotonic() + _START_SECONDS
+        reply = self._converse(b"", lambda: time.monotonic() > latest)
         if not isinstance(reply, bytes):
             raise ValueError(reply[1])
         return json.loads(reply)
@@ -254,7 +255,7 @@ class _Worker:
         answer = self._converse(len(message).to_bytes(4, "big") + message, clock.is_over)
         if not isinstance(answer, bytes):
             return (*answer, [])
-        if clock.is_over(None):  # the same rule, however late this side looked
+        if clock.is_over():  # the same rule, however late this side looked
             return "timeout", "out of time", []
         try:
             reply = sandbox_checks.decode(answer)
@@ -267,12 +268,13 @@ class _Worker:
                 return ("passed", "", values) if fits else ("crashed", "broke the protocol", [])
         except sandbox_checks.UndecodableError as error:
             return "failed", f"returned {error}", []
-        kind = reply.get("kind")
-        return kind if kind in ("failed", "memory") else "error", str(reply.get("error"))[:200], []
+        kind, detail = reply.get("kind"), reply.get("error")
+        detail = detail[:200].encode(errors="replace").decode() if isinstance(detail, str) else ""
+        return kind if kind in ("failed", "memory") else "error", detail, []
 
-    def _converse(self, message: bytes, is_over: Callable[[float], bool]) -> bytes | tuple[Outcome, str]:
-        """Send a message and receive one, until `is_over(started)`. Nothing the other side does can block this one."""
-        started = time.monotonic()
+    def _converse(self, message: bytes, is_over: Callable[[], bool]) -> bytes | tuple[Outcome, str]:
+        """Send a message and receive one, until `is_over()`. Nothing that the other side does can hold this one up."""
+        look = time.monotonic() + _LOOK_SECONDS
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         if message:
@@ -298,14 +300,13 @@ class _Worker:
             if message and events.get(self._write):
                 try:
                     message = message[os.write(self._write, message) :]
-                except BlockingIOError:
-                    pass
                 except OSError:
                     return "crashed", "the process ended"
                 if not message:
                     poll.unregister(self._write)
-            if not events:
-                if is_over(started):
+            if time.monotonic() >= look:  # also when bytes come in, one by one
+                look = time.monotonic() + _LOOK_SECONDS
+                if is_over():
                     return "timeout", "out of time"
                 if excess := _excess(self._pid):
                     return "crashed", excess
@@ -347,7 +348,7 @@ class _Clock:
         except (OSError, IndexError, ValueError):
             return 0.0, 0.0  # it has ended; the pipe says so
 
-    def is_over(self, _started: float | None) -> bool:
+    def is_over(self) -> bool:
         """Whether the process has computed or idled for more than its limit."""
         computed, queued = self._read()
         used = computed - self._computed

@@ -117,7 +117,7 @@ class Check:
         names = {f"_{i}": value for i, value in enumerate(values)}
         try:
             return bool(eval(self.verdict, {"__builtins__": {}} | _TRUSTED | names))
-        except (Exception, RecursionError):
+        except Exception:
             return False
 
 
@@ -215,6 +215,8 @@ class _Splitter(ast.NodeTransformer):
         visited = self.generic_visit(node)
         if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id in _NOT_OF_VALUES:
             raise _UnfitError(f"it calls {node.func.id} on more than one call's value")
+        if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id == "sum" and node.args[1:]:
+            raise _UnfitError("it calls sum on more than numbers")
         return visited
 
     def _comprehension(self, node: ast.AST) -> ast.AST:

@@ -60,8 +60,16 @@ _DENIED = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
-# Denied as well where no namespace protects the files: whatever changes them.
-_DENIED_ON_FILES = {
+# Denied as well where no namespace hides files and processes: whatever changes files, or slows other processes down.
+_DENIED_WITHOUT_NAMESPACES = {
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
     "creat": (85, -1),
     "mkdir": (83, -1),
     "mkdirat": (258, 34),
@@ -106,7 +114,7 @@ _CLONE_THREAD = 0x10000
 _EPERM, _EROFS, _ENOSYS = 1, 30, 38
 
 
-def _filter(machine: str, protect_files: bool) -> bytes:
+def _filter(machine: str, no_namespaces: bool) -> bytes:
     """The seccomp program: allow all, but answer what is denied with an error."""
     column = 0 if machine == "x86_64" else 1
     allow = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
@@ -140,8 +148,8 @@ def _filter(machine: str, protect_files: bool) -> bytes:
     deny_if(_CLONE, 0, jump(any_bit, _CLONE_THREAD, 1, 0), _EPERM)
     deny_if(_PRCTL, 0, jump(equal, _PR_SET_PDEATHSIG, 0, 1), _EPERM)  # else it could outlive us
     deny_if(_PRLIMIT, 0, jump(equal, 0, 1, 0), _EPERM)  # another process's limits
-    if protect_files:
-        for numbers in _DENIED_ON_FILES.values():
+    if no_namespaces:
+        for numbers in _DENIED_WITHOUT_NAMESPACES.values():
             deny(numbers, _EROFS)
         deny(_OPENAT2, _ENOSYS)
         writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -164,7 +172,7 @@ def _confine(settings: dict) -> bool:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
-    if not settings["protect_files"]:  # else it would count all that this user runs
+    if not settings["no_namespaces"]:  # else it would count all that this user runs
         limits[resource.RLIMIT_NPROC] = settings["threads"]
     for which, limit in limits.items():
         _, highest = resource.getrlimit(which)
@@ -179,7 +187,7 @@ def _confine(settings: dict) -> bool:
     machine = os.uname().machine
     if machine not in _AUDIT_ARCHITECTURE:
         return False
-    code = _filter(machine, settings["protect_files"])
+    code = _filter(machine, settings["no_namespaces"])
     program = _Program(len(code) // 8, code)
     return libc.prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program), 0, 0) == 0
 

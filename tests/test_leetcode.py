@@ -185,6 +185,10 @@ def test_problems_with_few_or_unfit_tests_are_left_out():
     assert leetcode.unfit(MIRROR, min_tests=5) is None
     odd = {**DIGITS, "test": "def check(candidate):\n" + "    assert candidate(1) == UNKNOWN\n" * 30}
     assert "UNKNOWN" in leetcode.unfit(odd)
+    assert leetcode.unfit({**DIGITS, "test": "def check(candidate):\n    pass\n"}) == "no asserts"
+    # Test cases are what the authors count, not what the dataset made asserts of.
+    assert leetcode.unfit({**MIRROR, "input_output": DIGITS["input_output"]}) is None
+    assert leetcode.unfit({**DIGITS, "input_output": []}) == "0 test cases, fewer than 20"
 
 
 def test_halves_are_stratified_seeded_and_disjoint():
@@ -209,10 +213,7 @@ def test_the_samples_prompts_and_tests_have_the_form_expected(sample):
         assert row["starter_code"].rstrip() in prompt
         assert row["problem_description"].strip()[:200] in prompt
     left_out = {row["task_id"]: leetcode.unfit(row) for row in sample if leetcode.unfit(row)}
-    assert left_out == {
-        "maximize-amount-after-two-days-of-conversions": "9 test cases, fewer than 20",
-        "permutations-iii": "8 test cases, fewer than 20",
-    }
+    assert left_out == {"permutations-iii": "10 test cases, fewer than 20"}
 
 
 @pytest.mark.slow

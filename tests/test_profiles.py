@@ -1,6 +1,6 @@
 import pytest
 
-from qrpo_lib import profiles
+from qrpo_lib import profiles, transforms
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -110,3 +110,15 @@ def test_evaluation_values_come_from_policy_or_profile_and_not_from_both(tmp_pat
     path.write_text(base.replace("temperature = 1.0\ntop_p = 1.0\n", ""))
     assert profiles.load(path).evaluation_sampling == {"temperature": 0.6, "top_p": 0.9}
     assert profiles.load("tiny").evaluation_sampling == {"temperature": 1.0, "top_p": 1.0}
+
+
+def test_the_scaled_normal_takes_its_parameters_from_the_file(tmp_path):
+    path = tmp_path / "scaled.toml"
+    transform = '{ name = "scaled-normal", mu = 0.3, sigma = 0.5 }'
+    path.write_text(f'extends = "tiny"\n[training.qrpo]\ntransform = {transform}\nerror = "absolute"\n')
+    settings = profiles.load(path).training.qrpo.model_dump()
+    transform = transforms.get(settings["transform"])
+    assert (transform.name, transform.mean, transform.scale) == ("scaled-normal", 0.3, 0.5)
+    path.write_text('extends = "tiny"\n[training.qrpo]\ntransform = { name = "scaled-normal", mu = 0.3 }\n')
+    with pytest.raises(profiles.ProfileError, match=r"transform\.scaled-normal\.sigma: field required"):
+        profiles.load(path)

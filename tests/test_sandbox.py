@@ -6,20 +6,21 @@ import pytest
 from qrpo_lib import sandbox, sandbox_checks
 
 
-def works(isolation):
+def problem(isolation):
+    """Why an isolation cannot be tested here, None if it can."""
     try:
-        return sandbox.works(isolation)
-    except RuntimeError:
-        return False
+        return None if sandbox.works(isolation) else f"a solution does not run in the isolation '{isolation}'"
+    except RuntimeError as error:
+        return str(error)
 
 
-WORKS = {isolation: works(isolation) for isolation in ("bubblewrap", "limits")}
+PROBLEMS = {isolation: problem(isolation) for isolation in ("bubblewrap", "limits")}
 
 
 @pytest.fixture(params=["bubblewrap", "limits"])
 def isolation(request):
-    if not WORKS[request.param]:
-        pytest.skip(f"the isolation '{request.param}' does not work here")
+    if PROBLEMS[request.param]:
+        pytest.skip(PROBLEMS[request.param])
     return request.param
 
 
@@ -292,8 +293,8 @@ def test_nothing_is_left_open():
 
 
 def test_without_bubblewrap_a_warning_says_what_is_not_covered(monkeypatch):
-    if not WORKS["limits"]:
-        pytest.skip("the isolation 'limits' does not work here")
+    if PROBLEMS["limits"]:
+        pytest.skip(PROBLEMS["limits"])
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     sandbox.available_isolation.cache_clear()
     try:

@@ -17,27 +17,28 @@ SECONDS = 0.2
 MEMORY_MB = 256 + os.getpid() % 256
 
 
-def works(isolation):
+def problem(isolation):
+    """Why an isolation cannot be tested here, None if it can."""
     try:
-        return sandbox.works(isolation)
-    except RuntimeError:
-        return False
+        return None if sandbox.works(isolation) else f"a solution does not run in the isolation '{isolation}'"
+    except RuntimeError as error:
+        return str(error)
 
 
-WORKS = {isolation: works(isolation) for isolation in ("bubblewrap", "limits")}
+PROBLEMS = {isolation: problem(isolation) for isolation in ("bubblewrap", "limits")}
 
 
 @pytest.fixture(params=["bubblewrap", pytest.param("limits", marks=pytest.mark.slow)])
 def isolation(request):
-    if not WORKS[request.param]:
-        pytest.skip(f"the isolation '{request.param}' does not work here")
+    if PROBLEMS[request.param]:
+        pytest.skip(PROBLEMS[request.param])
     return request.param
 
 
 @pytest.fixture
 def bubblewrap():
-    if not WORKS["bubblewrap"]:
-        pytest.skip("bubblewrap does not work here, and limits alone do not cover this")
+    if PROBLEMS["bubblewrap"]:
+        pytest.skip(f"limits alone do not cover this. {PROBLEMS['bubblewrap']}")
     return "bubblewrap"
 
 

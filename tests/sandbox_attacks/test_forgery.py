@@ -208,6 +208,24 @@ def f(x):
     assert set(forgery(source)) <= {"error", "crashed"}
 
 
+def test_outcome_that_is_no_text(isolation, judged):
+    """Nested as deeply as JSON goes, where a text is expected."""
+    source = """
+import os, sys
+def f(x):
+    frame = sys._getframe()
+    while 'request' not in frame.f_locals: frame = frame.f_back
+    deep = '[' * 900 + ']' * 900
+    text = ['{"id": "%s", "error": %s}', '{"id": "%s", "values": [%s]}', '{"id": %s%s}', '%.0s%s'][x]
+    data = (text % (frame.f_locals['request']['id'], deep)).encode()
+    os.write(int(sys.orig_argv[-2]), len(data).to_bytes(4, 'big') + data)
+    os._exit(0)
+"""
+    outcomes = judged(source, [f"assert f({x}) == 1" for x in range(4)], isolation)
+    assert outcomes[0] in ("error", "crashed")
+    assert set(outcomes[1:]) <= {"failed", "crashed"}
+
+
 def test_answers_prepared_before_the_question(attack):
     source = """
 import json, os, sys
