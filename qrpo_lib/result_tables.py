@@ -162,9 +162,10 @@ def of_the_paper(name: str) -> Table:
     return table_2(published_table_2()) if name == "table-2" else table_3(published_table_3(), "ArmoRM Reward")
 
 
-def beside(ours: Table, theirs: Table, where: str, label: str) -> str:
-    """Our table with the paper's below it, as Markdown. where: which of the paper's; label: what ours is of."""
-    return f"Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
+def beside(ours: Table, theirs: Table, where: str, label: str, note: str = "") -> str:
+    """Our table with the paper's below it, as Markdown. where: which of the paper's; label, note: what ours is of."""
+    note = f"{note}\n\n" if note else ""
+    return f"{note}Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
 
 
 def published_table_2() -> pd.DataFrame:

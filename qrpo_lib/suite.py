@@ -152,10 +152,12 @@ def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
 
 def check(selected: list[Job]) -> None:
     """Find what would stop the run later: a parameter a notebook does not have, a wheel missing, a corrupted folder."""
+    steps = {}  # many jobs share them, and looking at a folder takes time
     for job in selected:
         notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
-        for step in _with_inputs(job.step):
-            step.is_complete()
+        steps |= {step.key: step for step in _with_inputs(job.step)}
+    for step in steps.values():
+        step.is_complete()
 
 
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
@@ -304,16 +306,21 @@ def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[
     ]
 
 
-def _with_inputs(step: runs.Step) -> Iterator[runs.Step]:
-    yield step
-    for source in step.inputs:
-        yield from _with_inputs(source)
+def _with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
+    """The steps and all that they rest on, each once."""
+    waiting, seen = list(steps), set()
+    while waiting:
+        step = waiting.pop()
+        if step.key not in seen:
+            seen.add(step.key)
+            waiting += step.inputs
+            yield step
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
-    return {step.folder_name for root in roots for step in _with_inputs(root)}
+    return {step.folder_name for step in _with_inputs(*roots)}
 
 
 def _without_magics(source: str) -> str:

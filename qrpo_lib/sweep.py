@@ -214,6 +214,14 @@ def overview(profile: Profile, wanted: Sequence[Run], outcome: workers.Outcome) 
     return counts.assign(seconds=frame["seconds"].mean().astype(float).round(1)).reset_index()
 
 
+def missing(profile: Profile, wanted: Sequence[Run]) -> str:
+    """A sentence for tables that rest on fewer runs than planned; empty if none is missing."""
+    lost = [run.name for run in dict.fromkeys(wanted) if not run.step(profile).folder.is_dir()]
+    if not lost:
+        return ""
+    return f"**{len(lost)} of {len(dict.fromkeys(wanted))} runs are missing**, such as {lost[0]}: see the sweep."
+
+
 def failures(outcome: workers.Outcome) -> pd.DataFrame:
     """The runs that failed twice, with the error of the second time."""
     import pandas as pd

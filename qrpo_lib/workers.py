@@ -150,6 +150,7 @@ def _serve(connection: Connection, parent: int, log: Path) -> None:
         if os.getppid() != parent:
             return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    os.environ.pop("QRPO_STATUS", None)  # the parent tells how far the work is
     with open(log, "a", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

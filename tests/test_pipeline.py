@@ -68,7 +68,7 @@ def test_figures_tables_and_claims_are_published(complete):
         "smallest/chat/figure-6.csv",
         "smallest/chat/figure-1.png",
         "smallest/chat/figure-3.png",
-        "smallest/chat/figure-3-lr-0.0001-finite.png",
+        "smallest/chat/figure-3-lr-0.0002-finite.png",
         "smallest/chat/figure-4.png",
         "smallest/chat/table-1.tex",
         "smallest/chat/table-3.md",

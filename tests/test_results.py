@@ -177,6 +177,8 @@ def test_unfinished_runs_are_left_out(profile):
     run = sweep.grid(profile)[0]
     unknown = sweep.with_seed(run, 77)
     assert len(sweep.evaluations(profile, [run, unknown])) == len(sweep.evaluations(profile, [run]))
+    assert sweep.missing(profile, [run]) == ""
+    assert sweep.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
     with pytest.raises(ValueError, match="None of these runs is complete"):
         sweep.evaluations(profile, [unknown])
     assert isinstance(sweep.overview(profile, [run, unknown], sweep.workers.Outcome(0)), pd.DataFrame)

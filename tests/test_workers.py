@@ -16,6 +16,10 @@ def write(folder, name):
         stream.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}\n")
 
 
+def look(folder):
+    (Path(folder) / "status").write_text(os.environ.get("QRPO_STATUS", "none"))
+
+
 def fail(folder):
     write(folder, "failed")
     raise ValueError("beta is out of range")
@@ -64,6 +68,12 @@ def test_what_fails_is_tried_once_more_listed_and_stops_nothing(tmp_path):
     assert outcome.retried["late"] == "RuntimeError: not yet"
     for name in ("failed", "died", "once"):
         assert len((tmp_path / name).read_text().splitlines()) == 2, name
+
+
+def test_the_status_of_the_whole_is_the_parents_to_tell(tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_STATUS", str(tmp_path / "of the parent"))
+    run(tmp_path, [Task("look", look, (str(tmp_path),))])
+    assert (tmp_path / "status").read_text() == "none"
 
 
 def test_time_left_is_the_mean_of_what_was_done():
