@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | plan | download | report | claims | clean`; see `qrpo COMMAND --help`."""
+"""The command line: `qrpo reproduce | status | plan | download | report | claims | clean`; each has `--help`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, dispatch, dispatch_table, download, pipeline, plan, profiles, runs, suite, tasks
+from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, runs, suite, tasks
 
 console = Console(highlight=False)
 
@@ -69,7 +69,7 @@ def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
     settings = profiles.load(profile).dispatch
     if settings.where == "here":  # each notebook makes its own
         return "", []
-    failure, wanted = "", pipeline.needed(profile, selected)
+    failure, wanted = "", plan.needed(profile, selected)
     try:
         with dispatch_table.live(console) as show:
             dispatch.run(wanted, settings, on_change=show)

@@ -5,7 +5,7 @@ folder = pipeline.make(profile, pipeline.training(profile, "qrpo", seed=0))
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +14,10 @@ from qrpo_lib import (
     dispatch,
     initial_policy,
     policy_training,
-    profiles,
+    reference_evaluation,
     reference_policy,
     reference_sampling,
     runs,
-    suite,
 )
 from qrpo_lib.dispatch import Task
 from qrpo_lib.profiles import Algorithm, Profile
@@ -47,7 +46,7 @@ def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     """Step 3."""
     step = policy_training.step(profile, algorithm, seed)
     return Task(
-        step, policy_training.run, (profile, algorithm, seed), _needs(step, profile), kind="training", group=True
+        step, policy_training.run, (profile, algorithm, seed), _needs(step, profile, seed), kind="training", group=True
     )
 
 
@@ -56,23 +55,12 @@ def _of_step(step: runs.Step, profile: Profile) -> Task:
     return Task(step, run, (profile,), _needs(step, profile), kind=kind, group=kind == "sft")
 
 
-def _needs(step: runs.Step, profile: Profile) -> tuple[Task, ...]:
-    # Other inputs are small, and made by whoever needs them.
-    return tuple(_of_step(source, profile) for source in step.inputs if source.name in _MAKERS)
-
-
-def tasks(profile_name: str) -> list[Task]:
-    """Every step of every arm of a profile, each after what it needs."""
-    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
-    return list(dispatch.in_order(task for profile in arms for task in tasks_of_arm(profile)).values())
-
-
-def tasks_of_arm(profile: Profile) -> list[Task]:
-    """Every step of one arm, each after what it needs."""
-    experiment = profile.experiment
-    made = [policy(profile), sampling(profile)]
-    made += [training(profile, algorithm, seed) for algorithm in experiment.algorithms for seed in experiment.seeds]
-    return list(dispatch.in_order(made).values())
+def _needs(step: runs.Step, profile: Profile, seed: int | None = None) -> tuple[Task, ...]:
+    needs = [_of_step(source, profile) for source in step.inputs if source.name in _MAKERS]
+    if seed is not None:  # the evaluation at step 0 is of the reference policy, once for all trainings with the seed
+        start = reference_evaluation.step(profile, seed)
+        needs.append(Task(start, reference_evaluation.run, (profile, seed), _needs(start, profile), kind="evaluation"))
+    return tuple(needs)  # other inputs are small, and made by whoever needs them
 
 
 def make(profile: Profile, task: Task) -> Path:
@@ -85,9 +73,3 @@ def make_all(profile: Profile, tasks: Mapping[K, Task]) -> dict[K, Path]:
     """The folders of several tasks, made at the same time where the profile allows it."""
     dispatch.run(tasks.values(), profile.dispatch)
     return {label: task.step.folder for label, task in tasks.items()}
-
-
-def needed(profile_name: str, jobs: Iterable[suite.Job]) -> list[Task]:
-    """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
-    names = suite.needed_folders([job for job in jobs if not job.step.is_complete()])
-    return [task for task in tasks(profile_name) if task.name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib import pipeline, profiles, runs, sampling, tasks
+from qrpo_lib import dispatch, pipeline, profiles, runs, sampling, suite, sweep, tasks
 from qrpo_lib.dispatch import Task
 from qrpo_lib.profiles import ChatDataTask, HubPolicy, Profile, TinyPolicy
 
@@ -32,7 +32,7 @@ _PROMPTS = {"magpieair": (97_812, 1_992), "ultrafeedback": (61_024, 1_995)}
 _REWARD_MODEL_PARAMETERS = 7.5e9
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
-_STAGES = ("policy", "sft", "sampling", "scoring", "training")
+_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "training")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,29 @@ class Stage:
     arithmetic: str
 
 
+def tasks_of_arm(profile: Profile) -> list[Task]:
+    """Every step that the arm is known to need, each after what it needs; the best cells' further seeds come later."""
+    known = [*sweep.grid(profile), *sweep.scaling(profile), *sweep.transformations(profile), *sweep.figure_6(profile)]
+    experiment = profile.experiment
+    known.append(sweep.own_run(profile, experiment.algorithms[-1], experiment.seeds[0]))
+    models = [pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in dict.fromkeys(known)]
+    return list(dispatch.in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
+
+
+def needed(profile_name: str, jobs: Iterable[suite.Job]) -> list[Task]:
+    """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
+    read = {step.folder_name for job in jobs if not job.step.is_complete() for step in job.inputs}
+    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
+    return [task for profile in arms for task in tasks_of_arm(profile) if task.name in read]
+
+
 def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     """What the profile would run. A step that several arms share is counted in the first of them."""
     found, seen = [], set()
     with anywhere():
         for arm in profiles.arms(profile_name):
             profile = profiles.load(profile_name, arm)
-            of_arm = [task for task in pipeline.tasks_of_arm(profile) if task.name not in seen]
+            of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
             seen |= {task.name for task in of_arm}
             for kind in _STAGES:
                 of_kind = [task for task in of_arm if task.kind == kind]
@@ -143,6 +159,13 @@ def _of_scoring(profile: Profile, assumed: Assumptions) -> tuple[float, float, f
     return read, hours, read * _BYTES_A_TOKEN, f"2 x {train + held_out:,} completions of the dataset scored"
 
 
+def _of_evaluation(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
+    _, held_out = _prompts(profile)
+    tokens = held_out * profile.evaluation.repeats * _completion_tokens(profile, assumed)
+    told = f"{held_out:,} prompts x {profile.evaluation.repeats} x {_completion_tokens(profile, assumed):.0f} tokens"
+    return tokens, tokens / assumed.tokens_a_second / 3600, tokens * _BYTES_A_TOKEN, told
+
+
 def _of_training(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
     train, held_out = _prompts(profile)
     settings, length = profile.training, _completion_tokens(profile, assumed)
@@ -150,11 +173,11 @@ def _of_training(profile: Profile, assumed: Assumptions) -> tuple[float, float, 
     tokens = pairs * settings.epochs * 2 * (assumed.prompt_tokens + length)
     # Forward, backward and the forward again of gradient checkpointing, and the reference: 2 + 4 + 2 + 2.
     hours, told = _training_hours(profile, tokens, 10, assumed)
-    written = (settings.checkpoints + 1) * held_out * profile.evaluation.repeats * length
+    written = settings.checkpoints * held_out * profile.evaluation.repeats * length
     hours += written / assumed.tokens_a_second / 3600
     told = (
         f"{pairs:,} pairs x 2 x {assumed.prompt_tokens + length:.0f} tokens; {told}; "
-        f"{settings.checkpoints + 1} evaluations "
+        f"{settings.checkpoints} evaluations "
         f"x {held_out:,} x {profile.evaluation.repeats} x {length:.0f} tokens"
     )
     return tokens + written, hours, _policy_bytes(profile), told
@@ -165,6 +188,7 @@ _ESTIMATES = {
     "sft": _of_sft,
     "sampling": _of_sampling,
     "scoring": _of_scoring,
+    "evaluation": _of_evaluation,
     "training": _of_training,
 }
 

@@ -373,7 +373,7 @@ class Dispatch(_Settings):
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.
     python: the interpreter, or the command that starts it in a container; None is the one that runs now.
-    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `training`.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `training`.
     """
 
     where: Literal["here", "processes", "slurm"] = "here"
@@ -388,7 +388,7 @@ class Dispatch(_Settings):
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[Literal["policy", "sft", "sampling", "scoring", "training"], Resources] = {}
+    resources: dict[Literal["policy", "sft", "sampling", "scoring", "evaluation", "training"], Resources] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):

@@ -13,9 +13,11 @@ def by_kind(profile, arm, **assumed):
 
 def test_tiny_counts_its_steps_and_writes_nothing(runs_folder, capsys):
     found = by_kind("tiny", "chat", completion_tokens=50, prompt_tokens=10)
-    experiment = profiles.load("tiny", "chat").experiment
+    profile = profiles.load("tiny", "chat")
+    experiment, sampling, task = profile.experiment, profile.reference_sampling, profile.task
+    prompts = task.train_prompts + task.selection_prompts + task.reporting_prompts
     assert found["training"].steps >= len(experiment.algorithms) * len(experiment.seeds)
-    assert found["sampling"].tokens == (896 + 96 + 192) * (6 + 10) * 50
+    assert found["sampling"].tokens == prompts * (sampling.completions + sampling.ref_rewards) * 50
     assert cli.main(["plan", "--profile", "tiny"]) == 0
     assert "Assumed, not measured" in capsys.readouterr().out
     assert not runs_folder.exists()
