@@ -119,8 +119,10 @@ def clean(options: argparse.Namespace) -> int:
         removed = [path]
     else:
         kept = [] if options.all else {*profiles.names(), _absolute(options.profile)}
-        with plan.anywhere():
-            used = set().union(*(suite.needed_folders(suite.jobs(profile)) for profile in kept))
+        used: set[str] = set()
+        for profile in kept:
+            with plan.anywhere(profile):
+                used |= suite.needed_folders(suite.jobs(profile))
         # An interrupted attempt at what is still needed holds work that the next one goes on from.
         interrupted = [*(folder / ".partial").glob("*"), *(folder / ".shards").glob("*")]
         found = [*sorted(folder.glob("*-*")), *sorted(interrupted)]

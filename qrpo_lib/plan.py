@@ -85,7 +85,7 @@ def needed(profile_name: str, jobs: Iterable[suite.Job]) -> list[Task]:
 def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     """What the profile would run. A step that several arms share is counted in the first of them."""
     found, seen = [], set()
-    with anywhere():
+    with anywhere(profile_name):
         for arm in profiles.arms(profile_name):
             profile = profiles.load(profile_name, arm)
             of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
@@ -228,9 +228,11 @@ def _has_reward_model(profile: Profile) -> bool:
 
 
 @contextmanager
-def anywhere() -> Iterator[None]:
-    """Context in which the keys of all profiles can be computed: of vLLM they need only the name."""
-    if sampling.vllm_python():
+def anywhere(profile_name: str) -> Iterator[None]:
+    """Context in which the keys of a profile that names vLLM can be computed without vLLM."""
+    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
+    # Not for "auto", which stands for what there is on this machine.
+    if sampling.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
         yield
         return
     os.environ["QRPO_VLLM_PYTHON"] = sys.executable

@@ -17,7 +17,10 @@ def test_tiny_counts_its_steps_and_writes_nothing(runs_folder, capsys):
     experiment, sampling, task = profile.experiment, profile.reference_sampling, profile.task
     prompts = task.train_prompts + task.selection_prompts + task.reporting_prompts
     assert found["training"].steps >= len(experiment.algorithms) * len(experiment.seeds)
-    assert found["sampling"].tokens == prompts * (sampling.completions + sampling.ref_rewards) * 50
+    assert (
+        found["sampling"].tokens
+        == found["sampling"].steps * prompts * (sampling.completions + sampling.ref_rewards) * 50
+    )
     assert cli.main(["plan", "--profile", "tiny"]) == 0
     assert "Assumed, not measured" in capsys.readouterr().out
     assert not runs_folder.exists()
@@ -54,7 +57,8 @@ def test_the_papers_scale_by_hand(runs_folder):
     seconds = 10 * 8.03e9 * tokens / 100e12
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
-    assert found["sampling"].jobs == 16
+    assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
+    assert training.steps == 4 * 54 + 28  # of the 30 models of Figure 3, 2 are in the grid
     assert (training.nodes, training.done) == (2, 0)
 
 
