@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | report | claims | clean`; `qrpo COMMAND --help` tells the options."""
+"""The command line: `qrpo reproduce | status | plan | download | report | claims | clean`; each has `--help`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, profiles, runs, suite, tasks
+from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, runs, suite, tasks
 
 console = Console(highlight=False)
 
@@ -23,11 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         console.print(f"[red]qrpo: {escape(str(error))}[/red]", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from here.")
+        console.print("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")
         return 130
 
 
@@ -39,8 +40,13 @@ def reproduce(options: argparse.Namespace) -> int:
     selected = suite.select(every, options.only)
     _check_packages(profile)
     suite.check(selected)
+    failure, unready = _dispatch(profile, selected)
+    selected = [job for job in selected if job.id not in unready]
     with _Display(len(selected)) as display:
         state = suite.reproduce(selected, force=options.force, cores=options.cores, on_change=display.update)
+    if failure:
+        console.print(f"[red]failed[/red] {escape(failure)}", soft_wrap=True)
+    state.blocked += unready
     for id, error in state.failed.items():
         console.print(f"[red]failed[/red] {escape(id)}: {escape(error)}", soft_wrap=True)
     for id in state.blocked:
@@ -51,7 +57,26 @@ def reproduce(options: argparse.Namespace) -> int:
         f"Figures: {runs.project_root() / 'figures'}",
         soft_wrap=True,
     )
-    return 1 if state.failed else 0
+    return 1 if state.failed or failure else 0
+
+
+def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
+    """Make the steps that the notebooks read where the profile says.
+
+    Returns what failed (or nothing), and the ids of notebooks that read it. What is no task of the pipeline
+    (iterative rounds) the notebook makes itself.
+    """
+    settings = profiles.load(profile).dispatch
+    if settings.where == "here":  # each notebook makes its own
+        return "", []
+    failure, wanted = "", plan.needed(profile, selected)
+    try:
+        with dispatch_table.live(console) as show:
+            dispatch.run(wanted, settings, on_change=show)
+    except dispatch.DispatchError as error:
+        failure = str(error)
+    missing = {task.name for task in wanted if not task.step.folder.is_dir()}
+    return failure, [job.id for job in selected if missing & {step.folder_name for step in job.inputs}]
 
 
 def status(options: argparse.Namespace) -> int:
@@ -68,6 +93,22 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_plan(options: argparse.Namespace) -> int:
+    """Show what would run: stages, jobs, tokens, hours, disk, and what is done. Changes nothing."""
+    values = {field.name: getattr(options, field.name) for field in fields(plan.Assumptions)}
+    assumed = plan.Assumptions(**{name: value for name, value in values.items() if value is not None})
+    profile = _absolute(options.profile)
+    console.print(plan.render(profile, plan.stages(profile, assumed), assumed))
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download the profile's models and datasets into $QRPO_DATA, each at its revision, and check every file."""
+    for source in download.sources(_absolute(options.profile)):
+        download.fetch(source, tell=lambda text: console.print(escape(text), soft_wrap=True))
+    return 0
+
+
 def clean(options: argparse.Namespace) -> int:
     """Remove run folders: one, all, or (by default) those that neither this profile nor the suite's own use now."""
     folder = runs.runs_folder()
@@ -78,7 +119,10 @@ def clean(options: argparse.Namespace) -> int:
         removed = [path]
     else:
         kept = [] if options.all else {*profiles.names(), _absolute(options.profile)}
-        used = set().union(*(suite.needed_folders(suite.jobs(profile)) for profile in kept))
+        used: set[str] = set()
+        for profile in kept:
+            with plan.anywhere(profile):
+                used |= suite.needed_folders(suite.jobs(profile))
         # An interrupted attempt at what is still needed holds work that the next one goes on from.
         interrupted = [*(folder / ".partial").glob("*"), *(folder / ".shards").glob("*")]
         found = [*sorted(folder.glob("*-*")), *sorted(interrupted)]
@@ -181,6 +225,10 @@ def _parser() -> argparse.ArgumentParser:
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
     add(status, "status")
+    add(fetch, "download")
+    planned = add(show_plan, "plan")
+    for field in fields(plan.Assumptions):
+        planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
     reported = add(build_report, "report")
     reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")

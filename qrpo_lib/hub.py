@@ -38,7 +38,7 @@ def model(name: str, revision: str | None, *, tokenizer_only: bool = False) -> P
         return folder
     from huggingface_hub import snapshot_download
 
-    _check_revision(name, revision, "model")
+    check_revision(name, revision, "model")
     try:
         patterns = _TOKENIZER_FILES if tokenizer_only else None
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
@@ -52,7 +52,7 @@ def dataset(name: str, revision: str | None, split: str) -> Dataset:
 
     folder = local_copy(name)
     if not folder:
-        _check_revision(name, revision, "dataset")
+        check_revision(name, revision, "dataset")
     try:
         if folder and (folder / "dataset_dict.json").exists():
             return load_from_disk(str(folder))[split]
@@ -68,10 +68,11 @@ def dataset(name: str, revision: str | None, split: str) -> Dataset:
 def check(name: str, revision: str | None, kind: str) -> None:
     """Raise HubError for what could only be downloaded and names no commit. Imports nothing and asks no server."""
     if not local_copy(name):
-        _check_revision(name, revision, kind)
+        check_revision(name, revision, kind)
 
 
-def _check_revision(name: str, revision: str | None, kind: str) -> None:
+def check_revision(name: str, revision: str | None, kind: str) -> None:
+    """Raise HubError without a commit: a name alone is something else tomorrow."""
     if not revision:
         address = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
         raise HubError(

@@ -146,7 +146,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     def evaluate(step: int, model) -> None:
         # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
         path = folder / f"evaluation-{step:06d}.parquet"
-        if step > 0 and not path.exists():
+        if step > 0 and runs.is_main_process() and not path.exists():
             # The same seed at every checkpoint: the difference between two of them has less noise.
             online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
             runs.write_atomically(path, online.assign(step=step).to_parquet())
@@ -172,6 +172,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
             on_checkpoint=evaluate,
             progress=report,
         )
+    if not runs.is_main_process():
+        return
     fitted.model.to(torch.bfloat16 if settings.precision == "bfloat16" else torch.float32)
     fitted.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")

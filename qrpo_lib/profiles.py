@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from qrpo_lib import masking
 from qrpo_lib.errors import InputError
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -361,6 +362,69 @@ class Experiment(_Settings):
         return self
 
 
+class Resources(_Settings):
+    """What one job of a kind gets.
+
+    tasks_per_node: processes; on a cluster one for each GPU.
+    minutes: the time limit of one job; it is requeued when it reaches that, and goes on from its last checkpoint.
+    workers: how many jobs make one result together, where a step can be shared (sampling, scoring).
+    environment: variables of the job, such as Accelerate's for DeepSpeed.
+    sbatch: further options of sbatch, `{constraint = "gpu"}` for `--constraint=gpu`.
+    """
+
+    nodes: PositiveInt = 1
+    tasks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    cpus_per_task: PositiveInt = 1
+    memory_gb: PositiveFloat | None = None
+    minutes: PositiveInt = 60
+    workers: PositiveInt = 1
+    environment: dict[str, str] = {}
+    sbatch: dict[str, str | int | bool] = {}
+
+
+class Dispatch(_Settings):
+    """Where the steps of the pipeline are computed (`qrpo_lib.dispatch`); nothing here changes a result.
+
+    where: "here", in the notebook's own process; "processes", in local processes; "slurm", in jobs of a cluster.
+    simultaneous: jobs of one array, or local processes, at once.
+    array_size: the most jobs of one array (SLURM's MaxArraySize).
+    retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
+    timeouts: how often a job may reach its time limit.
+    seconds_before_limit: how long before its limit a job is told to stop.
+    setup: lines of shell before the job, such as `module load ...`.
+    srun_arguments: such as `--environment=qrpo`, the container on a Cray.
+    python: the interpreter, or the command that starts it in a container; None is the one that runs now.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `training`.
+    """
+
+    where: Literal["here", "processes", "slurm"] = "here"
+    simultaneous: PositiveInt = 64
+    array_size: PositiveInt = 1000
+    retries: Annotated[int, Field(ge=0)] = 2
+    timeouts: Annotated[int, Field(ge=0)] = 20
+    seconds_before_limit: PositiveInt = 120
+    poll_seconds: PositiveFloat = 15
+    account: str | None = None
+    partition: str | None = None
+    setup: list[str] = []
+    srun_arguments: list[str] = []
+    python: str | None = None
+    resources: dict[Literal["policy", "sft", "sampling", "scoring", "evaluation", "training"], Resources] = {}
+
+    @model_validator(mode="after")
+    def _no_secrets(self):
+        variables = [f"{name}={value}" for of in self.resources.values() for name, value in of.environment.items()]
+        for line in [*self.setup, *self.srun_arguments, *variables]:
+            if masking.holds_secret(line):
+                raise ValueError("a line holds a secret; set it in the environment instead, outside any file")
+        return self
+
+    def of_kind(self, kind: str) -> Resources:
+        """The resources of a job of that kind."""
+        return self.resources.get(kind, Resources())
+
+
 class Profile(_Settings):
     """All settings of the pipeline in one arm of a profile."""
 
@@ -374,6 +438,7 @@ class Profile(_Settings):
     training: Training
     evaluation: Evaluation
     experiment: Experiment
+    dispatch: Dispatch = Dispatch()
 
     @model_validator(mode="after")
     def _enough_ref_rewards(self):

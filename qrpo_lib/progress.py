@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ def _status_file(path: Path, text: str) -> Report:
         if now - last < _SECONDS_BETWEEN_WRITES and done < total:
             return
         last = now
-        temporary = path.with_suffix(".writing")
+        # Several processes, on several machines, may make one result together: the last one to write is shown.
+        temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
         temporary.write_text(json.dumps({"text": text, "done": done, "total": total, "detail": detail}))
         temporary.replace(path)
 

@@ -78,6 +78,8 @@ def _tune(profile: Profile, initial: Path, folder: Path) -> None:
             precision=profile.training.precision,
             progress=report,
         )
+    if not runs.is_main_process():
+        return
     fitted.model.to(torch.bfloat16 if profile.training.precision == "bfloat16" else torch.float32)
     fitted.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

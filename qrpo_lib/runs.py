@@ -30,12 +30,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from qrpo_lib import masking
 from qrpo_lib.errors import InputError
 
 PACKAGE = Path(__file__).parent
 RECORD = "record.json"
 # Modules that move results around without determining them: a change there re-runs nothing.
-_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors"}
+_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors", "masking", "pipeline", "plan"}
+_INFRASTRUCTURE |= {"dispatch", "dispatch_table", "download", "executors"}
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 # Larger files are checked by their size alone, so that checking a folder stays fast.
 _LARGEST_HASHED_FILE = 64 * 2**20
@@ -140,25 +142,71 @@ def complete(
     (`write_atomically`); otherwise it starts with an empty folder. Work that such processes share is `shared()`,
     called before `make`: it leaves its pieces in `step.shards`, which is removed in the end.
     """
-    if step.is_complete():
+    if step.is_complete() and _processes() == 1:
         return step.folder
     started, clock = datetime.now(UTC), time.monotonic()
-    if shared:
+    if shared and not step.is_complete():
         shared()
+    if _processes() > 1:
+        return _complete_in_group(step, make, seed, resumable, started, clock)
+    with lock(step.folder_name):
+        if not step.is_complete():
+            _prepare(step, resumable)
+            _make(step, make, seed, started, clock)
+    return step.folder
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one of its group (training on several GPUs) that writes results."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, started, clock: float) -> Path:
+    """`complete` in processes that train together: all call `make`, the main one holds the lock and decides."""
+    if not is_main_process():
+        if _agreed(None) == "make":
+            make(step.partial)
+            _agreed(None)
+        return step.folder
     with lock(step.folder_name):
         if step.is_complete():
-            return step.folder
-        if not resumable:
-            shutil.rmtree(step.partial, ignore_errors=True)
-        step.partial.mkdir(parents=True, exist_ok=True)
-        make(step.partial)
-        _write_record(step, seed, started, time.monotonic() - clock)
-        _sync(step.partial)
-        step.partial.rename(step.folder)
-        shutil.rmtree(step.shards, ignore_errors=True)
-        for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):  # of the shards
-            path.unlink(missing_ok=True)
+            _agreed("complete")
+        else:
+            _prepare(step, resumable)
+            _agreed("make")
+            _make(step, make, seed, started, clock)
+            _agreed("made")
     return step.folder
+
+
+def _agreed(said: str | None) -> str:
+    """What the main process of the group says."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return broadcast_object_list([said])[0]
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _prepare(step: Step, resumable: bool) -> None:
+    if not resumable:
+        shutil.rmtree(step.partial, ignore_errors=True)
+    step.partial.mkdir(parents=True, exist_ok=True)
+
+
+def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock: float) -> None:
+    make(step.partial)
+    _write_record(step, seed, started, time.monotonic() - clock)
+    _sync(step.partial)
+    step.partial.rename(step.folder)
+    shutil.rmtree(step.shards, ignore_errors=True)
+    for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):  # of the shards
+        path.unlink(missing_ok=True)
 
 
 def lock(name: str) -> FileLock:
@@ -200,11 +248,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk: what was written is in nobody's way
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def file_sha256(path: Path) -> str:
@@ -299,7 +351,8 @@ def _write_record(step: Step, seed: int | None, started: datetime, seconds: floa
         # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-    write_atomically(step.partial / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    text = masking.mask(json.dumps(record, indent=2)) + "\n"
+    write_atomically(step.partial / RECORD, text.encode())
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import nbformat
 
-from qrpo_lib import initial_policy, iterative, notebook, profiles, reference_sampling, results, runs, sweep
+from qrpo_lib import initial_policy, iterative, masking, notebook, profiles, reference_sampling, results, runs, sweep
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
@@ -222,7 +222,7 @@ class _Running:
         self._status.unlink(missing_ok=True)
         # PASSIVE: threads that wait leave their core to the other jobs.
         threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
-        environment = os.environ | threading | {"QRPO_STATUS": str(self._status)}
+        environment = masking.without_secrets(os.environ) | threading | {"QRPO_STATUS": str(self._status)}
         task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": job.step.key, "force": force}
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(
@@ -243,7 +243,9 @@ class _Running:
 
     def error(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"ended with exit code {self.process.returncode}, and said nothing."
+        return (
+            masking.mask(lines[-1]) if lines else f"ended with exit code {self.process.returncode}, and said nothing."
+        )
 
 
 def execute(job: Job, *, force: bool = False) -> Path:

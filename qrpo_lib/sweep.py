@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from qrpo_lib import policy_training, progress, runs, workers
+from qrpo_lib import dispatch, pipeline, policy_training, progress, runs, workers
 from qrpo_lib.profiles import Profile, ScaledNormal, Transform
 
 if TYPE_CHECKING:
@@ -169,9 +169,12 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
     """Train the models that are not there yet, and say in the end which failed and why.
 
     In as many processes as `$QRPO_CORES` (default: all cores) carry with the profile's threads each. A failed run is
-    tried once more; what fails twice is in the outcome, and stops nothing.
+    tried once more; what fails twice is in the outcome, and stops nothing. Where the profile dispatches elsewhere, each
+    model is a job there.
     """
     missing = {run.step(profile).key: run for run in dict.fromkeys(wanted) if not run.step(profile).is_complete()}
+    if profile.dispatch.where != "here":
+        return _dispatched(profile, list(missing.values()))
     # What runs share comes first, so that no process waits for another one to make it.
     shared = {policy_training.shared_key(run.settings(profile)): run for run in missing.values()}
     threads = profile.training.threads
@@ -198,6 +201,18 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
                 **settings,
             )
     return outcome if training else workers.Outcome(0)
+
+
+def _dispatched(profile: Profile, missing: list[Run]) -> workers.Outcome:
+    """`train` in jobs of a cluster, or in local processes that outlive this one."""
+    wanted = {run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing}
+    error = ""
+    try:
+        pipeline.make_all(profile, wanted)
+    except dispatch.DispatchError as failure:
+        error = str(failure)
+    failed = {name: error for name, task in wanted.items() if not task.step.folder.is_dir()}
+    return workers.Outcome(len(wanted), failed=failed)
 
 
 def overview(profile: Profile, wanted: Sequence[Run], outcome: workers.Outcome) -> pd.DataFrame:

@@ -1,0 +1,121 @@
+"""Downloads of a profile's models and datasets as a step of its own: by revision, into $QRPO_DATA, checked by hash.
+
+    QRPO_DATA=/scratch/me/data qrpo download --profile gh200
+
+Jobs then read the local copies and need neither network nor token (`qrpo_lib.hub`). What the hub says a file's hash
+is, the file on disk must have; `SHA256SUMS` beside the files lets `qrpo download` and `sha256sum -c` check again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrpo_lib import hub, profiles, runs
+from qrpo_lib.profiles import ChatDataTask, HubPolicy
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a dataset at one commit."""
+
+    kind: str
+    name: str
+    revision: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where its copy lies, or will. Raises HubError without $QRPO_DATA."""
+        if not os.environ.get("QRPO_DATA"):
+            raise hub.HubError("Set QRPO_DATA to the folder that downloads go to; jobs read them from there.")
+        return Path(os.environ["QRPO_DATA"]) / self.name
+
+
+def sources(profile_name: str) -> list[Source]:
+    """Everything of the hub that a profile uses, each once."""
+    found = []
+    for arm in profiles.arms(profile_name):
+        profile = profiles.load(profile_name, arm)
+        if isinstance(profile.policy, HubPolicy):
+            found.append(Source("model", profile.policy.model, profile.policy.revision))
+        if isinstance(profile.task, ChatDataTask):
+            found.append(Source("dataset", profile.task.dataset, profile.task.revision))
+            found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
+            if hasattr(profile.task.reward, "model"):
+                found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
+    # A tokenizer is usually the policy's own, then named without a revision a second time.
+    named = {(one.kind, one.name) for one in found if one.revision}
+    return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]
+
+
+def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) -> None:
+    """Download what is not there yet, and check every file.
+
+    Raises
+    ------
+    HubError
+        No revision is named, the hub cannot be reached, or a file differs from what the hub or `SHA256SUMS` says.
+    """
+    folder = source.folder
+    if (folder / SUMS).exists():
+        check(source)
+        tell(f"there and whole: {source.name}")
+        return
+    hub.check_revision(source.name, source.revision, source.kind)
+    if api is None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+    tell(f"downloading {source.kind} {source.name} at {source.revision}")
+    try:
+        described = api.repo_info(
+            source.name, repo_type=source.kind, revision=source.revision, files_metadata=True
+        ).siblings
+        api.snapshot_download(source.name, repo_type=source.kind, revision=source.revision, local_dir=folder)
+    except (OSError, ValueError) as error:
+        raise hub.HubError(f"{source.kind} {source.name} could not be downloaded: {error}") from None
+    for one in described:
+        differs = _differs(folder / one.rfilename, one)
+        if differs:
+            raise hub.HubError(f"{folder / one.rfilename} {differs}: remove it and run the same command again.")
+    sums = "".join(f"{runs.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
+    runs.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
+
+
+def check(source: Source) -> None:
+    """Raise HubError if a file is not what `SHA256SUMS` says."""
+    for line in (source.folder / SUMS).read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        path = source.folder / name
+        if not path.is_file() or runs.file_sha256(path) != expected:
+            raise hub.HubError(
+                f"{path} is missing or was changed: remove {source.folder / SUMS} and that file, then download again."
+            )
+
+
+def _differs(path: Path, described: Any) -> str:
+    """How a file differs from its description by the hub; empty if it does not."""
+    if not path.is_file():
+        return "is missing"
+    if described.size is not None and path.stat().st_size != described.size:
+        return f"has {path.stat().st_size} bytes instead of {described.size}"
+    if described.lfs is not None:
+        return "" if runs.file_sha256(path) == described.lfs.sha256 else "has another SHA-256 than the hub says"
+    if described.blob_id:
+        content = path.read_bytes()
+        git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return "" if git_hash == described.blob_id else "has another hash than the hub says"
+    return ""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of the copy, without the downloader's own notes."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and ".cache" not in path.relative_to(folder).parts and path.name != SUMS:
+            yield path

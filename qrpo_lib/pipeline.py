@@ -1,0 +1,75 @@
+"""The steps of the pipeline as tasks of `qrpo_lib.dispatch`: what a notebook or `qrpo reproduce` asks for.
+
+folder = pipeline.make(profile, pipeline.training(profile, "qrpo", seed=0))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from qrpo_lib import (
+    dataset_pairs,
+    dispatch,
+    initial_policy,
+    policy_training,
+    reference_evaluation,
+    reference_policy,
+    reference_sampling,
+    runs,
+)
+from qrpo_lib.dispatch import Task
+from qrpo_lib.profiles import Algorithm, Profile
+
+K = TypeVar("K")
+# How a step is made that a profile alone determines, and with which of its resources. Tasks that train form a group.
+_MAKERS = {
+    "initial_policy": ("policy", initial_policy.run),
+    "sft": ("sft", reference_policy.run),
+    "reference_sampling": ("sampling", reference_sampling.run),
+    "dataset_pairs": ("scoring", dataset_pairs.run),
+}
+
+
+def policy(profile: Profile) -> Task:
+    """Step 1."""
+    return _of_step(initial_policy.step(profile), profile)
+
+
+def sampling(profile: Profile) -> Task:
+    """Step 2."""
+    return _of_step(reference_sampling.step(profile), profile)
+
+
+def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
+    """Step 3."""
+    step = policy_training.step(profile, algorithm, seed)
+    return Task(
+        step, policy_training.run, (profile, algorithm, seed), _needs(step, profile, seed), kind="training", group=True
+    )
+
+
+def _of_step(step: runs.Step, profile: Profile) -> Task:
+    kind, run = _MAKERS[step.name]
+    return Task(step, run, (profile,), _needs(step, profile), kind=kind, group=kind == "sft")
+
+
+def _needs(step: runs.Step, profile: Profile, seed: int | None = None) -> tuple[Task, ...]:
+    needs = [_of_step(source, profile) for source in step.inputs if source.name in _MAKERS]
+    if seed is not None:  # the evaluation at step 0 is of the reference policy, once for all trainings with the seed
+        start = reference_evaluation.step(profile, seed)
+        needs.append(Task(start, reference_evaluation.run, (profile, seed), _needs(start, profile), kind="evaluation"))
+    return tuple(needs)  # other inputs are small, and made by whoever needs them
+
+
+def make(profile: Profile, task: Task) -> Path:
+    """The folder of a task, made where the profile says if it is not there; a table shows its jobs meanwhile."""
+    dispatch.run([task], profile.dispatch)
+    return task.step.folder
+
+
+def make_all(profile: Profile, tasks: Mapping[K, Task]) -> dict[K, Path]:
+    """The folders of several tasks, made at the same time where the profile allows it."""
+    dispatch.run(tasks.values(), profile.dispatch)
+    return {label: task.step.folder for label, task in tasks.items()}
