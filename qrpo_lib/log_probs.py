@@ -63,7 +63,7 @@ def _packs(config, width: int) -> bool:
 
 
 def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
-    """The model's arguments, and (scored,) the packed places that predict the tokens in `mask`, (sequences, tokens - 1).
+    """The model's arguments, and (scored,) the packed places that predict the tokens in `mask` (sequences, tokens - 1).
 
     What comes after the last token that predicts is left out, and so is a prompt that an earlier sequence has too.
     """
