@@ -18,6 +18,7 @@ from qrpo_lib import (
     profiles,
     reference_policy,
     reference_sampling,
+    references,
     runs,
     tasks,
     topics,
@@ -118,8 +119,6 @@ def test_fine_tuning_is_on_prompt_and_chosen_completion():
 
 
 def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
-    from qrpo_lib import training
-
     profile = in_setting("sft-offline")
     tuned, initial = reference_policy.run(profile), initial_policy.run(profile)
     tokenizer = AutoTokenizer.from_pretrained(initial)
@@ -129,7 +128,7 @@ def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
         usable, {name: [0.0] for name in usable["prompt_id"]}, setting="offline", seed=0
     ).rows
     logps = [
-        training.reference_log_probs(policy, tokenizer, rows, micro_batch_size=32)["ref_chosen_logps"].mean()
+        references.log_probs(policy, tokenizer, rows, micro_batch_size=32)["ref_chosen_logps"].mean()
         for policy in (initial, tuned)
     ]
     assert logps[1] > logps[0] + 0.2  # 0.65 nats in four steps
