@@ -1,7 +1,7 @@
 """The generated code task of the `tiny` profile: functions of two small numbers, asked for in English, judged by tests.
 
-A request states a function with two cases ("Write f(a, b) that returns a plus 3 if b is at least 4, otherwise a times
-b."); an answer is a Python function in a code block. The reward is the share of the request's 24 tests that the
+A request states a function with two cases ("Write f(a, b) that returns a plus 3 if b is at least four, otherwise a
+times b."); an answer is a Python function in a code block. The reward is the share of the request's 24 tests that the
 function passes when it is run (`qrpo_lib.rewards`). The request alone determines the tests.
 
 Partial credit is common. Half of the tests lie on each side of the condition and some at its boundary, so a function
@@ -33,13 +33,14 @@ _COMPARISONS = {
 _ARITHMETIC = {"plus": ("+", operator.add), "minus": ("-", operator.sub), "times": ("*", operator.mul)}
 _VARIABLES = ("a", "b")
 _CONSTANTS = tuple("23456789")
-# Each side of a comparison with one of these has at least 20 of the 100 inputs.
-_THRESHOLDS = tuple("234567")
+# Each side of a comparison with one of these has at least 20 of the 100 inputs. A condition's number is a word, so that
+# a small policy can tell it from the other numbers of a request.
+_THRESHOLDS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7"}
 _REQUESTS = (
     "Write f(a, b) that returns {then} if {condition}, otherwise {otherwise}.",
     "Write f(a, b): if {condition}, return {then}, else {otherwise}.",
     "I need a function f(a, b). It gives {then} when {condition} and {otherwise} in all other cases.",
-    "Code f(a, b), which is {otherwise} unless {condition}; then it is {then}.",
+    "Code f(a, b): {then} if {condition}, {otherwise} if not.",
 )
 _DOCUMENT = "# {then} if {condition}, otherwise {otherwise}\n"
 _FUNCTIONS = (
@@ -57,7 +58,7 @@ _AT_BOUNDARY = 3  # tests on each side of the condition
 _KEPT = 4
 _MOST_REQUESTS = 10_000
 # An instruction example has every part right with a probability of its own, so that a policy trained on them is varied.
-_CARE = (0.6, 1.0)
+_CARE = (0.75, 1.0)
 _UNFINISHED = 0.04  # share of instruction examples that stop in the middle
 
 
@@ -75,12 +76,13 @@ class _Term:
 
     @property
     def code(self) -> str:
-        return f"{self.left} {(_COMPARISONS | _ARITHMETIC)[self.word][0]} {self.right}"
+        return f"{self.left} {(_COMPARISONS | _ARITHMETIC)[self.word][0]} {_THRESHOLDS.get(self.right, self.right)}"
 
     def value(self, a, b):
         """Its value, or for a condition its truth, at integers or arrays of integers."""
         inputs = {"a": a, "b": b}
-        left, right = (inputs[name] if name in inputs else int(name) for name in (self.left, self.right))
+        left = inputs[self.left]
+        right = inputs[self.right] if self.right in inputs else int(_THRESHOLDS.get(self.right, self.right))
         return (_COMPARISONS | _ARITHMETIC)[self.word][1](left, right)
 
 

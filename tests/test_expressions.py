@@ -19,9 +19,10 @@ FORMS = {  # of each kind of request: its parts in this order
     r"Write f\(a, b\) that returns (.+) if (.+), otherwise (.+)\.": "then condition otherwise",
     r"Write f\(a, b\): if (.+), return (.+), else (.+)\.": "condition then otherwise",
     r"I need a function f\(a, b\)\. It gives (.+) when (.+) and (.+) in all other cases\.": "then condition otherwise",
-    r"Code f\(a, b\), which is (.+) unless (.+); then it is (.+)\.": "otherwise condition then",
+    r"Code f\(a, b\): (.+) if (.+), (.+) if not\.": "then condition otherwise",
 }
-REQUEST = "Write f(a, b) that returns a plus 3 if b is at least 4, otherwise a times b."
+NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7"}
+REQUEST = "Write f(a, b) that returns a plus 3 if b is at least four, otherwise a times b."
 
 
 def meaning(request):
@@ -29,7 +30,7 @@ def meaning(request):
     for form, names in FORMS.items():
         if found := re.fullmatch(form, request):
             parts = dict(zip(names.split(), found.groups(), strict=True))
-            for words, sign in WORDS.items():
+            for words, sign in (WORDS | NUMBERS).items():
                 parts = {name: part.replace(words, sign) for name, part in parts.items()}
             return lambda a, b: eval(
                 parts["then"] if eval(parts["condition"], {"a": a, "b": b}) else parts["otherwise"], {"a": a, "b": b}
@@ -115,9 +116,9 @@ def test_nearly_right_functions_get_partial_credit(body, low, high):
 
 def test_each_case_has_half_of_the_tests():
     for request in expressions.requests(50, seed=3):
-        condition = request.replace("unless", "if").replace("when", "if").split("if ")[1]
-        condition = re.match(r"[ab] (is \w+ \w+) (\w)", condition)
-        left, sign, right = request[request.index(condition[0])], WORDS[condition[1]], condition[2]
+        condition = request.replace("when", "if").split("if ")[1]
+        left, words, right = re.match(r"(\w) (is \w+ \w+) (\w+)", condition).groups()
+        sign, right = WORDS[words], NUMBERS.get(right, right)
         inputs = [re.search(r"f\((\d), (\d)\)", test).groups() for test in expressions.tests(request)]
         holds = [eval(f"{left} {sign} {right}", {"a": int(a), "b": int(b)}) for a, b in inputs]
         assert sum(holds) == 12
