@@ -30,6 +30,8 @@ RECORDED = reference_evaluation.RECORDED
 _REPORTED_PRECISION = "%.9g"
 # The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
 _TRAINER, _FINISHED = ".trainer", ".finished"
+_BUILT: dict[tuple, tuple[preferences.Pairs, preferences.Pairs]] = {}
+_MOST_BUILT = 8
 
 
 def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
@@ -126,6 +128,17 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     return built[0], built[1]
 
 
+def _pairs_once(profile: Profile, policy: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
+    """The pairs, built once for the runs of one process that differ in the loss alone."""
+    settings = profile.training.model_dump(exclude=set(get_args(Algorithm)))
+    key = (*shared_key(profile), json.dumps(settings), profile.seed, profile.reference_sampling.ref_rewards)
+    if key not in _BUILT:
+        while len(_BUILT) >= _MOST_BUILT:
+            _BUILT.pop(next(iter(_BUILT)))
+        _BUILT[key] = pairs(profile, policy, reference_sampling.step(profile).folder)
+    return _BUILT[key]
+
+
 def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder: Path) -> None:
     import pandas as pd
     import torch
@@ -138,7 +151,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     policy = reference_policy.step(profile).folder
     tokenizer = AutoTokenizer.from_pretrained(policy)
     reference = AutoModelForCausalLM.from_pretrained(policy).eval()
-    train, validation = pairs(profile, policy, reference_sampling.step(profile).folder)
+    train, validation = _pairs_once(profile, policy)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)

@@ -58,7 +58,7 @@ def test_the_papers_scale_by_hand(runs_folder):
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
-    assert training.steps == 4 * 54 + 28  # of the 30 models of Figure 3, 2 are in the grid
+    assert training.steps == 4 * 54 + 84  # of the 90 models of Figure 3 and its versions, 6 are in the grid
     assert (training.nodes, training.done) == (2, 0)
 
 

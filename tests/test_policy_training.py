@@ -244,3 +244,15 @@ def _raise_third(evaluated, rewards):
     if len(evaluated) == 6:
         raise Killed
     return rewards
+
+
+def test_runs_of_one_process_share_their_pairs(monkeypatch):
+    profile = in_setting("off-policy-best")
+    policy = reference_policy.run(profile)
+    reference_sampling.run(profile)
+    built = policy_training._pairs_once(profile, policy)
+    assert policy_training._pairs_once(in_setting("off-policy-best", **{"qrpo.beta": 0.7}), policy) is built
+    fresh = policy_training.pairs(profile, policy, reference_sampling.step(profile).folder)
+    assert [split.rows for split in built] == [split.rows for split in fresh]
+    other = policy_training._pairs_once(in_setting("off-policy-random"), policy)
+    assert other[0].rows != built[0].rows

@@ -59,6 +59,14 @@ def test_the_papers_grid_has_225_models_an_algorithm(load):
         assert 4 * of_chat + of_code == 225
 
 
+def test_gh200_has_the_papers_chat_grid():
+    found = [run for arm in profiles.arms("gh200") for run in sweep.grid(profiles.load("gh200", arm))]
+    for algorithm in ("dpo", "simpo", "rebel", "qrpo"):
+        of_algorithm = [run for run in found if run.algorithm == algorithm]
+        assert len(of_algorithm) == 225 - 9  # the other 9 are code, whose data this profile does not have yet
+        assert len({(run.setting, run.beta, run.learning_rate) for run in of_algorithm}) == 54
+
+
 def test_what_is_not_in_the_grid_is_the_profiles_own(load):
     profile = load(
         'extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [3, 4]\n'
