@@ -159,10 +159,11 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     def evaluate(step: int, model) -> None:
         # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
         path = folder / f"evaluation-{step:06d}.parquet"
-        if step > 0 and runs.is_main_process() and not path.exists():
+        if step > 0 and not path.exists():
             # The same seed at every checkpoint: the difference between two of them has less noise.
             online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
-            runs.write_atomically(path, online.assign(step=step).to_parquet())
+            if runs.is_main_process():  # processes that train together evaluate together
+                runs.write_atomically(path, online.assign(step=step).to_parquet())
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = training.fit_policy(
