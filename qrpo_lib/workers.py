@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 _ATTEMPTS = 2
+_SECONDS_BETWEEN_REPORTS = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def run(
 ) -> Outcome:
     """Make all tasks with so many processes of so many threads each. What the processes print goes to the log folder.
 
-    `on_change(outcome)` is called whenever something was done or failed. An interrupt stops all processes.
+    `on_change(outcome)` is called whenever something was done or failed, and every second. An interrupt stops all.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(len(tasks))
@@ -118,7 +119,7 @@ def run(
             outcome.running = [worker.task.name for worker in workers if worker.task]
             if on_change:
                 on_change(outcome)
-            ready = wait([worker.connection for worker in workers if worker.task])
+            ready = wait([worker.connection for worker in workers if worker.task], timeout=_SECONDS_BETWEEN_REPORTS)
             for number, worker in enumerate(workers):
                 if worker.connection not in ready:
                     continue

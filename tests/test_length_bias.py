@@ -22,6 +22,7 @@ def test_points_are_standardised_lengths_and_log_ratios():
         {
             "prompt_id": ["a", "b", "c"],
             "seed": 0,
+            "reward": 1.0,
             "length": [9, 30, 5],
             "logp": [-5.0, -9.0, 0],
             "ref_logp": [-8.0, -7, 0],

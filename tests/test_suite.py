@@ -144,11 +144,9 @@ def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_
 def test_manifest_lists_every_committed_figure():
     figures = runs.PACKAGE.parent / "figures"
     manifest = json.loads((figures / suite.MANIFEST).read_text())
-    files = {
-        p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file() and p.name != suite.MANIFEST
-    }
-    # what `benchmarks/` measures: times, which no notebook makes again
-    files = {name: path for name, path in files.items() if not name.startswith("benchmarks/")}
+    files = {p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file()}
+    # Benchmarks are no notebooks of the suite.
+    files = {name: p for name, p in files.items() if name != suite.MANIFEST and not name.startswith("benchmarks/")}
     assert set(manifest) == set(files)
     for name, path in files.items():
         assert manifest[name]["sha256"] == runs.file_sha256(path), name
