@@ -21,10 +21,13 @@ prompts and the padding (column "tokens").
 The pairs: random tokens; lengths of prompts and completions are log-normal about the stated means, with a standard
 deviation of the logarithm of 0.5, all independent, within half and twice the mean.
 
-Speed: both trainers run alternately, in one process, step for step on the same batches; the figures are medians over
-the steps of all alternations, and that of the ratio is the median of the ratios of corresponding steps.
-Memory: each run in a process of its own; the largest resident set during training minus that after the model was
-loaded, so gradients and optimiser state are in it.
+Speed: both trainers run in one process and take turns, a step of one and the same step of the other, so that a slow
+spell of the machine strikes both; two pairs a step. The figures are medians over the steps after the first, the ratio
+is the median of the ratios of the same steps, once of wall time and once of the process's CPU time.
+
+Memory and growth: each run in a process of its own, one pair a step, both completions of the same length, a third of
+each sequence the prompt. Memory is the largest resident set during training minus that after the model was loaded, so
+gradients, optimiser state and the pass over the reference are in it. Time is the CPU time of one step.
 """
 
 from __future__ import annotations
@@ -58,10 +61,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from qrpo_lib import pairs, plots, pretrained, training
+from qrpo_lib import batching, pairs, plots, pretrained, training
 
 TRAINERS = ("TRL", "this suite")
 BETA = 0.1
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 SPREAD = 0.5  # standard deviation of the logarithm of a length
 
 
@@ -135,7 +139,7 @@ def make_rows(case: Case) -> list[dict]:
 
     columns = zip(lengths(case.prompt), lengths(case.completion), lengths(case.completion), strict=True)
     return [
-        dict(zip(pairs.TOKENS, (generator.integers(2, case.vocabulary, size).tolist() for size in sizes), strict=True))
+        dict(zip(COLUMNS, (generator.integers(2, case.vocabulary, size).tolist() for size in sizes), strict=True))
         for sizes in columns
     ]
 
@@ -143,7 +147,7 @@ def make_rows(case: Case) -> list[dict]:
 def sorted_rows(case: Case) -> list[dict]:
     """In the order in which this suite's trainer takes them: random batches, each sorted by length."""
     rows = make_rows(case)
-    return [rows[i] for i in training._training_order([pairs.length(row) for row in rows], case.pairs, 1, seed=0)]
+    return [rows[i] for i in batching.training_order([pairs.length(row) for row in rows], case.pairs, 1, seed=0)]
 
 
 # --- the two trainers -----------------------------------------------------------------------------------------------
@@ -344,7 +348,7 @@ def tokens_through_layers(case: Case) -> tuple[int, int]:
     for start in range(0, len(rows), case.micro_batch):
         chunk = rows[start : start + case.micro_batch]
         padded += 2 * len(chunk) * max(pairs.length(row) for row in chunk)
-        packed += sum(sum(len(row[name]) for name in pairs.TOKENS) - 2 for row in chunk)
+        packed += sum(sum(len(row[name]) for name in COLUMNS) - 2 for row in chunk)
     return padded, packed
 
 
@@ -434,8 +438,12 @@ def growth_figure(data: pd.DataFrame) -> plt.Figure:
                 part = data[(data.grows == what) & (data.trainer == trainer)]
                 axis.plot(part[what], part[value] / unit, label=trainer, **looks[trainer])
             axis.set(xscale="log", yscale="log", xlabel=label if row else "", ylabel="" if column else name)
+            ticks = [scale * step for scale in (0.01, 0.1, 1, 10, 100) for step in (1, 2, 5)]
+            bottom, top = axis.get_ylim()
+            axis.set_yticks([tick for tick in ticks if bottom < tick < top])
+            axis.yaxis.set_major_formatter("{x:g}")
             sizes = sorted(data[data.grows == what][what].unique())
-            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small")
             axis.minorticks_off()
     axes[0, 0].legend()
     axes[0, 0].set_title(f"Vocabulary {data[data.grows == 'tokens'].vocabulary.iloc[0]:,}")
