@@ -398,11 +398,12 @@ def speed_table(data: pd.DataFrame) -> str:
                 "model": row.model,
                 "precision": row.precision,
                 "prompt + completion": f"{row.prompt} + {row.completion}",
-                "TRL, pairs/s": f"{row.trl_pairs_per_second:.2f}",
-                "this suite, pairs/s": f"{row.suite_pairs_per_second:.2f}",
+                "TRL, pairs/s": f"{row.trl_pairs_per_second:.3f}",
+                "this suite, pairs/s": f"{row.suite_pairs_per_second:.3f}",
                 "times as fast": f"{row.ratio:.1f}",
                 "in CPU time": f"{row.ratio_of_cpu_time:.1f}",
                 "tokens, TRL : here": f"{row.ratio_of_tokens:.1f}",
+                "steps": row.steps,
                 "largest difference of a loss": f"{row.largest_loss_difference:.0e}",
             }
             for row in data.itertuples()
