@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,7 @@ def _make(task: ChatDataTask, folder: Path) -> None:
         counts[role] = {"rows": len(rows), **dropped, "remain": len(frame)}
         frames.append(frame)
     train, test = frames
-    halves = pd.Series("reporting", index=test.index)
-    halves.iloc[selection_half(len(test))] = "selection"
-    frame = pd.concat([train.assign(split="train"), test.assign(split=halves)], ignore_index=True)
+    frame = pd.concat([train.assign(split="train"), test.assign(split=held_out_splits(len(test)))], ignore_index=True)
     frame[["prompt_id", "split", "prompt", "chosen", "rejected"]].to_parquet(folder / PROMPTS)
     runs.write_atomically(folder / COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
 
@@ -63,15 +62,18 @@ def tokenizer(task: ChatDataTask | LeetCodeTask) -> Any:
     return AutoTokenizer.from_pretrained(hub.model(task.tokenizer, task.tokenizer_revision, tokenizer_only=True))
 
 
-def selection_half(count: int) -> list[int]:
-    """Which of `count` test rows choose models; the others report.
+def held_out_splits(count: int, strata: Sequence | None = None) -> list[str]:
+    """Which half each of `count` test rows falls into: "selection" chooses models, "reporting" reports (App. L.3).
 
-    The split of scikit-learn at seed 43, in which the authors name the second half the selection.
+    The authors' own call, so that the same rows in the same order fall into the same halves: scikit-learn's split at
+    seed 43, whose second half is the selection; with `strata`, one for each row, both halves have as many of each.
+    Raises ValueError for fewer than two rows of some stratum.
     """
     from sklearn.model_selection import train_test_split
 
-    _, selection = train_test_split(range(count), test_size=0.5, random_state=HALVES_SEED)
-    return sorted(selection)
+    _, selection = train_test_split(range(count), test_size=0.5, random_state=HALVES_SEED, stratify=strata)
+    chosen = set(selection)
+    return ["selection" if i in chosen else "reporting" for i in range(count)]
 
 
 def _filtered(rows: Any, role: str, tokenizer: Any, max_tokens: int, report: progress.Report):

@@ -153,8 +153,7 @@ class _Round:
                 output_dir=folder / _TRAINER,
                 progress=report,
             )
-        fitted.model.save_pretrained(folder / "policy")
-        tokenizer.save_pretrained(folder / "policy")
+        fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
         runs.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
         shutil.rmtree(folder / _TRAINER)

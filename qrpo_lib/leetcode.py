@@ -1,4 +1,4 @@
-"""LeetCode problems as the paper uses them (App. L.3, L.4, L.6): prompts, tests, filter, split. Rows are plain dicts.
+"""LeetCode problems as the paper uses them (App. L.3, L.4, L.6): prompts, tests, filter. Rows are plain dicts.
 
 A row has the columns of newfacade/LeetCodeDataset; this module reads `task_id`, `difficulty`, `query`, `starter_code`,
 `entry_point`, `test` and `input_output`.
@@ -15,7 +15,6 @@ from qrpo_lib import sandbox, sandbox_checks
 
 MIN_TESTS = 20
 """Problems with fewer test cases are left out (App. L.3)."""
-SPLIT_SEED = 43
 """Of the split of the test set into halves (reference_results.json)."""
 
 INITIALISATION = '''\
@@ -226,16 +225,3 @@ def unfit(row: Mapping[str, Any], *, min_tests: int = MIN_TESTS, max_tests: int 
     except ValueError as error:
         return str(error)
     return None if found else "no asserts"
-
-
-def halves(rows: Sequence[Mapping[str, Any]], *, seed: int = SPLIT_SEED) -> tuple[list[int], list[int]]:
-    """Indices of the selection and the reporting half of a test set, stratified by difficulty (App. L.3).
-
-    The authors' own call, so that the same rows in the same order fall into the same halves.
-    Raises ValueError for fewer than two problems of some difficulty.
-    """
-    from sklearn.model_selection import train_test_split
-
-    difficulties = [row["difficulty"] for row in rows]
-    reporting, selection = train_test_split(range(len(rows)), test_size=0.5, random_state=seed, stratify=difficulties)
-    return sorted(selection), sorted(reporting)

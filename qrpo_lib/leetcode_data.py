@@ -72,8 +72,7 @@ def _make(task: LeetCodeTask, folder: Path) -> None:
         counts[role] = {"rows": len(rows), **dropped, "remain": len(kept)}
         frames.append(pd.DataFrame(kept))
     train, test = frames
-    selection, _ = leetcode.halves(test.to_dict("records"))
-    splits = ["train"] * len(train) + ["selection" if i in set(selection) else "reporting" for i in range(len(test))]
+    splits = ["train"] * len(train) + chat_data.held_out_splits(len(test), strata=list(test["difficulty"]))
     frame = pd.concat([train, test], ignore_index=True).assign(split=splits)
     frame[["prompt_id", "split", "prompt", "chosen", "problem"]].to_parquet(folder / chat_data.PROMPTS)
     runs.write_atomically(folder / chat_data.COUNTS, (json.dumps(counts, indent=2) + "\n").encode())

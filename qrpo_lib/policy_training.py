@@ -188,9 +188,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
         )
     if not runs.is_main_process():
         return
-    fitted.model.to(torch.bfloat16 if settings.precision == "bfloat16" else torch.float32)
-    fitted.model.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
+    fitted.save(folder / "policy", tokenizer, settings.precision)
     history, evaluations = pd.DataFrame(fitted.history), sorted(folder.glob("evaluation-*.parquet"))
     history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
     online = pd.concat([reference_evaluation.load(start), *map(pd.read_parquet, evaluations)], ignore_index=True)

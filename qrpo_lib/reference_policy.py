@@ -80,8 +80,6 @@ def _tune(profile: Profile, initial: Path, folder: Path) -> None:
         )
     if not runs.is_main_process():
         return
-    fitted.model.to(torch.bfloat16 if profile.training.precision == "bfloat16" else torch.float32)
-    fitted.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    fitted.save(folder, tokenizer, profile.training.precision)
     pd.DataFrame(fitted.history).to_csv(folder / "history.csv", index=False, float_format="%.9g")
     runs.write_atomically(folder / "sequences.json", json.dumps(counts).encode())

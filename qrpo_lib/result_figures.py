@@ -52,7 +52,7 @@ def draw_best_models(
             axis.errorbar(position, value, yerr=error, color="black", capsize=6, linewidth=1.2)
             weight = "bold" if bold else "normal"
             axis.annotate(
-                f"{value:.4g}",
+                f"{value:#.4g}",
                 (position, value + error),
                 (0, 7),
                 textcoords="offset points",

@@ -160,13 +160,14 @@ class TestsReward:
 
     The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An
     answer without a closed code block scores 0. `tests_of` gives a prompt's tests, `setup_of` the source that runs
-    before an answer's code. Answers with the same code to the same prompt are run once.
+    before an answer's code. The same code in answers to the same prompt is run once, in all calls together.
     """
 
     __test__ = False  # pytest takes every name that begins with Test for its own
 
     def __init__(self, tests_of: Callable[[str], Sequence[str]], setup_of: Callable[[str], str] = lambda prompt: ""):
         self._tests_of, self._setup_of = tests_of, setup_of
+        self._rates: dict[tuple[str, str], float] = {}
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,)."""
@@ -175,8 +176,7 @@ class TestsReward:
         _check(prompts, completions)
         codes = map(leetcode.extract_code, completions)
         answers = list(zip(prompts, codes, strict=True))
-        different = sorted({(prompt, code) for prompt, code in answers if code is not None})
-        jobs = [(self._setup_of(prompt) + code, self._tests_of(prompt)) for prompt, code in different]
-        results = sandbox.run_many(jobs)
-        rates = {answer: result.pass_rate for answer, result in zip(different, results, strict=True)}
-        return np.array([rates.get(answer, 0.0) for answer in answers], dtype=np.float32)
+        new = sorted({answer for answer in answers if answer[1] is not None and answer not in self._rates})
+        results = sandbox.run_many([(self._setup_of(prompt) + code, self._tests_of(prompt)) for prompt, code in new])
+        self._rates.update((answer, result.pass_rate) for answer, result in zip(new, results, strict=True))
+        return np.array([self._rates.get(answer, 0.0) for answer in answers], dtype=np.float32)

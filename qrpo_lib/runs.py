@@ -153,6 +153,7 @@ def complete(
         if not step.is_complete():
             _prepare(step, resumable)
             _make(step, make, seed, started, clock)
+    _remove_shards(step)
     return step.folder
 
 
@@ -204,8 +205,17 @@ def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock
     _write_record(step, seed, started, time.monotonic() - clock)
     _sync(step.partial)
     step.partial.rename(step.folder)
+    _remove_shards(step)
+
+
+def _remove_shards(step: Step) -> None:
+    """Remove a complete step's shards and their locks.
+
+    Every process does so as it leaves: one that still looked for shards when another completed the step has made
+    locks anew.
+    """
     shutil.rmtree(step.shards, ignore_errors=True)
-    for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):  # of the shards
+    for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):
         path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -118,13 +119,26 @@ def reward(task: Task) -> Any:
         return topics.TopicReward(task.length_bonus)
     if isinstance(task, LeetCodeTask):
         return leetcode_data.LeetCodeReward(task)
+    if isinstance(task, ExpressionsTask):
+        return _expressions_reward()
+    if isinstance(task, ProblemsTask):
+        return _problems_reward()
     from qrpo_lib import rewards
 
-    if isinstance(task, ExpressionsTask):
-        return rewards.TestsReward(expressions.tests)
-    if isinstance(task, ProblemsTask):
-        return problems.reward(problems.own())
     return rewards.from_settings(task.reward) if isinstance(task, ChatDataTask) else rewards.RelevanceReward()
+
+
+# One for each process: it remembers the answers that it has run.
+@cache
+def _expressions_reward() -> Any:
+    from qrpo_lib import rewards
+
+    return rewards.TestsReward(expressions.tests)
+
+
+@cache
+def _problems_reward() -> Any:
+    return problems.reward(problems.own())
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:

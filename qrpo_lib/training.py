@@ -38,6 +38,12 @@ class Fitted(NamedTuple):
     model: PreTrainedModel
     history: list[dict[str, float | int | str]]
 
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, precision: str) -> None:
+        """Write the policy and its tokenizer: in bfloat16 where it was trained in that precision, else in float32."""
+        self.model.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
 
 # --- entry points ---------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -71,16 +72,25 @@ def test_test_rows_fall_into_the_authors_halves():
     # scikit-learn's split at seed 43 takes the first half of NumPy's legacy permutation as its test set.
     for count in (11, 1992):
         order = np.random.RandomState(43).permutation(count)
-        selection = chat_data.selection_half(count)
-        assert selection == sorted(order[: -(-count // 2)])
-        assert abs(2 * len(selection) - count) <= 1
+        splits = chat_data.held_out_splits(count)
+        assert [i for i, split in enumerate(splits) if split == "selection"] == sorted(order[: -(-count // 2)])
+        assert set(splits) == {"selection", "reporting"}
+
+
+def test_halves_with_strata_have_as_many_of_each():
+    difficulties = ["Easy"] * 20 + ["Hard"] * 34 + ["Medium"] * 50
+    splits = chat_data.held_out_splits(104, difficulties)
+    assert Counter(zip(splits, difficulties, strict=True)) == {
+        (split, difficulty): of / 2
+        for split in ("selection", "reporting")
+        for difficulty, of in Counter(difficulties).items()
+    }
+    assert splits == chat_data.held_out_splits(104, difficulties)
 
 
 def test_held_out_splits_are_those_halves(data):
     frame = chat_data.load(chat_data.run(task("ultrafeedback")))
-    held_out = frame[frame["split"] != "train"].reset_index(drop=True)
-    assert list(held_out.index[held_out["split"] == "selection"]) == chat_data.selection_half(11)
-    assert set(frame["split"]) == {"train", "selection", "reporting"}
+    assert list(frame["split"]) == ["train"] * (len(frame) - 11) + chat_data.held_out_splits(11)
 
 
 def test_a_dataset_of_another_schema_is_named(data):

@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -189,17 +188,6 @@ def test_problems_with_few_or_unfit_tests_are_left_out():
     # Test cases are what the authors count, not what the dataset made asserts of.
     assert leetcode.unfit({**MIRROR, "input_output": DIGITS["input_output"]}) is None
     assert leetcode.unfit({**DIGITS, "input_output": []}) == "0 test cases, fewer than 20"
-
-
-def test_halves_are_stratified_seeded_and_disjoint():
-    difficulties = ["Easy"] * 20 + ["Hard"] * 34 + ["Medium"] * 50
-    rows = [{"difficulty": difficulty} for difficulty in difficulties]
-    selection, reporting = leetcode.halves(rows)
-    assert sorted(selection + reporting) == list(range(104))
-    for half in (selection, reporting):
-        assert Counter(difficulties[i] for i in half) == {"Easy": 10, "Hard": 17, "Medium": 25}
-    assert leetcode.halves(rows) == (selection, reporting)
-    assert leetcode.halves(rows, seed=44) != (selection, reporting)
 
 
 # --- the real sample -------------------------------------------------------------------------------------------------

@@ -188,9 +188,12 @@ def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkey
     monkeypatch.setattr(sandbox, "run_many", lambda jobs: solutions.extend(code for code, _ in jobs) or run(jobs))
     prompts = ["+", "*", "+", "+", "*"]
     completions = [block("n + 2"), block("n + 2"), "Other words. " + block("n + 2"), block("n * 2"), block("n * 2")]
-    scores = rewards.TestsReward(of_prompt, lambda prompt: "import math\n").score(prompts, completions)
+    reward = rewards.TestsReward(of_prompt, lambda prompt: "import math\n")
+    scores = reward.score(prompts, completions)
     np.testing.assert_array_equal(scores, np.float32([1, 0.05, 1, 0.05, 1]))
     assert len(solutions) == 4  # the first and the third are one
+    np.testing.assert_array_equal(reward.score(["*", "*"], [block("n + 2"), block("n")]), np.float32([0.05, 0.05]))
+    assert len(solutions) == 5  # of the second call, one is new
     assert all(solution.startswith("import math\n") for solution in solutions)
 
 

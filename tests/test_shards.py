@@ -54,6 +54,21 @@ def test_processes_share_the_work_and_make_nothing_twice(runs_folder, tmp_path):
     assert set(json.loads((step.folder / runs.RECORD).read_text())["outputs"]) == {"all"}
 
 
+def test_a_process_that_comes_late_leaves_no_locks(runs_folder):
+    step = runs.Step("work", {}, code=("statistics",))
+
+    def merge(folder):
+        (folder / "all").write_text("whole")
+
+    def late():  # another process completes the step while this one waits for a shard
+        runs.complete(step, merge)
+        with runs.lock(f"{step.folder_name}.s00"):
+            pass
+
+    runs.complete(step, merge, shared=late)
+    assert [path.name for path in (runs_folder / ".locks").iterdir()] == [f"{step.folder_name}.lock"]
+
+
 def test_a_killed_process_loses_at_most_what_it_was_making(runs_folder, tmp_path):
     log = tmp_path / "log"
     first, second = worker(log), worker(log)
