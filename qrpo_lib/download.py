@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib import hub, profiles, runs
-from qrpo_lib.profiles import ChatDataTask, HubPolicy
+from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask
 
 SUMS = "SHA256SUMS"
 
@@ -44,11 +44,11 @@ def sources(profile_name: str) -> list[Source]:
         profile = profiles.load(profile_name, arm)
         if isinstance(profile.policy, HubPolicy):
             found.append(Source("model", profile.policy.model, profile.policy.revision))
-        if isinstance(profile.task, ChatDataTask):
+        if isinstance(profile.task, ChatDataTask | LeetCodeTask):
             found.append(Source("dataset", profile.task.dataset, profile.task.revision))
             found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
-            if hasattr(profile.task.reward, "model"):
-                found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
+        if isinstance(profile.task, ChatDataTask) and hasattr(profile.task.reward, "model"):
+            found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
     # A tokenizer is usually the policy's own, then named without a revision a second time.
     named = {(one.kind, one.name) for one in found if one.revision}
     return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from qrpo_lib import dispatch, pipeline, profiles, runs, sampling, suite, sweep, tasks
 from qrpo_lib.dispatch import Task
-from qrpo_lib.profiles import ChatDataTask, HubPolicy, Profile, TinyPolicy
+from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask, Profile, TinyPolicy
 
 # Parameters of the models that are not made here.
 _PARAMETERS = {
@@ -28,7 +28,7 @@ _PARAMETERS = {
     "smollm2": 134.5e6,
 }
 # Prompts after the paper's filter, train and held out (App. L.2).
-_PROMPTS = {"magpieair": (97_812, 1_992), "ultrafeedback": (61_024, 1_995)}
+_PROMPTS = {"magpieair": (97_812, 1_992), "ultrafeedback": (61_024, 1_995), "leetcode": (2_563, 223)}
 _REWARD_MODEL_PARAMETERS = 7.5e9
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
@@ -209,7 +209,7 @@ def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
 
 def _prompts(profile: Profile) -> tuple[int, int]:
     """Train and held-out prompts."""
-    if isinstance(profile.task, ChatDataTask):
+    if isinstance(profile.task, ChatDataTask | LeetCodeTask):
         return _PROMPTS[profile.task.name]
     splits = [prompt.split for prompt in tasks.prompts(profile.task, profile.seed)]
     return splits.count("train"), len(splits) - splits.count("train")

@@ -82,6 +82,7 @@ def test_the_papers_models_and_datasets_are_each_wanted_once():
         ("model", "RLHFlow/ArmoRM-Llama3-8B-v0.1"),
         ("dataset", "Magpie-Align/Magpie-Air-DPO-100K-v0.1"),
         ("dataset", "HuggingFaceH4/ultrafeedback_binarized"),
+        ("dataset", "newfacade/LeetCodeDataset"),
     }
-    assert len(download.sources("gh200")) == 5
+    assert len(download.sources("gh200")) == 6
     assert download.sources("tiny") == []

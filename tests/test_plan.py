@@ -62,6 +62,17 @@ def test_the_papers_scale_by_hand(runs_folder):
     assert (training.nodes, training.done) == (2, 0)
 
 
+def test_the_papers_code_arm_by_hand(runs_folder):
+    """LeetCode: 2,563 problems, 10 pairs and 40 completions each, from the fine-tuned policy alone."""
+    found = by_kind("gh200", "llama-leetcode", completion_tokens=500, prompt_tokens=100, tokens_a_second=1000)
+    assert found["training"].steps == 4 * 9
+    assert (found["sft"].steps, found["sampling"].steps) == (1, 1)
+    assert found["sft"].tokens == 2_563 * 3 * 600
+    assert found["sampling"].hours == pytest.approx((2_563 + 223) * 40 * 500 / 1000 / 3600)
+    evaluations = 5 * 223 * 3 * 500
+    assert found["training"].tokens == 36 * (2_563 * 10 * 2 * 600 + evaluations)
+
+
 def test_a_policy_that_two_arms_share_is_planned_once(runs_folder):
     found = plan.stages("gh200", plan.Assumptions())
     assert [stage.arm for stage in found if stage.kind == "policy"] == ["llama-magpieair", "mistral-magpieair"]

@@ -59,12 +59,25 @@ def test_the_papers_grid_has_225_models_an_algorithm(load):
         assert 4 * of_chat + of_code == 225
 
 
-def test_gh200_has_the_papers_chat_grid():
-    found = [run for arm in profiles.arms("gh200") for run in sweep.grid(profiles.load("gh200", arm))]
+def test_gh200_has_the_papers_grid():
+    found = {arm: sweep.grid(profiles.load("gh200", arm)) for arm in profiles.arms("gh200")}
     for algorithm in ("dpo", "simpo", "rebel", "qrpo"):
-        of_algorithm = [run for run in found if run.algorithm == algorithm]
-        assert len(of_algorithm) == 225 - 9  # the other 9 are code, whose data this profile does not have yet
-        assert len({(run.setting, run.beta, run.learning_rate) for run in of_algorithm}) == 54
+        cells = {
+            arm: [(run.setting, run.beta, run.learning_rate) for run in runs if run.algorithm == algorithm]
+            for arm, runs in found.items()
+        }
+        assert all(len(of_arm) == len(set(of_arm)) for of_arm in cells.values())
+        assert {arm: len(of_arm) for arm, of_arm in cells.items()} == {
+            "llama-magpieair": 54,
+            "llama-ultrafeedback": 54,
+            "mistral-magpieair": 54,
+            "mistral-ultrafeedback": 54,
+            "llama-leetcode": 9,
+        }
+        assert sum(map(len, cells.values())) == 225
+        if algorithm == "qrpo":
+            assert {beta for _, beta, _ in cells["llama-leetcode"]} == {0.003, 0.01, 0.03}
+            assert {beta for _, beta, _ in cells["mistral-magpieair"]} == {3e-4, 1e-3, 3e-3}
 
 
 def test_what_is_not_in_the_grid_is_the_profiles_own(load):
