@@ -126,6 +126,8 @@ def scaling(profile: Profile, cells: ScalingCells, evidence: str) -> list[Claim]
     betas = ", ".join(f"{beta:g}" for beta in sorted({key[1] for key in cells if key[-1] == "exact"}))
     shared = {"section": "4.1", "profile": profile.label, "evidence": evidence}
     span = f"n = {numbers[0]} to {numbers[-1]}, beta {betas}"
+    of_offline = [cell.step for key, cell in cells.items() if key[-1] == "exact" and key[0] == "offline"]
+    unmoved = f"{of_offline.count(0)} of {len(of_offline)} offline cells no better than the initial policy"
     return [
         Claim(
             id="scales-off-policy",
@@ -139,7 +141,7 @@ def scaling(profile: Profile, cells: ScalingCells, evidence: str) -> list[Claim]
             id="flat-offline",
             statement="offline, the number of reference rewards matters very little; one to three are enough",
             rule=FLAT,
-            measured=f"gain offline {offline}, off-policy more by {gap} ({span}){_sample([gap])}",
+            measured=f"gain offline {offline}, off-policy more by {gap} ({span}; {unmoved}){_sample([gap])}",
             verdict=verdict(gap.low > 0),
             **shared,
         ),

@@ -23,11 +23,12 @@ _CURVES = {"reward": "mean online reward (held-out prompts)"} | _PANELS
 
 
 def draw_best_models(
-    rows: pd.DataFrame, title: str, ylabel: str, level: float | None = None, level_label: str = ""
+    rows: pd.DataFrame, title: str, ylabel: str, level: float | None = None, level_label: str = "", digits: int = 3
 ) -> plt.Figure:
     """Figure 1: a bar for the best model of each algorithm, with its error, the significantly best in bold.
 
-    rows: columns `method, value, error, bold`. level: a dashed line, such as the initial policy's.
+    rows: columns `method, value, error, bold`. level: a dashed line, such as the initial policy's. digits: decimals of
+    the values above the bars.
     """
     rows = rows.set_index("method")
     names = [name for name in BARS if name in rows.index]
@@ -52,7 +53,7 @@ def draw_best_models(
             axis.errorbar(position, value, yerr=error, color="black", capsize=6, linewidth=1.2)
             weight = "bold" if bold else "normal"
             axis.annotate(
-                f"{value:#.4g}",
+                f"{value:.{digits}f}",
                 (position, value + error),
                 (0, 7),
                 textcoords="offset points",
@@ -62,9 +63,18 @@ def draw_best_models(
         if level is not None:
             axis.axhline(level, color="tomato", linestyle="--", linewidth=1.5)
             axis.annotate(
-                level_label, (-0.4, level), (0, 4), textcoords="offset points", color="tomato", style="italic"
+                level_label,
+                (len(names) - 1.5, level),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                color="tomato",
+                style="italic",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1.5},
             )
         axis.set_xticks(range(len(names)), [plots.ALGORITHMS[name].label for name in names], fontsize="large")
+        for name, label in zip(names, axis.get_xticklabels(), strict=True):
+            label.set_weight("bold" if name == "qrpo" else "normal")
         axis.set(title=title, ylabel=ylabel, ylim=(low - margin, high + margin))
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
@@ -101,7 +111,9 @@ def draw_scaling(rows: pd.DataFrame) -> plt.Figure:
             axis.set_ylabel("Reward", fontsize="large")
             axis.grid(True, which="both", linestyle=":", linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
-            axis.legend(loc="best")
+            low, high = axis.get_ylim()
+            axis.set_ylim(low - 0.4 * (high - low), high)  # room for the legend
+            axis.legend(loc="lower right")
     return figure
 
 
@@ -155,7 +167,7 @@ def draw_transformations(rows: pd.DataFrame, level: float) -> plt.Figure:
             positions, rows["reward"], yerr=errors, fmt=look.marker, color=look.color, capsize=5, markersize=9
         )
         axis.axhline(level, color="dimgray", linestyle="--", label="initial policy")
-        axis.set_xticks(positions, rows["transform"])
+        axis.set_xticks(positions, rows["transform"].str.replace("(", "\n("))
         axis.set(xlabel="transformation $f$ of the quantile reward", ylabel="mean online reward (reporting)")
         axis.legend()
     return figure

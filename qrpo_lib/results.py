@@ -191,6 +191,15 @@ def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**made, pass_rate_bold=rows["reward_bold"])
 
 
+def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Rows of `table_rows` for Figure 1: `method, value, error, bold`, of the pass rate, or LC-reward, or reward."""
+    code, lc = profile.task.completions == "solution", has_lc_reward(profile)
+    metric = "pass_rate" if code else "lc_reward" if lc else "reward"
+    found = as_pass_rates(rows) if code else rows
+    names = {metric: "value", f"{metric}_error": "error", f"{metric}_bold": "bold"}
+    return found[["method", *names]].rename(columns=names)
+
+
 def model_label(profile: Profile) -> str:
     """How tables name the policy."""
     return _POLICIES.get(profile.policy.source) or profile.policy.model.rpartition("/")[2]

@@ -47,6 +47,14 @@ def scaling_rows(cells: ScalingCells) -> pd.DataFrame:
     return pd.DataFrame([dict(zip(_SCALING, key, strict=True)) | _reported(cell) for key, cell in cells.items()])
 
 
+def told_unmoved(rows: pd.DataFrame) -> str:
+    """For people: how many cells of `scaling_rows` are reported at the initial policy, and where."""
+    unmoved = rows[rows["step"] == 0]
+    where = sorted(unmoved.groupby(["setting", "beta"]).groups)
+    told = f"{len(unmoved)} of {len(rows)} cells are the initial policy's: no checkpoint had a higher selection reward"
+    return told + "".join(f"; {setting}, beta {beta:g}" for setting, beta in where) + "."
+
+
 def best_rates(cells: ScalingCells) -> pd.DataFrame:
     """`scaling_rows` of the learning rates with the best selection reward, partition function "exact"."""
     best: ScalingCells = {}

@@ -77,14 +77,15 @@ def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
     made.append(Job("experiments/exactness", "experiments/exactness"))
+    makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
-        made += _jobs_of_arm(profile_name, arm)
+        made += _jobs_of_arm(profile_name, arm, makers)
     steps = tuple(step for job in made for step in (job.step, *job.inputs))
     ids = tuple(job.id for job in made)
     return [*made, Job("results/claims", "results/claims", {"profile": profile_name}, steps, ids)]
 
 
-def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
+def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Job]:
     profile = profiles.load(profile_name, arm)
     policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
     grid, scaling = _steps(profile, sweep.grid(profile)), _steps(profile, sweep.scaling(profile))
@@ -98,7 +99,9 @@ def _jobs_of_arm(profile_name: str, arm: str) -> list[Job]:
         return Job(f"{path}[{arm}]", path, named, inputs, tuple(needed.id for needed in after), **extras)
 
     threads = profile.reference_sampling.threads
-    first = job("experiments/initial_policy", (policy,), threads=threads)
+    maker = makers.get(policy.key)
+    first = job("experiments/initial_policy", (policy,), (maker,) if maker else (), threads=threads)
+    makers.setdefault(policy.key, first)
     sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
     all_runs = job(
         "experiments/sweep",
@@ -163,11 +166,11 @@ def check(selected: list[Job]) -> None:
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
     """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
 
-    `on_change(state)` is called whenever there is news. A failed job does not stop those that do not need it.
+    Of the jobs that could start, those that most others wait for come first. `on_change(state)` is called whenever there is news. A failed job does not stop those that do not need it.
     """
     state = State([job.id for job in selected])
     ids = set(state.waiting)
-    waiting = list(selected)
+    waiting = _most_needed_first(selected)
     while waiting or state.running:
         for job in list(waiting):
             if any(needed in state.failed or needed in state.blocked for needed in job.after):
@@ -193,6 +196,15 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
         on_change(state)
         time.sleep(0.1 if state.running else 0)
     return state
+
+
+def _most_needed_first(selected: list[Job]) -> list[Job]:
+    """By how many of them wait for a job, one for another; else in the given order."""
+    waits_for: dict[str, set[str]] = {}
+    for job in selected:  # each comes after what it waits for
+        waits_for[job.id] = set(job.after).union(*(waits_for.get(needed, ()) for needed in job.after))
+    needed_by = {job.id: sum(job.id in others for others in waits_for.values()) for job in selected}
+    return sorted(selected, key=lambda job: -needed_by[job.id])
 
 
 @dataclass

@@ -21,7 +21,7 @@ def test_bars_end_at_the_values_in_the_papers_order():
     np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in bars], [1.0, 2.0, 3.0])
     assert axis.get_ylim()[0] < 0.5
     weights = {text.get_text(): text.get_weight() for text in axis.texts}
-    assert (weights["3"], weights["2"]) == ("bold", "normal")
+    assert (weights["3.000"], weights["2.000"]) == ("bold", "normal")
 
 
 def test_scaling_has_a_panel_for_each_beta_with_both_lines():

@@ -20,6 +20,18 @@ def test_jobs_come_after_what_they_need():
         seen.add(job.id)
 
 
+def test_what_most_jobs_wait_for_starts_first_and_is_made_by_one_of_them():
+    jobs = suite.jobs("tiny")
+    order = [job.id for job in suite._most_needed_first(jobs)]
+    assert order[0] == "experiments/initial_policy[chat]"
+    assert order[-1] == "results/claims"
+    assert sorted(order) == sorted(job.id for job in jobs)
+    # The policy is the same in all arms: while one makes it, the others do not wait in a process.
+    waits = {job.id: job.after for job in jobs if job.path == "experiments/initial_policy"}
+    others = [after for name, after in waits.items() if name != order[0]]
+    assert others == [(order[0],)] * 2
+
+
 def test_only_selects_by_name_path_and_id():
     jobs = suite.jobs("tiny")
     assert [job.path for job in suite.select(jobs, ["tables"])] == ["results/tables"] * 2  # chat and code
