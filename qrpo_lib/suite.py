@@ -166,7 +166,8 @@ def check(selected: list[Job]) -> None:
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
     """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
 
-    Of the jobs that could start, those that most others wait for come first. `on_change(state)` is called whenever there is news. A failed job does not stop those that do not need it.
+    Of the jobs that could start, those that most others wait for come first. `on_change(state)` is called whenever
+    there is news. A failed job does not stop those that do not need it.
     """
     state = State([job.id for job in selected])
     ids = set(state.waiting)
