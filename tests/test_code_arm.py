@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import initial_policy, policy_training, problems, profiles, reference_sampling, tasks
+from qrpo_lib import initial_policy, policy_training, preferences, problems, profiles, reference_sampling, tasks
 
 SMALLEST = Path(__file__).parent / "data" / "smallest.toml"
 
@@ -15,7 +15,7 @@ def test_code_arm_shares_the_policy_of_the_chat_arm(name):
     chat, code = profiles.load(name, "chat"), profiles.load(name, "code")
     assert initial_policy.step(chat).key == initial_policy.step(code).key
     assert reference_sampling.step(chat).key != reference_sampling.step(code).key
-    assert chat.training.setting != code.training.setting == "off-policy-random"
+    assert preferences.source(code.training.setting) == "off-policy-random" != chat.training.setting
 
 
 @pytest.mark.parametrize("name", ["tiny", "smol"])

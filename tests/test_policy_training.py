@@ -1,10 +1,15 @@
 """The six settings of the pairs, each to the end of training at the smallest size, with the suite's own task."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -132,6 +137,29 @@ def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
         for policy in (initial, tuned)
     ]
     assert logps[1] > logps[0] + 0.2  # 0.65 nats in four steps
+
+
+@pytest.mark.slow
+def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
+    """torchrun with gloo, as a cluster's group of tasks runs the step: a batch as 2 processes x half."""
+    path = tmp_path / "smallest.toml"
+    base, half = Path(__file__).parent / "data" / "smallest.toml", PROFILE.sft.batch_size // 2
+    path.write_text(f'extends = "{base}"\n[sft]\nmicro_batch_size = {half}\n[training]\nsetting = "sft-offline"\n')
+    profile = profiles.load(path)
+    one = reference_policy.run(profile).rename(tmp_path / "one")
+    code = f"from qrpo_lib import profiles, reference_policy; reference_policy.run(profiles.load({str(path)!r}))"
+    (tmp_path / "tune.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, tmp_path / "tune.py"], env=environment, timeout=550, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    two = reference_policy.step(profile).folder
+    runs.check(two)
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    weights = [safetensors.torch.load_file(folder / "model.safetensors") for folder in (one, two)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=2e-5)
+    histories = [pandas.read_csv(folder / "history.csv") for folder in (one, two)]
+    pandas.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
 
 
 def test_dataset_pairs_leave_the_reporting_prompts_alone():
