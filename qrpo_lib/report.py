@@ -43,23 +43,27 @@ def build(profile_name: str, folder: Path) -> Path:
         raise ValueError(
             f"No notebook of the profile {profile_name!r} has been executed yet: run `qrpo reproduce` first."
         )
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / "index.html").is_file():
-            raise ValueError(f"{folder} holds something else than a report; choose another folder.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    shutil.copyfile(_STYLE, folder / _STYLE.name)
-    made = [_copy_figures(job, folder) for job in executed]
+    if folder.exists() and any(folder.iterdir()) and not (folder / "index.html").is_file():
+        raise ValueError(f"{folder} holds something else than a report; choose another folder.")
+    partial = folder.with_name(f".{folder.name}.partial")  # an earlier site stays until this one is whole
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(_STYLE, partial / _STYLE.name)
+    made = [_copy_figures(job, partial) for job in executed]
     for job in executed:
         notebook = nbformat.read(job.step.folder / suite.EXECUTED, as_version=4)
-        _write(folder / page_name(job), _title(job), _notebook_html(notebook), executed)
-    ledger = claims.ledger(folder / FIGURES)
+        _write(partial / page_name(job), _title(job), _notebook_html(notebook), executed)
+    ledger = claims.ledger(partial / FIGURES)
+    with_figures = [(job, files) for job, files in zip(executed, made, strict=True) if files]
     parts = [
+        _jumps_html([job for job, _ in with_figures]),
         _ledger_html(ledger),
         _contents_html(jobs, executed),
-        *[_gallery_html(job, files) for job, files in zip(executed, made, strict=True)],
+        *[_gallery_html(job, files) for job, files in with_figures],
     ]
-    _write(folder / "index.html", f"QRPO, replicated: {Path(profile_name).stem}", "\n".join(parts), executed)
+    _write(partial / "index.html", f"QRPO, replicated: {Path(profile_name).stem}", "\n".join(parts), executed)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return folder / "index.html"
 
 
@@ -107,9 +111,20 @@ def _copy_figures(job: Job, folder: Path) -> list[Path]:
     return [path.relative_to(source) for path in files]
 
 
+def _jumps_html(with_figures: list[Job]) -> str:
+    """Links to the parts of the first page, which is long."""
+    places = {"claims": "Claims", "notebooks": "Notebooks"} | {_anchor(job): _title(job) for job in with_figures}
+    links = " ".join(f'<a href="#{place}">{title}</a>' for place, title in places.items())
+    return f'<p class="jumps">{links}</p>'
+
+
+def _anchor(job: Job) -> str:
+    return "figures-" + page_name(job).removesuffix(".html")
+
+
 def _ledger_html(ledger: list[claims.Claim]) -> str:
     if not ledger:
-        return "<h2>Claims</h2><p>None is recorded yet.</p>"
+        return '<h2 id="claims">Claims</h2><p>None is recorded yet.</p>'
     counts = {
         verdict: sum(claim.verdict == verdict for claim in ledger)
         for verdict in dict.fromkeys(c.verdict for c in ledger)
@@ -124,7 +139,7 @@ def _ledger_html(ledger: list[claims.Claim]) -> str:
     header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     table = f'<div class="scroll"><table class="ledger"><tr>{header}</tr>{"".join(rows)}</table></div>'
-    return f"<h2>Claims</h2><p>{len(ledger)} claims: {summary}.</p>{table}"
+    return f'<h2 id="claims">Claims</h2><p>{len(ledger)} claims: {summary}.</p>{table}'
 
 
 def _contents_html(jobs: list[Job], executed: list[Job]) -> str:
@@ -136,7 +151,7 @@ def _contents_html(jobs: list[Job], executed: list[Job]) -> str:
             if job in executed
             else f"<li>{title}: not executed yet</li>"
         )
-    return f"<h2>Notebooks</h2><ul>{''.join(items)}</ul>"
+    return f'<h2 id="notebooks">Notebooks</h2><ul>{"".join(items)}</ul>'
 
 
 def _gallery_html(job: Job, files: list[Path]) -> str:
@@ -155,9 +170,7 @@ def _gallery_html(job: Job, files: list[Path]) -> str:
         items.append(
             f"<figure>{shown}<figcaption>{html.escape(stem.as_posix())} ({', '.join(links)})</figcaption></figure>"
         )
-    if not items:
-        return ""
-    return f'<h2>{_title(job)}</h2><div class="gallery">{"".join(items)}</div>'
+    return f'<h2 id="{_anchor(job)}">{_title(job)}</h2><div class="gallery">{"".join(items)}</div>'
 
 
 def _title(job: Job) -> str:

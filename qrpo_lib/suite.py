@@ -171,6 +171,7 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
     """
     state = State([job.id for job in selected])
     ids = set(state.waiting)
+    to_do: set[str] = set()  # looked at and not complete: looking takes time, and this loop turns ten times a second
     waiting = _most_needed_first(selected)
     while waiting or state.running:
         for job in list(waiting):
@@ -178,11 +179,13 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
                 waiting.remove(job)
                 state.blocked.append(job.id)
             elif all(needed not in ids or needed in state.done or needed in state.skipped for needed in job.after):
-                if not force and job.step.is_complete():
+                if job.id not in to_do and not force and job.step.is_complete():
                     waiting.remove(job)
                     state.skipped.append(job.id)
                     _publish(job)
-                elif not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
+                    continue
+                to_do.add(job.id)
+                if not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
                     waiting.remove(job)
                     state.running.append(_Running(job, force, _threads(job, cores)))
         state.waiting = [job.id for job in waiting]

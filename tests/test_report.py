@@ -83,6 +83,8 @@ def test_every_link_leads_somewhere_on_disk(site):
     assert [page.name for page in pages] == ["index.html", "theory-first-arm-1.html"]
     for page in pages:
         for link in links(page):
+            if link.startswith("#") and page == site:
+                assert f'id="{link[1:]}"' in site.read_text(encoding="utf-8"), link
             if not link.startswith(("data:", "#")):
                 assert not re.match(r"\w+:", link), f"{page.name} loads {link} from elsewhere"
                 assert (page.parent / unquote(link)).is_file(), link
