@@ -5,7 +5,7 @@
 
 A folder is written beside (`runs/.partial/`) and moved into place when it is complete, so what has a final name is
 whole. The hash covers the step's parameters, the keys of its input steps and its code, not the versions of libraries:
-those are in `record.json`, with the host and the times.
+those are in `record.json`, with the processor and the times.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
+import re
 import resource
 import shutil
 import socket
@@ -39,6 +41,7 @@ RECORD = "record.json"
 _INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors", "masking", "pipeline", "plan"}
 _INFRASTRUCTURE |= {"dispatch", "dispatch_table", "download", "executors"}
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
+_VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 # Larger files are checked by their size alone, so that checking a folder stays fast.
 _LARGEST_HASHED_FILE = 64 * 2**20
 
@@ -355,6 +358,7 @@ def _write_record(step: Step, seed: int | None, started: datetime, seconds: floa
         "versions": _versions(),
         "git": _git(),
         "host": socket.gethostname(),
+        "processor": _processor(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
@@ -363,6 +367,24 @@ def _write_record(step: Step, seed: int | None, started: datetime, seconds: floa
     }
     text = masking.mask(json.dumps(record, indent=2)) + "\n"
     write_atomically(step.partial / RECORD, text.encode())
+
+
+def _processor() -> dict[str, str]:
+    """What tells kinds of CPU apart (Linux; elsewhere the name alone).
+
+    Libraries choose kernels and block sizes by it, which round differently: the digits of a trained policy hold on one
+    kind.
+    """
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return {"name": platform.processor()}
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", information.read_text(), re.MULTILINE))
+    flags = set(fields.get("flags", "").split())
+    return {
+        "name": fields.get("model name", platform.machine()),
+        "family_and_model": f"{fields.get('cpu family', '')}.{fields.get('model', '')}",
+        "vector_instructions": next((name for flag, name in _VECTOR_INSTRUCTIONS.items() if flag in flags), "other"),
+    }
 
 
 def _versions() -> dict[str, str]:

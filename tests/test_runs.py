@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -94,7 +95,20 @@ def test_record_says_what_determined_the_result(runs_folder):
     assert record["inputs"] == {"work": source.key}
     assert record["seed"] == 5
     assert record["outputs"]["out.txt"]["bytes"] == 1
-    assert {"versions", "git", "host", "slurm_job", "started", "seconds", "peak_memory_mb"} <= record.keys()
+    expected = {"versions", "git", "host", "processor", "slurm_job", "started", "seconds", "peak_memory_mb"}
+    assert expected <= record.keys()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="x86-64 Linux alone is told apart"
+)
+def test_record_names_the_vector_instructions_that_kernels_are_chosen_by(runs_folder):
+    import torch
+
+    record = json.loads((runs.complete(step(a=1), write("x")) / runs.RECORD).read_text())
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert record["processor"]["vector_instructions"] == (capability if capability in ("AVX2", "AVX512") else "other")
+    assert record["processor"]["name"]
 
 
 _SLOW_STEP = """
