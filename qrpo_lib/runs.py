@@ -42,6 +42,7 @@ _INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "
 _INFRASTRUCTURE |= {"dispatch", "dispatch_table", "download", "executors"}
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
+_PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
 # Larger files are checked by their size alone, so that checking a folder stays fast.
 _LARGEST_HASHED_FILE = 64 * 2**20
 
@@ -382,7 +383,7 @@ def _processor() -> dict[str, str]:
     flags = set(fields.get("flags", "").split())
     return {
         "name": fields.get("model name", platform.machine()),
-        "family_and_model": f"{fields.get('cpu family', '')}.{fields.get('model', '')}",
+        "family_and_model": ".".join(fields[name] for name in _PROCESSOR_FIELDS if name in fields),
         "vector_instructions": next((name for flag, name in _VECTOR_INSTRUCTIONS.items() if flag in flags), "other"),
     }
 
