@@ -22,11 +22,18 @@ def length_grouped_order(lengths: Sequence[int], batch_size: int, epochs: int, s
     return np.concatenate([np.random.default_rng(seed).permutation(batches).ravel(), order[whole * batch_size :]])
 
 
-def by_length(lengths: Sequence[int], size: int) -> Iterator[np.ndarray]:
-    """Indices of all rows in micro-batches of similar length, longest first: too little memory shows at once."""
-    order = _sorted_in_blocks(np.arange(len(lengths)), lengths, max(len(lengths), 1))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def by_prompt(prompts: Sequence[Sequence[int]], lengths: Sequence[int], micro_batch_size: int) -> Iterator[np.ndarray]:
+    """Indices of all rows in micro-batches: those of one prompt side by side, since they share its forward pass.
+
+    Prompts go by their longest sequence, longest first: too little memory shows at once.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    keys = [tuple(prompt) for prompt in prompts]
+    for key, length in zip(keys, lengths, strict=True):
+        longest[key] = max(length, longest.get(key, 0))
+    order = np.array(sorted(range(len(keys)), key=lambda i: (-longest[keys[i]], keys[i], -lengths[i])), dtype=int)
+    for start in range(0, len(order), micro_batch_size):
+        yield order[start : start + micro_batch_size]
 
 
 def _epoch_permutations(rows: int, epochs: int, seed: int) -> np.ndarray:

@@ -13,7 +13,7 @@ completion are named by its side: "chosen_", "rejected_", or "" for the pointwis
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qrpo_lib import losses
+from qrpo_lib import batching, losses
 from qrpo_lib.quantile import quantile_reward
 
 ALGORITHMS = ("qrpo", "dpo", "rebel", "simpo")
@@ -129,6 +129,11 @@ def sample_metrics(algorithm: str, columns: Mapping[str, Tensor], settings: Mapp
 def length(row: Mapping) -> int:
     """Tokens of the row's longest sequence, prompt included."""
     return len(row["prompt_ids"]) + max(len(row[ids_column(side)]) for side in sides(row))
+
+
+def micro_batches(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
+    """Indices of all rows, `size` at a time, in the order that computes them fastest without gradients."""
+    return batching.by_prompt([row["prompt_ids"] for row in rows], list(map(length, rows)), size)
 
 
 def check_loss(algorithm: str, settings: Mapping[str, Any], of: tuple[str, ...] = PAIR) -> None:

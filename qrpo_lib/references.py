@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qrpo_lib import batching, causal_lm, pairs, runs
+from qrpo_lib import causal_lm, pairs, runs
 from qrpo_lib.log_probs import completion_log_probs
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype")  # of its configuration
@@ -56,7 +56,7 @@ def _compute(model, pad_token_id: int, rows: Sequence[Mapping], micro_batch_size
     columns = ["prompt_ids", *map(pairs.ids_column, of)]
     device = next(model.parameters()).device
     logps = torch.zeros(len(of), len(rows), device=device)
-    chunks = list(batching.by_length([pairs.length(row) for row in rows], micro_batch_size))
+    chunks = list(pairs.micro_batches(rows, micro_batch_size))
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for chunk in chunks[state.process_index :: state.num_processes]:
             batch = collate([{name: list(rows[i][name]) for name in columns} for i in chunk])

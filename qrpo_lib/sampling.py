@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("vllm", "transformers")
 # Sequences that have ended are dropped from a batch once they are this share of it: dropping copies the cache.
-_COMPACT_AT = 0.25
+_COMPACT_AT = 0.1
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ def _sample_batch(model, eos, prompts, completions, *, max_new_tokens, temperatu
     """Token ids, finish reason and log-probability of each completion, the completions of a prompt side by side."""
     import torch
 
+    from qrpo_lib import growing_cache
+
     width = max(map(len, prompts))
     input_ids = torch.tensor([[eos] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
@@ -222,6 +224,7 @@ def _sample_batch(model, eos, prompts, completions, *, max_new_tokens, temperatu
     output = model(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
     cache.batch_repeat_interleave(completions)
+    growing_cache.make_growing(cache)
     logits = output.logits[:, -1].repeat_interleave(completions, 0)
     mask = mask.repeat_interleave(completions, 0)
     position = lengths.repeat_interleave(completions, 0)
@@ -232,9 +235,11 @@ def _sample_batch(model, eos, prompts, completions, *, max_new_tokens, temperatu
     counts = torch.zeros(rows, dtype=torch.long, device=model.device)
     ended = torch.zeros(rows, dtype=torch.bool, device=model.device)
     alive = torch.arange(rows, device=model.device)  # which row each line of the cache belongs to
+    # All of a row's randomness beforehand: what it draws does not depend on when other rows end.
+    uniform = torch.rand(rows, max_new_tokens, dtype=torch.float64, device=model.device, generator=generator)
     for step in range(max_new_tokens):
         logits = logits.float()
-        drawn = _draw(logits, temperature, top_p, generator)
+        drawn = _draw(logits, temperature, top_p, uniform[alive, step])
         running = ~ended[alive]
         index = alive[running]
         tokens[index, step] = drawn[running]
@@ -265,17 +270,24 @@ def _sample_batch(model, eos, prompts, completions, *, max_new_tokens, temperatu
     ]
 
 
-def _draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """One token for each row of float32 logits (rows, vocabulary) to (rows,)."""
+def _draw(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
+    """One token for each row of float32 logits (rows, vocabulary), by inversion of its distribution function.
+
+    `uniform` (rows,) in float64: independent, uniform on [0, 1). The result is (rows,).
+    """
     import torch
 
-    probabilities = (logits / temperature).softmax(-1)
+    probabilities, tokens = (logits / temperature).softmax(-1), None
     if top_p < 1:
-        ordered, tokens = probabilities.sort(-1, descending=True)
+        probabilities, tokens = probabilities.sort(-1, descending=True)
         # A token stays if those before it do not already hold top_p together; the first one always does.
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
-        return tokens.gather(-1, torch.multinomial(ordered, 1, generator=generator))[:, 0]
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= top_p, 0)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # The first token with more than this below or at it, so never one of probability 0. Rounding must not reach the sum.
+    at = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    drawn = torch.searchsorted(cumulative, at, right=True)
+    return (drawn if tokens is None else tokens.gather(-1, drawn))[:, 0]
 
 
 # --- vLLM ------------------------------------------------------------------------------------------------------------

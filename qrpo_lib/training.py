@@ -356,7 +356,7 @@ class PolicyFittingTrainer(_SuiteTrainer, DPOTrainer):
             return
         training_sums, self._sums = self._sums, {}
         with torch.no_grad(), self.accelerator.autocast():
-            for chunk in batching.by_length(list(map(pairs.length, rows)), self.args.per_device_train_batch_size):
+            for chunk in pairs.micro_batches(rows, self.args.per_device_train_batch_size):
                 self._losses(self.model, self._prepare_inputs(self._collate([rows[i] for i in chunk])))
         metrics, self._sums = self._drain_metrics(), training_sums
         super().log({f"eval_{name}": value for name, value in metrics.items()})

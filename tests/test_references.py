@@ -62,6 +62,34 @@ def test_a_damaged_file_is_made_again(tokenizer, tmp_path, computed):
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
 
 
+def test_rows_of_one_prompt_share_a_micro_batch_and_its_prompt(tokenizer, monkeypatch):
+    rows = [row | {"prompt_ids": [3 + i % 4] * (2 + i % 3)} for i, row in enumerate(made_up_rows(48))]
+    sizes, plain = [], references.completion_log_probs
+
+    def counting(model, ids, mask):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "forward", _recording(type(model).forward, sizes))
+            return plain(model, ids, mask)
+
+    monkeypatch.setattr(references, "completion_log_probs", counting)
+    together = log_probs(tokenizer, None, rows=rows)
+    one_by_one = log_probs(tokenizer, None, rows=rows, micro_batch_size=1)
+    tokens = [sum(sizes[:12]), sum(sizes[12:])]
+    prompts = sum(len(row["prompt_ids"]) for row in rows)
+    distinct = {tuple(row["prompt_ids"]) for row in rows}  # each with four rows, so one micro-batch
+    assert tokens[1] - tokens[0] == prompts - sum(map(len, distinct))
+    for name, values in together.items():
+        np.testing.assert_allclose(values, one_by_one[name], atol=1e-5)
+
+
+def _recording(forward, sizes):
+    def recorded(self, input_ids=None, **others):
+        sizes.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **others)
+
+    return recorded
+
+
 @pytest.mark.parametrize("algorithm", ["qrpo", "dpo", "rebel"])
 def test_a_live_reference_trains_as_a_computed_and_a_cached_one(algorithm, tokenizer, tmp_path):
     rows, fits = made_up_rows(24), []

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from qrpo_lib import sampling
+from qrpo_lib import growing_cache, sampling
 
 VOCABULARY, EOS = 7, 0
 N = 10_000  # completions for a chi-square test
@@ -179,6 +180,46 @@ def test_that_test_would_notice_a_default_that_crept_in(model, default):
     completions = [sequences[i] for i in drawn]
     assert pvalue(completions, distorted) > 1e-3
     assert pvalue(completions, two_tokens(model)) < 1e-6
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_draw_inverts_the_distribution_function(top_p):
+    probabilities = np.array([0, 1, 0, 3, 2, 0, 4, 0]) / 10  # tokens that must never come, at both ends too
+    uniform = torch.cat([(torch.arange(10, dtype=torch.float64) + 0.5) / 10, torch.tensor([0, 1 - 2**-53]).double()])
+    logits = torch.tensor(probabilities).log().float().expand(len(uniform), -1)
+    drawn = sampling._draw(logits, 1.0, top_p, uniform).tolist()
+    if top_p == 1:
+        assert drawn[:10] == [1, 3, 3, 3, 4, 4, 6, 6, 6, 6]
+        assert drawn[10:] == [1, 6]
+    else:  # 4/10 and 3/10 hold 0.7 together, in the order of their probabilities: 4/7 of 10 draws are token 6
+        assert drawn[:10] == [6] * 6 + [3] * 4
+        assert drawn[10:] == [6, 3]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [(sampling, "_COMPACT_AT", 0.0), (sampling, "_COMPACT_AT", 2.0), (growing_cache, "_BLOCK", 1)],
+)
+def test_when_rows_are_dropped_and_the_cache_grows_changes_nothing(model, monkeypatch, module, name, value):
+    settings = {"completions": 200, "max_new_tokens": 40, "batch_size": 1000}
+    plain = sample(model, **settings)
+    assert len({len(one.token_ids) for one in plain}) > 20, "rows must end at different times"
+    monkeypatch.setattr(module, name, value)
+    changed = sample(model, **settings)
+    assert [one.token_ids for one in changed] == [one.token_ids for one in plain]
+    np.testing.assert_allclose([one.logp for one in changed], [one.logp for one in plain], atol=1e-4)
+
+
+def test_the_cache_keeps_layers_that_it_does_not_know():
+    sliding, plain = DynamicSlidingWindowLayer(sliding_window=4), DynamicLayer()
+    states = torch.zeros(1, 1, 3, 2)
+    for layer in (sliding, plain):
+        layer.update(states, states)
+    cache = DynamicCache()
+    cache.layers = [sliding, plain]
+    growing_cache.make_growing(cache)
+    assert cache.layers[0] is sliding
+    assert isinstance(cache.layers[1], growing_cache.GrowingLayer)
 
 
 def test_a_seed_gives_its_completions_whatever_came_before(sampler):

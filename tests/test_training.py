@@ -356,6 +356,12 @@ def test_training_order_sees_every_row_once_an_epoch():
         assert (np.diff(lengths[order[start : start + 8]]) <= 0).all()
 
 
+def test_rows_of_one_prompt_are_side_by_side_longest_first():
+    prompts, lengths = [[1], [2], [1], [3, 1], [2], [1]], [5, 9, 7, 8, 2, 6]
+    assert np.concatenate(list(batching.by_prompt(prompts, lengths, 4))).tolist() == [1, 4, 3, 2, 5, 0]
+    assert [len(batch) for batch in batching.by_prompt(prompts, lengths, 4)] == [4, 2]
+
+
 def test_length_grouped_batches_have_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 4000)
     order = batching.length_grouped_order(lengths, 16, 1, seed=0)
