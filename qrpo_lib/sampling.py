@@ -284,7 +284,7 @@ def _draw(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch
         probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= top_p, 0)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # The first token with more than this below or at it, so never one of probability 0. Rounding must not reach the sum.
+    # The first token whose cumulative probability is larger, so none of probability 0; rounding must not reach the sum.
     at = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, at, right=True)
     return (drawn if tokens is None else tokens.gather(-1, drawn))[:, 0]
