@@ -14,7 +14,7 @@ reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 
 # vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped.
 test: .venv/.test .venv/.smol $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 lab: .venv/.lab
 	.venv/bin/jupyter lab notebooks
