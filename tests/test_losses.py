@@ -38,7 +38,7 @@ def test_qrpo_is_equation_11(beta, pairs):
         assert float(loss[i]) == pytest.approx(float(expected), rel=1e-9, abs=1e-15)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMATIONS, ids=str)
+@pytest.mark.parametrize("transform", TRANSFORMATIONS, ids=lambda f: getattr(f, "name", f))
 @pytest.mark.parametrize("partition", losses.PARTITIONS)
 @pytest.mark.parametrize("error", losses.ERRORS)
 def test_qrpo_gradients(transform, partition, error, pairs):
@@ -80,7 +80,7 @@ def test_absolute_error_is_the_root_of_the_squared(pairs):
     torch.testing.assert_close(absolute.square(), squared)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMATIONS, ids=str)
+@pytest.mark.parametrize("transform", TRANSFORMATIONS, ids=lambda f: getattr(f, "name", f))
 def test_finite_targets_are_normalised_over_the_ranks(transform):
     """A fresh reference completion has each rank among n with probability 1/(n+1): pi* then sums to one."""
     n, beta = 6, 0.2
