@@ -12,9 +12,10 @@ DEFINITION := pyproject.toml constraints.txt
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 	.venv/bin/qrpo reproduce --profile $(PROFILE)
 
-# vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped.
+# vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped. A module's
+# tests stay in one process, for what they share is made once.
 test: .venv/.test .venv/.smol $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $$(nproc) --dist loadfile
 
 lab: .venv/.lab
 	.venv/bin/jupyter lab notebooks

@@ -1,4 +1,4 @@
-"""Order of training: which rows share a batch, which a micro-batch. Lengths in, indices out; the seed decides."""
+"""Which rows share a batch, which a micro-batch, in which order: lengths in, indices out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def length_grouped_order(lengths: Sequence[int], batch_size: int, epochs: int, s
 def by_prompt(prompts: Sequence[Sequence[int]], lengths: Sequence[int], micro_batch_size: int) -> Iterator[np.ndarray]:
     """Indices of all rows in micro-batches: those of one prompt side by side, since they share its forward pass.
 
-    Prompts go by their longest sequence, longest first: too little memory shows at once.
+    Prompts go by their longest sequence, longest first, so that sequences of a micro-batch have similar lengths.
     """
     longest: dict[tuple[int, ...], int] = {}
     keys = [tuple(prompt) for prompt in prompts]

@@ -10,8 +10,10 @@ _BLOCK = 16  # tokens that there is room for after growing, which copies
 
 
 def make_growing(cache: Cache) -> None:
-    """Plain layers of the cache become `GrowingLayer`; others, such as those of a sliding window, stay as they are."""
-    cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    """Filled plain layers of the cache become `GrowingLayer`; others, such as those of a sliding window, stay."""
+    cache.layers = [
+        GrowingLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer for layer in cache.layers
+    ]
 
 
 class GrowingLayer(DynamicLayer):
@@ -20,21 +22,27 @@ class GrowingLayer(DynamicLayer):
     def __init__(self, filled: DynamicLayer):
         super().__init__()
         self.lazy_initialization(filled.keys, filled.values)
-        self._store(filled.keys, filled.values)
+        self._store(filled.keys, filled.values, filled.get_seq_length())
 
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        if end > self._stored_keys.shape[-2]:
+        # Methods of the base class put other keys in place of the view.
+        if self.keys is not self._view or end > self._stored_keys.shape[-2]:
             room = (0, 0, 0, end - start + _BLOCK)
-            self._store(F.pad(self.keys, room), F.pad(self.values, room))
+            self._store(F.pad(self.keys, room), F.pad(self.values, room), start)
         self._stored_keys[..., start:end, :] = key_states
         self._stored_values[..., start:end, :] = value_states
-        self.keys, self.values = self._stored_keys[..., :end, :], self._stored_values[..., :end, :]
+        self._store(self._stored_keys, self._stored_values, end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._store(self.keys[indices], self.values[indices])
+        if self.keys is self._view:  # with the room that there is
+            self._store(self._stored_keys[indices], self._stored_values[indices], self.get_seq_length())
+        else:
+            super().batch_select_indices(indices)
 
-    def _store(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = self._stored_keys, self._stored_values = keys, values
+    def _store(self, keys: Tensor, values: Tensor, length: int) -> None:
+        self._stored_keys, self._stored_values = keys, values
+        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+        self._view = self.keys

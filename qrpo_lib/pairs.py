@@ -132,7 +132,7 @@ def length(row: Mapping) -> int:
 
 
 def micro_batches(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
-    """Indices of all rows, `size` at a time, in the order that computes them fastest without gradients."""
+    """Indices of all rows, `size` at a time, those of one prompt side by side: for what has no order of its own."""
     return batching.by_prompt([row["prompt_ids"] for row in rows], list(map(length, rows)), size)
 
 

@@ -273,7 +273,8 @@ def _sample_batch(model, eos, prompts, completions, *, max_new_tokens, temperatu
 def _draw(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch.Tensor) -> torch.Tensor:
     """One token for each row of float32 logits (rows, vocabulary), by inversion of its distribution function.
 
-    `uniform` (rows,) in float64: independent, uniform on [0, 1). The result is (rows,).
+    `uniform` (rows,) in float64: independent, uniform on [0, 1). The result is (rows,). Raises RuntimeError for logits
+    that are not numbers.
     """
     import torch
 
@@ -284,6 +285,8 @@ def _draw(logits: torch.Tensor, temperature: float, top_p: float, uniform: torch
         probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= top_p, 0)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
+    if not total.isfinite().all():
+        raise RuntimeError("The policy's logits are not finite: it has diverged, or its weights are damaged.")
     # The first token whose cumulative probability is larger, so none of probability 0; rounding must not reach the sum.
     at = torch.minimum(uniform[:, None] * total, total.nextafter(torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, at, right=True)

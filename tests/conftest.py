@@ -30,7 +30,7 @@ def runs_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def smallest_policy(tmp_path_factory):
-    """The run folder of the initial policy of tests/data/smallest.toml, made once for all tests; link to it."""
+    """The run folder of the initial policy of tests/data/smallest.toml, made once in each test process; link to it."""
     from qrpo_lib import initial_policy, profiles
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def test_that_test_would_notice_a_default_that_crept_in(model, default):
     assert pvalue(completions, two_tokens(model)) < 1e-6
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.7])
+@pytest.mark.parametrize("top_p", [1.0, 0.65])
 def test_a_draw_inverts_the_distribution_function(top_p):
     probabilities = np.array([0, 1, 0, 3, 2, 0, 4, 0]) / 10  # tokens that must never come, at both ends too
     uniform = torch.cat([(torch.arange(10, dtype=torch.float64) + 0.5) / 10, torch.tensor([0, 1 - 2**-53]).double()])
@@ -210,15 +211,64 @@ def test_when_rows_are_dropped_and_the_cache_grows_changes_nothing(model, monkey
     np.testing.assert_allclose([one.logp for one in changed], [one.logp for one in plain], atol=1e-4)
 
 
+def test_logits_that_are_not_numbers_are_refused():
+    with pytest.raises(RuntimeError, match="logits are not finite"):
+        sampling._draw(torch.tensor([[0.0, math.nan]]), 1.0, 1.0, torch.zeros(1, dtype=torch.float64))
+
+
+def test_a_growing_layer_holds_what_a_plain_one_does(monkeypatch):
+    monkeypatch.setattr(growing_cache, "_BLOCK", 2)
+    plain, cache = DynamicLayer(), DynamicCache()
+    states = torch.randn(3, 2, 4, 5)
+    plain.update(states, -states)
+    cache.layers = [DynamicLayer()]
+    cache.layers[0].update(states, -states)
+    growing_cache.make_growing(cache)
+    (growing,) = cache.layers
+    indices = torch.tensor([1, 0])
+    steps = ["update", "update", "batch_select_indices", *["update"] * 4, "batch_repeat_interleave", "update"]
+    steps += ["batch_select_indices", "reorder_cache", "batch_select_indices", "update", "update", "update"]
+    for step in steps:
+        new = torch.randn(len(plain.keys), 2, 1, 5)
+        argument = {"update": (new, -new), "batch_repeat_interleave": (2,)}.get(step, (indices,))
+        for layer in (plain, growing):
+            getattr(layer, step)(*argument)
+        assert torch.equal(growing.keys, plain.keys)
+        assert torch.equal(growing.values, plain.values)
+
+
+def test_grouped_queries_and_bfloat16_sample_as_before():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=EOS,
+    )
+    made = LlamaForCausalLM(config).eval()
+    for completion in sample(made, max_new_tokens=40):
+        prompt = [PROMPT, (4,), (5, 6)][completion.prompt_index]
+        assert completion.logp == pytest.approx(float(log_probs(made, prompt, completion.token_ids).sum()), abs=1e-3)
+    low = sample(made.bfloat16(), completions=5, max_new_tokens=40)
+    assert all(math.isfinite(completion.logp) for completion in low)
+
+
 def test_the_cache_keeps_layers_that_it_does_not_know():
     sliding, plain = DynamicSlidingWindowLayer(sliding_window=4), DynamicLayer()
     states = torch.zeros(1, 1, 3, 2)
     for layer in (sliding, plain):
         layer.update(states, states)
     cache = DynamicCache()
-    cache.layers = [sliding, plain]
+    empty = DynamicLayer()
+    cache.layers = [sliding, plain, empty]
     growing_cache.make_growing(cache)
     assert cache.layers[0] is sliding
+    assert cache.layers[2] is empty
     assert isinstance(cache.layers[1], growing_cache.GrowingLayer)
 
 
