@@ -237,20 +237,9 @@ def test_a_growing_layer_holds_what_a_plain_one_does(monkeypatch):
         assert torch.equal(growing.values, plain.values)
 
 
-def test_grouped_queries_and_bfloat16_sample_as_before():
+def test_grouped_queries_and_bfloat16_are_sampled_too(model):
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        initializer_range=0.15,
-        bos_token_id=None,
-        eos_token_id=EOS,
-    )
-    made = LlamaForCausalLM(config).eval()
+    made = LlamaForCausalLM(LlamaConfig.from_dict(model.config.to_dict() | {"num_key_value_heads": 1})).eval()
     for completion in sample(made, max_new_tokens=40):
         prompt = [PROMPT, (4,), (5, 6)][completion.prompt_index]
         assert completion.logp == pytest.approx(float(log_probs(made, prompt, completion.token_ids).sum()), abs=1e-3)
