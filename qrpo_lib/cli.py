@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, runs, suite, tasks
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 console = Console(highlight=False)
 
 
@@ -81,6 +83,10 @@ def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
 
 def status(options: argparse.Namespace) -> int:
     """Show which notebooks are complete, and their run folders."""
+    if options.keys:
+        for step in suite.steps(_absolute(options.profile)):
+            console.print(f"{step.name} {step.key}", soft_wrap=True, markup=False)
+        return 0
     for job in suite.jobs(_absolute(options.profile)):
         step = job.step
         try:
@@ -224,7 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduced.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks alone")
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
-    add(status, "status")
+    shown = add(status, "status")
+    shown.add_argument("--keys", action="store_true", help="print NAME KEY of every step, to compare two machines")
     add(fetch, "download")
     planned = add(show_plan, "plan")
     for field in fields(plan.Assumptions):

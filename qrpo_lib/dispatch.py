@@ -28,6 +28,8 @@ from qrpo_lib.errors import InputError
 from qrpo_lib.executors import After, Work
 from qrpo_lib.profiles import Dispatch
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 Status = Literal["complete", "running", "queued", "waiting", "failed", "blocked"]
 _OPEN: tuple[Status, ...] = ("running", "queued", "waiting")
 _RECORD = "batch.json"

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from qrpo_lib import dispatch, executors, masking
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 # Larger grids show their counts, and single rows only for what runs or failed.
 _MOST_ROWS = 24
 _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "dim", "failed": "red", "blocked": "red"}

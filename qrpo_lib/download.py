@@ -18,6 +18,8 @@ from typing import Any
 from qrpo_lib import hub, profiles, runs
 from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 SUMS = "SHA256SUMS"
 
 

@@ -24,6 +24,8 @@ from qrpo_lib import masking, runs
 from qrpo_lib.errors import InputError
 from qrpo_lib.profiles import Dispatch, Resources
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 State = Literal["pending", "running", "cancelled", "ended"]
 ALIVE: tuple[State, ...] = ("pending", "running")
 

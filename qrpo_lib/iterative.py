@@ -16,7 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
+from qrpo_lib import (
+    algorithms,
+    chat_template,
+    engines,
+    evaluation,
+    progress,
+    reference_policy,
+    reference_sampling,
+    runs,
+    sampling,
+    tasks,
+    transforms,
+)
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
@@ -65,12 +77,14 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
         "seed": seed,
         "loss": settings.qrpo.model_dump(),
         "training": {name: value for name, value in settings.model_dump().items() if not isinstance(value, dict)},
-        "evaluation": profile.evaluation.model_dump(),
+        "repeats": profile.evaluation.repeats,
     }
     inputs = (reference_policy.step(profile), reference_sampling.step(profile))
+    backend = engines.resolve(profile.reference_sampling.backend)
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
-    return runs.Step("iterative", parameters, inputs=inputs, code=("iterative",))
+    code = (_Round, *algorithms.code("qrpo"), *engines.code(backend), *evaluation.code(profile))
+    return runs.Step("iterative", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile, plan: Plan, seed: int) -> list[Path]:
@@ -189,7 +203,7 @@ class _Round:
             backend=self.profile.reference_sampling.backend,
             **self._sampling(),
         )
-        scores = tasks.reward(self.profile.task).score(found["prompt"].tolist(), [one.text for one in drawn])
+        scores = tasks.of(self.profile.task).reward().score(found["prompt"].tolist(), [one.text for one in drawn])
         return found.assign(
             token_ids=[one.token_ids for one in drawn],
             text=[one.text for one in drawn],
@@ -202,11 +216,11 @@ class _Round:
         """The callback of `training.fit_policy` that draws a step's pairs from the policy as it is."""
         from accelerate import PartialState
 
-        score = tasks.reward(self.profile.task).score
+        score = tasks.of(self.profile.task).reward().score
         count = self.profile.reference_sampling.completions
 
         def sample(step: int, model, rows) -> list[dict]:
-            prompts = [tasks.prompt_ids(tokenizer, row["prompt"]) for row in rows]
+            prompts = [chat_template.prompt_ids(tokenizer, row["prompt"]) for row in rows]
             process = PartialState().process_index
             seed = self._sampling_seed(2 + step) + 7_919 * process
             drawn = sampling.sample(model, tokenizer, prompts, completions=count, seed=seed, **self._sampling())
@@ -232,14 +246,14 @@ class _Round:
         from qrpo_lib import references
 
         settings = self.profile.evaluation
-        prompts = [one for one in tasks.prompts(self.profile.task, self.profile.seed) if one.split == EVALUATED]
-        ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+        prompts = [one for one in tasks.of(self.profile.task).prompts(self.profile.seed) if one.split == EVALUATED]
+        ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
         # temperature 1 and top-p 1, as the KL is defined; the same seed in every plan and round, for less noise
         drawn = sampling.sample(model, tokenizer, ids, completions=settings.repeats, seed=self.seed, **self._sampling())
         rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in drawn]
         computing = {"micro_batch_size": 64, "precision": self.profile.training.precision}
         logps = [references.log_probs(policy, tokenizer, rows, **computing) for policy in (model, self.initial)]
-        score = tasks.reward(self.profile.task).score
+        score = tasks.of(self.profile.task).reward().score
         return pd.DataFrame(
             {
                 "prompt_id": [prompts[one.prompt_index].id for one in drawn],

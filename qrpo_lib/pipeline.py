@@ -22,6 +22,8 @@ from qrpo_lib import (
 from qrpo_lib.dispatch import Task
 from qrpo_lib.profiles import Algorithm, Profile
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 K = TypeVar("K")
 # How a step is made that a profile alone determines, and with which of its resources. Tasks that train form a group.
 _MAKERS = {

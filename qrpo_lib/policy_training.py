@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from qrpo_lib import (
+    algorithms,
     dataset_pairs,
     evaluation,
     preferences,
@@ -44,10 +45,11 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
         "seed": seed,
         "loss": loss,
         "training": shared,
-        "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
+        "evaluation": evaluation.parameters(profile),
     }
     inputs = (*_shared_steps(profile), reference_evaluation.step(profile, seed))
-    return runs.Step("training", parameters, inputs=inputs, code=("policy_training",))
+    code = (_make, *algorithms.code(algorithm), *evaluation.code(profile))
+    return runs.Step("training", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 Report = Callable[[int, int, str], None]
 _SECONDS_BETWEEN_WRITES = 0.2
 

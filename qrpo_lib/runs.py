@@ -1,19 +1,17 @@
 """Run folders: each step's result in a folder named by the hash of everything that determines it.
 
-    step = runs.Step("reference_sampling", parameters={...}, inputs=(initial_policy,), code=("reference_sampling",))
+    step = runs.Step("reference_sampling", parameters={...}, inputs=(initial_policy,), code=(_sample, task.prompts))
     folder = runs.complete(step, make)      # returns at once if the folder is there, else calls make(folder)
 
 A folder is written beside (`runs/.partial/`) and moved into place when it is complete, so what has a final name is
-whole. The hash covers the step's parameters, the keys of its input steps and its code, not the versions of libraries:
-those are in `record.json`, with the processor and the times.
+whole. The hash covers the step's parameters, the keys of its input steps and its code (`qrpo_lib.code_version`), not
+the versions of libraries: those are in `record.json`, with the processor and the times.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -33,13 +31,12 @@ from typing import Any
 from filelock import FileLock
 
 from qrpo_lib import masking
+from qrpo_lib.code_version import code_version, entry_names
 from qrpo_lib.errors import InputError
 
 PACKAGE = Path(__file__).parent
 RECORD = "record.json"
-# Modules that move results around without determining them: a change there re-runs nothing.
-_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors", "masking", "pipeline", "plan"}
-_INFRASTRUCTURE |= {"dispatch", "dispatch_table", "download", "executors"}
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
@@ -80,13 +77,15 @@ class Step:
     name: what the folder is called, before its key.
     parameters: JSON values.
     inputs: the steps whose results this one reads.
-    code: modules of qrpo_lib (by name) that do the work; the qrpo_lib modules they import count too.
+    code: functions, classes and bound methods that do the work; all code of the package that they reach counts.
+    source: further Python source that does the work, such as a notebook's cells.
     """
 
     name: str
     parameters: dict[str, Any]
     inputs: tuple[Step, ...] = ()
-    code: tuple[str, ...] = ()
+    code: tuple[Any, ...] = ()
+    source: str | None = None
     key: str = field(init=False)
 
     def __post_init__(self):
@@ -94,7 +93,7 @@ class Step:
             "name": self.name,
             "parameters": self.parameters,
             "inputs": [step.key for step in self.inputs],
-            "code": code_version(self.code),
+            "code": code_version(self.code, self.source),
         }
         object.__setattr__(self, "key", _sha256(json.dumps(determinants, sort_keys=True).encode())[:12])
 
@@ -279,64 +278,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@cache
-def code_version(modules: tuple[str, ...]) -> str:
-    """Hash of the given qrpo_lib modules and of all that they import from qrpo_lib, comments and docstrings aside."""
-    version = hashlib.sha256()
-    for name in sorted(_closure(modules)):
-        version.update(f"{name}\n{_normalised(_module_path(name))}\n".encode())
-    return version.hexdigest()[:16]
-
-
-def source_version(source: str) -> str:
-    """Hash of Python source, comments and docstrings aside."""
-    return _sha256(_unparsed(source).encode())[:16]
-
-
-def imported_modules(source: str) -> set[str]:
-    """Names of the qrpo_lib modules that Python source imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            submodule = node.module.partition(".")[2]
-            names |= {submodule} if submodule else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith(f"{PACKAGE.name}.")}
-    return {name for name in names if _module_path(name).is_file()}
-
-
-def _closure(modules: tuple[str, ...]) -> set[str]:
-    seen, waiting = set(), list(modules)
-    while waiting:
-        name = waiting.pop()
-        if name not in seen and name not in _INFRASTRUCTURE:
-            seen.add(name)
-            waiting += _imports(_module_path(name))
-    return seen
-
-
-@cache
-def _imports(path: Path) -> set[str]:
-    return imported_modules(path.read_text(encoding="utf-8"))
-
-
-def _module_path(name: str) -> Path:
-    return PACKAGE / f"{name.split('.')[0]}.py"
-
-
-@cache
-def _normalised(path: Path) -> str:
-    return _unparsed(path.read_text(encoding="utf-8"))
-
-
-def _unparsed(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -353,7 +294,7 @@ def _write_record(step: Step, seed: int | None, started: datetime, seconds: floa
         "key": step.key,
         "parameters": step.parameters,
         "inputs": {source.name: source.key for source in step.inputs},
-        "code": {"modules": list(step.code), "version": code_version(step.code)},
+        "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
         "seed": seed,
         "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in files},
         "versions": _versions(),

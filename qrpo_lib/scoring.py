@@ -23,7 +23,7 @@ def score(step: runs.Step, profile: Profile, texts: Callable[[], pd.DataFrame]) 
         if step.folder.exists():  # another process has completed the step meanwhile and removed its shards
             return
         raise
-    reward = cache(lambda: tasks.reward(profile.task))  # loaded only by a process that has something to score
+    reward = cache(lambda: tasks.of(profile.task).reward())  # loaded only by a process that has something to score
 
     def rewards(number: int) -> bytes:
         some = frame.iloc[number * _IN_A_SHARD : (number + 1) * _IN_A_SHARD]

@@ -13,6 +13,8 @@ from filelock import Timeout
 from qrpo_lib import runs
 from qrpo_lib.progress import Report
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 
 def make_all(step: runs.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None) -> None:
     """Return once every file in `names` is in `step.shards`, or the step is complete.

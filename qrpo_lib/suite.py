@@ -24,6 +24,9 @@ from typing import Any
 import nbformat
 
 from qrpo_lib import initial_policy, iterative, masking, notebook, profiles, reference_sampling, results, runs, sweep
+from qrpo_lib.code_version import without_own_imports
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
@@ -66,11 +69,21 @@ class Job:
     @property
     def step(self) -> runs.Step:
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.source, as_version=4).cells]
-        code = [source for kind, source in cells if kind == "code"]
-        modules = set().union(*(runs.imported_modules(_without_magics(source)) for source in code))
-        parameters = {"notebook": self.path, "cells": cells, "parameters": self.parameters}
+        code = [_without_magics(source) for kind, source in cells if kind == "code"]
+        # Cells as they stand, but for the lines that say where the package's modules live.
+        shown = [source if kind != "code" else without_own_imports(_without_magics(source)) for kind, source in cells]
+        values = {name: value for name, value in self.parameters.items() if name != "profile"}
+        parameters = {"notebook": self.path, "cells": shown, "parameters": values, "settings": self._settings()}
         name = f"notebook-{self.path.replace('/', '-')}"
-        return runs.Step(name, parameters, inputs=self.inputs, code=tuple(sorted(modules)))
+        return runs.Step(name, parameters, inputs=self.inputs, source="\n".join(code))
+
+    def _settings(self) -> dict[str, Any] | None:
+        """The profile as this notebook reads it, without what changes no result; None for one that reads none."""
+        name = self.parameters.get("profile")
+        if name is None:
+            return None
+        arms = [self.parameters["arm"]] if "arm" in self.parameters else profiles.arms(name)
+        return {arm: profiles.load(name, arm).model_dump(exclude={"dispatch"}) for arm in arms}
 
 
 def jobs(profile_name: str) -> list[Job]:
@@ -333,6 +346,13 @@ def _with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
             seen.add(step.key)
             waiting += step.inputs
             yield step
+
+
+def steps(profile_name: str) -> list[runs.Step]:
+    """Every step of a profile's reproduction, whichever cells turn out to be the best, by name and key."""
+    every = jobs(profile_name)
+    roots = [step for job in every for step in (job.step, *job.possible)]
+    return sorted(_with_inputs(*roots), key=lambda step: (step.name, step.key))
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:

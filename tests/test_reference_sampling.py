@@ -40,7 +40,7 @@ def test_columns_roles_and_seeds(folder):
     profile = profiles.load(PROFILE)
     made = reference_sampling.run(profile)
     frame = reference_sampling.load(made)
-    prompts = tasks.prompts(profile.task, profile.seed)
+    prompts = tasks.of(profile.task).prompts(profile.seed)
     sampled = profile.reference_sampling.completions + profile.reference_sampling.ref_rewards
     assert list(frame["prompt_id"]) == [prompt.id for prompt in prompts for _ in range(sampled)]
     assert list(frame["sample_index"]) == list(range(sampled)) * len(prompts)
