@@ -1,7 +1,7 @@
 """The version of the code that makes a result: a hash of the definitions that can be reached from its entry points.
 
     code_version((sample_shard, task.prompts))      # functions, classes, bound methods
-    code_version(("losses:qrpo_pair",))             # by the end of the module's name, without importing it
+    code_version(("losses:qrpo_pair", "losses"))    # by the end of a module's name, unimported; a module whole
 
 What counts is what is reached, definition by definition: a function; the functions, classes and constants of this
 package that it names; and so on. All else in their modules may change without changing the version, and so may
@@ -10,8 +10,9 @@ and the version of Python that reads them.
 
 Where reading cannot follow, the code says what it needs. `package_file("worker.py")` names what another process runs,
 `package_file("prompts.jsonl")` data: both count with their content. A module of the package used as a value
-(`getattr(losses, name)`) counts whole. Modules that move results around without determining them say
-`IS_INFRASTRUCTURE = True` and are not followed; what a registry among them chooses, a step lists as an entry point.
+(`getattr(losses, name)`) counts whole. Two things are not followed: functions that make a `Step`, which say what is in
+that step's own key; and modules that move results around without determining them, which say
+`IS_INFRASTRUCTURE = True`. What a registry among these chooses, a step lists among its entry points.
 
 Uses the standard library alone, and reads source as text: nothing is imported to be hashed.
 """
@@ -19,14 +20,21 @@ Uses the standard library alone, and reads source as text: nothing is imported t
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 IS_INFRASTRUCTURE = True
+
+# Reading the package takes longer than most commands: where set, gives the folder that remembers versions, if any.
+remember_in: Callable[[], Path | None] | None = None
 
 _SOURCE = "<source>"  # the module name of source that is in no file
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -86,7 +94,7 @@ class Package:
     def __init__(self, root: Path):
         self.root, self.name = root, root.name
         self._modules: dict[str, _Module] = {}
-        self._hashes: dict[tuple[int, bool], str] = {}
+        self._hashes: dict[tuple[_Definition, bool], str] = {}
 
     def version(self, entries: Iterable[str], source: str | None = None) -> str:
         """Hash (16 hexadecimal digits) of what "module:name" entries reach, and of what further source reaches.
@@ -122,6 +130,13 @@ class Package:
         """Whether the package has a module or a sub-package of that dotted name."""
         return dotted in self._modules or self._path(dotted) is not None
 
+    @cache  # noqa: B019 - one package a process
+    def state(self) -> str:
+        """Hash of which files the package has, how large each is and when it was changed."""
+        files = sorted(path for path in self.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        states = [(path, path.stat()) for path in files]
+        return _sha256("\n".join(f"{p} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for p, s in states))
+
     def _reached(self, waiting: list[_Definition]) -> set[str]:
         """Hashes of the given definitions and of all that they reach."""
         seen: set[_Definition] = set()
@@ -146,12 +161,14 @@ class Package:
     def _of_entry(self, entry: str) -> list[_Definition]:
         """An entry's definitions: of a method ("module:Class.method") not the class's other methods."""
         module, _, qualified = entry.partition(":")
+        if not qualified:
+            return self._module(module, "an entry point").every_definition
         name, _, method = qualified.partition(".")
         parts, _ = self._resolve(_Reference(module, (name,)), "the entry points")
         of_class = next((part for part in parts if part.name == name), None)
         if not parts or of_class is None:
             raise UnresolvedCodeError(f"{entry} is no definition whose code can be followed.")
-        if method not in of_class.methods:  # inherited, or none at all
+        if not method or method not in of_class.methods:  # the whole class, for an inherited one too
             return parts
         waiting, reached = [method, "__init__", "__post_init__", ""], {}
         while waiting:
@@ -187,10 +204,10 @@ class Package:
 
     def _hash(self, part: _Definition, *, alone: bool = False) -> str:
         """A definition's hash. What it names is in it by content and not by place; `alone`, by its last name."""
-        if (id(part), alone) not in self._hashes:
+        if (part, alone) not in self._hashes:
             tokens = [token if isinstance(token, str) else self._named(token, part, alone) for token in part.tokens]
-            self._hashes[id(part), alone] = _sha256(" ".join(tokens))
-        return self._hashes[id(part), alone]
+            self._hashes[part, alone] = _sha256(" ".join(tokens))
+        return self._hashes[part, alone]
 
     def _named(self, reference: _Reference, part: _Definition, alone: bool) -> str:
         meant, attributes = self._resolve(reference, part.name)
@@ -243,7 +260,31 @@ def package_file(name: str) -> Path:
 @cache
 def code_version(entries: tuple[Any, ...], source: str | None = None) -> str:
     """Hash of all code of the package that entry points reach, and that `source` reaches (see above)."""
-    return own_package().version(entry_names(entries), source)
+    names = entry_names(entries)
+    memory = remember_in() if remember_in else None
+    if memory is None:
+        return own_package().version(names, source)
+    state = own_package().state()
+    asked = _sha256(json.dumps([state, names, source]))
+    path = memory / state[:16] / asked[:32]
+    with contextlib.suppress(OSError, ValueError):
+        known, check = path.read_text(encoding="ascii").split()
+        if check == _sha256(asked + known):
+            return known
+    found = own_package().version(names, source)
+    with contextlib.suppress(OSError):
+        _remember(path, f"{found} {_sha256(asked + found)}")
+    return found
+
+
+def _remember(path: Path, text: str) -> None:
+    if not path.parent.is_dir():  # the package was changed: nobody asks for what it was
+        for earlier in path.parents[1].glob("*"):
+            shutil.rmtree(earlier, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(text, encoding="ascii")
+    temporary.replace(path)
 
 
 def entry_names(entries: Iterable[Any]) -> list[str]:
@@ -353,6 +394,8 @@ class _Reader:
         elif isinstance(node, ast.AnnAssign):
             self._say("AnnAssign", ast.dump(node.annotation) if "ClassVar" in ast.dump(node.annotation) else "")
             self._fields(node)
+        elif isinstance(node, _FUNCTIONS) and _makes_a_step(node):
+            self._say("step")  # it says what determines a result, in that result's key
         elif isinstance(node, (*_FUNCTIONS, ast.Lambda, ast.ClassDef, *_COMPREHENSIONS)):
             self._scope(node)
         elif not (isinstance(node, ast.stmt) and (_is_docstring(node) or _never_runs(node))):
@@ -392,9 +435,6 @@ class _Reader:
         if called == "warn":
             self._say("warn")
             return
-        if called == "Step":  # the code of another step is that step's
-            kept = [keyword for keyword in node.keywords if keyword.arg != "code"]
-            node = ast.Call(func=node.func, args=node.args, keywords=kept)
         self._fields(node)
 
     def _text_with_values(self, node: ast.JoinedStr) -> None:
@@ -502,6 +542,12 @@ def _local_names(function: Any) -> set[str]:
     body = function.body if isinstance(function.body, list) else [function.body]
     outer = {name for node in body for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
     return names.union(*map(_stored, body)) - outer
+
+
+def _makes_a_step(function: ast.AST) -> bool:
+    """Whether a function calls `Step(...)`, `runs.Step(...)` or the like."""
+    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    return any("Step" in (getattr(called, "id", None), getattr(called, "attr", None)) for called in calls)
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -20,7 +20,6 @@ from qrpo_lib import (
     algorithms,
     chat_template,
     engines,
-    evaluation,
     progress,
     reference_policy,
     reference_sampling,
@@ -83,7 +82,9 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
     backend = engines.resolve(profile.reference_sampling.backend)
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
-    code = (_Round, *algorithms.code("qrpo"), *engines.code(backend), *evaluation.code(profile))
+    task, used = tasks.of(profile.task), (backend, "transformers")  # the second where the policy is in memory
+    code = (_Round, *algorithms.code("qrpo"), *(entry for engine in used for entry in engines.code(engine)))
+    code += (task.prompts, *task.reward_code())
     return runs.Step("iterative", parameters, inputs=inputs, code=code)
 
 

@@ -108,7 +108,10 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     if offline:
         from transformers import AutoTokenizer
 
-        source, tokenizer = dataset_pairs.load(dataset_pairs.run(profile)), AutoTokenizer.from_pretrained(policy)
+        source, tokenizer = (
+            dataset_pairs.load(dataset_pairs.step(profile).folder),
+            AutoTokenizer.from_pretrained(policy),
+        )
     built = []
     for split in ("train", "selection"):
         of_split, unusable = source[source["split"] == split], {}

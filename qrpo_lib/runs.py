@@ -30,6 +30,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from qrpo_lib import code_version as code_versions
 from qrpo_lib import masking
 from qrpo_lib.code_version import code_version, entry_names
 from qrpo_lib.errors import InputError
@@ -63,6 +64,13 @@ def runs_folder() -> Path:
 def cache_folder(name: str) -> Path:
     """Where results are kept by content beside the run folders, such as reference log-probabilities."""
     return runs_folder() / ".cache" / name
+
+
+def _code_versions_folder() -> Path | None:
+    return cache_folder("code-versions") if runs_folder().is_dir() else None
+
+
+code_versions.remember_in = _code_versions_folder
 
 
 def figures_folder(figures: str | Path) -> Path:

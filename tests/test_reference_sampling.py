@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import profiles, reference_sampling, runs, tasks, topics
+from qrpo_lib import profiles, reference_sampling, tasks, topics
 
 PROFILE = Path(__file__).parent / "data" / "smallest.toml"
 
@@ -83,9 +83,3 @@ def test_the_setting_decides_whose_completions_they_are():
     assert steps["offline"].key != steps["sft-offline"].key
     assert [step.name for step in steps["sft-offline"].inputs] == ["sft"]
     assert [step.name for step in steps["offline"].inputs] == ["initial_policy"]
-
-
-def test_the_worker_that_imports_nothing_of_the_suite_still_counts_as_code():
-    # it is started by its path, so no import leads to it
-    assert "vllm_worker" in reference_sampling.step(profiles.load(PROFILE)).code
-    assert "vllm_worker" not in runs._closure(("sampling",))

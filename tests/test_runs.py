@@ -37,17 +37,6 @@ def test_key_depends_on_parameters_inputs_and_code():
     assert step(a=1).key == base.key
 
 
-def test_code_version_ignores_comments_and_docstrings_only():
-    source = 'def f():\n    """Doc."""\n    return 1  # why\n'
-    assert runs.source_version(source) == runs.source_version("def f():\n    return 1\n")
-    assert runs.source_version(source) != runs.source_version("def f():\n    return 2\n")
-
-
-def test_code_follows_imports_inside_functions():
-    # sampling is imported by evaluation, and evaluation by policy_training.
-    assert {"evaluation", "sampling", "training", "losses", "transforms"} <= runs._closure(("policy_training",))
-
-
 def test_a_failed_step_leaves_no_complete_folder_and_starts_afresh(runs_folder):
     def fails(folder):
         (folder / "half.txt").write_text("half")
