@@ -11,12 +11,13 @@ trained on, unless online), `history.csv` and `evaluation.parquet`.
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
+from qrpo_lib import files, progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
@@ -156,15 +157,17 @@ class _Round:
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
         runs.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
+        frame.to_parquet(folder / _COMPLETIONS)
         shutil.rmtree(folder / _TRAINER)
 
     def _completions(self, tokenizer, folder: Path) -> pd.DataFrame:
         """Candidates and references of this round's part of the train prompts, as `reference_sampling` has them."""
         import pandas as pd
 
-        path = folder / _COMPLETIONS
-        if path.exists():
-            return pd.read_parquet(path)
+        kept = folder / _TRAINER / _COMPLETIONS  # sealed, for an attempt that goes on from here
+        content = files.read_sealed(kept)
+        if content is not None:
+            return pd.read_parquet(io.BytesIO(content))
         frame = reference_sampling.load(self.completions)
         prompts = frame.loc[frame["split"] == "train", "prompt_id"].unique()
         frame = frame[frame["prompt_id"].isin(prompts[self.number - 1 :: self.plan.rounds])]
@@ -173,7 +176,7 @@ class _Round:
             renewed = [role for role in renewed if not (role == "candidate" and self.plan.online)]
             kept = frame[~frame["role"].isin(renewed)]
             frame = pd.concat([kept, *(self._sampled(tokenizer, frame, role) for role in renewed)], ignore_index=True)
-        runs.write_atomically(path, frame.to_parquet())
+        files.write_sealed(kept, frame.to_parquet())
         return frame
 
     def _sampled(self, tokenizer, frame: pd.DataFrame, role: str) -> pd.DataFrame:

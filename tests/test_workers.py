@@ -62,7 +62,7 @@ def test_what_fails_is_tried_once_more_listed_and_stops_nothing(tmp_path):
     outcome = run(tmp_path, tasks)
     assert outcome.failed == {
         "bad": "ValueError: beta is out of range",
-        "dead": "its process ended with exit code -9",
+        "dead": "its process was killed (SIGKILL)",
     }
     assert set(outcome.seconds) == {"late", "good0", "good1", "good2", "good3"}
     assert outcome.retried["late"] == "RuntimeError: not yet"
