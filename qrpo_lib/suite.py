@@ -202,13 +202,19 @@ def check_folders(job: Job, whole: set[str]) -> None:
 def is_complete(job: Job, whole: set[str] | None = None) -> bool:
     """Whether the notebook was executed and all that it rests on is there, so that executing it would change nothing.
 
-    `whole` as in `check_folders`, which also says what is raised.
+    A declared input that was not there when it was executed must not be there now: the claims' notebook shows what was
+    published until then. `whole` as in `check_folders`, which also says what is raised.
     """
     whole = set() if whole is None else whole
-    steps = runs.with_inputs(job.step)
-    return all(_is_there(step.folder_name, whole) for step in steps) and all(
-        _is_there(name, whole) for name in _rests_on(job)
-    )
+    if not _is_there(job.step.folder_name, whole):
+        return False
+    then = _rests_on(job)
+    return all(_is_there(name, whole) for name in then) and _inputs_there(job) <= set(then)
+
+
+def _inputs_there(job: Job) -> set[str]:
+    """Names of the run folders that the job declares as its inputs, and of theirs, as far as they are there."""
+    return {step.folder_name for step in runs.with_inputs(*job.inputs) if step.folder.exists()}
 
 
 def _is_there(name: str, whole: set[str]) -> bool:
@@ -481,7 +487,8 @@ def _run_notebook(job: Job, step: runs.Step, folder: Path) -> None:
     _check_unedited(job, step)
     if made.failed:
         raise NotebookError(_first_error(made))
-    runs.write_atomically(folder / RESTS_ON, (json.dumps(sorted(made.rests_on)) + "\n").encode())
+    rests_on = sorted(made.rests_on | _inputs_there(job))
+    runs.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
 
 
 def _make_data(job: Job) -> None:

@@ -134,6 +134,17 @@ def test_what_was_removed_is_made_again_though_the_notebook_is_complete(project,
     assert (toy(lost).folder / "out").read_text() == "x"
 
 
+def test_a_notebook_that_shows_what_there_is_is_incomplete_once_there_is_more(project):
+    job = project("1", inputs=(toy(0), toy(1)))
+    runs.complete(toy(0), write)
+    suite.execute(job)
+    assert suite.is_complete(job)
+    runs.complete(toy(1), write)
+    assert not suite.is_complete(job)
+    suite.execute(job)
+    assert suite.is_complete(job)
+
+
 @pytest.mark.parametrize("harmed", [0, 1], ids=["declared", "found while it ran"])
 def test_a_corrupted_input_is_refused_before_work(project, harmed):
     job = project(MAKES_AND_READS, inputs=(toy(0),))
