@@ -184,10 +184,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
     missing = [run for run, step in steps.items() if run.name not in known and not step.is_complete()]
-    if profile.dispatch.where == "here":
-        outcome = _trained_here(profile, missing, _without_inputs(steps), what)
-    else:
-        outcome = _dispatched(profile, missing)
+    make = _trained_here if profile.dispatch.where == "here" else _dispatched
+    outcome = make(profile, missing, _without_inputs(steps), what)
     for run in missing:
         if run.name not in outcome.failed and not steps[run].folder.is_dir():
             outcome.failed[run.name] = "the code was edited meanwhile, so that its result is another one's."
@@ -255,12 +253,16 @@ def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], w
     return outcome
 
 
-def _dispatched(profile: Profile, missing: list[Run]) -> workers.Outcome:
+def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
     """`train` in jobs of a cluster, or in local processes that outlive this one."""
-    wanted = {run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing}
+    tasks = {
+        run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing + incomplete
+    }
+    wanted = {run.name: tasks[run.name] for run in missing}
+    again = {need.name: need for run in incomplete for need in tasks[run.name].needs}
     error, errors = "", {}
     try:
-        pipeline.make_all(profile, wanted)
+        pipeline.make_all(profile, wanted | again)
     except dispatch.DispatchError as failure:
         error, errors = str(failure), failure.failures
     failed = {name: errors.get(task.name, error) for name, task in wanted.items() if not task.step.folder.is_dir()}

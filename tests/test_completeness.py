@@ -86,7 +86,7 @@ def test_a_notebook_that_was_edited_while_it_ran_is_not_complete(project, tmp_pa
     edit = f"from pathlib import Path\np = Path({str(path)!r})\np.write_text(p.read_text().replace('first', 'second'))"
     job = project(edit, "'first'")
     before = job.step
-    with pytest.raises(suite.NotebookError, match="edited while it ran.*run the same command again"):
+    with pytest.raises(suite.NotebookError, match=r"edited while it ran.*run the same command again"):
         suite.execute(job)
     assert not before.folder.exists()
     assert not suite.is_complete(job)

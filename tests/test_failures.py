@@ -24,7 +24,7 @@ def handled(first, last, how="context"):
         except Exception:
             if how == "none":
                 raise last from None
-            raise last
+            raise last  # noqa: B904
 
     return raised(make)
 

@@ -119,6 +119,19 @@ def test_a_failure_leaves_what_is_done(runs_folder):
     shards.make_all(step, ["a", "b", "c"], fails)
 
 
+def test_a_damaged_file_is_made_again(runs_folder):
+    step = runs.Step("work", {}, code=("statistics",))
+    shards.make_all(step, ["a", "b"], lambda i: b"content")
+    path = step.shards / "b"
+    path.write_bytes(path.read_bytes().replace(b"t", b"u", 1))
+    with pytest.raises(files.UnreadableFileError, match=f"{path} cannot be used: it was damaged"):
+        shards.read(step, "b")
+    again = []
+    shards.make_all(step, ["a", "b"], lambda i: again.append(i) or b"content")
+    assert again == [1]
+    assert shards.read(step, "b") == b"content"
+
+
 def test_progress_ends_at_all(runs_folder):
     told = []
     step = runs.Step("work", {}, code=("statistics",))
