@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from qrpo_lib import files
 from qrpo_lib.plots import markdown_table
 
 Verdict = Literal["reproduced", "not reproduced", "beyond this scale"]
@@ -63,10 +64,25 @@ def record(claim: Claim, folder: str | Path) -> Path:
 
 
 def ledger(figures: str | Path) -> list[Claim]:
-    """All claims under a figures folder, by section, then id, then profile."""
-    paths = sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))
-    recorded = [Claim(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    """All claims under a figures folder, by section, then id, then profile.
+
+    Raises `files.UnreadableFileError` for a file that is not a claim as `record` writes it.
+    """
+    recorded = [_read(path) for path in sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))]
     return sorted(recorded, key=lambda claim: (_section_order(claim.section), claim.id, claim.profile))
+
+
+def _read(path: Path) -> Claim:
+    remedy = "Remove it and run `qrpo reproduce` with its profile again: it is published anew."
+    values = files.read_json(path, remedy)
+    names = {field.name for field in fields(Claim)}
+    if values.keys() != names:
+        wrong = ", ".join(sorted(values.keys() ^ names))
+        raise files.unreadable(path, f"it is not a claim of this version of the suite (see {wrong})", remedy)
+    try:
+        return Claim(**values)
+    except ValueError as error:
+        raise files.unreadable(path, str(error).rstrip("."), remedy) from None
 
 
 def of_profile(ledger: list[Claim], name: str) -> list[Claim]:

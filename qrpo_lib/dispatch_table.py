@@ -64,7 +64,7 @@ def render(progress: dispatch.Progress) -> Group:
 
 def _doing(task: dispatch.Task) -> str:
     try:
-        now = json.loads(executors.status_path(task.step).read_text())
-    except (OSError, ValueError):
+        now = json.loads(executors.status_path(task.step).read_text(encoding="utf-8"))
+        return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()
+    except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
         return ""
-    return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()

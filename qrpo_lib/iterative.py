@@ -11,6 +11,7 @@ trained on, unless online), `history.csv` and `evaluation.parquet`.
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from qrpo_lib import (
     algorithms,
     chat_template,
     engines,
+    files,
     progress,
     reference_policy,
     reference_sampling,
@@ -171,15 +173,17 @@ class _Round:
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
         runs.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
+        frame.to_parquet(folder / _COMPLETIONS)
         shutil.rmtree(folder / _TRAINER)
 
     def _completions(self, tokenizer, folder: Path) -> pd.DataFrame:
         """Candidates and references of this round's part of the train prompts, as `reference_sampling` has them."""
         import pandas as pd
 
-        path = folder / _COMPLETIONS
-        if path.exists():
-            return pd.read_parquet(path)
+        kept = folder / _TRAINER / _COMPLETIONS  # sealed, for an attempt that goes on from here
+        content = files.read_sealed(kept)
+        if content is not None:
+            return pd.read_parquet(io.BytesIO(content))
         frame = reference_sampling.load(self.completions)
         prompts = frame.loc[frame["split"] == "train", "prompt_id"].unique()
         frame = frame[frame["prompt_id"].isin(prompts[self.number - 1 :: self.plan.rounds])]
@@ -188,7 +192,7 @@ class _Round:
             renewed = [role for role in renewed if not (role == "candidate" and self.plan.online)]
             kept = frame[~frame["role"].isin(renewed)]
             frame = pd.concat([kept, *(self._sampled(tokenizer, frame, role) for role in renewed)], ignore_index=True)
-        runs.write_atomically(path, frame.to_parquet())
+        files.write_sealed(kept, frame.to_parquet())
         return frame
 
     def _sampled(self, tokenizer, frame: pd.DataFrame, role: str) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
 
 def needed(profile_name: str, jobs: Iterable[suite.Job]) -> list[Task]:
     """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
-    read = {step.folder_name for job in jobs if not job.step.is_complete() for step in job.inputs}
+    read = {step.folder_name for job in jobs if not suite.is_complete(job) for step in job.inputs}
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
     return [task for profile in arms for task in tasks_of_arm(profile) if task.name in read]
 

@@ -140,7 +140,7 @@ def _merge(profile: Profile, folder: Path) -> None:
 def _sampled(this: runs.Step, names: list[str]):
     import pandas as pd
 
-    return pd.concat([pd.read_parquet(this.shards / name) for name in names], ignore_index=True)
+    return pd.concat([pd.read_parquet(io.BytesIO(shards.read(this, name))) for name in names], ignore_index=True)
 
 
 def _names(prompts: int) -> list[str]:

@@ -1,8 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from qrpo_lib import claims, runs
+from qrpo_lib.errors import InputError
 
 CLAIM = claims.Claim("a-b", "App. C", "Z is known", "error < 1", "0.1", "theory", "reproduced", "table4")
 
@@ -48,3 +50,26 @@ def test_a_document_without_the_markers_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("# Title")
     with pytest.raises(ValueError, match="has no place for the claims"):
         claims.write_into(tmp_path / "README.md", [CLAIM])
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"id": "a', "no whole JSON"),
+        ("[]", "a list where a table"),
+        ("null", "nothing"),
+        (b"\xff", "not UTF-8"),
+        ('{"id": "a-b", "section": "3"}', "see evidence, measured, profile, rule, statement, verdict"),
+        (json.dumps(dataclasses.asdict(CLAIM) | {"power": "0.8"}), "see power"),
+        (json.dumps(dataclasses.asdict(CLAIM) | {"verdict": "maybe"}), "'maybe'"),
+        (json.dumps(dataclasses.asdict(CLAIM) | {"rule": 3}), "rule must be a text"),
+    ],
+)
+def test_a_damaged_claim_is_one_sentence_with_its_file(tmp_path, content, why):
+    path = claims.record(CLAIM, tmp_path / "theory")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        claims.ledger(tmp_path)
+    assert str(path) in str(caught.value)
+    assert why in str(caught.value)
+    assert "Remove it and run `qrpo reproduce`" in str(caught.value)
