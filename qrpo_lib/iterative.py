@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
+from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ class _Round:
         learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards")
         loss["beta"] *= plan.rounds
         if plan.reward == "fixed":
+            from qrpo_lib import transforms  # here: scipy takes long to import
+
             loss["transform"] = transforms.of_round(loss["transform"], self.number)
         with progress.bar(f"{plan.label}, seed {self.seed}, round {self.number}") as report:
             fitted = training.fit_policy(

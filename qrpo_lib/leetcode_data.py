@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from qrpo_lib import chat_data, hub, leetcode, runs
 from qrpo_lib.profiles import LeetCodeTask
@@ -46,6 +45,8 @@ class LeetCodeReward:
 
 
 def _make(task: LeetCodeTask, folder: Path) -> None:
+    import pandas as pd
+
     tokenizer = chat_data.tokenizer(task)
     frames, counts = [], {}
     for role, name in (("train", task.train_split), ("test", task.test_split)):

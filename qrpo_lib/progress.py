@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 Report = Callable[[int, int, str], None]
 _SECONDS_BETWEEN_WRITES = 0.2
 
@@ -27,6 +25,8 @@ def bar(text: str) -> Iterator[Report]:
     if path:
         yield _status_file(Path(path), text)
         return
+    from tqdm.auto import tqdm  # here, since many modules import this one
+
     with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
 
         def report(done: int, total: int, detail: str = "") -> None:

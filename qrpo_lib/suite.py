@@ -8,10 +8,11 @@ of its own, so a notebook that is executed again only reads them.
 from __future__ import annotations
 
 import ctypes
+import difflib
 import itertools
 import json
 import os
-import shutil
+import posixpath
 import signal
 import subprocess
 import sys
@@ -21,9 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
-from qrpo_lib import initial_policy, iterative, masking, notebook, profiles, reference_sampling, results, runs, sweep
+from qrpo_lib import (
+    cleaning,
+    initial_policy,
+    iterative,
+    masking,
+    notebook_file,
+    profiles,
+    reference_sampling,
+    reward_kinds,
+    runs,
+    sweep,
+)
+from qrpo_lib.errors import InputError
 
 EXECUTED = "executed.ipynb"
 MANIFEST = "manifest.json"
@@ -65,7 +76,7 @@ class Job:
 
     @property
     def step(self) -> runs.Step:
-        cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.source, as_version=4).cells]
+        cells = notebook_file.cells(self.source)
         code = [source for kind, source in cells if kind == "code"]
         modules = set().union(*(runs.imported_modules(_without_magics(source)) for source in code))
         parameters = {"notebook": self.path, "cells": cells, "parameters": self.parameters}
@@ -112,7 +123,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
     made = [first, sampling, all_runs]
-    if results.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+    if reward_kinds.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
         return [*made, job("results/length_bias", grid, (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
@@ -122,9 +133,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         made.append(job("results/scaling", scaling, (all_runs,)))
     if transformations:
         made.append(job("results/transformations", transformations, (all_runs,)))
-    if results.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
+    if reward_kinds.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
         made.append(job("results/length_bias", grid, (all_runs,)))
-    if results.has_lc_reward(profile):
+    if reward_kinds.has_lc_reward(profile):
         made.append(job("results/alpaca_eval", grid, (all_runs,)))
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
@@ -139,26 +150,50 @@ def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[runs.Ste
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
-    """The jobs of the notebooks named in `only` (path, name, or job id); all of them if it is empty.
+    """The jobs of the notebooks named in `only` (path, name, file, or job id); all of them if it is empty.
 
-    Raises ValueError for a name that no notebook has.
+    A file may be named as seen from here or from the project's folder, by its absolute path, or below `notebooks/`.
+
+    Raises InputError for a name that no notebook has, or that notebooks of several folders have.
     """
-    chosen = []
+    chosen: set[str] = set()
     for name in only:
-        found = [job for job in all_jobs if name in (job.id, job.path, job.path.split("/")[-1])]
-        if not found:
-            known = ", ".join(dict.fromkeys(job.path for job in all_jobs))
-            raise ValueError(f"There is no notebook {name!r}; there are {known}.")
-        chosen += found
-    return [job for job in all_jobs if job in chosen] if only else all_jobs
+        found = [job for job in all_jobs if _is_named(job, name)]
+        paths = list(dict.fromkeys(job.path for job in found))
+        if len(paths) == 1:
+            chosen |= {job.id for job in found}
+            continue
+        known = list(dict.fromkeys(job.path for job in all_jobs))
+        if paths:
+            raise InputError(f"{name!r} names several notebooks: say which of {', '.join(paths)}.")
+        short = [path.split("/")[-1] for path in known]
+        close = difflib.get_close_matches(_without_folder(name), [*known, *short], n=1)
+        hint = f"did you mean {close[0]!r}? There" if close else "there"
+        raise InputError(f"There is no notebook {name!r}; {hint} are {', '.join(known)}.")
+    return [job for job in all_jobs if job.id in chosen] if only else all_jobs
+
+
+def _is_named(job: Job, name: str) -> bool:
+    if name in (job.id, job.path, job.path.split("/")[-1]):
+        return True
+    if _without_folder(name) in (job.path, job.path.split("/")[-1]):
+        return True
+    return name.endswith(".ipynb") and Path(name).resolve() == job.source.resolve()
+
+
+def _without_folder(name: str) -> str:
+    """What a notebook's file is called below the project's `notebooks/`."""
+    return posixpath.normpath(name).removeprefix("notebooks/").removesuffix(".ipynb")
 
 
 def check(selected: list[Job]) -> None:
     """Find what would stop the run later: a parameter a notebook does not have, a wheel missing, a corrupted folder."""
+    from qrpo_lib import notebook
+
     steps = {}  # many jobs share them, and looking at a folder takes time
     for job in selected:
         notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
-        steps |= {step.key: step for step in _with_inputs(job.step)}
+        steps |= {step.key: step for step in with_inputs(job.step)}
     for step in steps.values():
         step.is_complete()
 
@@ -267,7 +302,7 @@ class _Running:
 def execute(job: Job, *, force: bool = False) -> Path:
     """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
     if force and job.step.folder.exists():
-        shutil.rmtree(job.step.folder)
+        cleaning.remove_own(job.step.folder)
     return runs.complete(job.step, lambda folder: _run_notebook(job, folder))
 
 
@@ -301,7 +336,8 @@ def _publish(job: Job) -> None:
         manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
         paths = {p.relative_to(made).as_posix(): p for p in sorted(made.rglob("*")) if p.is_file()}
         for name in _superseded(manifest, job.id, set(paths)):
-            (figures / name).unlink(missing_ok=True)
+            if _is_as_published(figures / name, manifest[name]):
+                (figures / name).unlink()
             del manifest[name]
         for name, path in paths.items():
             entry = {"made_by": job.id, "inputs": job.step.key, "sha256": runs.file_sha256(path)}
@@ -314,6 +350,11 @@ def _publish(job: Job) -> None:
             runs.write_atomically(manifest_path, text.encode())
 
 
+def _is_as_published(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file is what was published, and not what somebody has put in its place."""
+    return path.is_file() and not path.is_symlink() and runs.file_sha256(path) == entry["sha256"]
+
+
 def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[str]:
     """Files that this job made before and makes no more. Other profiles' jobs of this id write to other folders."""
     folders = {name.split("/")[0] for name in names}
@@ -324,7 +365,7 @@ def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[
     ]
 
 
-def _with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
+def with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
     """The steps and all that they rest on, each once."""
     waiting, seen = list(steps), set()
     while waiting:
@@ -338,7 +379,7 @@ def _with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
 def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
-    return {step.folder_name for step in _with_inputs(*roots)}
+    return {step.folder_name for step in with_inputs(*roots)}
 
 
 def _without_magics(source: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from qrpo_lib import dispatch, pipeline, policy_training, progress, runs, workers
+from qrpo_lib import cores, policy_training, progress, runs, workers
 from qrpo_lib.profiles import Profile, ScaledNormal, Transform
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ def planned(profile: Profile) -> dict[str, int]:
 def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> workers.Outcome:
     """Train the models that are not there yet, and say in the end which failed and why.
 
-    In as many processes as `$QRPO_CORES` (default: all cores) carry with the profile's threads each. A failed run is
-    tried once more; what fails twice is in the outcome, and stops nothing. Where the profile dispatches elsewhere, each
-    model is a job there.
+    In as many processes as `$QRPO_CORES` (default: `cores.available`) carry with the profile's threads each. A failed
+    run is tried once more; what fails twice is in the outcome, and stops nothing. Where the profile dispatches
+    elsewhere, each model is a job there.
     """
     missing = {run.step(profile).key: run for run in dict.fromkeys(wanted) if not run.step(profile).is_complete()}
     if profile.dispatch.where != "here":
@@ -178,7 +178,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
     # What runs share comes first, so that no process waits for another one to make it.
     shared = {policy_training.shared_key(run.settings(profile)): run for run in missing.values()}
     threads = profile.training.threads
-    processes = max(1, int(os.environ.get("QRPO_CORES") or os.cpu_count() or 1) // threads)
+    processes = max(1, int(os.environ.get("QRPO_CORES") or cores.available()) // threads)
     folder = runs.runs_folder() / ".sweep" / f"{profile.name}-{profile.arm}"
     settings = {"processes": processes, "threads": threads, "log_folder": folder}
     preparing = [
@@ -205,6 +205,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
 
 def _dispatched(profile: Profile, missing: list[Run]) -> workers.Outcome:
     """`train` in jobs of a cluster, or in local processes that outlive this one."""
+    from qrpo_lib import dispatch, pipeline  # here: only such profiles need submitit
+
     wanted = {run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing}
     error = ""
     try:
