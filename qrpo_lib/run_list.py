@@ -34,7 +34,7 @@ _GROUPED_BY = ("task", "policy", "setting")
 _TOLD_ONCE = ("num_ref_rewards", "transform", "partition")
 _CELL = ("beta", "learning_rate", "num_ref_rewards", "transform", "partition")
 _WRAPPED = ("transform", "partition", "detail")
-_HEADERS = {"learning_rate": "rate", "num_ref_rewards": "n", "folder": "run folder", "started": "made"}
+_HEADERS = {"learning_rate": "rate", "num_ref_rewards": "n", "folder": "run folder", "started": "made (UTC)"}
 _HEADERS |= {"seconds": "took"}
 
 
@@ -203,11 +203,18 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
         partition=_text(loss.get("partition")),
         seed=number if isinstance(number, int) else record.get("seed"),
         task=_inherited(record, records, _task),
-        policy=_inherited(record, records, _policy) if not record["name"].startswith(_NOTEBOOK) else None,
+        policy=_policy_of(record, records),
         detail=_detail(parameters),
         started=_text(record.get("started")),
         seconds=_number(record.get("seconds")),
     )
+
+
+def _policy_of(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str | None:
+    if record["name"].startswith(_NOTEBOOK):
+        return None
+    found = _inherited(record, records, _policy)
+    return f"{found}, fine-tuned" if found and "sft" in _dict(record.get("inputs")) else found
 
 
 def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read) -> str | None:

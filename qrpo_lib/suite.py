@@ -274,6 +274,8 @@ class _Running:
         # PASSIVE: threads that wait leave their core to the other jobs.
         threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
         environment = masking.without_secrets(os.environ) | threading | {"QRPO_STATUS": str(self._status)}
+        environment |= {"MATPLOTLIBRC": str(runs.PACKAGE / "data" / "matplotlibrc"), "PYTHONIOENCODING": "utf-8"}
+        environment.pop("MPLBACKEND", None)  # figures are shown in the notebook, wherever else the user wants them
         task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": job.step.key, "force": force}
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(
