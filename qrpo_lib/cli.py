@@ -191,11 +191,15 @@ def clean(options: argparse.Namespace) -> int:
     if options.run is None:
         for name in cleaning.damaged():
             _say(f"Left as it is: {name}, whose {runs.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
-    total = f"{len(found)} folders, {terminal.size(sum(one.size for one in found))}, in {runs.runs_folder()}"
-    if not found or options.dry_run:
-        _say(f"Nothing to remove in {runs.runs_folder()}." if not found else f"{total}: would be removed.")
+    if not found:
+        _say(f"Nothing to remove in {runs.runs_folder()}.")
         return 0
-    if not options.yes and not _agreed(f"Remove these {total}?"):
+    count = f"{len(found)} folder{'s' if len(found) > 1 else ''}"
+    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {runs.runs_folder()}"
+    if options.dry_run:
+        _say(f"Would remove {total}; nothing was removed.")
+        return 0
+    if not options.yes and not _agreed(f"Remove {total}?"):
         return 0 if sys.stdin.isatty() else 2
     busy = [one for one in found if not cleaning.remove(one)]
     for one in busy:

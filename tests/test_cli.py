@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from qrpo_lib import cli, dispatch_table, display, runs, suite, terminal
@@ -152,3 +154,31 @@ def test_only_can_be_given_twice(monkeypatch):
     monkeypatch.setattr(suite, "select", lambda jobs, only: given.update(only=only) or [])
     assert cli.main(["reproduce", "--only", "noise", "--only", "tables", "scaling"]) == 0
     assert given["only"] == ["noise", "tables", "scaling"]
+
+
+def test_a_notebook_is_executed_whatever_the_users_settings(tmp_path, monkeypatch):
+    """As tab completion names it, in a folder with brackets, with settings under which nothing could be drawn."""
+    root = tmp_path / "[x] β"
+    shutil.copytree(runs.PACKAGE.parent / "notebooks", root / "notebooks")
+    v4 = nbformat.v4
+    parameters = v4.new_code_cell('figures: str = "x"', metadata={"tags": ["parameters"]})
+    draw = """import matplotlib, os, pathlib
+from matplotlib import pyplot as plt
+folder = pathlib.Path(figures)
+folder.mkdir(parents=True)
+axis = plt.subplots()[1]
+axis.set_title("$x$ β")
+print("β")
+(folder / "said.txt").write_text(f"{matplotlib.rcParams['text.usetex']} {'inline' in matplotlib.get_backend()}")"""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = v4.new_notebook(cells=[parameters, v4.new_code_cell(draw)], metadata=metadata)
+    nbformat.write(made, root / "notebooks" / "theory" / "noise.ipynb")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
+    settings = {"QRPO_ROOT": str(root), "QRPO_RUNS": str(root / "runs"), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    settings |= {"MPLBACKEND": "TkAgg", "PYTHONIOENCODING": "ascii"}
+    ended = run("reproduce", "--only", "notebooks/theory/noise.ipynb", environment=settings, cwd=root)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert b"[x] \\u03b2/figures" in ended.stdout
+    assert (root / "figures" / "said.txt").read_text() == "False True"
+    (executed,) = root.glob(f"runs/notebook-theory-noise-*/{suite.EXECUTED}")
+    assert "image/png" in executed.read_text()
