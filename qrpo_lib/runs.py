@@ -38,7 +38,7 @@ from qrpo_lib.files import file_sha256, write_atomically
 
 __all__ = ["file_sha256", "write_atomically"]  # also found here
 
-PACKAGE = Path(__file__).parent
+PACKAGE = own_package().root
 RECORD = "record.json"
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
