@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, runs, suite, tasks
+from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profile_files, profiles, runs, suite, tasks
 
 console = Console(highlight=False)
 
@@ -37,6 +37,7 @@ def reproduce(options: argparse.Namespace) -> int:
     started = time.monotonic()
     profile = _absolute(options.profile)
     every = suite.jobs(profile)
+    profile_files.take_name(profile)
     selected = suite.select(every, options.only)
     _check_packages(profile)
     suite.check(selected)
@@ -207,7 +208,7 @@ def _check_packages(profile_name: str) -> None:
 
 def _absolute(profile: str) -> str:
     """A profile's file by its absolute path, since notebooks run in folders of their own."""
-    return str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    return profile_files.absolute(profile)
 
 
 def _parser() -> argparse.ArgumentParser:
