@@ -1,7 +1,8 @@
 """Models and datasets of the Hugging Face hub, each at one commit; local copies where there are any.
 
 A local copy of OWNER/NAME lies in `$QRPO_DATA/OWNER/NAME`, as `hf download OWNER/NAME --local-dir …` leaves it, or
-`datasets.Dataset.save_to_disk`; a name that is the absolute path of a folder is that folder. A local copy is taken as
+`datasets.Dataset.save_to_disk`; a name that is the absolute path of a folder is that folder (in a profile also "./X",
+relative to its file). A local copy is taken as
 it is: it should be of the commit that the profile names.
 """
 
@@ -144,7 +145,9 @@ def check(name: str, revision: str | None, kind: str) -> None:
 
 
 def check_revision(name: str, revision: str | None, kind: str) -> None:
-    """Raise HubError without a commit: a name alone is something else tomorrow."""
+    """Raise HubError for a path without a folder, and without a commit: a name alone is something else tomorrow."""
+    if Path(name).is_absolute():
+        raise HubError(f"There is no folder {name}, which the profile names as its {kind}.")
     if not revision:
         address = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
         raise HubError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import tomllib
 import unicodedata
@@ -38,6 +39,7 @@ DISCRIMINATORS = {
     ("training", "qrpo", "transform"): "name",
 }
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
+_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"))
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -406,6 +408,8 @@ def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
     removed = _take_arms(table, arms, said)
     for arm, of_arm in arms.items():
         _check_arm_table(arm, of_arm, said)
+    for part in (table, *arms.values()):
+        _place_copies(part, path.absolute().parent)
     return Layer(path, shown, own, table, arms, removed), base
 
 
@@ -466,6 +470,18 @@ def _check_keys(table: Table, said: str, path: tuple[str, ...] = ()) -> None:
         elif key == "unset" and "environment" not in path and not _are_words(value):
             where = ".".join((*path, key))
             raise ProfileError(f'{said}, {where}: must be a list of dotted keys, such as ["sft"], not {value!r}.')
+
+
+def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> None:
+    """Make paths of local models and datasets absolute, in place: "./model" is relative to the file that says it."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _place_copies(value, folder, (*path, key))
+        elif path in _TABLES_WITH_COPIES and key in _COMMIT_OF and isinstance(value, str):
+            if value.startswith(("./", "../")):
+                table[key] = os.path.normpath(folder / value)
+            elif value.startswith("~/"):
+                table[key] = os.path.expanduser(value)
 
 
 def _are_words(value: Any) -> bool:

@@ -82,6 +82,7 @@ class SmolLM2Policy(_Settings):
 class HubPolicy(_Settings):
     """A model of the Hugging Face hub, or a local copy of it (`qrpo_lib.hub`).
 
+    model: OWNER/NAME, or the path of a folder: an absolute one, or "./NAME" beside the profile.
     revision: a full commit hash; without one nothing is downloaded.
     pad_token: as the paper sets it, a token that nothing else uses.
     temperature, top_p: of this model's evaluation completions (App. L.6); they take the place of the profile's.
@@ -479,7 +480,7 @@ class Profile(_Settings):
         of_policy = isinstance(self.policy, HubPolicy)
         for name in ("temperature", "top_p"):
             if (getattr(self.evaluation, name) is None) != of_policy:
-                what = "is set, but the policy has its own: leave one of them out" if of_policy else "is missing"
+                what = "is set, but the policy has its own" if of_policy else "is missing; the policy brings none"
                 raise ValueError(f"evaluation.{name} {what}")
         return self
 

@@ -1,10 +1,13 @@
 import os
 import re
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
+from hub_copies import chat_model
 
-from qrpo_lib import profile_files, profiles, runs, suite, transforms
+from qrpo_lib import cli, hub, profile_files, profiles, runs, suite, tasks, transforms
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -485,3 +488,63 @@ def test_files_that_cannot_be_read(tmp_path):
     assert re.search(r"no profile '.*folder\.toml'; there is no file", refused(tmp_path / "folder.toml"))
     (tmp_path / "loop.toml").symlink_to(tmp_path / "loop.toml")
     assert re.search(r"there is no file", refused(tmp_path / "loop.toml"))
+
+
+def test_the_readmes_example_works_as_it_stands(write, tmp_path):
+    text = (runs.PACKAGE.parent / "README.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = write(example, "my_profile.toml")
+    assert profiles.arms(path) == ["chat", "code"]
+    for arm in profiles.arms(path):
+        profile = profiles.load(path, arm)
+        assert profile.policy.model == str(tmp_path / "my-model")
+        assert profile.label == f"my-profile, {arm}"
+
+
+def test_local_copies_may_be_named_beside_the_file(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(f'extends = "gh200"\n{HUB_POLICY}'.replace("/models/mine", "../models/mine"), "base/base.toml")
+    path = write('extends = "base/base.toml"\n[task]\ndataset = "./data"\nreward.model = "~/reward"\n')
+    profile = profiles.load(path)
+    assert profile.policy.model == str(tmp_path / "models" / "mine")
+    assert profile.task.dataset == str(tmp_path / "data")
+    assert profile.task.reward.model == str(tmp_path / "home" / "reward")
+    assert profile.task.tokenizer == profiles.load("gh200").task.tokenizer
+    with pytest.raises(hub.HubError, match=rf"no folder {tmp_path}/data, which the profile names as its dataset"):
+        tasks.check_available(profile)
+
+
+def test_the_command_takes_a_profile_from_any_folder(write, tmp_path, monkeypatch, capsys, runs_folder):
+    write('extends = "base.toml"\n', "own/my_profile.toml")
+    write('extends = "tiny"\n[experiment]\narms = ["chat"]\n', "own/base.toml")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["status", "--profile", "own/my_profile.toml"]) == 0
+    told = capsys.readouterr().out
+    assert "experiments/sweep[chat]" in told
+    assert "[code]" not in told
+
+
+def test_the_command_refuses_a_name_that_is_taken_before_work(write, capsys, runs_folder):
+    first, second = (write('extends = "tiny"\n', f"{folder}/mine.toml") for folder in ("one", "two"))
+    profile_files.take_name(first)
+    assert cli.main(["reproduce", "--profile", str(second), "--only", "theory/noise"]) == 2
+    assert "both profiles have the name 'mine'" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_a_profile_in_a_folder_of_its_own_is_found_by_its_notebooks_and_their_processes(write, tmp_path):
+    """From the command to the executed notebook: `extends` and the model are relative to the profile's file."""
+    chat_model(tmp_path / "own" / "my-model")
+    write('extends = "tiny"\n[experiment]\narms = ["chat"]\n', "own/base.toml")
+    write(f'extends = "base.toml"\n{HUB_POLICY}'.replace("/models/mine", "./my-model"), "own/my_profile.toml")
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "notebooks").symlink_to(runs.PACKAGE.parent / "notebooks")
+    environment = {name: value for name, value in os.environ.items() if name != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
+    arguments = ["reproduce", "--profile", "own/my_profile.toml", "--only", "experiments/initial_policy"]
+    command = [sys.executable, "-m", "qrpo_lib.cli", *arguments]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "1 executed" in answer.stdout
+    (folder,) = (root / "runs").glob("initial_policy-*")
+    assert (folder / "model.safetensors").is_file()
