@@ -46,11 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not complete yet."""
-    from qrpo_lib import cores, display, runs, suite
+    from qrpo_lib import cores, display, profile_files, runs, suite
 
     started = time.monotonic()
     profile = _absolute(options.profile)
     every = suite.jobs(profile)
+    profile_files.take_name(profile)
     selected = suite.select(every, options.only)
     _check_packages(profile)
     suite.check(selected)
@@ -259,7 +260,9 @@ def _check_packages(profile_name: str) -> None:
 
 def _absolute(profile: str) -> str:
     """A profile's file by its absolute path, since notebooks run in folders of their own."""
-    return str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    from qrpo_lib import profile_files
+
+    return profile_files.absolute(profile)
 
 
 def _say(*parts: str | tuple[str, str], style: str = "", end: str = "\n") -> None:

@@ -98,7 +98,8 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     # A DPO run is in the grid, and in what reads the grid.
     of_grid = {"experiments/sweep", "results/tables", "results/length_bias", "results/alpaca_eval"}
     of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
-    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | {"results/claims"}
+    of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/claims"}
 
 
 def test_source_notebooks_are_clean():
