@@ -136,12 +136,19 @@ def clean(options: argparse.Namespace) -> int:
 
 
 def write_claims(options: argparse.Namespace) -> int:
-    """Write the table of claims in README.md from what the notebooks recorded under figures/."""
-    ledger = claims.ledger(runs.project_root() / "figures")
-    if not ledger:
+    """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
+    from qrpo_lib import claim_views
+
+    figures, page = runs.project_root() / "figures", runs.project_root() / "docs" / "claims.md"
+    judged, stale = claims.recorded(figures), claims.stale(figures)
+    if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
-    changed = claims.write_into(runs.project_root() / "README.md", ledger)
-    console.print(f"{len(ledger)} claims; README.md {'updated' if changed else 'was up to date'}.")
+    text = claim_views.page(judged, len(stale))
+    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
+    runs.write_atomically(page, text.encode())
+    console.print(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    if stale:
+        console.print(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.", soft_wrap=True)
     return 0
 
 
