@@ -1,4 +1,4 @@
-"""How the claims ledger is shown: a card for each verdict in a notebook, tables in Markdown and HTML, docs/claims.md."""
+"""How the claims ledger is shown: a card for each verdict in a notebook, tables, and the page docs/claims.md."""
 
 from __future__ import annotations
 

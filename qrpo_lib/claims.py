@@ -1,4 +1,4 @@
-"""The claims ledger: what the paper claims (claims.toml), what a notebook measured, and the verdict by the claim's rule.
+"""The claims ledger: what the paper claims (claims.toml), what a notebook measured, and the verdict by the rule.
 
     ledger = claims.Ledger(folder, "theory")
     ledger.judge("kl-linear", {"deviation_of_the_order": 1.0}, measured="order 2.000 in 18 pairs")
@@ -68,7 +68,7 @@ class Judgement:
     verdict: one of `verdict_rules.VERDICTS`.   reason: what decided it, where that is not the rule alone.
     measured: in words, with intervals and sample.   values: the numbers that the rule was applied to, by name; an
         interval as `estimate, low, high` and, for signs, `predicted`; an infinite end is None.
-    effect: the smallest effect that matters, as a number here; None for rules without one.   effect_words: where it is from.
+    effect: the smallest effect that matters, as a number; None for rules without one.   effect_words: where it is from.
     profile: "theory" where no model is involved, else the profile and its arm.
     The other fields are the claim's, as they stood when it was judged.
     """
@@ -142,7 +142,7 @@ def _effects() -> dict[str, dict[str, Any]]:
 def get(claim_id: str) -> Claim:
     """The claim with this id. Raises UnknownClaimError."""
     if claim_id not in catalogue():
-        raise UnknownClaimError(f"claims.toml has no claim {claim_id!r}: add it there, with its rule, before judging it.")
+        raise UnknownClaimError(f"claims.toml has no claim {claim_id!r}: add it there, with its rule.")
     return catalogue()[claim_id]
 
 
@@ -243,7 +243,7 @@ class Ledger:
             return None, f"{share:.0%} of {of}", f"nothing to measure the smallest effect by: {of} is not known"
         if not math.isfinite(scale):
             raise ValueError(f"Claim {claim.id!r}: the scale of the smallest effect is {scale}.")
-        return share * max(scale, 0.0), f"{share:.0%} of {of}, {scale:.4g}", ""
+        return _rounded(share * max(scale, 0.0)), f"{share:.0%} of {of}, {scale:.4g}", ""
 
     def _repr_html_(self) -> str:
         return "\n".join(judgement._repr_html_() for judgement in self.judged) or "Nothing was judged."
@@ -330,11 +330,16 @@ def _in_words(claim: Claim, values: Mapping[str, Any], measured: str) -> str:
 
 
 def _plain(value: Any, predicted: int | None) -> Any:
-    if isinstance(value, (int, float)) or not hasattr(value, "low"):
-        return float(value)
+    if not hasattr(value, "low"):
+        return _rounded(value)
     ends = {"estimate": value.mean, "low": value.low, "high": value.high}
-    shown = {name: float(end) if math.isfinite(end) else None for name, end in ends.items()}
+    shown = {name: _rounded(end) if math.isfinite(end) else None for name, end in ends.items()}
     return shown if predicted is None else shown | {"predicted": predicted}
+
+
+def _rounded(value: float) -> float:
+    # What lies beyond these digits differs between processors, and says nothing.
+    return float(f"{value:.6g}")
 
 
 def _parsed(entry: dict[str, Any], effects: Mapping[str, Any]) -> Claim:

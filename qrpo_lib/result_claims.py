@@ -171,9 +171,10 @@ def log_slightly_worse(cells: TransformationCells, gain: float | None) -> Measur
 def less_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Measured:
     """QRPO and REBEL against DPO and SimPO, one bootstrap over all four. table: `results.length_table(points)`."""
     biased = table["low"] > 0
+    listed = (f"{row.method} {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples())
     return {
         "values": {"difference of rho": length_bias.contrast(points, PREFERENCES, SCALARS)},
-        "measured": ", ".join(f"{row.method} {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()),
+        "measured": ", ".join(listed),
         "untrained": best.untrained([*PREFERENCES, *SCALARS]),
         "absent": "" if biased.any() else "no algorithm has a positive length bias",
     }
@@ -207,9 +208,11 @@ def threshold(last: pd.DataFrame) -> Measured:
         if len(rows) < 2:
             single += 1
             continue
+        limit = rows["threshold"].iloc[0]
         for kind in ("chosen", "rejected"):
-            above = bool(rows[f"{kind}_quantile"].mean() > rows["threshold"].iloc[0])
-            name = f"{where}, {kind} (R_q {rows[f'{kind}_quantile'].mean():.2f}, threshold {rows['threshold'].iloc[0]:.2f})"
+            quantile = rows[f"{kind}_quantile"].mean()
+            above = bool(quantile > limit)
+            name = f"{where}, {kind} (R_q {quantile:.2f}, threshold {limit:.2f})"
             values[name] = statistics.seed_interval(rows[f"{kind}_log_ratio"].to_numpy())
             predicted[name] = 1 if above else -1
             chosen_above |= {above} if kind == "chosen" else set()

@@ -108,7 +108,7 @@ def has_lc_reward(profile: Profile) -> bool:
 
 
 def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
-    """Of each algorithm (or of these) and setting the best checkpoint of the grid, by the grid's seeds (`selection`)."""
+    """Of each (or only these) algorithm and setting the best checkpoint of the grid, by the grid's seeds."""
     scores = selection.scores(recorded(profile, _grid(profile, algorithms)))
     return selection.best_of_settings(scores, profile.evaluation.max_mean_length)
 
@@ -142,7 +142,7 @@ def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> Be
 
 
 def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
-    """What each reported model gained over the policy it was trained from, and what the last checkpoint of its runs did.
+    """What each reported model gained over the policy it was trained from, and the last checkpoint of the same runs.
 
     Columns `method, setting, start, step, trained, gain, low, high, last_step, last_gain, last_low, last_high, prompts,
     seeds`, on the reporting split. A model that is selected at step 0 is not trained: its gain is 0 by construction.

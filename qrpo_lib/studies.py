@@ -89,7 +89,9 @@ def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
 def mean_over(cells: ScalingCells, setting: str, beta: float, numbers: Collection[int]) -> np.ndarray:
     """(seeds, prompts) of a setting and beta, mean over learning rates and these numbers of references; "exact"."""
     chosen = [
-        cell.values for key, cell in cells.items() if key[:2] == (setting, beta) and key[3] in numbers and _is_exact(key)
+        cell.values
+        for key, cell in cells.items()
+        if key[:2] == (setting, beta) and key[3] in numbers and key[-1] == "exact"
     ]
     if not chosen:
         raise ValueError(f"There is no cell of {setting} at beta {beta:g} with {sorted(numbers)} references.")
@@ -194,10 +196,6 @@ def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
 def _has_threshold(run: Run) -> bool:
     # Of the quantile itself, with the partition function of the paper.
     return run.partition == "exact" and sweep.transform_label(run.transform) == "identity"
-
-
-def _is_exact(key: tuple) -> bool:
-    return key[-1] == "exact"
 
 
 def _best_checkpoint(rows: pd.DataFrame) -> Cell:

@@ -5,8 +5,8 @@
 An interval is any object with finite or infinite `low` and `high`, at 95 % here. Errors then are at most 2.5 % an
 interval: of support where the truth is at the edge of what would support (0, or the smallest effect), of contradiction
 where it is at the edge of what would contradict. Of several intervals that must all support, each must do so on its
-own, so that false support stays at 2.5 %; one is enough to contradict, so that false contradiction is at most 2.5 % times
-their number. `tests/test_verdict_rules.py` shows the rates by simulation.
+own, so that false support stays at 2.5 %; one is enough to contradict, so that false contradiction is at most 2.5 %
+times their number. `tests/test_verdict_rules.py` shows the rates by simulation.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all")
 
 
 def non_inferiority(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
-    """Something ties or is larger. Supported: the lower end is above -effect. Contradicted: the upper end is below it."""
+    """Something ties or is larger. Supported: the lower end is above -effect. Contradicted: the upper is below it."""
     _check(intervals, effect)
 
     def judged(interval) -> Verdict:
@@ -82,7 +82,7 @@ def equivalence(intervals: Mapping[str, Any], effect: float, over: Over = "all")
 
 
 def trend(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
-    """Something grows with log n: `superiority` of slopes over all n, in units of the gain from the fewest to the most."""
+    """Something grows with log n: `superiority` of slopes over all n, as gains from the fewest to the most."""
     return superiority(intervals, effect, over)
 
 
