@@ -84,7 +84,7 @@ def page(judgements: Sequence[Judgement], stale: int = 0) -> str:
 
     parts = [_HEADER, summary(judgements)]
     if stale:
-        parts.append(f"{stale} recorded verdicts are by an earlier claims.toml and left out: run `qrpo reproduce`.")
+        parts.append(f"{stale} recorded verdicts are by earlier rules and left out: run `qrpo reproduce`.")
     for origin, title in (("paper", "Verdicts on claims of the paper"), ("ours", "Verdicts on our own questions")):
         chosen = [one for one in judgements if one.origin == origin]
         if chosen:

@@ -10,6 +10,7 @@ what all notebooks wrote.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -70,7 +71,8 @@ class Judgement:
         interval as `estimate, low, high` and, for signs, `predicted`; an infinite end is None.
     effect: the smallest effect that matters, as a number; None for rules without one.   effect_words: where it is from.
     profile: "theory" where no model is involved, else the profile and its arm.
-    The other fields are the claim's, as they stood when it was judged.
+    rule_version: of the rule with its limits and smallest effect; a verdict by another version is `stale`.
+    The other fields are the claim's.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Judgement:
     kind: str
     rule: str
     limits: str
+    rule_version: str
     measured: str
     values: dict[str, Any]
     effect: float | None
@@ -203,15 +206,9 @@ class Ledger:
         elif not isinstance(values, Mapping):
             values = dict.fromkeys(claim.limits, float(values))
         effect, effect_words, without_scale = self._effect(claim, scale)
-        reason = absent or without_scale
         if untrained:
-            reason = f"untrained, the selected step is 0: {', '.join(untrained)}"
-        if reason:
-            outcome = verdict_rules.Outcome("not testable", reason)
-        else:
-            outcome = verdict_rules.apply(
-                claim.kind, values, effect=effect, limits=claim.limits, predicted=predicted, over=claim.over
-            )
+            absent = f"untrained, the selected step is 0: {', '.join(untrained)}"
+        outcome = _outcome(claim, values, effect, predicted, absent or without_scale)
         judgement = Judgement(
             id=claim.id,
             measured=_in_words(claim, values, measured),
@@ -222,7 +219,7 @@ class Ledger:
             verdict=outcome.verdict,
             reason=outcome.reason,
             evidence=evidence or claim.evidence,
-            **_of_claim(claim),
+            **_described(claim),
         )
         record(judgement, self.folder)
         self.judged = [known for known in self.judged if known.id != judgement.id] + [judgement]
@@ -270,7 +267,7 @@ def recorded(figures: str | Path) -> list[Judgement]:
 
 
 def stale(figures: str | Path) -> list[Path]:
-    """Files under a figures folder that were not judged by today's claims.toml: run the notebooks again."""
+    """Files under a figures folder that were judged by other rules than today's: run their notebooks again."""
     return [path for path in _paths(figures) if _read(path) is None]
 
 
@@ -304,16 +301,38 @@ def _paths(figures: str | Path) -> list[Path]:
 
 
 def _read(path: Path) -> Judgement | None:
-    """What is recorded in a file, or None if it was judged by another claims.toml than today's."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if set(content) != {column.name for column in fields(Judgement)} or content["id"] not in catalogue():
+    """What is recorded in a file, or None if it was judged by another rule than today's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a recorded verdict ({error}): remove it and run its notebook again.") from None
+    known = {column.name for column in fields(Judgement)}
+    if not isinstance(content, dict) or set(content) != known or content["id"] not in catalogue():
         return None
-    return Judgement(**content) if _of_claim(catalogue()[content["id"]]).items() <= content.items() else None
+    claim = catalogue()[content["id"]]
+    if claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
+        return None
+    return Judgement(**content | _described(claim))
 
 
-def _of_claim(claim: Claim) -> dict[str, str]:
+def _outcome(
+    claim: Claim, values: Mapping[str, Any], effect: float | None, predicted: Mapping[str, int] | None, absent: str
+) -> verdict_rules.Outcome:
+    if absent:
+        return verdict_rules.Outcome("not testable", absent)
+    return verdict_rules.apply(
+        claim.kind, values, effect=effect, limits=claim.limits, predicted=predicted, over=claim.over
+    )
+
+
+def _described(claim: Claim) -> dict[str, str]:
+    """What a verdict says of its claim. The version is of all that decides: kind, rule, limits, smallest effect."""
+    decides = ("kind", "over", "rule", "limits", "testable_if")
+    content = {name: getattr(claim, name) for name in decides} | {"effects": _effects().get(claim.effect)}
+    version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     names = ("section", "origin", "statement", "number", "kind", "rule")
-    return {name: getattr(claim, name) for name in names} | {"limits": claim.stated_limits}
+    described = {name: getattr(claim, name) for name in names}
+    return described | {"limits": claim.stated_limits, "rule_version": version}
 
 
 def _in_words(claim: Claim, values: Mapping[str, Any], measured: str) -> str:

@@ -127,6 +127,8 @@ def finite_partition(cells: ScalingCells, gain: float | None) -> Measured:
         if key[-1] == "exact" and key[3] <= 3 and other is not None:
             pairs.setdefault(key[0], []).append((other, cell))
     trained = {setting: of for setting, of in pairs.items() if all(cell.step for pair in of for cell in pair)}
+    if not pairs:
+        return {"absent": "no cell with at most 3 references has both partition functions", "scale": gain}
     if not trained:
         return {"untrained": [f"cells of {setting}" for setting in pairs], "scale": gain}
     gaps = [finite.values - exact.values for of in trained.values() for finite, exact in of]
