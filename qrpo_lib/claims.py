@@ -1,132 +1,399 @@
-"""The claims ledger: each claim of the paper that the suite examined, what was measured, and the verdict.
+"""The claims ledger: what the paper claims (claims.toml), what a notebook measured, and the verdict by the rule.
 
-A notebook ends with `claims.record(Claim(...), folder)`; `claims.ledger(figures)` reads what all notebooks recorded.
+    ledger = claims.Ledger(folder, "theory")
+    ledger.judge("kl-linear", {"deviation_of_the_order": 1.0}, measured="order 2.000 in 18 pairs")
+
+A notebook says only what it measured. Each verdict is written to `folder/claims/<id>.json`; `recorded(figures)` reads
+what all notebooks wrote.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import math
 import re
-from dataclasses import asdict, dataclass, fields
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
-from qrpo_lib import files
-from qrpo_lib.plots import markdown_table
+from qrpo_lib import verdict_rules
+from qrpo_lib.code_version import package_file
+from qrpo_lib.errors import InputError
 
-Verdict = Literal["reproduced", "not reproduced", "beyond this scale"]
+CATALOGUE = package_file("claims.toml")
+ORIGINS = ("paper", "ours")
 _FOLDER = "claims"
-_START, _END = "<!-- claims: written by `qrpo claims` -->", "<!-- end of claims -->"
+
+
+class UnknownClaimError(InputError):
+    """A notebook judges a claim that claims.toml does not have."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper and what became of it.
+    """One claim as claims.toml has it; see there for what each field means."""
 
-    id: kebab-case, unique within a profile's arm.   section: where the paper makes the claim ("App. C", "4.2").
-    statement: the paper's statement, with its number where it has one.
-    rule: the test that decides the verdict, fixed before the result was seen.
-    measured: what was measured, with its confidence interval or error and its sample size.
+    id: str
+    section: str
+    origin: str
+    statement: str
+    number: str = ""
+    numbers: tuple[float, ...] = ()
+    kind: str = ""
+    over: str = "all"
+    rule: str = ""
+    effect: str = ""
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    testable_if: str = ""
+    notebook: str = ""
+    evidence: str = ""
+    not_examined: str = ""
+
+    @property
+    def stated_limits(self) -> str:
+        """The limits of an exact rule in words: "kl below 1e-08"."""
+        return ", ".join(
+            f"{name.replace('_', ' ')} {comparison.replace('_', ' ')} {bound:g}"
+            for name, limit in self.limits.items()
+            for comparison, bound in limit.items()
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on a claim in one profile's arm, with all that it rests on.
+
+    verdict: one of `verdict_rules.VERDICTS`.   reason: what decided it, where that is not the rule alone.
+    measured: in words, with intervals and sample.   values: the numbers that the rule was applied to, by name; an
+        interval as `estimate, low, high` and, for signs, `predicted`; an infinite end is None.
+    effect: the smallest effect that matters, as a number; None for rules without one.   effect_words: where it is from.
     profile: "theory" where no model is involved, else the profile and its arm.
-    evidence: figure or table that shows it, such as "table4".
+    rule_version: of the rule with its limits and smallest effect; a verdict by another version is `stale`.
+    The other fields are the claim's.
     """
 
     id: str
     section: str
+    origin: str
     statement: str
+    number: str
+    kind: str
     rule: str
+    limits: str
+    rule_version: str
     measured: str
+    values: dict[str, Any]
+    effect: float | None
+    effect_words: str
     profile: str
-    verdict: Verdict
+    verdict: str
+    reason: str
     evidence: str
 
-    def __post_init__(self):
-        for field in fields(self):
-            if not isinstance(getattr(self, field.name), str) or not getattr(self, field.name).strip():
-                raise ValueError(f"Claim {self.id!r}: {field.name} must be a text that is not empty.")
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.id):
-            raise ValueError(f"Claim {self.id!r}: an id is lower-case words joined by hyphens.")
-        if self.verdict not in get_args(Verdict):
-            raise ValueError(f"Claim {self.id!r}: the verdict {self.verdict!r} is none of {get_args(Verdict)}.")
+    def _repr_html_(self) -> str:
+        from qrpo_lib import claim_views
+
+        return claim_views.card(self)
+
+    def _repr_markdown_(self) -> str:
+        from qrpo_lib import claim_views
+
+        return claim_views.to_markdown([self], rules=True)
 
 
-def verdict(holds: bool) -> Verdict:
-    """The verdict of a rule that could be applied."""
-    return "reproduced" if holds else "not reproduced"
+@dataclass(frozen=True)
+class Rules:
+    """The rules of the claims that a notebook judges, shown where it states them: before its results."""
+
+    notebook: str
+
+    def _repr_markdown_(self) -> str:
+        from qrpo_lib import claim_views
+
+        return claim_views.rules(judged_by(self.notebook))
 
 
-def record(claim: Claim, folder: str | Path) -> Path:
-    """Write one claim to `folder/claims/<id>.json`, where the ledger finds it; an earlier verdict is replaced."""
-    path = Path(folder) / _FOLDER / f"{claim.id}.json"
+def judged_by(notebook: str) -> list[Claim]:
+    """The claims that a notebook ("theory/noise") judges. Raises InputError if there are none."""
+    found = [claim for claim in catalogue().values() if claim.notebook == notebook]
+    if not found:
+        raise InputError(f"No claim of claims.toml is judged by a notebook {notebook!r}.")
+    return found
+
+
+@functools.cache
+def catalogue() -> dict[str, Claim]:
+    """All claims of claims.toml by id, in the file's order. Raises InputError where the file is malformed."""
+    content = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
+    found: dict[str, Claim] = {}
+    for entry in content["claim"]:
+        claim = _parsed(entry, content["effects"])
+        if claim.id in found:
+            raise InputError(f"claims.toml has two claims {claim.id!r}.")
+        found[claim.id] = claim
+    return found
+
+
+@functools.cache
+def _effects() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))["effects"]
+
+
+def get(claim_id: str) -> Claim:
+    """The claim with this id. Raises UnknownClaimError."""
+    if claim_id not in catalogue():
+        raise UnknownClaimError(f"claims.toml has no claim {claim_id!r}: add it there, with its rule.")
+    return catalogue()[claim_id]
+
+
+class Ledger:
+    """What one notebook judges; shown at the end of a cell, all of it.
+
+    folder: where the notebook's figures go; verdicts go into `claims/` in it.
+    profile: "theory", "enumerated", or a profile's label ("tiny, chat").
+    task: "chat" or "code", which smallest effects go by; may be missing where none is needed.
+    """
+
+    def __init__(self, folder: str | Path, profile: str, task: str = ""):
+        self.folder, self.profile, self.task = Path(folder), profile, task
+        self.judged: list[Judgement] = []
+
+    @classmethod
+    def of_arm(cls, folder: str | Path, settings: Any) -> Ledger:
+        """The ledger of a profile's arm, as `profiles.load` returns it."""
+        return cls(folder, settings.label, "code" if settings.task.completions == "solution" else "chat")
+
+    def judge(
+        self,
+        claim_id: str,
+        values: Mapping[str, Any] | float | None = None,
+        measured: str = "",
+        *,
+        scale: float | None = None,
+        predicted: Mapping[str, int] | None = None,
+        untrained: Sequence[str] = (),
+        absent: str = "",
+        evidence: str = "",
+    ) -> Judgement:
+        """Apply a claim's rule to what was measured, write the verdict down, and return it to be shown.
+
+        Parameters
+        ----------
+        claim_id: of claims.toml.
+        values: intervals by name or, for exact rules, numbers by name; a number alone where the rule has one limit.
+        measured: in words, beside the values.
+        scale: what the smallest effect is a share of, where it is one: DPO's gain, a KL in nats.
+        predicted: of a rule of signs, 1 or -1 for each interval.
+        untrained: compared policies that are not trained (their selected step is 0); the claim is then not testable.
+        absent: which precondition is absent, so that the claim is not testable.
+        evidence: the figure or table, where it is not the claim's.
+
+        Raises
+        ------
+        UnknownClaimError
+            claims.toml has no such claim.
+        ValueError
+            The values do not fit the claim's rule.
+        """
+        claim = get(claim_id)
+        if claim.not_examined:
+            raise InputError(f"Claim {claim_id!r} has no rule: claims.toml says why the suite does not examine it.")
+        if values is None:
+            values = {}
+        elif not isinstance(values, Mapping):
+            values = dict.fromkeys(claim.limits, float(values))
+        effect, effect_words, without_scale = self._effect(claim, scale)
+        if untrained:
+            absent = f"untrained, the selected step is 0: {', '.join(untrained)}"
+        outcome = _outcome(claim, values, effect, predicted, absent or without_scale)
+        judgement = Judgement(
+            id=claim.id,
+            measured=_in_words(claim, values, measured),
+            values={name: _plain(value, (predicted or {}).get(name)) for name, value in values.items()},
+            effect=effect,
+            effect_words=effect_words,
+            profile=self.profile,
+            verdict=outcome.verdict,
+            reason=outcome.reason,
+            evidence=evidence or claim.evidence,
+            **_described(claim),
+        )
+        record(judgement, self.folder)
+        self.judged = [known for known in self.judged if known.id != judgement.id] + [judgement]
+        return judgement
+
+    def _effect(self, claim: Claim, scale: float | None) -> tuple[float | None, str, str]:
+        """The smallest effect that matters here, where it is from, and why there is none if there should be one."""
+        if not claim.effect:
+            return None, "", ""
+        table = _effects()[claim.effect]
+        choices = [table[name] for name in (self.profile, self.task, "any") if name in table]
+        if not choices:
+            raise ValueError(f"claims.toml has no smallest effect {claim.effect!r} for {self.profile!r}.")
+        if "absolute" in choices[0]:
+            return float(choices[0]["absolute"]), "", ""
+        share, of = choices[0]["share"], table["of"]
+        if scale is None:
+            return None, f"{share:.0%} of {of}", f"nothing to measure the smallest effect by: {of} is not known"
+        if not math.isfinite(scale):
+            raise ValueError(f"Claim {claim.id!r}: the scale of the smallest effect is {scale}.")
+        return _rounded(share * max(scale, 0.0)), f"{share:.0%} of {of}, {scale:.4g}", ""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(judgement._repr_html_() for judgement in self.judged) or "Nothing was judged."
+
+    def _repr_markdown_(self) -> str:
+        from qrpo_lib import claim_views
+
+        return claim_views.to_markdown(self.judged, rules=True) if self.judged else "Nothing was judged."
+
+
+def record(judgement: Judgement, folder: str | Path) -> Path:
+    """Write one verdict to `folder/claims/<id>.json`, where the ledger finds it; an earlier verdict is replaced."""
+    path = Path(folder) / _FOLDER / f"{judgement.id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(claim), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    content = json.dumps(asdict(judgement), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(content + "\n", encoding="utf-8")
     return path
 
 
-def ledger(figures: str | Path) -> list[Claim]:
-    """All claims under a figures folder, by section, then id, then profile.
-
-    Raises `files.UnreadableFileError` for a file that is not a claim as `record` writes it.
-    """
-    recorded = [_read(path) for path in sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))]
-    return sorted(recorded, key=lambda claim: (_section_order(claim.section), claim.id, claim.profile))
+def recorded(figures: str | Path) -> list[Judgement]:
+    """All verdicts under a figures folder, by section, then id, then profile; without `stale` ones."""
+    found = [judgement for path in _paths(figures) if (judgement := _read(path)) is not None]
+    return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
 
 
-def _read(path: Path) -> Claim:
-    remedy = "Remove it and run `qrpo reproduce` with its profile again: it is published anew."
-    values = files.read_json(path, remedy)
-    names = {field.name for field in fields(Claim)}
-    if values.keys() != names:
-        wrong = ", ".join(sorted(values.keys() ^ names))
-        raise files.unreadable(path, f"it is not a claim of this version of the suite (see {wrong})", remedy)
-    try:
-        return Claim(**values)
-    except ValueError as error:
-        raise files.unreadable(path, str(error).rstrip("."), remedy) from None
+def stale(figures: str | Path) -> list[Path]:
+    """Files under a figures folder that were judged by other rules than today's: run their notebooks again."""
+    return [path for path in _paths(figures) if _read(path) is None]
 
 
-def of_profile(ledger: list[Claim], name: str) -> list[Claim]:
-    """Those of a profile, whatever its arm, and those of the theory."""
-    return [claim for claim in ledger if claim.profile.split(",")[0] in (name, "theory")]
+def of_profile(judgements: Sequence[Judgement], name: str) -> list[Judgement]:
+    """Those of a profile, whatever its arm, and those without a model."""
+    return [one for one in judgements if one.profile.split(",")[0] in (name, "theory", "enumerated")]
 
 
-def to_frame(ledger: list[Claim]):
-    """The ledger as a data frame, one column for each field."""
+def to_frame(judgements: Sequence[Judgement]):
+    """Verdicts as a data frame, one column for each field but the values."""
     import pandas as pd
 
-    return pd.DataFrame([asdict(claim) for claim in ledger], columns=[field.name for field in fields(Claim)])
+    names = [column.name for column in fields(Judgement) if column.name != "values"]
+    return pd.DataFrame([{name: getattr(one, name) for name in names} for one in judgements], columns=names)
 
 
-def to_markdown(ledger: list[Claim], *, rules: bool = False) -> str:
-    """The ledger as a Markdown table; the README's is without the rules, that of `notebooks/results/claims` with."""
-    return markdown_table(
-        [
-            {
-                "section": claim.section,
-                "the paper's claim": claim.statement,
-                **({"rule": claim.rule} if rules else {}),
-                "measured here": claim.measured,
-                "profile": claim.profile,
-                "verdict": f"**{claim.verdict}**" if claim.verdict == "not reproduced" else claim.verdict,
-                "see": claim.evidence,
-            }
-            for claim in ledger
-        ]
+def counts(judgements: Sequence[Judgement], origin: str) -> dict[str, int]:
+    """How many verdicts of each kind there are on claims of an origin; only those that there are."""
+    of_origin = [one.verdict for one in judgements if one.origin == origin]
+    return {verdict: of_origin.count(verdict) for verdict in verdict_rules.VERDICTS if verdict in of_origin}
+
+
+def not_examined() -> list[Claim]:
+    """The paper's claims that the suite does not examine, in the paper's order."""
+    found = [claim for claim in catalogue().values() if claim.not_examined]
+    return sorted(found, key=lambda claim: (_section_order(claim.section), claim.id))
+
+
+def _paths(figures: str | Path) -> list[Path]:
+    return sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))
+
+
+def _read(path: Path) -> Judgement | None:
+    """What is recorded in a file, or None if it was judged by another rule than today's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a recorded verdict ({error}): remove it and run its notebook again.") from None
+    known = {column.name for column in fields(Judgement)}
+    if not isinstance(content, dict) or set(content) != known or content["id"] not in catalogue():
+        return None
+    claim = catalogue()[content["id"]]
+    if claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
+        return None
+    return Judgement(**content | _described(claim))
+
+
+def _outcome(
+    claim: Claim, values: Mapping[str, Any], effect: float | None, predicted: Mapping[str, int] | None, absent: str
+) -> verdict_rules.Outcome:
+    if absent:
+        return verdict_rules.Outcome("not testable", absent)
+    return verdict_rules.apply(
+        claim.kind, values, effect=effect, limits=claim.limits, predicted=predicted, over=claim.over
     )
 
 
-def write_into(document: Path, ledger: list[Claim]) -> bool:
-    """Put the ledger's table between the two marker comments of a Markdown file. Returns whether the file changed."""
-    text = document.read_text(encoding="utf-8")
-    if _START not in text or _END not in text:
-        raise ValueError(f"{document} has no place for the claims: a line {_START} and a line {_END}.")
-    before, _, rest = text.partition(_START)
-    _, _, after = rest.partition(_END)
-    counts = {verdict: sum(claim.verdict == verdict for claim in ledger) for verdict in get_args(Verdict)}
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    written = f"{before}{_START}\n{len(ledger)} claims: {summary}.\n\n{to_markdown(ledger)}\n{_END}{after}"
-    document.write_text(written, encoding="utf-8")
-    return written != text
+def _described(claim: Claim) -> dict[str, str]:
+    """What a verdict says of its claim. The version is of all that decides: kind, rule, limits, smallest effect."""
+    decides = ("kind", "over", "rule", "limits", "testable_if")
+    content = {name: getattr(claim, name) for name in decides} | {"effects": _effects().get(claim.effect)}
+    version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    names = ("section", "origin", "statement", "number", "kind", "rule")
+    described = {name: getattr(claim, name) for name in names}
+    return described | {"limits": claim.stated_limits, "rule_version": version}
+
+
+def _in_words(claim: Claim, values: Mapping[str, Any], measured: str) -> str:
+    """What was measured: the words alone for exact rules, else the intervals, their sample, and the words."""
+    if claim.kind == "exact":
+        return measured or ", ".join(f"{name.replace('_', ' ')} {value:.2g}" for name, value in values.items())
+    if not values:
+        return measured or "nothing"
+    listed = "; ".join(f"{name}: {interval}" for name, interval in values.items())
+    some = next(iter(values.values()))
+    sample = f"{some.n} prompts x {some.seeds} seeds" if getattr(some, "n", 0) else ""
+    notes = "; ".join(note for note in (measured, sample) if note)
+    return f"{listed} ({notes})" if notes else listed
+
+
+def _plain(value: Any, predicted: int | None) -> Any:
+    if not hasattr(value, "low"):
+        return _rounded(value)
+    ends = {"estimate": value.mean, "low": value.low, "high": value.high}
+    shown = {name: _rounded(end) if math.isfinite(end) else None for name, end in ends.items()}
+    return shown if predicted is None else shown | {"predicted": predicted}
+
+
+def _rounded(value: float) -> float:
+    # What lies beyond these digits differs between processors, and says nothing.
+    return float(f"{value:.6g}")
+
+
+def _parsed(entry: dict[str, Any], effects: Mapping[str, Any]) -> Claim:
+    name = entry.get("id", "without id")
+
+    def refuse(what: str) -> None:
+        raise InputError(f"claims.toml, claim {name!r}: {what}.")
+
+    unknown = set(entry) - {known.name for known in fields(Claim)}
+    if unknown:
+        refuse(f"there is no field {', '.join(sorted(unknown))}")
+    for needed in ("id", "section", "origin", "statement"):
+        if not str(entry.get(needed, "")).strip():
+            refuse(f"{needed} is missing")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        refuse("an id is lower-case words joined by hyphens")
+    if entry["origin"] not in ORIGINS:
+        refuse(f"origin is {' or '.join(ORIGINS)}, not {entry['origin']!r}")
+    claim = Claim(**entry | {"numbers": tuple(entry.get("numbers", ()))})
+    if bool(claim.not_examined) == bool(claim.notebook):
+        refuse("it has either a notebook that judges it or a reason in not_examined")
+    if claim.not_examined:
+        return claim
+    if claim.kind not in verdict_rules.KINDS:
+        refuse(f"kind is one of {', '.join(verdict_rules.KINDS)}, not {claim.kind!r}")
+    if not claim.rule or not claim.evidence:
+        refuse("an examined claim has a rule and evidence")
+    if (claim.kind == "exact") != bool(claim.limits):
+        refuse("limits belong to exact rules, and those need them")
+    if any(set(limit) - set(verdict_rules.LIMITS) or not limit for limit in claim.limits.values()):
+        refuse(f"a limit is one of {', '.join(verdict_rules.LIMITS)}")
+    if (claim.kind in ("exact", "sign")) == bool(claim.effect) or (claim.effect and claim.effect not in effects):
+        refuse(f"effect is one of {', '.join(effects)}, and exact rules and signs have none")
+    return claim
 
 
 def _section_order(section: str) -> tuple:

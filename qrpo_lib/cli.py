@@ -225,14 +225,19 @@ def _agreed(question: str) -> bool:
 
 
 def write_claims(options: argparse.Namespace) -> int:
-    """Write the table of claims in README.md from what the notebooks recorded under figures/."""
-    from qrpo_lib import claims, runs
+    """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
+    from qrpo_lib import claim_views, claims, runs
 
-    ledger = claims.ledger(runs.project_root() / "figures")
-    if not ledger:
+    figures, page = runs.project_root() / "figures", runs.project_root() / "docs" / "claims.md"
+    judged, stale = claims.recorded(figures), claims.stale(figures)
+    if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
-    changed = claims.write_into(runs.project_root() / "README.md", ledger)
-    _say(f"{len(ledger)} claims; README.md {'updated' if changed else 'was up to date'}.")
+    text = claim_views.page(judged, len(stale))
+    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
+    runs.write_atomically(page, text.encode())
+    _say(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    if stale:
+        _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")
     return 0
 
 

@@ -44,23 +44,30 @@ def initial_rewards(completions: Path) -> Interval:
 
 
 def table(prompts: pd.DataFrame) -> pd.DataFrame:
-    """One row for each plan and round: mean reward, KL to the initial policy in nats, length, with intervals.
-
-    The unit is a prompt, averaged over completions and seeds: the intervals do not cover the choice of the seeds.
-    """
+    """One row for each plan and round: mean reward, KL to the initial policy in nats, length, with intervals."""
     rows = []
     for (plan, number), of in prompts.groupby(["plan", "round"], sort=False):
-        means = of.groupby("prompt_id")[["reward", "kl", "length"]].mean()
-        intervals = {name: statistics.mean_interval(means[name].to_numpy()) for name in means}
+        intervals = {name: statistics.mean_interval(_matrix(of, name)) for name in ("reward", "kl", "length")}
         rows.append({"plan": plan, "round": number, "seeds": of["seed"].nunique()} | intervals)
     return pd.DataFrame(rows)
 
 
 def difference(prompts: pd.DataFrame, one: Plan, other: Plan, column: str) -> Interval:
-    """Of the last rounds of two plans, one minus other, paired by prompt, averaged over seeds."""
+    """Of the last rounds of two plans, one minus other, paired by prompt and seed; both vary in the interval."""
     last = prompts[prompts["round"] == prompts["last"]]
-    means = last.groupby(["plan", "prompt_id"])[column].mean()
-    return statistics.mean_interval((means[one.label] - means[other.label]).to_numpy())
+    first, second = (_matrix(last[last["plan"] == plan.label], column) for plan in (one, other))
+    return statistics.difference(first, second)
+
+
+def last_mean(prompts: pd.DataFrame, plan: Plan, column: str) -> float:
+    """Mean over prompts and seeds after the last round of a plan."""
+    last = prompts[(prompts["round"] == prompts["last"]) & (prompts["plan"] == plan.label)]
+    return float(_matrix(last, column).mean())
+
+
+def _matrix(prompts: pd.DataFrame, column: str) -> np.ndarray:
+    """(seeds, prompts) of one plan and round."""
+    return prompts.pivot(index="seed", columns="prompt_id", values=column).to_numpy()
 
 
 def figure(summary: pd.DataFrame, initial: Interval) -> tuple[plt.Figure, pd.DataFrame]:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qrpo_lib import claims, own_folder, suite
+from qrpo_lib import claim_views, claims, own_folder, suite
 from qrpo_lib.code_version import package_file
 from qrpo_lib.errors import InputError
 from qrpo_lib.suite import Job
@@ -67,7 +67,7 @@ def _write_site(folder: Path, title: str, jobs: list[Job], executed: list[Job]) 
     for job in executed:
         notebook = nbformat.read(job.step.folder / suite.EXECUTED, as_version=4)
         _write(folder / page_name(job), _title(job), _notebook_html(notebook), executed)
-    ledger = claims.ledger(folder / FIGURES)
+    ledger = claims.recorded(folder / FIGURES)
     with_figures = [(job, files) for job, files in zip(executed, made, strict=True) if files]
     parts = [
         _jumps_html([job for job, _ in with_figures]),
@@ -133,24 +133,8 @@ def _anchor(job: Job) -> str:
     return "figures-" + page_name(job).removesuffix(".html")
 
 
-def _ledger_html(ledger: list[claims.Claim]) -> str:
-    if not ledger:
-        return '<h2 id="claims">Claims</h2><p>None is recorded yet.</p>'
-    counts = {
-        verdict: sum(claim.verdict == verdict for claim in ledger)
-        for verdict in dict.fromkeys(c.verdict for c in ledger)
-    }
-    rows = []
-    for claim in ledger:
-        failed = ' class="not"' if claim.verdict == "not reproduced" else ""
-        texts = [claim.section, claim.statement, claim.rule, claim.measured, claim.profile]
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-        rows.append(f"<tr>{cells}<td{failed}>{html.escape(claim.verdict)}</td></tr>")
-    names = ("section", "the paper's claim", "rule, stated beforehand", "measured here", "profile", "verdict")
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    table = f'<div class="scroll"><table class="ledger"><tr>{header}</tr>{"".join(rows)}</table></div>'
-    return f'<h2 id="claims">Claims</h2><p>{len(ledger)} claims: {summary}.</p>{table}'
+def _ledger_html(ledger: list[claims.Judgement]) -> str:
+    return f'<h2 id="claims">Claims</h2>{claim_views.table_html(ledger)}'
 
 
 def _contents_html(jobs: list[Job], executed: list[Job]) -> str:

@@ -24,6 +24,7 @@ SETTINGS = (
 )
 _NAMES = {"initial": "Initial", "sft": "SFT-chosen"}
 _DASH = "–"
+_UNTRAINED = " (untrained)"
 _REWARDS = {"lc_reward": "LC", "reward": "Orig."}
 _ALPACA = {"alpaca_lc": "LC (%)", "alpaca_wr": "WR (%)"}
 
@@ -68,6 +69,7 @@ def table_2(rows: pd.DataFrame) -> Table:
         m: f"+ {plots.ALGORITHMS[m].label}" for m in CODE_METHODS[2:]
     }
     methods = [name for name in CODE_METHODS if name in rows.index]
+    names = {m: name + (_mark(rows.loc[m]) if m in rows.index else "") for m, name in names.items()}
     markdown = [[names[m], _shown(rows.loc[m], "pass_rate", 1)] for m in methods]
     latex = [[_colored(names[m], m), _latex_shown(rows.loc[m], "pass_rate", 1)] for m in methods]
     groups = [
@@ -95,14 +97,15 @@ def table_3(rows: pd.DataFrame, reward_name: str) -> Table:
         for method in METHODS:
             if not any((model, dataset, method) in cells.index for dataset in datasets):
                 continue
-            label = _NAMES.get(method, plots.ALGORITHMS[method].label)
             found = [cells.loc[key] if (key := (model, d, method)) in cells.index else None for d in datasets]
+            mark = next((_mark(cell) for cell in found if cell is not None and _mark(cell)), "")
+            label = _NAMES.get(method, plots.ALGORITHMS[method].label) + mark
             digits = {name: 4 if name in _REWARDS else 1 for name in columns}
             shown = [_shown(cell, name, digits[name]) for cell in found for name in columns]
             markdown.append([model, f"**{label}**" if method == "qrpo" else label, *shown])
             tex = [_latex_shown(cell, name, digits[name]) for cell in found for name in columns]
             label = (
-                "\\rowcolor{orange!60} & \\textbf{QRPO}"
+                f"\\rowcolor{{orange!60}} & \\textbf{{{label}}}"
                 if method == "qrpo"
                 else f"{_escaped(model) if not block else ''} & {label}"
             )
@@ -145,7 +148,8 @@ def appendix_m(rows: pd.DataFrame, lc: bool = True) -> Table:
             tex = [
                 f"{_latex_shown(row, f'{name}_valid', 4)} / {_latex_shown(row, f'{name}_test', 4)}" for name in metrics
             ]
-            settings = [_number(row["beta"]), _number(row["learning_rate"]), _number(row["step"])]
+            mark = _UNTRAINED if isinstance(row["setting"], str) and row["step"] == 0 else ""
+            settings = [_number(row["beta"]), _number(row["learning_rate"]), _number(row["step"]) + mark]
             label = "" if position else label
             markdown.append([label, setting + star.replace("*", "\\*"), *pairs, *settings])
             block.append([label, setting + star, *tex, *(text.replace(_DASH, "--") for text in settings)])
@@ -197,6 +201,11 @@ def published_appendix_m(arm: str) -> pd.DataFrame:
     if found.empty:
         raise ValueError(f"App. M has no table for {arm!r}; it has {', '.join(dict.fromkeys(rows['arm']))}.")
     return found.assign(selected=found["selected"].eq(True))
+
+
+def _mark(row: pd.Series) -> str:
+    """What stands behind the name of a method whose selected checkpoint is the policy before training."""
+    return "" if row.get("trained", True) else _UNTRAINED
 
 
 def _shown(row: pd.Series | None, name: str, digits: int) -> str:

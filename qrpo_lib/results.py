@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from qrpo_lib import evaluation, length_bias, plots, reference_evaluation, reference_sampling, selection, sweep
+from qrpo_lib import (
+    evaluation,
+    length_bias,
+    plots,
+    preferences,
+    reference_evaluation,
+    reference_sampling,
+    selection,
+    sweep,
+)
 from qrpo_lib.profiles import Profile
 from qrpo_lib.reward_traits import has_lc_reward as has_lc_reward
 from qrpo_lib.reward_traits import prefers_length as prefers_length
@@ -30,18 +39,40 @@ class BestModels:
     cells: rows of `selection.scores` of both splits, with all seeds, and a column `selected`.
     evaluations: the recorded completions of these checkpoints and, as algorithms "initial" and "sft", of the policies
         that training starts from (step 0; `setting` is None).
+    last: the recorded completions of the last checkpoints of the same runs.
     """
 
     cells: pd.DataFrame
     evaluations: pd.DataFrame
+    last: pd.DataFrame
 
     def rows(self, method: str) -> pd.DataFrame:
         """The recorded completions of the reported checkpoint of an algorithm, or of "initial", "sft"."""
         rows = self.evaluations[self.evaluations["algorithm"] == method]
         if method in ("initial", "sft"):
             return rows
-        chosen = self.cells[self.cells["selected"] & (self.cells["algorithm"] == method)].iloc[0]
-        return rows[rows["setting"] == chosen["setting"]]
+        return rows[rows["setting"] == self.chosen(method)["setting"]]
+
+    def chosen(self, algorithm: str) -> pd.Series:
+        """The row of `cells` that an algorithm is reported with."""
+        return self.cells[self.cells["selected"] & (self.cells["algorithm"] == algorithm)].iloc[0]
+
+    def start(self, algorithm: str) -> str:
+        """What the reported model was trained from: "sft" where its setting fine-tunes first, else "initial"."""
+        return "sft" if preferences.is_tuned_first(self.chosen(algorithm)["setting"]) else "initial"
+
+    def untrained(self, methods: Sequence[str]) -> list[str]:
+        """Those of the algorithms whose reported model is the policy before training, by their labels."""
+        return [
+            plots.ALGORITHMS[name].label
+            for name in methods
+            if name not in ("initial", "sft") and self.chosen(name)["step"] == 0
+        ]
+
+    def reporting_last(self, algorithm: str, column: str) -> np.ndarray:
+        """(seeds, prompts) on the reporting split of the last checkpoint of the reported runs: means over repeats."""
+        rows = self.last[(self.last["algorithm"] == algorithm) & (self.last["split"] == "reporting")]
+        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], column)
 
     def reporting(self, method: str, column: str) -> np.ndarray:
         """(seeds, prompts) on the reporting split: means over repeats."""
@@ -73,9 +104,9 @@ def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.Da
     return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
 
 
-def best_checkpoints(profile: Profile) -> pd.DataFrame:
-    """Of each algorithm and setting the best checkpoint of the grid, by the grid's seeds (`selection`)."""
-    scores = selection.scores(recorded(profile, sweep.grid(profile)))
+def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
+    """Of each (or only these) algorithm and setting the best checkpoint of the grid, by the grid's seeds."""
+    scores = selection.scores(recorded(profile, _grid(profile, algorithms)))
     return selection.best_of_settings(scores, profile.evaluation.max_mean_length)
 
 
@@ -87,12 +118,16 @@ def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run
     return sweep.more_seeds(profile, dict.fromkeys(sweep.with_seed(run, profile.experiment.seeds[0]) for run in known))
 
 
-def best_models(profile: Profile) -> BestModels:
+def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> BestModels:
     """The models that the tables report. The checkpoint of a cell is chosen with the grid's seeds; between settings the
-    paper's rule chooses with all seeds. The models must be trained (`experiments/sweep`)."""
-    best = best_checkpoints(profile)
-    keys = best[selection.CHECKPOINT]
-    rows = recorded(profile, further_runs(profile, best), text=True).merge(keys, on=selection.CHECKPOINT)
+    paper's rule chooses with all seeds. The models must be trained (`experiments/sweep`).
+
+    algorithms: those that are wanted, all of the profile's by default.
+    """
+    best = best_checkpoints(profile, algorithms)
+    of_cells = recorded(profile, further_runs(profile, best), text=True)
+    rows = of_cells.merge(best[selection.CHECKPOINT], on=selection.CHECKPOINT)
+    last = of_cells[of_cells["step"] == of_cells.groupby(selection.CELL)["step"].transform("max")]
     cells = selection.scores(rows)
     chosen = []
     for _, of_algorithm in cells[cells["split"] == "selection"].groupby("algorithm", sort=False):
@@ -100,7 +135,37 @@ def best_models(profile: Profile) -> BestModels:
     marked = pd.DataFrame(chosen).assign(selected=True)
     cells = cells.merge(marked, on=selection.CHECKPOINT, how="left")
     cells["selected"] = cells["selected"].eq(True)
-    return BestModels(cells, pd.concat([_starts(profile), rows], ignore_index=True))
+    return BestModels(cells, pd.concat([_starts(profile), rows], ignore_index=True), last)
+
+
+def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
+    """What each reported model gained over the policy it was trained from, and the last checkpoint of the same runs.
+
+    Columns `method, setting, start, step, trained, gain, low, high, last_step, last_gain, last_low, last_high, prompts,
+    seeds`, on the reporting split. A model that is selected at step 0 is not trained: its gain is 0 by construction.
+    """
+    rows = []
+    for method in (name for name in best.methods if name not in ("initial", "sft")):
+        chosen, start = best.chosen(method), best.reporting(best.start(method), column)
+        gain = difference(best.reporting(method, column), start)
+        last = difference(best.reporting_last(method, column), start)
+        of_method = best.last[best.last["algorithm"] == method]
+        last_step = of_method.loc[of_method["setting"] == chosen["setting"], "step"].max()
+        row = {"method": method, "setting": chosen["setting"], "start": best.start(method), "step": chosen["step"]}
+        row |= {"trained": bool(chosen["step"] > 0), "gain": gain.mean, "low": gain.low, "high": gain.high}
+        row |= {"last_step": last_step, "last_gain": last.mean, "last_low": last.low, "last_high": last.high}
+        rows.append(row | {"prompts": gain.n, "seeds": gain.seeds})
+    return pd.DataFrame(rows)
+
+
+def dpo_gain(profile: Profile) -> float | None:
+    """What DPO's reported model gained in reward over the policy it was trained from, on the reporting split: the scale
+    of the smallest effects that matter in chat (claims.toml). DPO is trained where it is missing; None without DPO."""
+    if "dpo" not in profile.experiment.algorithms:
+        return None
+    sweep.train(profile, _grid(profile, ["dpo"]), "DPO's grid")
+    sweep.train(profile, further_runs(profile, best_checkpoints(profile, ["dpo"])), "DPO's further seeds")
+    return float(gain_rows(best_models(profile, ["dpo"]))["gain"].item())
 
 
 def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
@@ -122,6 +187,7 @@ def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
             rows[method] |= {f"{metric}_low": interval.low, f"{metric}_high": interval.high}
             rows[method] |= {"prompts": interval.n, "seeds": interval.seeds}
     for method in best.methods:
+        rows[method]["trained"] = not best.untrained([method])
         rows[method]["length"] = best.reporting(method, "length").mean()
         rows[method]["kl"] = best.reporting(method, "logp").mean() - best.reporting(method, "ref_logp").mean()
     return pd.DataFrame(rows.values())
@@ -195,6 +261,10 @@ def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def model_label(profile: Profile) -> str:
     """How tables name the policy."""
     return _POLICIES.get(profile.policy.source) or profile.policy.model.rpartition("/")[2]
+
+
+def _grid(profile: Profile, algorithms: Sequence[str] | None) -> list[Run]:
+    return [run for run in sweep.grid(profile) if algorithms is None or run.algorithm in algorithms]
 
 
 def _with_lc_reward(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:

@@ -131,6 +131,33 @@ def difference(first: np.ndarray, second: np.ndarray) -> Interval:
     return mean_interval(first.mean(axis=0) - second)
 
 
+def seed_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
+    """Mean of one number a training seed, (seeds,), with its t interval, for what is recorded as a mean over prompts.
+
+    A single seed has no interval: its ends are infinite. Raises ValueError for none, or numbers that are not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 1 or not np.isfinite(values).all():
+        raise ValueError(f"An interval over seeds needs one finite number a seed, not {values}.")
+    if len(values) == 1:
+        return Interval(float(values[0]), -np.inf, np.inf, 0, 1)
+    from scipy import stats
+
+    error = float(values.std(ddof=1) / np.sqrt(len(values)))
+    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
+    mean = float(values.mean())
+    return Interval(mean, mean - reach, mean + reach, 0, len(values), error)
+
+
+def distance_interval(distance: float, n: int, *, level: float = 0.95) -> Interval:
+    """The largest distance of two distribution functions, from that of the empirical one of n independent draws.
+
+    By the inequality of Dvoretzky, Kiefer and Wolfowitz with Massart's constant: for any law, at any n.
+    """
+    reach = float(np.sqrt(np.log(2 / (1 - level)) / (2 * n)))
+    return Interval(distance, max(distance - reach, 0.0), distance + reach, n)
+
+
 def _interval(estimate: float, estimates: np.ndarray, level: float, units: int, seeds: int) -> Interval:
     estimates = estimates[np.isfinite(estimates)]
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])

@@ -5,7 +5,7 @@ Each cell of a study is reported at the checkpoint with the best selection rewar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,71 @@ def best_rates(cells: ScalingCells) -> pd.DataFrame:
     return scaling_rows(best)
 
 
+def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
+    """Of each setting the slope of the reward in log n over all numbers n of references, times the range of log n.
+
+    So it reads as the gain from the fewest to the most references, of a straight line through all of them. (seeds,
+    prompts), mean over betas and learning rates; partition function "exact". Raises ValueError for a single n.
+    """
+    curves: dict[tuple, dict[int, np.ndarray]] = {}
+    for (setting, beta, rate, n, partition), cell in cells.items():
+        if partition == "exact":
+            curves.setdefault((setting, beta, rate), {})[n] = cell.values
+    gains: dict[str, list[np.ndarray]] = {}
+    for (setting, *_), curve in curves.items():
+        if len(curve) < 2:
+            raise ValueError("A slope in log n needs at least two numbers of reference rewards.")
+        log_n = np.log(sorted(curve))
+        centred = log_n - log_n.mean()
+        slope = np.tensordot(centred, np.stack([curve[n] for n in sorted(curve)]), axes=1) / (centred @ centred)
+        gains.setdefault(setting, []).append(slope * (log_n[-1] - log_n[0]))
+    return {setting: np.mean(of_setting, axis=0) for setting, of_setting in gains.items()}
+
+
+def mean_over(cells: ScalingCells, setting: str, beta: float, numbers: Collection[int]) -> np.ndarray:
+    """(seeds, prompts) of a setting and beta, mean over learning rates and these numbers of references; "exact"."""
+    chosen = [
+        cell.values
+        for key, cell in cells.items()
+        if key[:2] == (setting, beta) and key[3] in numbers and key[-1] == "exact"
+    ]
+    if not chosen:
+        raise ValueError(f"There is no cell of {setting} at beta {beta:g} with {sorted(numbers)} references.")
+    return np.mean(chosen, axis=0)
+
+
+def untrained_cells(cells: ScalingCells, settings: Collection[str], betas: Collection[float] = ()) -> list[str]:
+    """Cells of partition "exact" whose reported checkpoint is the policy before training, in words."""
+    return [
+        f"{setting}, beta {beta:g}, n = {n}"
+        for (setting, beta, _, n, partition), cell in cells.items()
+        if cell.step == 0 and partition == "exact" and setting in settings and (not betas or beta in betas)
+    ]
+
+
+def degradation(profile: Profile) -> pd.DataFrame:
+    """Rewards over training at the scaling studies' smallest beta, with the most references.
+
+    Columns `setting, learning_rate, step, split, seed, prompt_id, reward`, means over repeats, at three checkpoints
+    that the column `checkpoint` names: "start", "between" (of those between first and last the one with the best
+    selection reward of the setting), "last". Without any in between, "between" is missing.
+    """
+    found = [run for run in sweep.scaling(profile) if run.partition == "exact"]
+    smallest, most = min(run.beta for run in found), max(run.num_ref_rewards for run in found)
+    rows = sweep.evaluations(profile, [r for r in found if (r.beta, r.num_ref_rewards) == (smallest, most)])
+    keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
+    means = rows.groupby(keys, as_index=False)["reward"].mean()
+    parts = []
+    for _, of_cell in means.groupby(["setting", "learning_rate"], sort=False):
+        steps = sorted(of_cell["step"].unique())
+        named = {"start": steps[0], "last": steps[-1]}
+        between = of_cell[(of_cell["split"] == "selection") & of_cell["step"].isin(steps[1:-1])]
+        if len(between):
+            named["between"] = between.groupby("step")["reward"].mean().idxmax()
+        parts += [of_cell[of_cell["step"] == step].assign(checkpoint=name) for name, step in named.items()]
+    return pd.concat(parts, ignore_index=True).assign(beta=smallest)
+
+
 def best_transformations(profile: Profile) -> dict[str, Run]:
     """Of each transformation the run of its grid with the best checkpoint by selection reward: its beta."""
     best: dict[str, tuple[float, Run]] = {}
@@ -95,6 +160,17 @@ def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     found = sweep.histories(profile, runs)
     names = ["beta", "seed", "step", "chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
     return found.loc[found["split"] == "validation", names].reset_index(drop=True)
+
+
+def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
+    """Of each setting, beta, learning rate, number of references and seed the log-ratios and quantile rewards of the
+    validation pairs at the last step."""
+    keys = ["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]
+    found = sweep.histories(profile, runs)
+    found = found[found["split"] == "validation"]
+    last = found.loc[found.groupby(keys, dropna=False)["step"].idxmax()]
+    columns = ["chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
+    return last[[*keys, "step", *columns]].sort_values(keys).reset_index(drop=True)
 
 
 def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:

@@ -126,7 +126,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     grid, scaling = _steps(profile, sweep.grid(profile)), _steps(profile, sweep.scaling(profile))
     transformations = _steps(profile, sweep.transformations(profile))
     training = _steps(profile, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
-    training += _steps(profile, sweep.figure_6(profile))
+    training += _steps(profile, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
+    # DPO's gain is the scale of the smallest effects that matter (claims.toml).
+    dpo = _steps(profile, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
 
     def job(path: str, inputs: tuple[runs.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
         named = {"profile": profile_name, "arm": arm} | extras.pop("parameters", {})
@@ -154,9 +156,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         job("results/tables", grid, (all_runs,)),
     ]
     if scaling:
-        made.append(job("results/scaling", scaling, (all_runs,)))
+        made.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
     if transformations:
-        made.append(job("results/transformations", transformations, (all_runs,)))
+        made.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
     if reward_traits.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
         made.append(job("results/length_bias", grid, (all_runs,)))
     if reward_traits.has_lc_reward(profile):
@@ -165,7 +167,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
         every = itertools.product(iterative.plans(chosen["rounds"]), chosen["seeds"])
         steps = tuple(iterative.step(profile, plan, seed, plan.rounds) for plan, seed in every)
-        made.append(job("experiments/iterative", steps, (sampling,), parameters=chosen))
+        made.append(job("experiments/iterative", (*steps, *dpo), (sampling, all_runs), parameters=chosen))
     return made
 
 

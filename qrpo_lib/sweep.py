@@ -140,6 +140,22 @@ def figure_6(profile: Profile, betas: list[float] | None = None) -> list[Run]:
     ]
 
 
+def threshold_runs(profile: Profile) -> list[Run]:
+    """What the threshold of App. A is tested on: QRPO in every setting and at every beta, of the scaling studies with
+    the most references and of the grid. Empty where no study trains offline."""
+    studied = [run for run in scaling(profile) if _has_threshold(run)]
+    if not any(run.setting == "offline" for run in studied):
+        return []
+    most = max(run.num_ref_rewards for run in studied)
+    of_grid = [run for run in grid(profile) if run.algorithm == "qrpo" and _has_threshold(run)]
+    return list(dict.fromkeys([run for run in studied if run.num_ref_rewards == most] + of_grid))
+
+
+def _has_threshold(run: Run) -> bool:
+    # Of the quantile itself, with the partition function of the paper.
+    return run.partition == "exact" and transform_label(run.transform) == "identity"
+
+
 def with_seed(run: Run, seed: int) -> Run:
     """The same cell with another training seed."""
     return replace(run, seed=seed)

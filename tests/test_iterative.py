@@ -108,3 +108,35 @@ def test_the_estimate_of_the_kl_is_unbiased(tmp_path):
     prompts = iterative_results.by_prompt({(iterative.Plan(), 0): [tmp_path]})
     assert prompts["kl"].item() == pytest.approx(tabular.kl(log_policy, log_initial), rel=0.02)
     assert prompts["reward"].item() == pytest.approx(float(np.exp(log_policy) @ rewards), abs=0.01)
+
+
+def of_plans(seed_effects, seeds=4, prompts=40):
+    """Prompt means of two plans: the first better by a number of each seed, with little noise of prompts."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for plan, effects in ((iterative.Plan(2), seed_effects), (iterative.Plan(), [0.0] * seeds)):
+        for seed, effect in enumerate(effects):
+            rewards = 1.0 + effect + generator.normal(0, 0.01, prompts)
+            frame = pd.DataFrame(
+                {"prompt_id": [f"p{i}" for i in range(prompts)], "reward": rewards, "kl": 0.1 * rewards}
+            )
+            rows.append(frame.assign(length=5, plan=plan.label, round=plan.rounds, last=plan.rounds, seed=seed))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_differences_of_plans_vary_with_the_seeds():
+    """Seeds that disagree by 2 say little of a mean difference of 0.1, however many prompts agree within a seed."""
+    plans = iterative.Plan(2), iterative.Plan()
+    agreeing = iterative_results.difference(of_plans([0.1, 0.1, 0.1, 0.1]), *plans, "reward")
+    assert agreeing.low > 0.08
+    disagreeing = iterative_results.difference(of_plans([1.1, -0.9, 1.1, -0.9]), *plans, "reward")
+    assert disagreeing.mean == pytest.approx(0.1, abs=0.01)
+    assert disagreeing.low < 0 < disagreeing.high
+    assert (disagreeing.n, disagreeing.seeds) == (40, 4)
+
+
+def test_the_table_of_plans_has_intervals_over_seeds():
+    prompts = of_plans([1.1, -0.9, 1.1, -0.9])
+    first = iterative_results.table(prompts).iloc[0]
+    assert first["reward"].high - first["reward"].low > 0.5
+    assert iterative_results.last_mean(prompts, iterative.Plan(2), "kl") == pytest.approx(0.11, abs=0.01)

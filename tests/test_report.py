@@ -11,7 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from qrpo_lib import claims, cli, own_folder, plots, report, runs, suite
+from qrpo_lib import claim_views, claims, cli, own_folder, plots, report, runs, suite
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDE = " ".join(["a_very_long_word_without_any_break" * 6] * 2)
@@ -64,9 +64,10 @@ def site(tmp_path_factory):
             "table-2", pd.DataFrame({"x": [1]}), "| x |\n|---|\n| 1 |", folder / "figures" / "tiny" / "chat"
         )
         plt.close(figure)
-        for id, verdict in (("holds", "reproduced"), ("fails", "not reproduced")):
-            claim = claims.Claim(id, "4.2", f"it {id}", "a rule", WIDE, "tiny, chat", verdict, "figure-1")
-            claims.record(claim, folder / "figures" / "tiny" / "chat")
+        ledger = claims.Ledger(folder / "figures" / "tiny" / "chat", "tiny, chat")
+        ledger.judge("z-is-the-mgf", 0.0, WIDE)
+        ledger.judge("kl-linear", 1.0, "<i>of order 2</i>")
+        ledger.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
 
     runs.complete(jobs[0].step, make)
     page = report.build("tiny", root / "report")
@@ -92,10 +93,13 @@ def test_every_link_leads_somewhere_on_disk(site):
 
 def test_what_failed_and_what_was_not_run_are_said(site):
     text = site.read_text(encoding="utf-8")
-    assert "2 claims: 1 not reproduced, 1 reproduced." in text
-    assert '<td class="not">not reproduced</td>' in text
+    assert "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions" in text
+    for verdict in ("supported", "contradicted"):
+        assert claim_views.badge(verdict) in text
     assert "theory/second[arm, 1]: not executed yet" in text
-    assert "a rule" in text
+    assert claims.get("kl-linear").rule in text
+    assert "<i>of order 2</i>" not in text
+    assert "&lt;i&gt;of order 2&lt;/i&gt;" in text
 
 
 def test_formulas_become_mathml_and_code_does_not():

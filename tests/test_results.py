@@ -1,11 +1,24 @@
+import dataclasses
+
 import made_runs
 import numpy as np
 import pandas as pd
 import pytest
 
-from qrpo_lib import alpaca, length_bias, profiles, result_claims, results, selection, studies, sweep
+from qrpo_lib import (
+    alpaca,
+    claims,
+    length_bias,
+    profiles,
+    result_claims,
+    result_tables,
+    results,
+    selection,
+    studies,
+    sweep,
+)
 
-LC = {"qrpo": 0.30, "dpo": 0.20, "rebel": 0.10, "simpo": 0.0}
+LC = {"qrpo": 0.30, "dpo": 0.20, "rebel": 0.10, "simpo": 0.08}
 
 
 def effect(run):
@@ -90,76 +103,286 @@ def test_selection_rules_can_be_compared(best):
     assert not compared["reward_cost"].isna().any()
 
 
-def test_claims_of_the_tables(profile, best):
-    assert result_claims.first_or_ties(profile, best, "reward", "t").verdict == "reproduced"
-    assert result_claims.raises_reward(profile, best, "qrpo", "t").verdict == "reproduced"
-    assert result_claims.raises_reward(profile, best, "simpo", "t").verdict == "not reproduced"
-    assert result_claims.random_over_best(profile, best, "t").verdict == "reproduced"
-    assert result_claims.simpo_falls_short(profile, best, "t").verdict == "reproduced"
-    claim = result_claims.raises_reward(profile, best, "qrpo", "t")
-    assert "40 prompts x 3 seeds" in claim.measured
-    assert claim.profile == "made, chat"
+@pytest.fixture
+def judge(tmp_path):
+    """The verdict on a claim of the made-up arm, from what a function of `result_claims` measured."""
+    ledger = claims.Ledger(tmp_path, "made, chat", "chat")
+    return lambda claim_id, measured: ledger.judge(claim_id, **measured)
 
 
-def test_scaling_is_found_where_it_is_and_not_where_it_is_not(profile):
-    cells = studies.scaling_cells(profile)
+def untrained(best, algorithm):
+    """These models with an algorithm whose reported checkpoint is the policy before training."""
+    cells = best.cells.copy()
+    cells.loc[cells["algorithm"] == algorithm, "step"] = 0
+    return dataclasses.replace(best, cells=cells)
+
+
+def test_claims_of_the_tables(profile, best, judge):
+    gain = results.gain_rows(best).set_index("method").loc["dpo", "gain"]
+    ties = result_claims.against(best, ["qrpo"], result_claims.baselines(best), gain=gain)
+    assert set(ties["values"]) == {"QRPO - DPO", "QRPO - SimPO", "QRPO - REBEL"}
+    assert judge("qrpo-first-or-ties", ties).verdict == "supported"
+    worse = judge("qrpo-first-or-ties", result_claims.against(best, ["simpo"], ["qrpo", "dpo"], gain=gain))
+    assert worse.verdict == "contradicted"
+    of_qrpo = judge("qrpo-raises-reward", result_claims.raises_reward(best, "qrpo", gain))
+    assert of_qrpo.verdict == "supported"
+    assert "40 prompts x 3 seeds" in of_qrpo.measured
+    assert "step 4 of 4" in of_qrpo.measured
+    assert "last checkpoint" in of_qrpo.measured
+    assert judge("dpo-random-over-best", result_claims.random_over_best(best, gain)).verdict == "supported"
+    short = result_claims.against(best, ["dpo", "qrpo"], ["simpo"], gain=gain)
+    assert judge("simpo-falls-short-on-code", short).verdict == "supported"
+
+
+def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
+    """Without SFT QRPO gains what training added; after SFT the 0.1 that SFT added is not credited to it."""
+    plain = results.gain_rows(best).set_index("method")
+    assert plain.loc["qrpo", "start"] == "initial"
+    assert plain.loc["qrpo", "gain"] == pytest.approx(0.60, abs=0.05)
+    cells = best.cells.copy()
+    of_qrpo = cells["algorithm"] == "qrpo"
+    cells.loc[of_qrpo, "selected"] = cells.loc[of_qrpo, "setting"] == "sft-off-policy-random"
+    tuned = dataclasses.replace(best, cells=cells)
+    row = results.gain_rows(tuned).set_index("method").loc["qrpo"]
+    assert row["start"] == "sft"
+    rewards = [tuned.reporting(name, "reward").mean() for name in ("qrpo", "sft")]
+    assert row["gain"] == pytest.approx(rewards[0] - rewards[1])
+    assert row["low"] < row["gain"] < row["high"]
+
+
+def test_the_last_checkpoint_stands_beside_the_selected_one(profile, best):
+    """A run that is best on the way and worse than its start at the end."""
+    early = best.evaluations["step"].eq(4) & best.evaluations["algorithm"].eq("rebel")
+    better = best.evaluations.assign(reward=best.evaluations["reward"] + 1.0 * early)
+    row = results.gain_rows(dataclasses.replace(best, evaluations=better)).set_index("method").loc["rebel"]
+    assert row["gain"] - row["last_gain"] == pytest.approx(1.0)
+    assert (row["last_low"] < row["last_gain"] < row["last_high"], row["last_step"]) == (True, 4)
+
+
+def test_an_untrained_model_is_shown_as_such_and_decides_nothing(profile, best, judge):
+    none = untrained(best, "simpo")
+    assert none.untrained(none.methods) == ["SimPO"]
+    ties = judge("qrpo-first-or-ties", result_claims.against(none, ["qrpo"], ["dpo", "simpo"], gain=0.5))
+    assert (ties.verdict, ties.reason) == ("not testable", "untrained, the selected step is 0: SimPO")
+    alone = judge("simpo-raises-reward", result_claims.raises_reward(none, "simpo", 0.5))
+    assert alone.verdict == "not testable"
+    rows = results.table_rows(profile, none)
+    assert rows.set_index("method")["trained"].to_dict() == {name: name != "simpo" for name in rows["method"]}
+    assert "SimPO (untrained)" in result_tables.table_3(rows, "Reward").markdown
+    assert "SimPO (untrained)" in result_tables.table_2(results.as_pass_rates(rows)).latex
+    assert "untrained" not in result_tables.table_3(results.table_rows(profile, best), "Reward").markdown
+
+
+def test_dpos_gain_is_that_of_its_reported_model(profile, best, monkeypatch):
+    monkeypatch.setattr(results.sweep, "train", lambda *_: None)  # all is trained
+    expected = results.gain_rows(best).set_index("method").loc["dpo", "gain"]
+    assert results.dpo_gain(profile) == pytest.approx(expected)
+
+
+def swap(cells):
+    """The cells with off-policy and offline exchanged."""
+    return {("offline" if key[0] == "off-policy" else "off-policy", *key[1:]): cell for key, cell in cells.items()}
+
+
+def trained(cells):
+    """The cells as if each were reported at a step of its own."""
+    return {key: dataclasses.replace(cell, step=4) for key, cell in cells.items()}
+
+
+def test_scaling_is_found_where_it_is_and_not_where_it_is_not(profile, judge):
+    cells = trained(studies.scaling_cells(profile))
     rows = studies.scaling_rows(cells)
     assert len(rows) == 8
     one = rows[(rows["setting"] == "off-policy") & (rows["beta"] == 0.3) & (rows["num_ref_rewards"] == 50)].iloc[0]
     assert one["reward"] == pytest.approx(results.initial_reward(profile) + 0.90, abs=0.05)
-    scales, flat = result_claims.scaling(profile, cells, "figure-3")
-    assert (scales.verdict, flat.verdict) == ("reproduced", "reproduced")
-    swapped = {("offline" if key[0] == "off-policy" else "off-policy", *key[1:]): cell for key, cell in cells.items()}
-    scales, flat = result_claims.scaling(profile, swapped, "figure-3")
-    assert (scales.verdict, flat.verdict) == ("not reproduced", "not reproduced")
+    assert judge("scales-off-policy", result_claims.slope(cells, "off-policy", 0.5)).verdict == "supported"
+    assert judge("scales-off-policy", result_claims.slope(swap(cells), "off-policy", 0.5)).verdict != "supported"
+    # Flat is within 5 % of a gain of 3, or 0.15; with more noise nobody can tell.
+    assert judge("flat-offline", result_claims.slope(cells, "offline", 3.0)).verdict == "supported"
+    generator = np.random.default_rng(0)
+    noisy = {
+        key: dataclasses.replace(cell, values=cell.values + generator.normal(0, 3, cell.values.shape))
+        for key, cell in cells.items()
+    }
+    assert judge("flat-offline", result_claims.slope(noisy, "offline", 3.0)).verdict == "undecided"
+    assert judge("flat-offline", result_claims.slope(swap(cells), "offline", 3.0)).verdict == "contradicted"
     assert len(studies.best_rates(cells)) == 8
 
 
-def test_a_higher_reward_of_the_finite_partition_would_be_found(profile):
+def test_the_slope_uses_all_numbers_of_references():
+    """Against a straight line, and a bump in the middle that the two ends do not see."""
+    numbers = [1, 3, 10, 50]
+    line = {("offline", 0.1, 1e-4, n, "exact"): studies.Cell(1, 0.0, np.full((2, 5), 0.3 * np.log(n))) for n in numbers}
+    np.testing.assert_allclose(studies.scaling_slopes(line)["offline"], 0.3 * np.log(50))
+    bump = dict(line)
+    bump["offline", 0.1, 1e-4, 3, "exact"] = studies.Cell(1, 0.0, np.full((2, 5), 5.0))
+    rewards = [0.0, 5.0, 0.3 * np.log(10), 0.3 * np.log(50)]
+    expected = np.polyfit(np.log(numbers), rewards, 1)[0] * np.log(50)
+    np.testing.assert_allclose(studies.scaling_slopes(bump)["offline"], expected)
+
+
+def test_cells_that_are_the_initial_policys_decide_nothing(profile, judge):
+    """Offline, beta 0.01 makes the policy worse: its best checkpoint is the start."""
     cells = studies.scaling_cells(profile)
-    higher = {
-        (*key[:-1], "finite"): studies.Cell(cell.step, cell.selection, cell.values + 0.1) for key, cell in cells.items()
-    }
-    assert result_claims.finite_partition(profile, cells | higher, "f").verdict == "reproduced"
-    same = {(*key[:-1], "finite"): cell for key, cell in cells.items()}
-    assert result_claims.finite_partition(profile, cells | same, "f").verdict == "not reproduced"
+    flat = judge("flat-offline", result_claims.slope(cells, "offline", 3.0))
+    assert flat.verdict == "not testable"
+    assert "offline, beta 0.01" in flat.reason
+    assert judge("scales-off-policy", result_claims.slope(cells, "off-policy", 0.5)).verdict == "supported"
+    one_n = {key: cell for key, cell in cells.items() if key[3] == 1}
+    assert judge("scales-off-policy", result_claims.slope(one_n, "off-policy", 0.5)).verdict == "not testable"
+    no_offline = {key: cell for key, cell in cells.items() if key[0] == "off-policy"}
+    for measured in (result_claims.offline_at_small_beta, result_claims.off_policy_at_large_beta):
+        assert "both offline and off-policy" in measured(no_offline, 0.5)["absent"]
 
 
-def test_transformations_are_compared_at_their_best_beta(profile):
+def test_which_data_are_best_at_which_beta(judge):
+    def cells(rewards):
+        generator = np.random.default_rng(0)
+        return {
+            (setting, beta, 1e-4, n, "exact"): studies.Cell(4, 0.0, generator.normal(reward, 0.02, size=(3, 50)))
+            for (setting, beta), reward in rewards.items()
+            for n in (1, 3, 50)
+        }
+
+    papers = {("offline", 0.01): 1.0, ("offline", 0.3): 0.2, ("off-policy", 0.01): 0.7, ("off-policy", 0.3): 0.5}
+    measured = result_claims.offline_at_small_beta(cells(papers), 1.0)
+    assert len(measured["values"]) == 4
+    assert judge("offline-best-at-small-beta", measured).verdict == "supported"
+    assert judge(
+        "off-policy-best-at-large-beta", result_claims.off_policy_at_large_beta(cells(papers), 1.0)
+    ).verdict == ("supported")
+    other = papers | {("off-policy", 0.3): 0.1, ("offline", 0.3): 1.2}
+    measured = judge("offline-best-at-small-beta", result_claims.offline_at_small_beta(cells(other), 1.0))
+    assert (measured.verdict, measured.reason) == ("contradicted", "less offline, beta 0.3")
+    assert judge(
+        "off-policy-best-at-large-beta", result_claims.off_policy_at_large_beta(cells(other), 1.0)
+    ).verdict == ("contradicted")
+
+
+def test_a_higher_reward_of_the_finite_partition_would_be_found(profile, judge):
+    cells = trained(studies.scaling_cells(profile))
+
+    def finite(change, step=4):
+        made = {
+            (*key[:-1], "finite"): studies.Cell(
+                step if key[0] == "offline" else 4, cell.selection, cell.values + change
+            )
+            for key, cell in cells.items()
+        }
+        return result_claims.finite_partition(cells | made, 0.5)
+
+    assert judge("finite-partition-helps", finite(0.1)).verdict == "supported"
+    assert judge("finite-partition-helps", finite(0.0)).verdict == "contradicted"
+    assert "offline left out" in judge("finite-partition-helps", finite(0.1, step=0)).measured
+
+
+def test_rapid_gain_and_then_degradation(profile, judge):
+    course = studies.degradation(profile)
+    assert set(course["checkpoint"]) == {"start", "between", "last"}
+    assert (course["beta"] == 0.01).all()
+    # Made-up rewards go one way all the time.
+    assert judge("gain-then-degradation", result_claims.gain_then_degradation(course, 0.5)).verdict == "contradicted"
+    falls = course.assign(reward=course["reward"] + 2.0 * (course["checkpoint"] == "between"))
+    found = judge("gain-then-degradation", result_claims.gain_then_degradation(falls, 0.5))
+    assert found.verdict == "supported"
+    assert "beta 0.01" in found.measured
+    two = course[course["checkpoint"] != "between"]
+    assert judge("gain-then-degradation", result_claims.gain_then_degradation(two, 0.5)).verdict == "not testable"
+
+
+def test_transformations_are_compared_at_their_best_beta(profile, judge):
     cells = studies.transformation_cells(profile)
     assert set(cells) == {("identity", 0.3), ("log", 0.3)}
-    assert result_claims.log_not_better(profile, cells, "t").verdict == "reproduced"
+    assert judge("log-not-better", result_claims.log_slightly_worse(cells, 0.5)).verdict == "supported"
     swapped = {("log", 0.3): cells[("identity", 0.3)], ("identity", 0.3): cells[("log", 0.3)]}
-    assert result_claims.log_not_better(profile, swapped, "t").verdict == "not reproduced"
+    assert judge("log-not-better", result_claims.log_slightly_worse(swapped, 0.5)).verdict == "contradicted"
     rows = studies.transformation_rows(cells).set_index("transform")
     assert rows.loc["identity", "reward"] - rows.loc["log", "reward"] == pytest.approx(0.2, abs=0.05)
 
 
-def test_chosen_rise_above_the_threshold_only(profile):
-    curves = studies.log_ratio_curves(profile, sweep.figure_6(profile))
-    assert set(curves["beta"]) == {0.3, 0.01}
-    assert result_claims.threshold(profile, curves, "f").verdict == "reproduced"
-    table = result_claims.threshold_table(curves)
+def log_ratios(**changes):
+    """Three seeds of an offline and an off-policy cell on both sides of the threshold, as App. A predicts them."""
+    rows = []
+    for setting in ("offline", "off-policy-random"):
+        for beta, chosen in ((0.3, 0.5), (0.01, -1.0)):
+            for seed in range(3):
+                row = {"setting": setting, "beta": beta, "learning_rate": 1e-4, "num_ref_rewards": 50, "seed": seed}
+                row |= {"step": 4, "chosen_log_ratio": chosen + 0.01 * seed, "rejected_log_ratio": -2.0 - 0.01 * seed}
+                rows.append(row | {"chosen_quantile": 0.9, "rejected_quantile": 0.4})
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def test_completions_rise_above_the_threshold_only(judge):
+    last = log_ratios()
+    table = result_claims.threshold_table(last)
     expected = [beta * np.log(beta * np.expm1(1 / beta)) for beta in table["beta"]]
     np.testing.assert_allclose(table["threshold"], expected, rtol=1e-9)
-    wrong = curves.assign(chosen_log_ratio=1.0)
-    assert result_claims.threshold(profile, wrong, "f").verdict == "not reproduced"
-    one_side = curves[curves["beta"] == 0.3]
-    assert result_claims.threshold(profile, one_side, "f").verdict == "beyond this scale"
+    held = judge("chosen-rise-above-threshold", result_claims.threshold(last))
+    assert (held.verdict, len(held.values)) == ("supported", 8)
+    # A beta in between whose chosen completions fall although they are above its threshold: no longer left out.
+    between = log_ratios()[lambda rows: rows["beta"] == 0.3].assign(beta=0.1, chosen_log_ratio=[-0.3, -0.31, -0.32] * 2)
+    broken = judge("chosen-rise-above-threshold", result_claims.threshold(pd.concat([last, between])))
+    assert broken.verdict == "contradicted"
+    assert "beta 0.1" in broken.reason
+    one_side = last[last["beta"] == 0.3]
+    assert judge("chosen-rise-above-threshold", result_claims.threshold(one_side)).verdict == "not testable"
+    noisy = log_ratios(rejected_log_ratio=[-1.0, 0.1, 1.0] * 4)
+    assert judge("chosen-rise-above-threshold", result_claims.threshold(noisy)).verdict == "undecided"
 
 
-def test_length_bias_of_the_reported_models(profile, best):
+def test_off_policy_the_probabilities_of_training_samples_fall(judge):
+    held = judge("off-policy-probabilities-fall", result_claims.off_policy_falls(log_ratios()))
+    assert (held.verdict, len(held.values)) == ("supported", 2)  # offline is another question
+    rising = log_ratios(chosen_log_ratio=[3.0, 3.01, 3.02] * 4)
+    assert judge("off-policy-probabilities-fall", result_claims.off_policy_falls(rising)).verdict == "contradicted"
+    one_seed = log_ratios()[lambda rows: rows["seed"] == 0]
+    alone = judge("off-policy-probabilities-fall", result_claims.off_policy_falls(one_seed))
+    assert (alone.verdict, alone.reason) == ("not testable", "no cell has more than one seed")
+
+
+def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
+    wanted = sweep.threshold_runs(profile)
+    assert {(run.setting, run.beta) for run in wanted} >= {
+        (setting, beta) for setting in ("offline", "off-policy-random") for beta in (0.01, 0.3)
+    }
+    assert {run.setting for run in wanted} >= set(profile.experiment.settings)
+    assert {run.algorithm for run in wanted} == {"qrpo"}
+    last = studies.last_log_ratios(profile, wanted)
+    assert (last["step"] == 4).all()
+    assert not last.duplicated(["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]).any()
+    assert len(last) == len(wanted)
+    assert set(sweep.figure_6(profile)) <= set(wanted)
+
+
+def test_length_bias_of_the_reported_models(profile, best, judge):
     points = results.length_points(profile, best)
     rows = results.length_table(points)
     table = rows.set_index("method")
     assert table.loc["DPO", "low"] > 0.5
     assert table.loc["QRPO", "low"] < 0 < table.loc["QRPO", "high"]
-    assert result_claims.less_length_bias(profile, points, rows, "figure-4").verdict == "reproduced"
-    assert result_claims.length_bias_detected(profile, rows, "figure-4").verdict == "not reproduced"
-    assert result_claims.length_bias_detected(profile, rows[rows["method"] == "DPO"], "f").verdict == "reproduced"
+    assert judge("less-length-bias", result_claims.less_length_bias(best, points, rows)).verdict == "supported"
+    nobody = rows.assign(low=-0.5)
+    not_there = judge("less-length-bias", result_claims.less_length_bias(best, points, nobody))
+    assert (not_there.verdict, not_there.reason) == ("not testable", "no algorithm has a positive length bias")
+    assert judge("length-bias-detected", result_claims.detected_length_bias(best, points)).verdict == "contradicted"
+    of_dpo = {"dpo": points["dpo"]}
+    assert judge("length-bias-detected", result_claims.detected_length_bias(best, of_dpo)).verdict == "supported"
     shown = length_bias.shown(points)
     assert set(shown["algorithm"]) == set(points)
     assert len(shown) < sum(map(len, points.values()))
+
+
+@pytest.mark.parametrize(
+    ("shares", "prompts", "expected"),
+    [
+        (np.full(11, 1 / 11), 2000, "supported"),
+        (np.full(11, 1 / 11), 50, "undecided"),  # no difference could be seen
+        (np.r_[np.zeros(5), np.full(6, 1 / 6)], 2000, "contradicted"),
+    ],
+)
+def test_uniform_quantiles_are_shown_and_not_assumed(judge, shares, prompts, expected):
+    quantiles = pd.DataFrame({"quantile": np.arange(11) / 10, "share": shares, "expected": 1 / 11})
+    assert judge("quantile-reward-uniform-in-use", result_claims.uniformity(quantiles, prompts)).verdict == expected
 
 
 def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, monkeypatch):

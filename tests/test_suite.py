@@ -95,8 +95,9 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     path.write_text('extends = "tiny"\n[experiment.betas]\ndpo = [0.123]\n')
     steps = {job.id: job.inputs for job in suite.jobs("tiny")}
     changed = {job.id for job in suite.jobs(str(path)) if job.inputs != steps[job.id]}
-    # A DPO run is in the grid, and in what reads the grid.
+    # A DPO run is in the grid, and in what reads the grid, if only for what DPO gains.
     of_grid = {"experiments/sweep", "results/tables", "results/length_bias", "results/alpaca_eval"}
+    of_grid |= {"results/scaling", "results/transformations", "experiments/iterative"}
     of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
     of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
     assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/claims"}
