@@ -41,11 +41,9 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 # NumPy takes no larger seed.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
 # In any spelling, such as the paper's: "QRPO", "SimPO".
-Algorithm = Annotated[
-    Literal["qrpo", "dpo", "rebel", "simpo"],
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-]
+_Spelled = Annotated[Algorithm, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
 Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
@@ -355,12 +353,12 @@ class Experiment(_Settings):
 
     arms: list[str] | None = None
     rounds: Annotated[int, Field(ge=2)] | None = None
-    algorithms: list[Algorithm] = Field(min_length=1)
+    algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None
     settings: list[Setting] | None = None
-    betas: dict[Algorithm, list[PositiveFloat]] = {}
-    learning_rates: dict[Algorithm, list[PositiveFloat]] = {}
+    betas: dict[_Spelled, list[PositiveFloat]] = {}
+    learning_rates: dict[_Spelled, list[PositiveFloat]] = {}
     scaling: list[Scaling] = []
     transformations: Transformations | None = None
 

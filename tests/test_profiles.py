@@ -398,7 +398,7 @@ def test_every_table_of_several_kinds_is_known_by_its_discriminator():
     look(profiles.Profile, ())
     transform = {("training", "qrpo", "transform"): "name"}  # its discriminator is a function
     assert found | transform == profile_files.DISCRIMINATORS
-    assert get_args(get_args(profiles.Algorithm)[0]) == profiles.ALGORITHMS
+    assert get_args(profiles.Algorithm) == profiles.ALGORITHMS
 
 
 def test_what_a_file_says_wins_over_all_that_it_extends(write):
