@@ -569,7 +569,7 @@ def _key_and_reason(error: dict[str, Any], settings: dict[str, Any]) -> tuple[tu
     for part in error["loc"]:
         kind = profile_files.DISCRIMINATORS.get(key)
         is_kind = isinstance(value, dict) and part not in value and kind and value.get(kind) == part
-        if part == "[key]" or is_kind or (isinstance(value, str) and kind):
+        if part == "[key]" or is_kind or (kind and not isinstance(value, dict)):
             continue
         key += (part,)
         inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))

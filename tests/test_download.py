@@ -86,3 +86,12 @@ def test_the_papers_models_and_datasets_are_each_wanted_once():
     }
     assert len(download.sources("gh200")) == 6
     assert download.sources("tiny") == []
+
+
+def test_a_folder_of_ones_own_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "data"))
+    told = []
+    download.fetch(download.Source("model", str(tmp_path), None), api=Hub(), tell=told.append)
+    assert told == [f"a folder of your own: {tmp_path}"]
+    with pytest.raises(hub.HubError, match=f"There is no folder {tmp_path}/gone, which the profile names as its model"):
+        download.fetch(download.Source("model", f"{tmp_path}/gone", None), api=Hub(), tell=told.append)
