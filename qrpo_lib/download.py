@@ -69,6 +69,9 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
         file differs from what the hub or `SHA256SUMS` says.
     """
     folder = source.folder
+    if Path(source.name).is_absolute() and folder.is_dir():
+        tell(f"a folder of your own: {source.name}")
+        return
     if (folder / SUMS).exists():
         check(source)
         tell(f"there and whole: {source.name}")

@@ -95,7 +95,7 @@ def rows(folder: Path, split: str) -> int | None:
     from datasets import load_dataset_builder, load_from_disk
     from datasets.exceptions import DatasetsError
 
-    cache = _datasets_cache()
+    cache = _temporary_cache()  # nothing is converted, but the cache's folder is made
     try:
         if (folder / _SAVED).exists():
             return len(_of_saved(load_from_disk(str(folder)), folder, folder.name, split))

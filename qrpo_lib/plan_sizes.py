@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from qrpo_lib import chat_data, hub, initial_policy, tasks
@@ -126,7 +125,6 @@ def _model(name: str, folder: Path | None, papers: float) -> Size:
     return Size(papers, f"UNKNOWN: how many parameters {name} has ({why}); assumed {papers / 1e9:g} G, as the paper's")
 
 
-@cache
 def _parameters(folder: Path) -> int | None:
     """Parameters of the model in a folder, by its weights' headers or else its configuration; None if neither tells."""
     files = sorted(folder.glob("*.safetensors"))

@@ -90,7 +90,7 @@ def layers(name_or_path: str | Path) -> list[Layer]:
             break
         path = _found(named, layer)
         shown = named if not _is_path(named) else str(path)
-        if any(path.resolve() == other.path.resolve() for other in chain):
+        if any(path == other.path for other in chain):
             way = " -> ".join([*(other.path.name for other in reversed(chain)), path.name])
             raise ProfileError(f"The profile {name_or_path} extends itself: {way}.")
     for number, layer in enumerate(chain):
@@ -130,7 +130,7 @@ def take_name(name_or_path: str | Path) -> None:
     Raises ProfileError if another file does so already, is still there and still has that name.
     """
     chain = layers(name_or_path)
-    own, path = name(chain), chain[-1].path.resolve()
+    own, path = name(chain), chain[-1].path
     if _is_suites_own(path):
         return
     entry = runs.runs_folder() / ".profiles" / own
@@ -318,14 +318,14 @@ def _check_unset(before: list[Layer], layer: Layer) -> None:
     for arm in layer.removed:
         if arm not in known:
             raise _nothing_to_unset(layer, f"arms.{arm}", [f"arms.{one}" for one in known])
-    inherited = [settings(before, arm) for arm in known] or [settings(before, "")]
     for key in _all_unset(layer.common):
+        inherited = [settings(before, arm) for arm in known or [""]]
         if not any(_has(table, key) for table in inherited):
             raise _nothing_to_unset(layer, ".".join(key), _keys(inherited))
+    alone = Layer(layer.path, layer.shown, None, layer.common, removed=layer.removed)
     for arm, table in layer.arms.items():
-        alone = Layer(layer.path, layer.shown, None, layer.common, removed=layer.removed)
-        of_arm = settings([*before, alone], arm)
         for key in _all_unset(table):
+            of_arm = settings([*before, alone], arm)
             if not _has(of_arm, key):
                 raise _nothing_to_unset(layer, ".".join(key), _keys([of_arm]))
 
@@ -354,11 +354,11 @@ def _is_path(named: str) -> bool:
 
 
 def _is_suites_own(path: Path) -> bool:
-    return path.resolve().parent == FOLDER.resolve()
+    return path.parent == FOLDER.resolve()
 
 
 def _found(named: str, by: Layer | None = None) -> Path:
-    """The file of a profile that a person, or the file `by`, names; a relative path is relative to that file.
+    """The file of a profile that a person, or the file `by`, names, links followed; a path is relative to `by`.
 
     What a person names relatively is looked for in the working directory, then in the project: JupyterLab runs
     notebooks in their own folders.
@@ -366,7 +366,7 @@ def _found(named: str, by: Layer | None = None) -> Path:
     said = f"In the profile {by.shown}, extends: there" if by else "There"
     if not _is_path(named):
         if named in names():
-            return FOLDER / f"{named}.toml"
+            return (FOLDER / f"{named}.toml").resolve()
         folder = by.path.parent if by else Path.cwd()
         close = difflib.get_close_matches(named, names(), n=1)
         hint = f"there are {', '.join(names())}, or the path of a .toml file."
@@ -383,7 +383,7 @@ def _found(named: str, by: Layer | None = None) -> Path:
     paths = list(dict.fromkeys(folder.absolute() / path for folder in folders))
     for one in paths:
         if _is_file(one):
-            return one
+            return one.resolve()  # one file has one path, which is part of the keys of its notebooks
     raise ProfileError(f"{said} is no profile {named!r}; there is no file {' and none '.join(map(str, paths))}.")
 
 
@@ -411,7 +411,7 @@ def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
     for arm, of_arm in arms.items():
         _check_arm_table(arm, of_arm, said)
     for part in (table, *arms.values()):
-        _place_copies(part, path.absolute().parent)
+        _place_copies(part, path.parent)
     return Layer(path, shown, own, table, arms, removed), base
 
 

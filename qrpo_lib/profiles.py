@@ -31,8 +31,8 @@ from pydantic import (
     model_validator,
 )
 
-from qrpo_lib import algorithms, masking, profile_files
-from qrpo_lib.algorithms import ALGORITHMS
+from qrpo_lib import masking, profile_files
+from qrpo_lib.algorithms import ALGORITHMS, Algorithm
 from qrpo_lib.profile_files import FOLDER as FOLDER
 from qrpo_lib.profile_files import ProfileError as ProfileError
 
@@ -43,11 +43,9 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 # NumPy takes no larger seed.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
 # In any spelling, such as the paper's: "QRPO", "SimPO".
-Algorithm = Annotated[
-    algorithms.Algorithm,
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-]
+_Spelled = Annotated[Algorithm, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
 Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
@@ -357,12 +355,12 @@ class Experiment(_Settings):
 
     arms: list[str] | None = None
     rounds: Annotated[int, Field(ge=2)] | None = None
-    algorithms: list[Algorithm] = Field(min_length=1)
+    algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None
     settings: list[Setting] | None = None
-    betas: dict[Algorithm, list[PositiveFloat]] = {}
-    learning_rates: dict[Algorithm, list[PositiveFloat]] = {}
+    betas: dict[_Spelled, list[PositiveFloat]] = {}
+    learning_rates: dict[_Spelled, list[PositiveFloat]] = {}
     scaling: list[Scaling] = []
     transformations: Transformations | None = None
 
@@ -573,7 +571,7 @@ def _key_and_reason(error: dict[str, Any], settings: dict[str, Any]) -> tuple[tu
     for part in error["loc"]:
         kind = profile_files.DISCRIMINATORS.get(key)
         is_kind = isinstance(value, dict) and part not in value and kind and value.get(kind) == part
-        if part == "[key]" or is_kind or (isinstance(value, str) and kind):
+        if part == "[key]" or is_kind or (kind and not isinstance(value, dict)):
             continue
         key += (part,)
         inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))

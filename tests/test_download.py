@@ -107,3 +107,12 @@ def test_a_damaged_list_of_sums_is_refused(source, damage):
     (source.folder / download.SUMS).write_bytes(damage)
     with pytest.raises(hub.HubError, match=f"{download.SUMS} .*remove it and download again"):
         download.fetch(source, Hub())
+
+
+def test_a_folder_of_ones_own_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "data"))
+    told = []
+    download.fetch(download.Source("model", str(tmp_path), None), api=Hub(), tell=told.append)
+    assert told == [f"a folder of your own: {tmp_path}"]
+    with pytest.raises(hub.HubError, match=f"There is no folder {tmp_path}/gone, which the profile names as its model"):
+        download.fetch(download.Source("model", f"{tmp_path}/gone", None), api=Hub(), tell=told.append)

@@ -142,24 +142,19 @@ def test_a_configuration_without_weights_is_enough(own):
     path, copies = own
     chat_model(copies / "model")
     with_weights = plan_sizes.policy(profiles.load(path))
-    plan_sizes._parameters.cache_clear()
     (copies / "model" / "model.safetensors").write_bytes(b"a download that broke off")
     assert plan_sizes.policy(profiles.load(path)) == with_weights
-    plan_sizes._parameters.cache_clear()
     (copies / "model" / "config.json").write_text("{}")
     assert plan_sizes.policy(profiles.load(path)).note.startswith("UNKNOWN: how many parameters own/model has (no read")
-    plan_sizes._parameters.cache_clear()
 
 
 def test_shards_are_summed(own):
     path, copies = own
     chat_model(copies / "model")
     whole = plan_sizes.policy(profiles.load(path))
-    plan_sizes._parameters.cache_clear()
     LlamaForCausalLM.from_pretrained(copies / "model").save_pretrained(copies / "model", max_shard_size="8KB")
     assert len(list((copies / "model").glob("model-*.safetensors"))) > 1
     assert plan_sizes.policy(profiles.load(path)) == whole
-    plan_sizes._parameters.cache_clear()
 
 
 def test_prepared_data_are_counted_after_their_filter(own, runs_folder):

@@ -230,6 +230,15 @@ def test_a_notebook_in_a_folder_of_its_own_finds_a_profile_of_the_project(write,
     assert profiles.load("mine.toml").seed == 5
 
 
+def test_a_link_is_the_file_that_it_leads_to(write, tmp_path):
+    write('extends = "tiny"\nseed = 4\n', "real/base.toml")
+    real = write('extends = "base.toml"\n', "real/mine.toml")
+    (tmp_path / "link.toml").symlink_to(real)
+    assert profiles.load(tmp_path / "link.toml") == profiles.load(real)
+    named = (tmp_path / "link.toml", real, tmp_path / "real" / ".." / "real" / "mine.toml")
+    assert {profile_files.absolute(path) for path in named} == {str(real)}
+
+
 @pytest.mark.parametrize(
     ("files", "way"),
     [
@@ -265,6 +274,10 @@ def test_a_circle_is_named(write, files, way):
         ("experiment.arms = []", r"mine\.toml, experiment\.arms: must be a list of different arms"),
         ('experiment.arms = "chat"', r"mine\.toml, experiment\.arms: must be a list"),
         ('experiment.arms = ["chat", "chat"]', r"mine\.toml, experiment\.arms: must be a list of different arms"),
+        ("policy.source = ['hub']", r"arm 'chat', policy\.source: must be one of"),
+        ("policy = 'hub'", r"arm 'chat', policy: input should be a valid dictionary.*not 'hub'"),
+        ("training.qrpo.transform = 3", r"training\.qrpo\.transform: .*not 3"),
+        ("training.qrpo.transform = 'cube'", r"training\.qrpo\.transform: .*'identity', .*not 'cube'"),
         ("policy.source = 'hubb'", r"policy\.source: must be one of 'tiny', 'smollm2', 'hub', not 'hubb'"),
         ("task = {}\narms.new.sft = {}\nexperiment.arms = ['new']", r"arm 'new', task: name is missing"),
         ('experiment.algorithms = ["ppo"]', r"experiment\.algorithms\.0: .*'qrpo', 'dpo', .*not 'ppo'"),
@@ -398,7 +411,7 @@ def test_every_table_of_several_kinds_is_known_by_its_discriminator():
     look(profiles.Profile, ())
     transform = {("training", "qrpo", "transform"): "name"}  # its discriminator is a function
     assert found | transform == profile_files.DISCRIMINATORS
-    assert get_args(get_args(profiles.Algorithm)[0]) == profiles.ALGORITHMS
+    assert get_args(profiles.Algorithm) == profiles.ALGORITHMS
 
 
 def test_what_a_file_says_wins_over_all_that_it_extends(write):
