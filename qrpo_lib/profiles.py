@@ -43,7 +43,6 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 # NumPy takes no larger seed.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
 # In any spelling, such as the paper's: "QRPO", "SimPO".
 _Spelled = Annotated[Algorithm, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
 Partition = Literal["exact", "asymptotic", "finite"]
