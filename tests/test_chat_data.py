@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hub_copies import chat_model, magpieair, tokenizer, ultrafeedback
 
-from qrpo_lib import chat_data, hub
+from qrpo_lib import chat_data, hub, profiles, tasks
 from qrpo_lib.profiles import ChatDataTask, Relevance
 
 MAGPIE = "Magpie-Align/Magpie-Air-DPO-100K-v0.1"
@@ -37,7 +37,7 @@ def task(name="magpieair", **changes):
 
 @pytest.mark.parametrize("name", ["magpieair", "ultrafeedback"])
 def test_rows_keep_their_texts_in_order(data, name):
-    frame = chat_data.load(chat_data.run(task(name)))
+    frame = chat_data.load(tasks.of(task(name)).prepared())
     source = {
         role: hub.dataset(task(name).dataset, None, getattr(task(name), f"{role}_split")) for role in ("train", "test")
     }
@@ -52,7 +52,7 @@ def test_rows_keep_their_texts_in_order(data, name):
 
 
 def test_what_is_left_out_is_counted_with_its_reason(data):
-    folder = chat_data.run(task())
+    folder = tasks.of(task()).prepared()
     counts = json.loads((folder / chat_data.COUNTS).read_text())
     assert counts == {
         "train": {"rows": 24, "not_one_request_and_answer": 1, "too_long": 1, "remain": 22},
@@ -63,9 +63,9 @@ def test_what_is_left_out_is_counted_with_its_reason(data):
 
 def test_the_limit_counts_prompt_template_and_the_longer_answer(data):
     # <|user|> + 4 words + <|assistant|> + 4 words + </s>
-    assert len(chat_data.load(chat_data.run(task(max_tokens=11)))) == 33
+    assert len(chat_data.load(tasks.of(task(max_tokens=11)).prepared())) == 33
     with pytest.raises(hub.HubError, match=r"Of 24 rows of .*, train, none can be used: .*'too_long': 23"):
-        chat_data.run(task(max_tokens=10))
+        tasks.of(task(max_tokens=10)).prepared()
 
 
 def test_test_rows_fall_into_the_authors_halves():
@@ -89,7 +89,7 @@ def test_halves_with_strata_have_as_many_of_each():
 
 
 def test_held_out_splits_are_those_halves(data):
-    frame = chat_data.load(chat_data.run(task("ultrafeedback")))
+    frame = chat_data.load(tasks.of(task("ultrafeedback")).prepared())
     assert list(frame["split"]) == ["train"] * (len(frame) - 11) + chat_data.held_out_splits(11)
 
 
@@ -101,6 +101,6 @@ def test_a_dataset_of_another_schema_is_named(data):
 
 
 def test_the_reward_does_not_determine_the_data():
-    other = task().model_copy(update={"reward": None})
-    assert chat_data.step(task()).key == chat_data.step(other).key
-    assert chat_data.step(task()).key != chat_data.step(task(max_tokens=15)).key
+    other = task().model_copy(update={"reward": profiles.Relevance(kind="relevance")})
+    assert tasks.of(task()).data().key == tasks.of(other).data().key
+    assert tasks.of(task()).data().key != tasks.of(task(max_tokens=15)).data().key

@@ -9,7 +9,6 @@ from qrpo_lib import (
     initial_policy,
     policy_training,
     preferences,
-    problems,
     profiles,
     reference_sampling,
     task_base,
@@ -37,15 +36,6 @@ def test_splits_have_no_problem_in_common_and_every_solution_is_one(name):
     solutions = {one.prompt_id: one.chosen for one in tasks.of(task).demonstrations(0)}
     scores = tasks.of(task).reward().score([prompt.text for prompt in some], [solutions[prompt.id] for prompt in some])
     assert (scores == 1).all()
-
-
-def test_changed_problems_are_sampled_again(tmp_path, monkeypatch):
-    profile = profiles.load("smol", "code")
-    before = reference_sampling.step(profile).key
-    changed = tmp_path / "problems.jsonl"
-    changed.write_bytes(problems.OWN.read_bytes() + b"\n")
-    monkeypatch.setattr(problems, "OWN", changed)
-    assert reference_sampling.step(profile).key != before
 
 
 @pytest.mark.slow

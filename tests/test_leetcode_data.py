@@ -6,7 +6,7 @@ import datasets
 import pytest
 from hub_copies import chat_model
 
-from qrpo_lib import chat_data, hub, leetcode_data, preferences, tasks
+from qrpo_lib import chat_data, hub, preferences, tasks
 from qrpo_lib.profiles import LeetCodeTask, Sandbox
 
 DATASET = "newfacade/LeetCodeDataset"
@@ -60,7 +60,7 @@ def task(tmp_path, monkeypatch, runs_folder):
 
 
 def test_what_is_left_out_and_the_halves(task):
-    folder = leetcode_data.run(task)
+    folder = tasks.of(task).prepared()
     counts = json.loads((folder / chat_data.COUNTS).read_text())
     assert counts["train"] == {"rows": 4, "too_few_tests": 1, "too_long": 1, "remain": 2}
     assert counts["test"] == {"rows": 18, "too_long": 0, "remain": 18}
@@ -88,7 +88,7 @@ def test_other_columns_are_refused(task, tmp_path):
     for path in (tmp_path / DATASET).iterdir():
         path.write_text(json.dumps({"task_id": "a"}) + "\n")
     with pytest.raises(hub.HubError, match="has no column entry_point and test"):
-        leetcode_data.run(task)
+        tasks.of(task).prepared()
 
 
 def test_solutions_are_no_pairs(task):

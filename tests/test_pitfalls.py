@@ -174,7 +174,7 @@ def test_fine_tuning_weighs_every_token_of_the_batch_alike(micro_batch_size, tok
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", sampling.BACKENDS)
+@pytest.mark.parametrize("backend", engines.BACKENDS)
 def test_log_probabilities_of_sampling_and_training_agree(backend, tokenizer, tmp_path):
     """bfloat16 rounding is 2^-8 relative in the logits; an end-of-sequence token more or less is a nat or so."""
     try:

@@ -6,7 +6,7 @@ import pytest
 from hub_copies import chat_model, classifier, magpieair, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qrpo_lib import cli, pipeline, plan, plan_sizes, profiles, runs
+from qrpo_lib import cli, pipeline, plan, plan_sizes, profiles, runs, tasks
 
 
 def by_kind(profile, arm, **assumed):
@@ -167,7 +167,7 @@ def test_prepared_data_are_counted_after_their_filter(own, runs_folder):
     tokenizer().save_pretrained(copies / "model")
     task = profiles.load(path).task
     assert [size.number for size in plan_sizes.prompts(profiles.load(path))] == [24, 11]
-    counts = json.loads((chat_data.run(task) / chat_data.COUNTS).read_text())
+    counts = json.loads((tasks.of(task).prepared() / chat_data.COUNTS).read_text())
     assert counts["train"]["remain"] == 22  # one is too long, one has two turns
     assert plan_sizes.prompts(profiles.load(path)) == (plan_sizes.Size(22), plan_sizes.Size(11))
 

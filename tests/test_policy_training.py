@@ -51,6 +51,7 @@ def folder(smallest_policy, tmp_path_factory):
 def built(setting, **changes):
     profile = in_setting(setting, **changes)
     policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
+    policy_training.prepare(profile)
     return policy_training.pairs(profile, policy, completions), reference_sampling.load(completions)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrpo_lib import pretrained, rewards
+from qrpo_lib import pretrained, reward_kinds, rewards
 
 
 def installed():
@@ -247,6 +247,6 @@ def test_a_profile_names_its_reward(classifier, relevance):
     settings = RewardModel(
         kind="classifier", model=str(classifier), max_tokens=2048, batch_size=2, dtype="float32", revision=None
     )
-    found = rewards.from_settings(settings).score(["a b"], ["c"])
+    found = reward_kinds.of(settings).score(["a b"], ["c"])
     np.testing.assert_array_equal(found, rewards.ChatReward(classifier).score(["a b"], ["c"]))
-    assert isinstance(rewards.from_settings(Relevance(kind="relevance")), rewards.RelevanceReward)
+    assert isinstance(reward_kinds.of(Relevance(kind="relevance")), rewards.RelevanceReward)

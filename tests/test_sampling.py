@@ -201,7 +201,11 @@ def test_a_draw_inverts_the_distribution_function(top_p):
 
 @pytest.mark.parametrize(
     ("module", "name", "value"),
-    [(sampling, "_COMPACT_AT", 0.0), (sampling, "_COMPACT_AT", 2.0), (growing_cache, "_BLOCK", 1)],
+    [
+        (transformers_engine, "_COMPACT_AT", 0.0),
+        (transformers_engine, "_COMPACT_AT", 2.0),
+        (growing_cache, "_BLOCK", 1),
+    ],
 )
 def test_when_rows_are_dropped_and_the_cache_grows_changes_nothing(model, monkeypatch, module, name, value):
     settings = {"completions": 200, "max_new_tokens": 40, "batch_size": 1000}

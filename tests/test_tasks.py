@@ -85,7 +85,7 @@ def test_topics_demonstrations_are_ranked_pairs_better_than_the_policys_own():
 
 def test_written_prompts_have_no_demonstrations():
     with pytest.raises(ValueError, match="task written has no completions of its own"):
-        tasks.demonstrations(profiles.load("smol", profiles.arms("smol")[0]).task, 0)
+        tasks.of(profiles.load("smol", profiles.arms("smol")[0]).task).demonstrations(0)
 
 
 @pytest.fixture
