@@ -432,6 +432,8 @@ class _Reader:
         called = ast.unparse(node.func).rpartition(".")[2]
         if called == "package_file" and node.args and isinstance(node.args[0], ast.Constant):
             self._part.files.append(node.args[0].value)
+            self._say(called)  # what the file holds counts, and not its name
+            return
         if called == "warn":
             self._say("warn")
             return
