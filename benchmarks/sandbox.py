@@ -25,7 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from qrpo_lib import cores, leetcode, sandbox
+from qrpo_lib.rewards.sandbox import sandbox
+from qrpo_lib.runs import cores
+from qrpo_lib.tasks import leetcode
 
 CHUNK = 8
 SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"

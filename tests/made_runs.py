@@ -3,17 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from qrpo_lib import (
-    initial_policy,
-    policy_training,
-    preferences,
-    reference_evaluation,
-    reference_policy,
-    reference_sampling,
-    runs,
-    sweep,
-    task_base,
-)
+from qrpo_lib.experiment import grid
+from qrpo_lib.runs import folders
+from qrpo_lib.steps import fitting, initial_policy, pairs, reference_evaluation, reference_policy, reference_sampling
+from qrpo_lib.tasks import base
 
 PROFILE = """
 extends = "tiny"
@@ -59,25 +52,25 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
     for run in dict.fromkeys(wanted):
         settings = run.settings(profile)
         for step, content in _shared(settings, run.seed):
-            runs.complete(step, content)
+            folders.complete(step, content)
 
         def write(folder, run=run, settings=settings):
             parts = [
                 _evaluation(settings, run.seed, step, effect(run) * step / STEPS[-1], slope(run)) for step in STEPS
             ]
-            pd.concat(parts).to_parquet(folder / policy_training.EVALUATION)
-            _history(effect(run)).to_csv(folder / policy_training.HISTORY, index=False)
+            pd.concat(parts).to_parquet(folder / fitting.EVALUATION)
+            _history(effect(run)).to_csv(folder / fitting.HISTORY, index=False)
 
-        runs.complete(run.step(profile), write)
+        folders.complete(run.step(profile), write)
 
 
 def everything(profile):
     """All runs that there could be."""
-    return sweep.possible(profile)
+    return grid.possible(profile)
 
 
 def _shared(profile, seed):
-    higher = 0.1 if preferences.is_tuned_first(profile.training.setting) else 0.0
+    higher = 0.1 if pairs.is_tuned_first(profile.training.setting) else 0.0
 
     def write_references(folder):
         _references(profile).to_parquet(folder / reference_sampling.COMPLETIONS)
@@ -99,7 +92,7 @@ def _nothing(folder):
 
 def as_prompt(split, name):
     """A prompt of the made-up task."""
-    return task_base.Prompt(name, split, f"request {name}")
+    return base.Prompt(name, split, f"request {name}")
 
 
 def held_out(profile):
@@ -132,7 +125,7 @@ def _evaluation(profile, seed, step, effect, slope):
     frame["reward"] = frame["prompt_id"].map(_level) + effect + generator.normal(0, 0.2, size=len(frame))
     frame["logp"] = -20.0 + slope * (frame["length"] - 20) / 6 + generator.normal(size=len(frame))
     frame["text"] = "answer " + frame["repeat"].astype(str)
-    return frame[list(policy_training.RECORDED)]
+    return frame[list(fitting.RECORDED)]
 
 
 def _history(effect):

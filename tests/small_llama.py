@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qrpo_lib import training
+from qrpo_lib.training import trainer
 
 VOCABULARY, EOS = 24, 1
 QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
@@ -61,7 +61,7 @@ def plain_log_prob(model, prompt, completion):
 
 def fit(model, tokenizer, rows, validation=(), **changes):
     settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
-    return training.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
+    return trainer.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
 
 
 def weights(model):

@@ -1,0 +1,161 @@
+"""Losses of the four policy-fitting algorithms: pure functions on tensors, one loss for each sample, no reduction.
+
+Log-probabilities are sums over the completion's tokens, its end-of-sequence token included, prompt excluded, in nats.
+"Log-ratio" is log pi_theta(y|x) - log pi_ref(y|x).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from qrpo_lib.objective import transforms
+from qrpo_lib.objective.quantile import quantile_reward
+from qrpo_lib.objective.transforms import Named
+
+PARTITIONS = ("exact", "asymptotic", "finite")
+ERRORS = ("squared", "absolute")
+COMPLETIONS = ("both", "chosen", "rejected")
+
+
+def qrpo(
+    logps: Tensor,
+    ref_logps: Tensor,
+    rewards: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+    error: str = "squared",
+) -> Tensor:
+    """(f(R_q) - beta log Z_f - beta log-ratio)^2, Eq. 11 (Eq. 13 for f other than the identity).
+
+    logps, ref_logps, rewards (...,) and ref_rewards (..., n), the n rewards of reference completions of the same
+    prompt, to (...,). Rewards in any unit. `error="absolute"` takes the absolute value in place of the square; `beta`,
+    `transform` and `partition` as in `calibrated_target`, whose errors this raises too.
+    """
+    _check_choice("error", error, ERRORS)
+    target = calibrated_target(rewards, ref_rewards, beta=beta, transform=transform, partition=partition).to(logps)
+    residual = target - beta * (logps - ref_logps)
+    return residual.square() if error == "squared" else residual.abs()
+
+
+def qrpo_pair(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    chosen_rewards: Tensor,
+    rejected_rewards: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+    error: str = "squared",
+    completions: str = "both",
+) -> Tensor:
+    """QRPO on a pair as one sample: the mean of `qrpo` on both completions, or the loss of only one of them.
+
+    All (...,) but ref_rewards (..., n). `completions` is "both", "chosen" or "rejected"; the rest as in `qrpo`.
+    """
+    _check_choice("completions", completions, COMPLETIONS)
+    settings = {"beta": beta, "transform": transform, "partition": partition, "error": error}
+    if completions == "chosen":
+        return qrpo(chosen_logps, ref_chosen_logps, chosen_rewards, ref_rewards, **settings)
+    of_rejected = qrpo(rejected_logps, ref_rejected_logps, rejected_rewards, ref_rewards, **settings)
+    if completions == "rejected":
+        return of_rejected
+    return (qrpo(chosen_logps, ref_chosen_logps, chosen_rewards, ref_rewards, **settings) + of_rejected) / 2
+
+
+def calibrated_target(
+    rewards: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+) -> Tensor:
+    """f(R_q) - beta log Z_f, what beta times the log-ratio is fitted to (Eq. 5, 13): (...,) and (..., n) to (...,).
+
+    Positive where training starts by raising the completion's probability (App. A). `transform` is what
+    `transforms.get` takes, applied to quantiles clamped as it needs for n. `partition` says which log Z_f: "exact" for
+    continuous rewards (Table 4), "asymptotic" its leading term for small beta (the paper's 1 + beta log beta, Eq. 12),
+    "finite" for quantiles estimated from n rewards. Raises ValueError for a beta that is not positive, an unknown name,
+    rewards that are not finite, a transformation undefined for this n, one without an asymptotic form.
+    """
+    n = ref_rewards.shape[-1]
+    f = transforms.get(transform)
+    quantile = f.clamp(quantile_reward(rewards, ref_rewards), n)
+    return f(quantile) - beta * log_partition(f, beta, n, partition)
+
+
+def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
+    """log Z_f(beta) as `partition` says, for quantiles estimated from n reference rewards (see `calibrated_target`)."""
+    _check_choice("partition", partition, PARTITIONS)
+    f = transforms.get(transform)
+    if partition == "finite":
+        return transforms.finite_log_partition(f, beta, n)
+    return f.log_partition(beta) if partition == "exact" else f.asymptotic_log_partition(beta)
+
+
+def dpo(
+    chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, *, beta: float
+) -> Tensor:
+    """-log sigmoid(beta (log-ratio of chosen - log-ratio of rejected)) (Rafailov et al. 2023, Eq. 7): all (...,).
+
+    Raises ValueError for a beta that is not positive, as do the losses below.
+    """
+    _check_beta(beta)
+    return -F.logsigmoid(beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
+
+
+def rebel(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    chosen_rewards: Tensor,
+    rejected_rewards: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """((R(chosen) - R(rejected)) / beta - (log-ratio of chosen - log-ratio of rejected))^2: all (...,).
+
+    The regression of Eq. 4 with rewards divided by beta (Gao et al. 2024); rewards in any unit, beta in the same.
+    """
+    _check_beta(beta)
+    margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return (((chosen_rewards - rejected_rewards) / beta).to(margin) - margin).square()
+
+
+def simpo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    chosen_lengths: Tensor,
+    rejected_lengths: Tensor,
+    *,
+    beta: float,
+    gamma_ratio: float = 0.5,
+) -> Tensor:
+    """-log sigmoid(beta (mean token log-probability of chosen - of rejected) - gamma_ratio * beta): all (...,).
+
+    Lengths are completion tokens, the end-of-sequence token included. No reference model (Meng et al. 2024, Eq. 6).
+    """
+    _check_beta(beta)
+    margin = chosen_logps / chosen_lengths - rejected_logps / rejected_lengths
+    return -F.logsigmoid(beta * (margin - gamma_ratio))
+
+
+def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) -> Tensor:
+    return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
+
+
+def _check_beta(beta) -> None:
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta must be a positive number, got {beta}.")
+
+
+def _check_choice(name: str, value, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(choices)}.")

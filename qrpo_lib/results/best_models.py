@@ -1,0 +1,287 @@
+"""Results of an arm's trained policies, from their run folders: the best models, as the tables report them.
+
+Everything is computed from recorded completions. What is chosen is chosen on the split "selection", and every reported
+number is from the split "reporting": means over repeats, with a bootstrap over prompts and training seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from qrpo_lib.experiment import grid
+from qrpo_lib.experiment.grid import Run
+from qrpo_lib.paper import style
+from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
+from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.results import length_bias, selection
+from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
+from qrpo_lib.steps import evaluation, pairs, reference_evaluation, reference_sampling
+
+METRICS = ("reward", "lc_reward")
+_POLICIES = {"tiny": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
+
+
+@dataclass
+class BestModels:
+    """The best checkpoint of each algorithm and setting, and the one of each algorithm that is reported.
+
+    cells: rows of `selection.scores` of both splits, with all seeds, and a column `selected`.
+    evaluations: the recorded completions of these checkpoints and, as algorithms "initial" and "sft", of the policies
+        that training starts from (step 0; `setting` is None).
+    last: the recorded completions of the last checkpoints of the same runs.
+    """
+
+    cells: pd.DataFrame
+    evaluations: pd.DataFrame
+    last: pd.DataFrame
+
+    def rows(self, method: str) -> pd.DataFrame:
+        """The recorded completions of the reported checkpoint of an algorithm, or of "initial", "sft"."""
+        rows = self.evaluations[self.evaluations["algorithm"] == method]
+        if method in ("initial", "sft"):
+            return rows
+        return rows[rows["setting"] == self.chosen(method)["setting"]]
+
+    def chosen(self, algorithm: str) -> pd.Series:
+        """The row of `cells` that an algorithm is reported with."""
+        return self.cells[self.cells["selected"] & (self.cells["algorithm"] == algorithm)].iloc[0]
+
+    def start(self, algorithm: str) -> str:
+        """What the reported model was trained from: "sft" where its setting fine-tunes first, else "initial"."""
+        return "sft" if pairs.is_tuned_first(self.chosen(algorithm)["setting"]) else "initial"
+
+    def untrained(self, methods: Sequence[str]) -> list[str]:
+        """Those of the algorithms whose reported model is the policy before training, by their labels."""
+        return [
+            style.ALGORITHMS[name].label
+            for name in methods
+            if name not in ("initial", "sft") and self.chosen(name)["step"] == 0
+        ]
+
+    def reporting_last(self, algorithm: str, column: str) -> np.ndarray:
+        """(seeds, prompts) on the reporting split of the last checkpoint of the reported runs: means over repeats."""
+        rows = self.last[(self.last["algorithm"] == algorithm) & (self.last["split"] == "reporting")]
+        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], column)
+
+    def reporting(self, method: str, column: str) -> np.ndarray:
+        """(seeds, prompts) on the reporting split: means over repeats."""
+        rows = self.rows(method)
+        return matrix(rows[rows["split"] == "reporting"], column)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that there are, "initial" and "sft" first."""
+        return list(dict.fromkeys(self.evaluations["algorithm"]))
+
+
+def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Recorded completions of one checkpoint as (seeds, prompts), means over repeats, both in sorted order."""
+    table = rows.pivot_table(index="seed", columns="prompt_id", values=column, aggfunc="mean")
+    return table.to_numpy()
+
+
+def references(profile: Profile) -> pd.DataFrame:
+    """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
+    frame = reference_sampling.load(reference_sampling.run(profile))
+    frame = frame[frame["split"].isin(evaluation.HELD_OUT)]
+    return frame[["prompt_id", "reward"]].assign(length=frame["token_ids"].map(len))
+
+
+def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
+    """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
+    found = grid.evaluations(profile, runs, text)
+    return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
+
+
+def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
+    """Of each (or only these) algorithm and setting the best checkpoint of the grid, by the grid's seeds."""
+    scores = selection.scores(recorded(profile, _grid(profile, algorithms)))
+    return selection.best_of_settings(scores, profile.evaluation.max_mean_length)
+
+
+def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run]:
+    """The best cell of each algorithm and setting with all seeds."""
+    best = best_checkpoints(profile) if best is None else best
+    cells = {tuple(row) for row in best[selection.CELL].itertuples(index=False)}
+    known = [run for run in grid.grid(profile) if (run.algorithm, run.setting, run.beta, run.learning_rate) in cells]
+    return grid.more_seeds(profile, dict.fromkeys(grid.with_seed(run, profile.experiment.seeds[0]) for run in known))
+
+
+def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> BestModels:
+    """The models that the tables report. The checkpoint of a cell is chosen with the grid's seeds; between settings the
+    paper's rule chooses with all seeds. The models must be trained (`experiments/sweep`).
+
+    algorithms: those that are wanted, all of the profile's by default.
+    """
+    best = best_checkpoints(profile, algorithms)
+    of_cells = recorded(profile, further_runs(profile, best), text=True)
+    rows = of_cells.merge(best[selection.CHECKPOINT], on=selection.CHECKPOINT)
+    last = of_cells[of_cells["step"] == of_cells.groupby(selection.CELL)["step"].transform("max")]
+    cells = selection.scores(rows)
+    chosen = []
+    for _, of_algorithm in cells[cells["split"] == "selection"].groupby("algorithm", sort=False):
+        chosen.append(selection.papers_choice(of_algorithm)[selection.CHECKPOINT])
+    marked = pd.DataFrame(chosen).assign(selected=True)
+    cells = cells.merge(marked, on=selection.CHECKPOINT, how="left")
+    cells["selected"] = cells["selected"].eq(True)
+    return BestModels(cells, pd.concat([_starts(profile), rows], ignore_index=True), last)
+
+
+def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
+    """What each reported model gained over the policy it was trained from, and the last checkpoint of the same runs.
+
+    Columns `method, setting, start, step, trained, gain, low, high, last_step, last_gain, last_low, last_high, prompts,
+    seeds`, on the reporting split. A model that is selected at step 0 is not trained: its gain is 0 by construction.
+    """
+    rows = []
+    for method in (name for name in best.methods if name not in ("initial", "sft")):
+        chosen, start = best.chosen(method), best.reporting(best.start(method), column)
+        gain = difference(best.reporting(method, column), start)
+        last = difference(best.reporting_last(method, column), start)
+        of_method = best.last[best.last["algorithm"] == method]
+        last_step = of_method.loc[of_method["setting"] == chosen["setting"], "step"].max()
+        row = {"method": method, "setting": chosen["setting"], "start": best.start(method), "step": chosen["step"]}
+        row |= {"trained": bool(chosen["step"] > 0), "gain": gain.mean, "low": gain.low, "high": gain.high}
+        row |= {"last_step": last_step, "last_gain": last.mean, "last_low": last.low, "last_high": last.high}
+        rows.append(row | {"prompts": gain.n, "seeds": gain.seeds})
+    return pd.DataFrame(rows)
+
+
+def dpo_gain(profile: Profile) -> float | None:
+    """What DPO's reported model gained in reward over the policy it was trained from, on the reporting split: the scale
+    of the smallest effects that matter in chat (claims.toml). DPO is trained where it is missing; None without DPO."""
+    if "dpo" not in profile.experiment.algorithms:
+        return None
+    grid.train(profile, _grid(profile, ["dpo"]), "DPO's grid")
+    grid.train(profile, further_runs(profile, best_checkpoints(profile, ["dpo"])), "DPO's further seeds")
+    return float(gain_rows(best_models(profile, ["dpo"]))["gain"].item())
+
+
+def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
+    """Rows of Table 3 (or, with the reward as a pass rate, Table 2): reporting means, bootstrap errors, bold.
+
+    Bold is the best mean and what it is not significantly better than (`statistics.not_below_best`).
+    """
+    metrics = [name for name in METRICS if name in best.evaluations]
+    rows = {
+        method: {"model": model_label(profile), "dataset": profile.task.name, "method": method}
+        for method in best.methods
+    }
+    for metric in metrics:
+        values = {method: best.reporting(method, metric) for method in best.methods}
+        bold = not_below_best(values)
+        for method, of_method in values.items():
+            interval = mean_interval(of_method)
+            rows[method] |= {metric: interval.mean, f"{metric}_error": interval.error, f"{metric}_bold": method in bold}
+            rows[method] |= {f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+            rows[method] |= {"prompts": interval.n, "seeds": interval.seeds}
+    for method in best.methods:
+        rows[method]["trained"] = not best.untrained([method])
+        rows[method]["length"] = best.reporting(method, "length").mean()
+        rows[method]["kl"] = best.reporting(method, "logp").mean() - best.reporting(method, "ref_logp").mean()
+    return pd.DataFrame(rows.values())
+
+
+def appendix_rows(best: BestModels) -> pd.DataFrame:
+    """Rows of a table of App. M: of each algorithm and setting valid and test scores of its best checkpoint."""
+    metrics = [name for name in METRICS if name in best.evaluations]
+    starts = best.evaluations[best.evaluations["algorithm"].isin(["initial", "sft"])]
+    keys = ["algorithm", "step"]
+    cells = [selection.scores(starts, keys).assign(selected=False), best.cells]
+    rows = []
+    for _, pair in pd.concat(cells).groupby(["algorithm", "setting"], sort=False, dropna=False):
+        valid, test = (pair[pair["split"] == split].iloc[0] for split in ("selection", "reporting"))
+        row = {"method": valid["algorithm"], "setting": valid.get("setting"), "selected": bool(valid["selected"])}
+        row |= {name: valid.get(name) for name in ("beta", "learning_rate", "step")}
+        for metric in metrics:
+            row |= {f"{metric}_valid": valid[metric], f"{metric}_valid_error": valid[f"{metric}_std"]}
+            row |= {f"{metric}_test": test[metric], f"{metric}_test_error": test[f"{metric}_std"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compare(best: BestModels, first: str, second: str, column: str = "reward") -> Interval:
+    """Paired difference of two methods' reported models on the reporting split."""
+    return difference(best.reporting(first, column), best.reporting(second, column))
+
+
+def initial_reward(profile: Profile) -> float:
+    """The initial policy's mean reward on the reporting prompts."""
+    starts = _starts(profile)
+    return float(matrix(starts[(starts["algorithm"] == "initial") & (starts["split"] == "reporting")], "reward").mean())
+
+
+def length_points(profile: Profile, best: BestModels) -> dict[str, pd.DataFrame]:
+    """Figure 4's points of each algorithm's reported model on both held-out splits: `length_bias.points`."""
+    points = {}
+    for method in profile.experiment.algorithms:
+        rows = best.rows(method)
+        points[method] = length_bias.points(rows, references(profile.with_training(setting=rows["setting"].iloc[0])))
+    return points
+
+
+def length_table(points: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Spearman's rho of each algorithm with its interval; `reward_rho` is that of the true reward with length."""
+    rows = []
+    for name, made in points.items():
+        rho = length_bias.correlation(made)
+        row = {"method": style.ALGORITHMS[name].label, "rho": rho.mean, "low": rho.low, "high": rho.high}
+        row |= {"reward_rho": length_bias.spearman(made["x"].to_numpy(), made["reward"].to_numpy())}
+        row |= {"mean_length": made["x"].mean(), "prompts": rho.n, "seeds": rho.seeds, "points": len(made)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `table_rows` for Table 2: the reward in per cent."""
+    made = {f"pass_rate{suffix}": 100 * rows[f"reward{suffix}"] for suffix in ("", "_error")}
+    return rows.assign(**made, pass_rate_bold=rows["reward_bold"])
+
+
+def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Rows of `table_rows` for Figure 1: `method, value, error, bold`, of the pass rate, or LC-reward, or reward."""
+    code, lc = profile.task.completions == "solution", has_lc_reward(profile)
+    metric = "pass_rate" if code else "lc_reward" if lc else "reward"
+    found = as_pass_rates(rows) if code else rows
+    names = {metric: "value", f"{metric}_error": "error", f"{metric}_bold": "bold"}
+    return found[["method", *names]].rename(columns=names)
+
+
+def model_label(profile: Profile) -> str:
+    """How tables name the policy."""
+    return _POLICIES.get(profile.policy.source) or profile.policy.model.rpartition("/")[2]
+
+
+def _grid(profile: Profile, algorithms: Sequence[str] | None) -> list[Run]:
+    return [run for run in grid.grid(profile) if algorithms is None or run.algorithm in algorithms]
+
+
+def _with_lc_reward(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    for setting, rows in found.groupby("setting", sort=False):
+        parts.append(selection.with_lc_reward(rows, references(profile.with_training(setting=setting))))
+    return pd.concat(parts)
+
+
+def _starts(profile: Profile) -> pd.DataFrame:
+    """Recorded completions of the initial policy and, where a setting fine-tunes first, of the fine-tuned one."""
+    settings = profile.experiment.settings or [profile.training.setting]
+    starts = {}
+    for setting in settings:
+        starts.setdefault("sft" if setting.startswith("sft-") else "initial", profile.with_training(setting=setting))
+    if "initial" not in starts:  # all settings fine-tune first (code): the initial policy is shown all the same
+        starts["initial"] = profile.with_training(setting=settings[0].removeprefix("sft-"))
+    parts = []
+    for method in sorted(starts):
+        for seed in profile.experiment.seeds:
+            rows = reference_evaluation.load(reference_evaluation.run(starts[method], seed))
+            parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
+    frame = pd.concat(parts, ignore_index=True)
+    if has_lc_reward(profile):
+        frame = _with_lc_reward(profile, frame)
+    return frame.assign(setting=None)

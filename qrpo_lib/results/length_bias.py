@@ -1,0 +1,107 @@
+"""Length bias (Figure 4, App. M): the implicit reward of a trained policy's own answers against their length.
+
+x is the length of an answer, standardised by the reference completions of its prompt; y is the sequence log-ratio
+log pi_theta(y|x) / pi_ref(y|x), the implicit reward without beta. Spearman's rho of the two, with an interval from a
+bootstrap over prompts and seeds in which the points are trimmed anew each time.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from qrpo_lib.paper import style
+from qrpo_lib.results.statistics import Interval, clustered_interval
+from qrpo_lib.steps import evaluation
+
+# Points outside these percentiles of x or of y, or outside this range of x, are not shown, as in the paper's figure.
+PERCENTILES = (3.0, 97.0)
+RANGE = (-2.0, 5.0)
+_LEGEND_SIZE = 12
+
+
+def points(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """x and y of each recorded completion, beside its reward: columns `prompt_id, seed, reward, x, y`.
+
+    evaluations: columns `prompt_id, seed, reward, length, logp, ref_logp`. references: the reference policy's
+    completions, columns `prompt_id, length`, as many for every prompt. Prompts whose references all have one length
+    fall out.
+    """
+    lengths = evaluation.by_prompt(references, "length").loc[evaluations["prompt_id"]].to_numpy()
+    x = evaluation.standardised(evaluations["length"].to_numpy(), lengths)
+    made = evaluations[["prompt_id", "seed", "reward"]].assign(x=x, y=evaluation.log_ratio(evaluations))
+    return made[np.isfinite(made["x"])].reset_index(drop=True)
+
+
+def kept(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points are inside the percentiles of both and the range of x: a mask (n,)."""
+    inside = (x > RANGE[0]) & (x < RANGE[1])
+    for values in (x, y):
+        low, high = np.percentile(values, PERCENTILES)
+        inside &= (values >= low) & (values <= high)
+    return inside
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rho of the points that are kept; 0 where one of the two does not vary."""
+    mask = kept(x, y)
+    x, y = stats.rankdata(x[mask]), stats.rankdata(y[mask])
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale > 0 else 0.0
+
+
+def correlation(made: pd.DataFrame) -> Interval:
+    """Spearman's rho of `points`, with its 95 % interval over prompts and seeds."""
+    x, y = made["x"].to_numpy(), made["y"].to_numpy()
+    return clustered_interval(lambda rows: spearman(x[rows], y[rows]), made["prompt_id"], made["seed"])
+
+
+def contrast(of_policies: dict[str, pd.DataFrame], first: tuple[str, ...], second: tuple[str, ...]) -> Interval:
+    """Mean rho of the `first` policies less that of the `second`, resampled together: the same prompts and seeds."""
+    names = [*first, *second]
+    both = pd.concat([of_policies[name].assign(policy=i) for i, name in enumerate(names)], ignore_index=True)
+    x, y, policy = both["x"].to_numpy(), both["y"].to_numpy(), both["policy"].to_numpy()
+
+    def statistic(rows: np.ndarray) -> float:
+        parts = [rows[policy[rows] == i] for i in range(len(names))]
+        rhos = [spearman(x[part], y[part]) for part in parts]
+        return float(np.mean(rhos[: len(first)]) - np.mean(rhos[len(first) :]))
+
+    return clustered_interval(statistic, both["prompt_id"], both["seed"])
+
+
+def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The points that Figure 4 shows, with a column `algorithm`."""
+    parts = []
+    for algorithm, made in of_algorithms.items():
+        inside = kept(made["x"].to_numpy(), made["y"].to_numpy())
+        parts.append(made.loc[inside, ["prompt_id", "seed", "x", "y"]].assign(algorithm=algorithm))
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
+    """Figure 4: the kept points of each algorithm, a least-squares line, a large marker on it at the mean of x."""
+    with style.style():
+        figure, axis = plt.subplots(figsize=(8, 6))
+        for algorithm, made in of_algorithms.items():
+            look = style.ALGORITHMS[algorithm]
+            x, y = made["x"].to_numpy(), made["y"].to_numpy()
+            rho, mask = spearman(x, y), kept(x, y)
+            x, y = x[mask], y[mask]
+            look_of_points = {"marker": look.marker, "color": look.color, "edgecolor": "white", "linewidth": 0.3}
+            axis.scatter(x, y, s=22, alpha=0.75, zorder=2, **look_of_points)
+            slope, intercept = np.polyfit(x, y, 1)
+            ends = np.array([x.min(), x.max()])
+            axis.plot(ends, slope * ends + intercept, color=look.color, linewidth=5, solid_capstyle="round", zorder=3)
+            label = f"{look.label}, $\\rho = {rho:.2f}$"
+            middle = (x.mean(), slope * x.mean() + intercept)
+            axis.plot(
+                *middle, look.marker, color=look.color, markeredgecolor="black", markersize=13, label=label, zorder=4
+            )
+        axis.set_xlabel("Completion length (normalized)", fontsize="large")
+        axis.set_ylabel("Implicit reward (log-ratio)", fontsize="large")
+        axis.legend(fontsize=_LEGEND_SIZE)
+    return figure

@@ -1,0 +1,59 @@
+"""Looking at reference completions: their rewards and lengths, and whether their quantile rewards are uniform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from qrpo_lib.objective.quantile import quantile_reward
+from qrpo_lib.paper import style
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """Chi-square test of the estimated quantile's n + 1 equally likely values; `ties` is the share of equal rewards."""
+
+    statistic: float
+    p_value: float
+    prompts: int
+    n: int
+    ties: float
+
+
+def summary(completions: pd.DataFrame) -> pd.DataFrame:
+    """Rewards, lengths and truncation of the reference completions, by split."""
+    length = completions["token_ids"].map(len)
+    frame = completions.assign(length=length, truncated=completions["finish_reason"] == "length")
+    within = frame.groupby(["split", "prompt_id"])["reward"].std().groupby("split").mean()
+    means = frame.groupby("split")[["reward", "length", "truncated"]].mean()
+    return means.assign(reward_std_within_prompt=within).round(4)
+
+
+def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:
+    """The estimated quantile reward of each prompt's first candidate: how often each value occurs, and the test."""
+    references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
+    firsts = completions[completions["sample_index"] == 0].set_index("prompt_id")["reward"]
+    n = len(references.iloc[0])
+    rewards, references = firsts.to_numpy(), np.array(references.loc[firsts.index].tolist())
+    quantiles = quantile_reward(rewards, references)
+    counts = np.bincount(np.rint(quantiles * n).astype(int), minlength=n + 1)
+    test = stats.chisquare(counts)
+    frame = pd.DataFrame({"quantile": np.arange(n + 1) / n, "share": counts / counts.sum(), "expected": 1 / (n + 1)})
+    ties = float((rewards[:, None] == references).mean())
+    return frame, Uniformity(float(test.statistic), float(test.pvalue), len(firsts), n, ties)
+
+
+def draw_quantiles(quantiles: pd.DataFrame) -> plt.Figure:
+    """How often each value of the estimated quantile reward occurs, and how often it should."""
+    with style.style():
+        figure, axis = plt.subplots(figsize=(7, 4))
+        width = 0.8 / (len(quantiles) - 1)
+        axis.bar(quantiles["quantile"], quantiles["share"], width=width, color=style.ALGORITHMS["qrpo"].color)
+        axis.axhline(quantiles["expected"].iloc[0], color="black", linestyle="--", label="uniform: 1/(n + 1)")
+        axis.set(xlabel="estimated quantile reward of a reference completion", ylabel="share of prompts")
+        axis.legend()
+    return figure

@@ -1,0 +1,92 @@
+"""What the notebook `iterative` shows: reward and KL of each plan, their differences, and the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from qrpo_lib.paper import style
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.results import statistics
+from qrpo_lib.results.statistics import Interval
+from qrpo_lib.steps import reference_sampling
+from qrpo_lib.steps import rounds as iterative
+from qrpo_lib.steps.rounds import Plan
+
+INITIAL = "initial policy"
+
+
+def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[tuple[Plan, int], list[Path]]:
+    """The folders of the rounds of every plan and seed, made where they are missing."""
+    return {(plan, seed): iterative.run(profile, plan, seed) for plan in plans for seed in seeds}
+
+
+def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
+    """Means over the completions of each reporting prompt: `plan, round, seed, prompt_id, reward, length, kl`."""
+    frames = []
+    for (plan, seed), rounds in folders.items():
+        for number, folder in enumerate(rounds, 1):
+            frame = iterative.load(folder)
+            log_ratio = frame.pop("log_ratio")
+            # unbiased as the mean log-ratio is, since E[pi_initial / pi] = 1, with a fraction of its variance
+            frame["kl"] = np.expm1(-log_ratio) + log_ratio
+            means = frame.groupby("prompt_id").mean()
+            frames.append(means.reset_index().assign(plan=plan.label, round=number, last=plan.rounds, seed=seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def initial_rewards(completions: Path) -> Interval:
+    """Mean reward of the initial policy on the reporting prompts, from its reference sampling."""
+    frame = reference_sampling.load(completions)
+    frame = frame[(frame["split"] == iterative.EVALUATED) & (frame["role"] == "candidate")]
+    return statistics.mean_interval(frame.groupby("prompt_id")["reward"].mean().to_numpy())
+
+
+def table(prompts: pd.DataFrame) -> pd.DataFrame:
+    """One row for each plan and round: mean reward, KL to the initial policy in nats, length, with intervals."""
+    rows = []
+    for (plan, number), of in prompts.groupby(["plan", "round"], sort=False):
+        intervals = {name: statistics.mean_interval(_matrix(of, name)) for name in ("reward", "kl", "length")}
+        rows.append({"plan": plan, "round": number, "seeds": of["seed"].nunique()} | intervals)
+    return pd.DataFrame(rows)
+
+
+def difference(prompts: pd.DataFrame, one: Plan, other: Plan, column: str) -> Interval:
+    """Of the last rounds of two plans, one minus other, paired by prompt and seed; both vary in the interval."""
+    last = prompts[prompts["round"] == prompts["last"]]
+    first, second = (_matrix(last[last["plan"] == plan.label], column) for plan in (one, other))
+    return statistics.difference(first, second)
+
+
+def last_mean(prompts: pd.DataFrame, plan: Plan, column: str) -> float:
+    """Mean over prompts and seeds after the last round of a plan."""
+    last = prompts[(prompts["round"] == prompts["last"]) & (prompts["plan"] == plan.label)]
+    return float(_matrix(last, column).mean())
+
+
+def _matrix(prompts: pd.DataFrame, column: str) -> np.ndarray:
+    """(seeds, prompts) of one plan and round."""
+    return prompts.pivot(index="seed", columns="prompt_id", values=column).to_numpy()
+
+
+def figure(summary: pd.DataFrame, initial: Interval) -> tuple[plt.Figure, pd.DataFrame]:
+    """Mean reward against KL to the initial policy, round by round; with the numbers that are drawn."""
+    interval = {"reward": initial.mean, "low": initial.low, "high": initial.high}
+    numbers = [{"plan": INITIAL, "round": 0, "kl": 0.0} | interval]
+    for row in summary.itertuples():
+        interval = {"reward": row.reward.mean, "low": row.reward.low, "high": row.reward.high}
+        numbers.append({"plan": row.plan, "round": row.round, "kl": row.kl.mean} | interval)
+    drawn = pd.DataFrame(numbers)
+    with style.style():
+        result, axes = plt.subplots(figsize=(7, 4.6))
+        axes.plot(0, initial.mean, style.ALGORITHMS["initial"].marker, color="dimgray", label=INITIAL)
+        for plan, of in drawn[drawn["plan"] != INITIAL].groupby("plan", sort=False):
+            errors = [of["reward"] - of["low"], of["high"] - of["reward"]]
+            axes.errorbar(of["kl"], of["reward"], yerr=errors, marker="o", capsize=3, linewidth=1, label=plan)
+        axes.set(xlabel=r"KL($\pi_\theta$ || initial policy) in nats", ylabel="online reward")
+        axes.legend(fontsize="small")
+    return result, drawn

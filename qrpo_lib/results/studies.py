@@ -1,0 +1,195 @@
+"""The studies beside the grid: scaling with reference rewards (Figure 3), transformations, training (Figure 6).
+
+Each cell of a study is reported at the checkpoint with the best selection reward, mean over its seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from qrpo_lib.experiment import grid
+from qrpo_lib.experiment.grid import Run
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.results.best_models import matrix
+from qrpo_lib.results.statistics import mean_interval
+
+_SCALING = ["setting", "beta", "learning_rate", "num_ref_rewards", "partition"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The step that a cell is reported at, its mean selection reward there, its reporting rewards (seeds, prompts)."""
+
+    step: int
+    selection: float
+    values: np.ndarray
+
+
+# (setting, beta, learning rate, number of reference rewards, partition): what identifies a cell of the scaling studies.
+ScalingCells = dict[tuple[str, float, float, int, str], Cell]
+# (transformation, beta)
+TransformationCells = dict[tuple[str, float], Cell]
+
+
+def scaling_cells(profile: Profile) -> ScalingCells:
+    """The cells of the scaling studies; the setting is "offline" or "off-policy"."""
+    found = grid.evaluations(profile, grid.scaling(profile))
+    found["setting"] = found["setting"].map(lambda name: "offline" if name.endswith("offline") else "off-policy")
+    return {key: _best_checkpoint(rows) for key, rows in found.groupby(_SCALING, sort=False)}
+
+
+def scaling_rows(cells: ScalingCells) -> pd.DataFrame:
+    """What Figure 3 plots: what identifies a cell, and `step, reward, error, low, high, prompts, seeds`."""
+    return pd.DataFrame([dict(zip(_SCALING, key, strict=True)) | _reported(cell) for key, cell in cells.items()])
+
+
+def told_unmoved(rows: pd.DataFrame) -> str:
+    """For people: how many cells of `scaling_rows` are reported at the initial policy, and where."""
+    unmoved = rows[rows["step"] == 0]
+    where = sorted(unmoved.groupby(["setting", "beta"]).groups)
+    told = f"{len(unmoved)} of {len(rows)} cells are the initial policy's: no checkpoint had a higher selection reward"
+    return told + "".join(f"; {setting}, beta {beta:g}" for setting, beta in where) + "."
+
+
+def best_rates(cells: ScalingCells) -> pd.DataFrame:
+    """`scaling_rows` of the learning rates with the best selection reward, partition function "exact"."""
+    best: ScalingCells = {}
+    for key in sorted(cells, key=lambda key: -cells[key].selection):
+        setting, beta, _, n, partition = key
+        if partition == "exact" and not any((known[0], known[1], known[3]) == (setting, beta, n) for known in best):
+            best[key] = cells[key]
+    return scaling_rows(best)
+
+
+def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
+    """Of each setting the slope of the reward in log n over all numbers n of references, times the range of log n.
+
+    So it reads as the gain from the fewest to the most references, of a straight line through all of them. (seeds,
+    prompts), mean over betas and learning rates; partition function "exact". Raises ValueError for a single n.
+    """
+    curves: dict[tuple, dict[int, np.ndarray]] = {}
+    for (setting, beta, rate, n, partition), cell in cells.items():
+        if partition == "exact":
+            curves.setdefault((setting, beta, rate), {})[n] = cell.values
+    gains: dict[str, list[np.ndarray]] = {}
+    for (setting, *_), curve in curves.items():
+        if len(curve) < 2:
+            raise ValueError("A slope in log n needs at least two numbers of reference rewards.")
+        log_n = np.log(sorted(curve))
+        centred = log_n - log_n.mean()
+        slope = np.tensordot(centred, np.stack([curve[n] for n in sorted(curve)]), axes=1) / (centred @ centred)
+        gains.setdefault(setting, []).append(slope * (log_n[-1] - log_n[0]))
+    return {setting: np.mean(of_setting, axis=0) for setting, of_setting in gains.items()}
+
+
+def mean_over(cells: ScalingCells, setting: str, beta: float, numbers: Collection[int]) -> np.ndarray:
+    """(seeds, prompts) of a setting and beta, mean over learning rates and these numbers of references; "exact"."""
+    chosen = [
+        cell.values
+        for key, cell in cells.items()
+        if key[:2] == (setting, beta) and key[3] in numbers and key[-1] == "exact"
+    ]
+    if not chosen:
+        raise ValueError(f"There is no cell of {setting} at beta {beta:g} with {sorted(numbers)} references.")
+    return np.mean(chosen, axis=0)
+
+
+def untrained_cells(cells: ScalingCells, settings: Collection[str], betas: Collection[float] = ()) -> list[str]:
+    """Cells of partition "exact" whose reported checkpoint is the policy before training, in words."""
+    return [
+        f"{setting}, beta {beta:g}, n = {n}"
+        for (setting, beta, _, n, partition), cell in cells.items()
+        if cell.step == 0 and partition == "exact" and setting in settings and (not betas or beta in betas)
+    ]
+
+
+def degradation(profile: Profile) -> pd.DataFrame:
+    """Rewards over training at the scaling studies' smallest beta, with the most references.
+
+    Columns `setting, learning_rate, step, split, seed, prompt_id, reward`, means over repeats, at three checkpoints
+    that the column `checkpoint` names: "start", "between" (of those between first and last the one with the best
+    selection reward of the setting), "last". Without any in between, "between" is missing.
+    """
+    found = [run for run in grid.scaling(profile) if run.partition == "exact"]
+    smallest, most = min(run.beta for run in found), max(run.num_ref_rewards for run in found)
+    rows = grid.evaluations(profile, [r for r in found if (r.beta, r.num_ref_rewards) == (smallest, most)])
+    keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
+    means = rows.groupby(keys, as_index=False)["reward"].mean()
+    parts = []
+    for _, of_cell in means.groupby(["setting", "learning_rate"], sort=False):
+        steps = sorted(of_cell["step"].unique())
+        named = {"start": steps[0], "last": steps[-1]}
+        between = of_cell[(of_cell["split"] == "selection") & of_cell["step"].isin(steps[1:-1])]
+        if len(between):
+            named["between"] = between.groupby("step")["reward"].mean().idxmax()
+        parts += [of_cell[of_cell["step"] == step].assign(checkpoint=name) for name, step in named.items()]
+    return pd.concat(parts, ignore_index=True).assign(beta=smallest)
+
+
+def best_transformations(profile: Profile) -> dict[str, Run]:
+    """Of each transformation the run of its grid with the best checkpoint by selection reward: its beta."""
+    best: dict[str, tuple[float, Run]] = {}
+    for run in grid.transformations(profile):
+        if run.seed == profile.experiment.seeds[0] and run.step(profile).folder.is_dir():
+            value = _best_checkpoint(grid.evaluations(profile, [run])).selection
+            name = grid.transform_label(run.transform)
+            if name not in best or value > best[name][0]:
+                best[name] = (value, run)
+    return {name: run for name, (_, run) in best.items()}
+
+
+def transformation_cells(profile: Profile) -> TransformationCells:
+    """The best checkpoint of each transformation's best run, with all seeds."""
+    return {
+        (name, run.beta): _best_checkpoint(grid.evaluations(profile, grid.more_seeds(profile, [run])))
+        for name, run in best_transformations(profile).items()
+    }
+
+
+def transformation_rows(cells: TransformationCells) -> pd.DataFrame:
+    """Columns `transform, beta, step, reward, error, low, high, prompts, seeds`."""
+    return pd.DataFrame([{"transform": name, "beta": beta} | _reported(cell) for (name, beta), cell in cells.items()])
+
+
+def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
+    """What Figure 6 plots: log-ratios and quantile rewards of the validation pairs over training, by beta and seed."""
+    found = grid.histories(profile, runs)
+    names = ["beta", "seed", "step", "chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
+    return found.loc[found["split"] == "validation", names].reset_index(drop=True)
+
+
+def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
+    """Of each setting, beta, learning rate, number of references and seed the log-ratios and quantile rewards of the
+    validation pairs at the last step."""
+    keys = ["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]
+    found = grid.histories(profile, runs)
+    found = found[found["split"] == "validation"]
+    last = found.loc[found.groupby(keys, dropna=False)["step"].idxmax()]
+    columns = ["chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
+    return last[[*keys, "step", *columns]].sort_values(keys).reset_index(drop=True)
+
+
+def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
+    """`algorithm, seed, step`, mean reward over all held-out completions, both log-ratios of the validation pairs."""
+    keys = ["algorithm", "seed", "step"]
+    rewards = grid.evaluations(profile, runs).groupby(keys, as_index=False)["reward"].mean()
+    found = grid.histories(profile, runs)
+    validation = found.loc[found["split"] == "validation", [*keys, "chosen_log_ratio", "rejected_log_ratio"]]
+    return rewards.merge(validation, on=keys, validate="1:1")
+
+
+def _best_checkpoint(rows: pd.DataFrame) -> Cell:
+    means = rows[rows["split"] == "selection"].groupby("step")["reward"].mean()
+    step = int(means.idxmax())
+    reporting = rows[(rows["split"] == "reporting") & (rows["step"] == step)]
+    return Cell(step, float(means.max()), matrix(reporting, "reward"))
+
+
+def _reported(cell: Cell) -> dict[str, float]:
+    interval = mean_interval(cell.values)
+    values = {"step": cell.step, "reward": interval.mean, "error": interval.error}
+    return values | {"low": interval.low, "high": interval.high, "prompts": interval.n, "seeds": interval.seeds}

@@ -1,0 +1,62 @@
+"""Progress of long work: `report(done, total, text)` to whoever watches, `qrpo reproduce` or a person in a notebook.
+
+Under `qrpo reproduce` the state goes to the file `$QRPO_STATUS`, from which its progress bar reads; elsewhere a tqdm
+bar shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+Report = Callable[[int, int, str], None]
+_SECONDS_BETWEEN_WRITES = 0.2
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Report]:
+    """Context that yields `report(done, total, detail)`; `text` says what is being done."""
+    path = os.environ.get("QRPO_STATUS")
+    if path:
+        yield _status_file(Path(path), text)
+        return
+    from tqdm.auto import tqdm  # here, since many modules import this one
+
+    with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
+
+        def report(done: int, total: int, detail: str = "") -> None:
+            shown.total = total
+            shown.set_postfix_str(detail, refresh=False)
+            shown.update(done - shown.n)
+
+        yield report
+
+
+def _status_file(path: Path, text: str) -> Report:
+    last = 0.0
+
+    def report(done: int, total: int, detail: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_WRITES and done < total:
+            return
+        last = now
+        # Several processes, on several machines, may make one result together: the last one to write is shown.
+        temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps({"text": text, "done": done, "total": total, "detail": detail}))
+            temporary.replace(path)
+        except OSError:  # a full disk: work goes on as long as it can, and says so itself
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    report(0, 1)
+    return report

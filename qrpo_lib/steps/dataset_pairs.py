@@ -1,0 +1,78 @@
+"""The dataset's own pairs with their rewards, for the offline settings: no policy has a part in them.
+
+The folder holds `pairs.parquet`, with columns `prompt_id, split, prompt, side, text, reward`, two rows a pair.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qrpo_lib.models import chat_template
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders
+from qrpo_lib.steps import scoring
+from qrpo_lib.tasks import registry as tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAIRS = "pairs.parquet"
+
+
+def step(profile: Profile) -> folders.Step:
+    """What determines the scored pairs."""
+    task = tasks.of(profile.task)
+    parameters = {"task": task.parameters(), "seed": profile.seed}
+    code = (run, task.prompts, task.demonstrations, *task.reward_code())
+    return folders.Step("dataset_pairs", parameters, inputs=task.inputs(), code=code)
+
+
+def run(profile: Profile) -> Path:
+    """The folder of the scored pairs, made if it is not there; processes that call this at once share the work."""
+    this = step(profile)
+    return folders.complete(
+        this,
+        lambda folder: scoring.scored(this, _texts(profile)).to_parquet(folder / PAIRS),
+        seed=profile.seed,
+        shared=lambda: scoring.score(this, profile, lambda: _texts(profile)),
+    )
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The scored pairs."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / PAIRS)
+
+
+def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
+    """The pairs with a policy's `prompt_ids` and `token_ids`, without those of which an answer cannot be written so."""
+    import pandas as pd
+
+    rows, unusable = [], set()
+    for row in frame.to_dict("records"):
+        try:
+            ids = chat_template.completion_ids(tokenizer, row["prompt"], row["text"])
+        except chat_template.UnusableAnswer:
+            unusable.add(row["prompt_id"])
+            continue
+        rows.append(row | {"prompt_ids": chat_template.prompt_ids(tokenizer, row["prompt"]), "token_ids": ids})
+    usable = [row for row in rows if row["prompt_id"] not in unusable]
+    return pd.DataFrame(usable, columns=[*frame.columns, "prompt_ids", "token_ids"])
+
+
+def _texts(profile: Profile) -> pd.DataFrame:
+    import pandas as pd
+
+    prompts = {one.id: one for one in tasks.of(profile.task).prompts(profile.seed)}
+    rows = [
+        {"prompt_id": one.prompt_id, "side": side, "text": text}
+        for one in tasks.of(profile.task).demonstrations(profile.seed)
+        for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+        if prompts[one.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
+    ]
+    frame = pd.DataFrame(rows)
+    frame.insert(1, "split", [prompts[name].split for name in frame["prompt_id"]])
+    frame.insert(2, "prompt", [prompts[name].text for name in frame["prompt_id"]])
+    return frame

@@ -1,0 +1,177 @@
+"""Preferences: pairs of a chosen and a rejected completion in the paper's settings (App. L.7).
+
+| setting | the pairs of a prompt |
+|---|---|
+| `offline` | the dataset's own, with the dataset's own labels |
+| `off-policy-best` | the best and the worst of its sampled candidates |
+| `off-policy-random` | `pairs_per_prompt` disjoint pairs of random candidates, ranked (chat: 1 of 6, code: 10 of 20) |
+
+Each also as `sft-…`: the policy is first fine-tuned on the dataset's chosen completions, and that one is the reference
+that completions are sampled from and training starts at (`qrpo_lib.steps.reference_policy`). The paper calls the model
+whose completions are taken "the model before training"; its code samples from both, with and without fine-tuning.
+
+What happens to the unusable, counted in the report beside the rows:
+- `unscored` completions, whose reward is not finite, are as if they had not been sampled;
+- a prompt with `too_few_completions` for all its pairs, or `too_few_reference_rewards`, or which alone fills the
+  `max_tokens` (`prompt_too_long`), is left out whole;
+- a pair of equal rewards has no preference (`ties`): left out, or kept in random order, as the paper keeps it. Offline
+  pairs are labelled by the dataset and never tie; `contradicted` counts those that the reward ranks the other way;
+- `cut` counts completions cut at `max_tokens` with their prompt, as the paper does in training.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SOURCES = ("offline", "off-policy-best", "off-policy-random")
+_REASONS = ("unscored", "too_few_completions", "too_few_reference_rewards", "prompt_too_long", "ties", "cut")
+
+
+class Pairs(NamedTuple):
+    """Rows of `schema()` in the order of the prompts' ids, and how many there are of what."""
+
+    rows: list[dict[str, Any]]
+    report: dict[str, int]
+
+
+@cache
+def schema() -> pa.Schema:
+    """The columns of a row, whatever its source: what `trainer.fit_policy` takes."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("prompt_ids", pa.list_(pa.int64())),
+            ("chosen_ids", pa.list_(pa.int64())),
+            ("rejected_ids", pa.list_(pa.int64())),
+            ("chosen_reward", pa.float64()),
+            ("rejected_reward", pa.float64()),
+            ("ref_rewards", pa.list_(pa.float64())),
+        ]
+    )
+
+
+def is_tuned_first(setting: str) -> bool:
+    """Whether the policy is fine-tuned on the chosen completions before anything else."""
+    return setting.startswith("sft-")
+
+
+def source(setting: str) -> str:
+    """Where the pairs of a setting come from: one of `SOURCES`. Raises ValueError for an unknown setting."""
+    found = setting.removeprefix("sft-")
+    if found not in SOURCES:
+        raise ValueError(f"There is no setting {setting!r}: use {', '.join(SOURCES)}, or one of them after 'sft-'.")
+    return found
+
+
+def build_pairs(
+    completions: pd.DataFrame,
+    ref_rewards: Mapping[str, Sequence[float]],
+    *,
+    setting: str,
+    seed: int,
+    pairs_per_prompt: int = 1,
+    ties: str = "drop",
+    max_tokens: int | None = None,
+    num_ref_rewards: int = 1,
+) -> Pairs:
+    """The pairs of one split.
+
+    Parameters
+    ----------
+    completions: in columns `prompt_id`, `prompt_ids`, `token_ids`, `reward`: the candidates, or for an offline setting
+        the dataset's pairs, one row for each side, told apart by `side`, "chosen" or "rejected".
+    ref_rewards: of each prompt, rewards of reference completions; other completions than the candidates, so that the
+        quantile of a candidate is not biased by counting itself. Those that are not finite do not count.
+    seed: of the random choices. A prompt's depend on the seed and its id alone.
+    ties: "drop" or "keep".
+    num_ref_rewards: how many finite reference rewards a prompt needs.
+
+    Raises
+    ------
+    ValueError
+        An unknown setting.
+    """
+    origin = source(setting)
+    report = Counter(dict.fromkeys(_REASONS, 0))
+    if origin == "offline":
+        report["contradicted"] = 0
+    rows: list[dict[str, Any]] = []
+    for prompt_id, of_prompt in completions.groupby("prompt_id", sort=True):
+        report["prompts"] += 1
+        references = [float(r) for r in ref_rewards.get(prompt_id, ()) if np.isfinite(r)]
+        scored = of_prompt[np.isfinite(of_prompt["reward"])]
+        report["unscored"] += len(of_prompt) - len(scored)
+        prompt_ids = list(of_prompt["prompt_ids"].iloc[0])
+        room = None if max_tokens is None else max_tokens - len(prompt_ids)
+        reason = None
+        if len(scored) < 2 * pairs_per_prompt:
+            reason = "too_few_completions"
+        elif len(references) < num_ref_rewards:
+            reason = "too_few_reference_rewards"
+        elif room is not None and room < 1:
+            reason = "prompt_too_long"
+        if reason:
+            report[reason] += 1
+            continue
+        generator = np.random.default_rng([seed, zlib.crc32(str(prompt_id).encode())])
+        for chosen, rejected in _ranked(scored, origin, pairs_per_prompt, generator):
+            tied = chosen["reward"] == rejected["reward"]
+            if origin == "offline":
+                report["contradicted"] += bool(chosen["reward"] < rejected["reward"])
+            elif tied:
+                report["ties"] += 1
+                if ties == "drop":
+                    continue
+            ids = {side: list(one["token_ids"]) for side, one in (("chosen", chosen), ("rejected", rejected))}
+            report["cut"] += sum(room is not None and len(tokens) > room for tokens in ids.values())
+            rows.append(
+                {
+                    "prompt_id": str(prompt_id),
+                    "prompt_ids": prompt_ids,
+                    "chosen_ids": ids["chosen"][:room],
+                    "rejected_ids": ids["rejected"][:room],
+                    "chosen_reward": float(chosen["reward"]),
+                    "rejected_reward": float(rejected["reward"]),
+                    "ref_rewards": references,
+                }
+            )
+    report["pairs"] = len(rows)
+    return Pairs(_as_in_a_file(rows), dict(report))
+
+
+def _as_in_a_file(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the types that the schema gives them."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema()).to_pylist()
+
+
+def _ranked(
+    scored: pd.DataFrame, origin: str, pairs_per_prompt: int, generator: np.random.Generator
+) -> Iterator[tuple[pd.Series, pd.Series]]:
+    """(chosen, rejected) of each pair of one prompt; equal rewards in random order."""
+    if origin == "offline":
+        by_side = scored.set_index("side")
+        yield by_side.loc["chosen"], by_side.loc["rejected"]
+        return
+    # In random order, then sorted by reward with a stable sort: ties stay in random order.
+    shuffled = scored.iloc[generator.permutation(len(scored))]
+    if origin == "off-policy-best":
+        groups = [shuffled]
+    else:
+        groups = [shuffled.iloc[2 * i : 2 * i + 2] for i in range(pairs_per_prompt)]
+    for group in groups:
+        ordered = group.sort_values("reward", kind="stable")
+        yield ordered.iloc[-1], ordered.iloc[0]

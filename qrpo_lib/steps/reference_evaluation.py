@@ -1,0 +1,65 @@
+"""The online evaluation of the reference policy: step 0 of every training that starts from it, made once for all.
+
+The folder holds `evaluation.parquet`: one row for each completion, in the columns `RECORDED`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders
+from qrpo_lib.steps import evaluation, reference_policy
+from qrpo_lib.tasks import registry as tasks
+
+EVALUATION = "evaluation.parquet"
+RECORDED = (
+    "prompt_id",
+    "split",
+    "step",
+    "repeat",
+    "length",
+    "finish_reason",
+    "reward",
+    "logp",
+    "ref_logp",
+    "text",
+)
+
+
+def step(profile: Profile, seed: int) -> folders.Step:
+    """What determines the completions: the reference policy, the prompts, how it is sampled, and the seed."""
+    settings, task = profile.reference_sampling, tasks.of(profile.task)
+    parameters = {
+        "seed": seed,
+        "task": task.parameters(),
+        "prompts": profile.seed,
+        "evaluation": evaluation.parameters(profile),
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size,
+    }
+    inputs = (reference_policy.step(profile), *task.inputs())
+    return folders.Step("reference_evaluation", parameters, inputs=inputs, code=(_make, *evaluation.code(profile)))
+
+
+def run(profile: Profile, seed: int) -> Path:
+    """The folder of the evaluation, made if it is not there."""
+    policy = reference_policy.run(profile)
+    return folders.complete(step(profile, seed), lambda folder: _make(profile, policy, seed, folder), seed=seed)
+
+
+def load(folder: Path):
+    """The recorded completions as a data frame."""
+    import pandas as pd
+
+    return pd.read_parquet(folder / EVALUATION)
+
+
+def _make(profile: Profile, policy: Path, seed: int, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(profile.training.threads)
+    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
+    online.assign(step=0)[list(RECORDED)].to_parquet(folder / EVALUATION)

@@ -1,0 +1,91 @@
+"""The reference policy: what completions are sampled from, what training starts at and is compared with.
+
+It is the initial policy, or in the settings that begin with `sft-` the initial policy fine-tuned on the dataset's
+chosen completions (App. L.7, L.9). The folder of the fine-tuned one also holds `history.csv` and `sequences.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from qrpo_lib.models import chat_template
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders, progress
+from qrpo_lib.steps import initial_policy, pairs
+from qrpo_lib.tasks import registry as tasks
+
+
+def step(profile: Profile) -> folders.Step:
+    """What determines the reference policy."""
+    initial = initial_policy.step(profile)
+    if not pairs.is_tuned_first(profile.training.setting):
+        return initial
+    task = tasks.of(profile.task)
+    parameters = {
+        "sft": profile.sft.model_dump(),
+        "task": task.prompt_parameters(),
+        "seed": profile.seed,
+        "precision": profile.training.precision,
+        "max_tokens": profile.training.max_tokens,
+        "threads": profile.training.threads,
+    }
+    code = (_tune, task.prompts, task.demonstrations)
+    return folders.Step("sft", parameters, inputs=(initial, *task.inputs()), code=code)
+
+
+def run(profile: Profile) -> Path:
+    """The folder of the reference policy, made if it is not there."""
+    initial = initial_policy.run(profile)
+    if not pairs.is_tuned_first(profile.training.setting):
+        return initial
+    return folders.complete(step(profile), lambda folder: _tune(profile, initial, folder), seed=profile.seed)
+
+
+def sequences(profile: Profile, tokenizer) -> tuple[list[list[int]], dict[str, int]]:
+    """Prompt and chosen completion of every train prompt as token ids, and how many were left out for which reason."""
+    train = {one.id: one.text for one in tasks.of(profile.task).prompts(profile.seed) if one.split == "train"}
+    limit = profile.training.max_tokens
+    found, counts = [], {"too_long": 0, "end_of_sequence_written_out": 0}
+    for one in tasks.of(profile.task).demonstrations(profile.seed):
+        if one.prompt_id not in train:
+            continue
+        prompt = train[one.prompt_id]
+        try:
+            ids = chat_template.prompt_ids(tokenizer, prompt)
+            ids += chat_template.completion_ids(tokenizer, prompt, one.chosen)
+        except chat_template.UnusableAnswer:
+            counts["end_of_sequence_written_out"] += 1
+            continue
+        if limit is not None and len(ids) > limit:
+            counts["too_long"] += 1
+        else:
+            found.append(ids)
+    return found, counts | {"sequences": len(found)}
+
+
+def _tune(profile: Profile, initial: Path, folder: Path) -> None:
+    import pandas as pd
+    import torch
+    from transformers import AutoTokenizer
+
+    from qrpo_lib.training import trainer
+
+    torch.set_num_threads(profile.training.threads)
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    data, counts = sequences(profile, tokenizer)
+    with progress.bar("fine-tuning on the chosen completions") as report:
+        fitted = trainer.fine_tune(
+            initial,
+            tokenizer,
+            data,
+            **profile.sft.model_dump(),
+            seed=profile.seed,
+            precision=profile.training.precision,
+            progress=report,
+        )
+    if not folders.is_main_process():
+        return
+    fitted.save(folder, tokenizer, profile.training.precision)
+    pd.DataFrame(fitted.history).to_csv(folder / "history.csv", index=False, float_format="%.9g")
+    folders.write_atomically(folder / "sequences.json", json.dumps(counts).encode())

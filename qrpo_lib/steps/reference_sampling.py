@@ -1,0 +1,160 @@
+"""Step 2, reference sampling: completions of every prompt from the reference policy at temperature 1, with rewards.
+
+The folder holds `completions.parquet`: the first `completions` samples of a prompt are candidates for pairs (`role`
+"candidate"), the others give its reference rewards (`role` "reference"); and `seeds.json`: backend and seeds.
+
+Any number of processes may run the same sampling at once, on one machine or on several that share the run folders, and
+divide its shards between them; a killed one loses at most its shard, and the result does not depend on who made what:
+
+    python -m qrpo_lib.steps.reference_sampling --profile tiny --arm chat --setting off-policy-best
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+from qrpo_lib.models import chat_template
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders, progress, shards
+from qrpo_lib.sampling import engines
+from qrpo_lib.sampling import sampler as sampling
+from qrpo_lib.steps import reference_policy, scoring
+from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.tasks.base import Prompt
+
+COMPLETIONS = "completions.parquet"
+SEEDS = "seeds.json"
+# Prompts sampled between two saves: what a killed run loses at most.
+_PROMPTS_IN_A_SHARD = 64
+
+
+def step(profile: Profile) -> folders.Step:
+    """What determines the reference completions."""
+    settings = profile.reference_sampling
+    task, backend = tasks.of(profile.task), engines.resolve(settings.backend)
+    parameters = {
+        "task": task.parameters(),
+        "seed": profile.seed,
+        "sampling": settings.model_dump() | {"backend": backend},
+    }
+    inputs = (reference_policy.step(profile), *task.inputs())
+    code = (_share, _merge, *engines.code(backend), task.prompts, *task.reward_code())
+    return folders.Step("reference_sampling", parameters, inputs=inputs, code=code)
+
+
+def run(profile: Profile) -> Path:
+    """The folder of the reference completions, made if it is not there; processes that call this share the work."""
+    policy, this = reference_policy.run(profile), step(profile)
+    return folders.complete(
+        this, lambda folder: _merge(profile, folder), seed=profile.seed, shared=lambda: _share(profile, policy)
+    )
+
+
+def load(folder: Path):
+    """The reference completions as a data frame.
+
+    Columns `prompt_id, split, prompt, prompt_ids, sample_index, role, token_ids, text, finish_reason, logp, reward`.
+    """
+    import pandas as pd
+
+    return pd.read_parquet(folder / COMPLETIONS)
+
+
+def _share(profile: Profile, policy: Path) -> None:
+    """This process's part of sampling and scoring, to the end of both."""
+    import torch
+    from transformers import AutoTokenizer
+
+    settings = profile.reference_sampling
+    torch.set_num_threads(settings.threads)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    prompts = tasks.of(profile.task).prompts(profile.seed)
+    ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+    longest = max(map(len, ids)) + settings.max_new_tokens
+    names = _names(len(prompts))
+    with (
+        sampling.Sampler(policy, tokenizer, backend=settings.backend, max_model_len=longest) as sampler,
+        progress.bar("sampling reference completions") as report,
+    ):
+
+        def sample(number: int) -> bytes:
+            of_shard = slice(number * _PROMPTS_IN_A_SHARD, (number + 1) * _PROMPTS_IN_A_SHARD)
+            frame = _sample_shard(profile, sampler, prompts[of_shard], ids[of_shard], _seed(profile, number))
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer)
+            return buffer.getvalue()
+
+        shards.make_all(step(profile), names, sample, report)
+    scoring.score(step(profile), profile, lambda: _sampled(step(profile), names))
+
+
+def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[Prompt], ids, seed: int):
+    import pandas as pd
+
+    settings = profile.reference_sampling
+    sampled = sampler.sample(
+        ids,
+        completions=settings.completions + settings.ref_rewards,
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+        batch_size=settings.batch_size,
+    )
+    return pd.DataFrame(
+        {
+            "prompt_id": prompts[one.prompt_index].id,
+            "split": prompts[one.prompt_index].split,
+            "prompt": prompts[one.prompt_index].text,
+            "prompt_ids": ids[one.prompt_index],
+            "sample_index": one.sample_index,
+            "role": "candidate" if one.sample_index < settings.completions else "reference",
+            "token_ids": one.token_ids,
+            "text": one.text,
+            "finish_reason": one.finish_reason,
+            "logp": one.logp,
+        }
+        for one in sampled
+    )
+
+
+def _merge(profile: Profile, folder: Path) -> None:
+    this = step(profile)
+    names = _names(len(tasks.of(profile.task).prompts(profile.seed)))
+    scoring.scored(this, _sampled(this, names)).to_parquet(folder / COMPLETIONS)
+    record = {
+        "backend": this.parameters["sampling"]["backend"],
+        "prompts_in_a_shard": _PROMPTS_IN_A_SHARD,
+        "seeds": [_seed(profile, number) for number in range(len(names))],
+    }
+    folders.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
+
+
+def _sampled(this: folders.Step, names: list[str]):
+    import pandas as pd
+
+    return pd.concat([pd.read_parquet(io.BytesIO(shards.read(this, name))) for name in names], ignore_index=True)
+
+
+def _names(prompts: int) -> list[str]:
+    return [f"completions-{number:04d}.parquet" for number in range(-(-prompts // _PROMPTS_IN_A_SHARD))]
+
+
+def _seed(profile: Profile, shard: int) -> int:
+    return profile.seed * 100_003 + shard
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """One worker, as a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m qrpo_lib.steps.reference_sampling", description=main.__doc__)
+    parser.add_argument("--profile", default="tiny")
+    parser.add_argument("--arm")
+    parser.add_argument("--setting", help="the distribution-shift setting (default: the profile's)")
+    given = parser.parse_args(arguments)
+    print(run(profiles.load(given.profile, given.arm).with_training(setting=given.setting)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | clean`; each has `--help`.
+
+What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status` and `runs` neither
+pandas nor matplotlib nor torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qrpo_lib.runs import terminal
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+if TYPE_CHECKING:
+    from qrpo_lib.suite import notebooks
+
+_PROFILES = Path(__file__).parents[1] / "profiles"
+_TABLE_WIDTH_OF_A_FILE = 200
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
+    terminal.escape_what_cannot_be_encoded()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
+    try:
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `qrpo runs | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        _say(f"qrpo: {error}", style="red")
+        return 2
+    except KeyboardInterrupt:
+        _say("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")
+        return 130
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Execute the notebooks of a profile that are not complete yet."""
+    from qrpo_lib.profiles import files
+    from qrpo_lib.runs import cores, folders
+    from qrpo_lib.suite import display, notebooks
+
+    started = time.monotonic()
+    profile = _absolute(options.profile)
+    every = notebooks.jobs(profile)
+    files.take_name(profile)
+    selected = notebooks.select(every, options.only)
+    _check_packages(profile)
+    notebooks.check(selected)
+    failure, unready = _dispatch(profile, selected)
+    selected = [job for job in selected if job.id not in unready]
+    with display.Notebooks(len(selected)) as shown:
+        used = options.cores or cores.available()
+        state = notebooks.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
+    if failure:
+        _say(("failed ", "red"), failure)
+    state.blocked += unready
+    for id, error in state.failed.items():
+        _say(("failed ", "red"), f"{id}: {error}")
+    for id in state.blocked:
+        _say(f"not run: {id}, which needs what failed")
+    _say(
+        f"{len(state.done)} executed, {len(state.skipped)} skipped (complete), {len(state.failed)} failed, "
+        f"{len(state.blocked)} not run, in {time.monotonic() - started:.0f} s. "
+        f"Figures: {folders.project_root() / 'figures'}"
+    )
+    return 1 if state.failed or failure else 0
+
+
+def _dispatch(profile: str, selected: list[notebooks.Job]) -> tuple[str, list[str]]:
+    """Make the steps that the notebooks read where the profile says.
+
+    Returns what failed (or nothing), and the ids of notebooks that read it. What is no task of the pipeline
+    (iterative rounds) the notebook makes itself.
+    """
+    from qrpo_lib.cluster import dispatcher, table
+    from qrpo_lib.profiles import settings as profiles
+    from qrpo_lib.suite import plan
+
+    settings = profiles.load(profile).dispatch
+    if settings.where == "here":  # each notebook makes its own
+        return "", []
+    failure, wanted = "", plan.needed(profile, selected)
+    try:
+        with table.live(terminal.make_console()) as show:
+            dispatcher.run(wanted, settings, on_change=show)
+    except dispatcher.DispatchError as error:
+        failure = str(error)
+    missing = {task.name for task in wanted if not task.step.folder.is_dir()}
+    return failure, [job.id for job in selected if missing & {step.folder_name for step in job.inputs}]
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show which notebooks are complete, their run folders, and what `reproduce` would refuse."""
+    from qrpo_lib.runs import folders
+    from qrpo_lib.runs.errors import InputError
+    from qrpo_lib.suite import notebooks, publishing
+
+    profile = _absolute(options.profile)
+    if options.keys:
+        for step in notebooks.steps(profile):
+            print(step.name, step.key)
+        return 0
+    whole: set[str] = set()
+    refused: dict[str, None] = {}  # sentences, each once: many notebooks read the same folders
+    try:
+        publishing.read_manifest(folders.project_root() / "figures")
+    except InputError as error:
+        refused[str(error)] = None
+    for job in notebooks.jobs(profile):
+        step = job.step
+        try:
+            notebooks.check_folders(job, whole)
+            mark = ("complete", "green") if notebooks.is_complete(job, whole) else ("to do   ", "")
+        except InputError as error:
+            mark, refused = ("corrupted", "red"), {**refused, str(error): None}
+        if mark[0].startswith("to do") and (step.partial.exists() or step.shards.exists()):
+            mark = ("interrupted or running", "yellow")
+        _say(mark, f"  {job.id}  ", (str(step.folder), "dim"))
+    try:
+        _check_packages(profile)
+    except (ValueError, OSError) as error:
+        refused[str(error)] = None
+    for sentence in refused:
+        _say(("`qrpo reproduce` would stop here: ", "red"), sentence)
+    return 1 if refused else 0
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
+    from qrpo_lib.runs import cleaning, folders, listing
+
+    every = listing.rows()
+    wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
+    found = listing.matching(every, options.names, **wanted)
+    if options.json or options.csv:
+        print(listing.as_json(found) if options.json else listing.as_csv(found))
+        return 0
+    console = terminal.make_console()
+    if not console.is_terminal:  # in a file nothing has to fit a screen
+        console.width = _TABLE_WIDTH_OF_A_FILE
+    if found:
+        console.print(listing.render(found))
+    _say(f"{len(found)} of {len(every)} run folders in {folders.runs_folder()}.")
+    for name in cleaning.damaged():
+        _say(
+            ("corrupted ", "red"), f"{name}: its {folders.RECORD} cannot be read; `qrpo clean --run {name}` removes it."
+        )
+    return 0
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    """Show what would run: stages, jobs, tokens, hours, disk, and what is done. Changes nothing."""
+    from dataclasses import fields
+
+    from qrpo_lib.suite import plan
+
+    values = {field.name: getattr(options, field.name) for field in fields(plan.Assumptions)}
+    assumed = plan.Assumptions(**{name: value for name, value in values.items() if value is not None})
+    profile = _absolute(options.profile)
+    terminal.make_console().print(plan.render(profile, plan.stages(profile, assumed), assumed))
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download the profile's models and datasets into $QRPO_DATA, each at its revision, and check every file."""
+    from qrpo_lib.suite import download
+
+    for source in download.sources(_absolute(options.profile)):
+        download.fetch(source, tell=_say)
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    """Remove run folders: one, all, or (by default) those that no profile of the project uses now.
+
+    It lists them with their sizes and asks; without a terminal to ask on, it removes nothing unless --yes is given. The
+    project's profiles are the suite's own, the one of --profile, every profile in a .toml file of the project's folder
+    and its sub-folders (hidden ones and Python environments aside) or of the folder it is called from, and the files by
+    which the executed notebooks were made. Only what the suite itself made is ever removed: folders called NAME-KEY
+    whose record.json says the same, and what it left of them. Links are not followed.
+    """
+    from qrpo_lib.runs import cleaning, folders
+    from qrpo_lib.suite import project_profiles
+
+    if options.run is not None:
+        found = cleaning.named(options.run)
+    elif options.all:
+        found = cleaning.everything()
+    else:
+        found = cleaning.unneeded(project_profiles.needed_folders([_absolute(options.profile)]))
+    for one in found:
+        _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {one.kind}", "dim"))
+    if options.run is None:
+        for name in cleaning.damaged():
+            _say(f"Left as it is: {name}, whose {folders.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
+    if not found:
+        _say(f"Nothing to remove in {folders.runs_folder()}.")
+        return 0
+    count = f"{len(found)} folder{'s' if len(found) > 1 else ''}"
+    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {folders.runs_folder()}"
+    if options.dry_run:
+        _say(f"Would remove {total}; nothing was removed.")
+        return 0
+    if not options.yes and not _agreed(f"Remove {total}?"):
+        return 0 if sys.stdin.isatty() else 2
+    busy = [one for one in found if not cleaning.remove(one)]
+    for one in busy:
+        _say(f"Left as it is: {one.path.name}; a running command is at work on it.")
+    _say(f"{len(found) - len(busy)} removed.")
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        _say(f"{question} Nothing was removed: there is no terminal to ask on; give --yes to remove them.")
+        return False
+    _say(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    _say("Nothing was removed.")
+    return False
+
+
+def write_claims(options: argparse.Namespace) -> int:
+    """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
+    from qrpo_lib.paper import claim_views, claims
+    from qrpo_lib.runs import folders
+
+    figures, page = folders.project_root() / "figures", folders.project_root() / "docs" / "claims.md"
+    judged, stale = claims.recorded(figures), claims.stale(figures)
+    if not judged and not stale:
+        raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
+    text = claim_views.page(judged, len(stale))
+    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
+    folders.write_atomically(page, text.encode())
+    _say(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    if stale:
+        _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")
+    return 0
+
+
+def build_report(options: argparse.Namespace) -> int:
+    """Write the executed notebooks, figures, tables and claims as a static site that opens from disk."""
+    from qrpo_lib.suite import site
+
+    if not options.output:
+        raise ValueError("--output needs the name of a folder; leave it out for `report`.")
+    page = site.build(_absolute(options.profile), Path(options.output).resolve())
+    _say(f"Open {page}")
+    return 0
+
+
+def _check_packages(profile_name: str) -> None:
+    from qrpo_lib.profiles import settings as profiles
+    from qrpo_lib.tasks import registry as tasks
+
+    for profile in (profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)):
+        tasks.check_available(profile)
+        if profile.policy.source == "smollm2":
+            from qrpo_lib.models import wheels
+
+            wheels.check_wheels()
+
+
+def _absolute(profile: str) -> str:
+    """A profile's file by its absolute path, since notebooks run in folders of their own."""
+    from qrpo_lib.profiles import files
+
+    return files.absolute(profile)
+
+
+def _say(*parts: str | tuple[str, str], style: str = "", end: str = "\n") -> None:
+    """A line, however long, as it is; (text, style) pairs are coloured on a terminal."""
+    terminal.make_console().print(terminal.styled(*parts), style=style or None, soft_wrap=True, end=end)
+
+
+# Columns of `qrpo runs` that can be asked for, and their types.
+_RUN_FILTERS = {
+    "algorithm": str,
+    "setting": str,
+    "beta": float,
+    "learning_rate": float,
+    "num_ref_rewards": int,
+    "transform": str,
+    "partition": str,
+    "seed": int,
+    "task": str,
+}
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qrpo", description="Replicate Quantile Reward Policy Optimization.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
+
+    def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
+        first, _, rest = command.__doc__.partition("\n\n")
+        made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
+        made.set_defaults(command=command)
+        if profile:
+            made.add_argument("--profile", default="tiny", help=f"{names}, or a .toml file")
+        return made
+
+    reproduced = add(reproduce, "reproduce")
+    reproduced.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NOTEBOOK", help="these alone: names or files"
+    )
+    reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
+    reproduced.add_argument(
+        "--cores", type=_positive, help="how many to use at most (default: all that this process may use)"
+    )
+    shown = add(status, "status")
+    shown.add_argument("--keys", action="store_true", help="print NAME KEY of every step, to compare two machines")
+    _add_filters(add(list_runs, "runs", profile=False))
+    add(fetch, "download")
+    planned = add(show_plan, "plan")
+    if "plan" in arguments:  # what can be assumed is known to the library
+        from dataclasses import fields
+
+        from qrpo_lib.suite.plan import Assumptions
+
+        for field in fields(Assumptions):
+            planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
+    add(write_claims, "claims")
+    reported = add(build_report, "report")
+    reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
+    cleaned = add(clean, "clean")
+    chosen = cleaned.add_mutually_exclusive_group()
+    chosen.add_argument("--run", metavar="NAME-KEY", help="remove this run folder")
+    chosen.add_argument("--all", action="store_true", help="remove every run folder")
+    cleaned.add_argument("--yes", action="store_true", help="do not ask")
+    cleaned.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+    return parser
+
+
+def _add_filters(listed: argparse.ArgumentParser) -> None:
+    listed.add_argument("names", nargs="*", metavar="NAME", help="a step such as `training`, or a run folder")
+    for name, kind in _RUN_FILTERS.items():
+        listed.add_argument(f"--{name.replace('_', '-')}", type=kind, help="only those with this value")
+    form = listed.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: a list of objects with all columns")
+    form.add_argument("--csv", action="store_true", help="for programs: a table with all columns")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cores: give 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Figures of the theory notebooks, drawn from the data frames of `tables`; each returns a matplotlib figure."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from qrpo_lib.paper import style as plots
+from qrpo_lib.theory import optimal_policy
+
+_BETA_COLORS = ("#e0bfcb", "#cc88a0", "#8f1f4f")  # light to dark as beta falls, as in the paper's Figure 5
+_FORMULAS = {
+    "identity": (r"$t$", r"$\beta(e^{1/\beta}-1)$"),
+    "log": (r"$\log t$", r"$\beta/(\beta+1)$"),
+    "square": (r"$t^2$", r"$\frac{\sqrt{\pi\beta}}{2}\,\mathrm{erfi}(1/\sqrt{\beta})$"),
+    "sqrt": (r"$\sqrt{t}$", r"$2\beta[\beta+(1-\beta)e^{1/\beta}]$"),
+    "normal": (r"$\mathtt{CDF}^{-1}_{\mathcal{N}(0,1)}(t)$", r"$\exp(1/(2\beta^2))$"),
+    "scaled-normal": (
+        r"$\mu+\sigma\,\mathtt{CDF}^{-1}_{\mathcal{N}(0,1)}(t)$",
+        r"$\exp(\mu/\beta+\sigma^2/(2\beta^2))$",
+    ),
+}
+
+# --- partition_function ---------------------------------------------------------------------------------------------
+
+
+def table_4_figure(table: pd.DataFrame):
+    """The paper's Table 4 with two columns more: log Z at the smallest beta, and the largest difference seen."""
+    cells, smallest = [], table["beta"].min()
+    for name, rows in table.groupby("transformation", sort=False):
+        log_z = rows.loc[rows["beta"] == smallest, "log_z"].item()
+        cells.append([*_FORMULAS[name], f"{log_z:.6g}", f"{rows['relative_difference'].max():.0e}"])
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(9, 3.6))
+        axes.axis("off")
+        heads = ["Transformation $f(t)$", "Partition function $\\tilde{Z}_f(\\beta)$"]
+        heads += [rf"$\log\tilde{{Z}}_f$ at {smallest:g}", "difference"]
+        grid = axes.table(cells, colLabels=heads, cellLoc="center", colWidths=[0.24, 0.4, 0.2, 0.16], bbox=[0, 0, 1, 1])
+        grid.auto_set_font_size(False)
+        grid.set_fontsize(13)
+        axes.plot([0, 1], [0.999, 0.999], [0, 1], [0.001, 0.001], color="black", linewidth=2, transform=axes.transAxes)
+        for (row, _), cell in grid.get_celld().items():
+            cell.set(edgecolor="none", facecolor="#f2f2f2" if row and row % 2 == 0 else "white")
+            cell.set_text_props(weight="bold" if row == 0 else "normal")
+    return figure
+
+
+def quantile_law_figure(table: pd.DataFrame):
+    """Empirical distribution functions against the uniform law of Appendix D."""
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(5.5, 4))
+        for (label, rows), color in zip(
+            table.groupby("reward", sort=False), ("darkorange", "seagreen", "cornflowerblue"), strict=True
+        ):
+            axes.step(rows["quantile"], rows["share"], where="post", label=label, color=color, linewidth=2)
+        axes.plot([0, 1], [0, 1], "--", color="dimgray", label="uniform")
+        axes.set(xlabel=r"quantile reward $R_q$", ylabel="share at or below", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+        axes.legend()
+    return figure
+
+
+def partition_gap_figure(table: pd.DataFrame, used_betas):
+    """The excess of the paper's target over the finite-sample one against beta, the paper's betas marked."""
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(6, 4))
+        for (n, rows), style in zip(table.groupby("n"), ("-", "--", "-.", ":"), strict=False):
+            axes.plot(rows["beta"], rows["excess_nats"], style, color="darkorange", label=f"n = {n}", linewidth=2)
+        for beta in used_betas:
+            axes.axvline(beta, color="lightgray", linewidth=1, zorder=0)
+        axes.axhline(0, color="dimgray", linewidth=1)
+        axes.set(xscale="log", xlabel=r"$\beta$", ylabel=r"$\log Z_{f,n}-\log Z_f$ (nats of log-ratio)")
+        axes.legend()
+    return figure
+
+
+# --- noise ----------------------------------------------------------------------------------------------------------
+
+
+def noise_figure(table: pd.DataFrame, simulated: bool):
+    """Figure 7: standard deviation of beta log Z-hat (by beta) and of R_q-hat (by exact quantile F) against n."""
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(9, 4.5))
+        for kind, colors, name in (("partition", "Reds", r"$\beta$"), ("quantile", "Blues", "F")):
+            groups = list(table[table["noise"] == kind].groupby("setting"))
+            shades = plt.get_cmap(colors)(np.linspace(0.9, 0.4, len(groups)))
+            for (setting, rows), color in zip(groups, shades, strict=True):
+                y = np.log10(rows["simulated"].where(rows["simulated"] > 0)) if simulated else rows["log10_formula"]
+                if y.max() > 8:  # e^50 and e^5000 cannot share an axis with the rest
+                    axes.plot(
+                        [], [], color=color, label=f"{name} = {setting:g} ($10^{{{y.max():.0f}}}$, off the chart)"
+                    )
+                    continue
+                axes.plot(
+                    rows["n"], y, "-" if kind == "partition" else "--", color=color, label=f"{name} = {setting:g}"
+                )
+        axes.set(xscale="log", xlabel="reference rewards n", ylabel=r"$\log_{10}$ standard deviation")
+        axes.set_title(
+            ("simulated: " if simulated else "formulas: ") + r"$\beta\,\log\hat{Z}$ (solid), $\hat{R}_q$ (dashed)"
+        )
+        figure.legend(fontsize="small", loc="outside right upper")
+    return figure
+
+
+def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
+    """Left: densities (`histograms`) of the error of beta log Z-hat. Right: bias and noise against n."""
+    with plots.style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+        rows = moments[moments["noise"] == "partition"]
+        colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["setting"].nunique()))
+        for (beta, group), color in zip(rows.groupby("setting"), colors, strict=True):
+            bins = table[np.isclose(table["beta"], beta)]
+            edges = [*bins["low"], bins["high"].iloc[-1]]
+            left.stairs(bins["density"], edges, color=color, label=rf"$\beta$ = {beta:g}")
+            right.plot(group["n"], -group["bias"], color=color, label=rf"$\beta$ = {beta:g}")
+            right.plot(group["n"], group["simulated"], "--", color=color)
+        left.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$", ylabel="density", xscale="symlog")
+        left.legend(fontsize="small")
+        right.set(xscale="log", yscale="log", xlabel="reference rewards n", title="minus bias (solid), std (dashed)")
+    return figure
+
+
+def target_figure(table: pd.DataFrame, beta: float):
+    """Bias (solid) and standard deviation (dashed) of the paper's target against n at one beta, for each f."""
+    chosen = table[np.isclose(table["beta"], beta) & (table["partition"] == "exact")]
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(6.5, 4))
+        for index, (name, rows) in enumerate(chosen.groupby("transformation", sort=False)):
+            visible = rows["bias_nats"].where(rows["bias_nats"] > 1e-9 / beta)  # the identity is unbiased
+            axes.plot(rows["n"], visible, color=f"C{index}", label=name)
+            axes.plot(rows["n"], rows["std_nats"].where(rows["std_nats"] > 0), "--", color=f"C{index}")
+        axes.set(xscale="log", yscale="log", xlabel="reference rewards n", ylabel="nats of log-ratio")
+        axes.set_title(rf"calibrated target at $\beta$ = {beta:g}: bias (solid), std (dashed)")
+        axes.legend(title="no bias for t", fontsize="small")
+    return figure
+
+
+# --- asymptotics ----------------------------------------------------------------------------------------------------
+
+
+def kl_figure(table: pd.DataFrame, powers: pd.DataFrame):
+    """KL against beta for every unordered pair with its derived leading term (dots), and slope 1 for comparison."""
+    with plots.style():
+        figure, axes = plt.subplots(figsize=(7, 5))
+        pairs = powers[[f < g for f, g in zip(powers["f"], powers["g"], strict=True)]]
+        for index, pair in enumerate(pairs.itertuples()):
+            rows = table[(table["f"] == pair.f) & (table["g"] == pair.g)]
+            axes.plot(rows["beta"], rows["kl"], color=f"C{index}", label=f"{pair.f} | {pair.g}")
+            leading = pair.derived_constant * rows["beta"] ** pair.derived_order
+            axes.plot(rows["beta"], leading, ":", color=f"C{index}", linewidth=1)
+        beta = np.array([table["beta"].min(), table["beta"].max()])
+        axes.plot(beta, beta, "--", color="dimgray", label="linear in beta")
+        axes.set(xscale="log", yscale="log", xlabel=r"$\beta$", ylabel=r"KL$(\pi^*_f\,\|\,\pi^*_g)$ (nats)")
+        axes.legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+# --- optimal_policy -------------------------------------------------------------------------------------------------
+
+
+def density_figure(table: pd.DataFrame, betas):
+    """Figure 5: left, which way probabilities move at the first beta; right, the optimal densities at every beta."""
+    with plots.style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4))
+        for axes, shown in ((left, betas[:1]), (right, betas)):
+            axes.plot(table["reward"], table["reference"], "--", color="dimgray", linewidth=2, label=r"$\pi_{ref}$")
+            for beta, color in zip(shown, _BETA_COLORS, strict=False):
+                density = table[f"beta_{beta:g}"]
+                axes.plot(table["reward"], density, color=color, linewidth=2, label=rf"$\pi^*,\ \beta={beta:g}$")
+            axes.set(xlabel=r"Reward $\mathcal{R}$", ylim=(0, None))
+            axes.legend()
+        left.set(ylabel="Density", xlim=(-3, 4), ylim=(0, 0.75))
+        right.set(xlim=(-3, 5), ylim=(0, 1.3))
+        _mark_directions(left, table, betas[0])
+    return figure
+
+
+def _mark_directions(axes, table, beta):
+    """Shade the shares of reference samples below and above the threshold; arrows lead from pi_ref to pi*."""
+    share = optimal_policy.share_above("identity", beta)
+    edge = stats.norm.ppf(1 - share)
+    reward, reference = table["reward"].to_numpy(), table["reference"].to_numpy()
+    for side, color, text, x, y in (
+        (reward <= edge, "red", 1 - share, -0.13, 0.19),
+        (reward >= edge, "green", share, 1.27, 0.05),
+    ):
+        axes.fill_between(reward[side], reference[side], color=color, alpha=0.08, linewidth=0)
+        axes.text(
+            x, y, f"{100 * text:.0f}%", color=color, ha="center", bbox={"facecolor": "white", "edgecolor": "none"}
+        )
+    axes.vlines(edge, 0, stats.norm.pdf(edge), color="black", linestyle=":")
+    for start in np.linspace(-2, 2.8, 16):
+        before, after = stats.norm.pdf(start), np.interp(start, reward, table[f"beta_{beta:g}"])
+        arrow = {"arrowstyle": "-|>", "color": "tomato" if after < before else "seagreen", "alpha": 0.8}
+        axes.annotate("", xy=(start, after), xytext=(start, before), arrowprops=arrow)

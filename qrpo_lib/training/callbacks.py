@@ -1,0 +1,75 @@
+"""What happens while a trainer runs: progress, equally spaced checkpoints, the one that training resumes from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+from qrpo_lib.runs import files
+from qrpo_lib.training import causal_lm
+
+Progress = Callable[[int, int, str], None]
+OnCheckpoint = Callable[[int, PreTrainedModel], None]
+
+
+class Checkpoints(TrainerCallback):
+    """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
+
+    def __init__(self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
+        self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.steps = checkpoint_steps(state.max_steps, self.count)
+        if state.global_step == 0:  # not when training continues
+            self._reach(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            self._reach(state.global_step)
+            control.should_save = self.save
+            control.should_log = True  # logging the validation metrics has cleared it
+        return control
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process has written its part
+        if state.is_world_process_zero:
+            saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            files.seal_folder(saved)
+            for older in set(saved.parent.glob("checkpoint-*")) - {saved}:  # only now: until here it was the last one
+                shutil.rmtree(older)
+
+    def _reach(self, step: int) -> None:
+        with causal_lm.plain(self.trainer.model):
+            self.trainer.log_validation()
+            if self.on_checkpoint:
+                self.on_checkpoint(step, self.trainer.model)
+
+
+def checkpoint_steps(steps: int, count: int) -> set[int]:
+    """Of so many steps of training, those at which the policy is evaluated, step 0 aside: equally spaced, with the
+    last."""
+    return {round(i * steps / count) for i in range(1, count + 1)} - {0}
+
+
+class Reporter(TrainerCallback):
+    """Tells the caller how far training is."""
+
+    def __init__(self, progress: Progress | None):
+        self.progress = progress
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.progress and "grad_norm" in logs:
+            self.progress(state.global_step, state.max_steps, f"loss {logs['loss']:.4g}")
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint that was saved to its end and is still what was written."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        if files.is_sealed(checkpoint):
+            return str(checkpoint)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # another process may be at it too
+    return None

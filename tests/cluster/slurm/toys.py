@@ -1,0 +1,77 @@
+"""Steps that take no time or a chosen one, for tests of dispatch. Each says in a log when it really computes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.runs import folders
+
+
+def task(name: str, action: str = "write", *, needs: tuple[Task, ...] = (), kind: str = "training", **options) -> Task:
+    """A task whose job does `action`, a function of this module, with `options`."""
+    step = folders.Step(name, {"action": action, **options}, inputs=tuple(need.step for need in needs))
+    return Task(step, perform, (step, action, options), needs, kind)
+
+
+def perform(step: folders.Step, action: str, options: dict) -> None:
+    """Make the step's folder."""
+    resumable = action == "count"
+    folders.complete(step, lambda folder: globals()[action](step, folder, **options), resumable=resumable)
+
+
+def write(step: folders.Step, folder: Path, seconds: float = 0) -> None:
+    """Write a file, in two halves with a pause between them."""
+    note("computes", step)
+    with open(folder / "result.txt", "w") as stream:
+        stream.write("first half, ")
+        stream.flush()
+        time.sleep(seconds)
+        stream.write("second half")
+
+
+def count(step: folders.Step, folder: Path, steps: int, seconds: float) -> None:
+    """Count with pauses; a checkpoint after each number, from which an interrupted count goes on."""
+    done = int((folder / "count.txt").read_text()) if (folder / "count.txt").exists() else 0
+    note(f"begins-at-{done}", step)
+    for number in range(done, steps):
+        time.sleep(seconds)
+        folders.write_atomically(folder / "count.txt", str(number + 1).encode())
+    note("computes", step)
+
+
+def fail(step: folders.Step, folder: Path) -> None:
+    """Fail until a file named `repaired` lies beside the run folders."""
+    note("computes", step)
+    if not (folders.runs_folder().parent / "repaired").exists():
+        print("the last words of the log")
+        raise ValueError("this step is not possible yet")
+
+
+def fill(step: folders.Step, folder: Path, megabytes: int) -> None:
+    """Write more than a small disk holds."""
+    note("computes", step)
+    (folder / "result.bin").write_bytes(os.urandom(2**20) * megabytes)
+
+
+def tell(step: folders.Step, folder: Path, variable: str) -> None:
+    """Print a variable of the environment, and keep it."""
+    print("the variable is", os.environ.get(variable))
+    (folder / "result.txt").write_text(str(os.environ.get(variable)))
+
+
+def note(what: str, step: folders.Step) -> None:
+    """Append a line to the log of this step, with the job and the process."""
+    folder = folders.runs_folder().parent / "notes"
+    folder.mkdir(exist_ok=True)
+    with open(folder / step.name, "a") as stream:
+        stream.write(f"{what} {os.environ.get('SLURM_JOB_ID')} {os.getpid()} {os.environ.get('SLURMD_NODENAME')}\n")
+
+
+def notes(root: Path, name: str, what: str = "computes") -> list[str]:
+    """Lines of the log of a step."""
+    path = root / "notes" / name
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if line.startswith(what)]

@@ -1,0 +1,248 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from qrpo_lib.cluster import pool
+from qrpo_lib.experiment import grid
+from qrpo_lib.experiment.grid import Run
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.runs import account
+from qrpo_lib.steps import fitting
+
+# The paper's grid (section 4, App. L): two models, two chat datasets, six settings, three betas, three learning rates;
+# and code with one model and one setting.
+PAPER = """
+extends = "tiny"
+name = "paper"
+
+[experiment]
+algorithms = ["dpo", "simpo", "rebel", "qrpo"]
+seeds = [0]
+
+[experiment.learning_rates]
+dpo = [1e-7, 3e-7, 1e-6]
+simpo = [1e-7, 3e-7, 1e-6]
+rebel = [1e-7, 3e-7, 1e-6]
+qrpo = [1e-7, 3e-7, 1e-6]
+
+[experiment.betas]
+dpo = [0.01, 0.03, 0.1]
+simpo = [2.0, 2.5, 10.0]
+rebel = [1e-6, 1e-4, 1e-2]
+qrpo = [3e-4, 1e-3, 3e-3]
+
+[arms.chat.experiment]
+settings = [
+    "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
+]
+scaling = []
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(text):
+        path = tmp_path / "made.toml"
+        path.write_text(text)
+        return profiles.load(str(path), "chat")
+
+    return loaded
+
+
+def test_the_papers_grid_has_225_models_an_algorithm(load):
+    chat = grid.grid(load(PAPER))
+    code = grid.grid(
+        load(
+            PAPER.replace('"offline", "off-policy-best", "off-policy-random", "sft-offline", ', "").replace(
+                '"sft-off-policy-best", ', ""
+            )
+        )
+    )
+    for algorithm in ("dpo", "simpo", "rebel", "qrpo"):
+        of_chat, of_code = (sum(run.algorithm == algorithm for run in found) for found in (chat, code))
+        assert (of_chat, of_code) == (54, 9)
+        assert 4 * of_chat + of_code == 225
+
+
+def test_gh200_has_the_papers_grid():
+    found = {arm: grid.grid(profiles.load("gh200", arm)) for arm in profiles.arms("gh200")}
+    for algorithm in ("dpo", "simpo", "rebel", "qrpo"):
+        cells = {
+            arm: [(run.setting, run.beta, run.learning_rate) for run in runs if run.algorithm == algorithm]
+            for arm, runs in found.items()
+        }
+        assert all(len(of_arm) == len(set(of_arm)) for of_arm in cells.values())
+        assert {arm: len(of_arm) for arm, of_arm in cells.items()} == {
+            "llama-magpieair": 54,
+            "llama-ultrafeedback": 54,
+            "mistral-magpieair": 54,
+            "mistral-ultrafeedback": 54,
+            "llama-leetcode": 9,
+        }
+        assert sum(map(len, cells.values())) == 225
+        if algorithm == "qrpo":
+            assert {beta for _, beta, _ in cells["llama-leetcode"]} == {0.003, 0.01, 0.03}
+            assert {beta for _, beta, _ in cells["mistral-magpieair"]} == {3e-4, 1e-3, 3e-3}
+
+
+def test_what_is_not_in_the_grid_is_the_profiles_own(load):
+    profile = load(
+        'extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [3, 4]\n'
+        'grid_seeds = 2\n[arms.chat.experiment]\nsettings = ["off-policy-random"]\nscaling = []\n'
+        "[experiment.betas]\ndpo = [0.5]\n"
+    )
+    own = profile.training
+    dpo = [run for run in grid.grid(profile) if run.algorithm == "dpo"]
+    assert dpo == [Run("dpo", "off-policy-random", 0.5, own.dpo.learning_rate, seed) for seed in (3, 4)]
+    settings = dpo[0].settings(profile).training
+    assert (settings.setting, settings.dpo.beta, settings.qrpo) == ("off-policy-random", 0.5, own.qrpo)
+
+
+def test_runs_that_differ_in_the_loss_share_all_before_it(load):
+    profile = load(PAPER)
+    runs = [run for run in grid.grid(profile) if run.setting == "off-policy-best"]
+    steps = [run.step(profile) for run in runs]
+    assert len({step.key for step in steps}) == len(runs)
+    assert len({tuple(source.key for source in step.inputs) for step in steps}) == 1
+    settings = {run.setting: run.step(profile).inputs for run in grid.grid(profile)}
+    # The settings without SFT share policy and completions, and so do those with SFT.
+    assert len({inputs[0].key for inputs in settings.values()}) == 2
+    assert len({inputs[1].key for inputs in settings.values()}) == 2
+
+
+def test_plan_counts_every_model_once(load):
+    profile = profiles.load("tiny", "chat")
+    counts = grid.planned(profile)
+    assert counts["grid"] == 4 * 6 * 3
+    assert counts["further seeds of the best cells"] == 4 * 6 * 2
+    every = {run.step(profile).key for run in grid.possible(profile)}
+    certain = [*grid.grid(profile), *grid.scaling(profile), *grid.transformations(profile)]
+    assert (
+        len({run.step(profile).key for run in certain})
+        == counts["grid"] + counts["scaling"] + counts["transformations"]
+    )
+    assert {run.step(profile).key for run in certain} <= every
+    names = [run.name for run in grid.possible(profile)]
+    assert len(set(names)) == len(names)
+
+
+def test_scaling_and_figure_6_come_from_the_same_runs(load):
+    profile = profiles.load("tiny", "chat")
+    scaling, figure = grid.scaling(profile), grid.figure_6(profile)
+    assert set(figure) <= set(scaling)
+    assert {run.seed for run in figure} == set(profile.experiment.seeds)
+    betas = {run.beta for run in figure}
+    assert len(betas) == 2
+    thresholds = sorted(beta * np.log(beta * np.expm1(1 / beta)) for beta in betas)
+    assert thresholds[0] < 0.91 < thresholds[1]  # the paper's mean quantile reward of chosen completions
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[experiment]\ngrid_seeds = 4\n", "grid_seeds is 4, but there are 3"),
+        ("[reference_sampling]\nref_rewards = 20\n", "goes to 50, but only 20 are sampled"),
+        ('[experiment]\nalgorithms = ["ppo"]\n', "ppo"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(load, text, message):
+    with pytest.raises(profiles.ProfileError, match=message):
+        load(f'extends = "tiny"\n{text}')
+
+
+@pytest.fixture
+def training(load, monkeypatch, runs_folder):
+    """A profile, three of its runs, and the names of all tasks that a training of them hands to its workers."""
+    profile = load('extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [0, 1]\ngrid_seeds = 2\n')
+    runs, seen = grid.grid(profile)[:3], []
+
+    def outcome(failing):
+        """Workers that make the folder of each task's run, unless `failing` has an error for a part of its name."""
+
+        def made(tasks, **settings):
+            outcome = pool.Outcome(len(tasks))
+            for task in tasks:
+                seen.append(task.name)
+                error = next((error for part, error in failing.items() if part in task.name), None)
+                if error:
+                    outcome.failed[task.name] = error
+                elif task.function is fitting.run:
+                    complete(fitting.step(*task.arguments))
+            return outcome
+
+        monkeypatch.setattr(pool, "run", made)
+
+    return profile, runs, outcome, seen
+
+
+def complete(step):
+    from qrpo_lib.runs import folders as runs
+
+    for one in [*step.inputs, step]:
+        if one is not step:
+            complete(one)
+        runs.complete(one, lambda folder: (folder / "out").write_text("x"))
+
+
+def test_failures_are_told_to_the_command_and_where_results_are_asked_for(training, tmp_path):
+    profile, runs, outcome, _ = training
+    names = [run.name for run in runs]
+    outcome({names[1]: "ValueError: beta"})
+    with account.kept_in(tmp_path / "first.jsonl"):
+        made = grid.train(profile, runs)
+    assert made.failed == {names[1]: "ValueError: beta"}
+    told = account.read(tmp_path / "first.jsonl")
+    assert told.failed == made.failed
+    there = {run.step(profile).folder_name for run in runs if run is not runs[1]}
+    assert there | {source.folder_name for source in runs[0].step(profile).inputs} <= told.rests_on
+    assert runs[1].step(profile).folder_name not in told.rests_on
+    with pytest.raises(grid.MissingRunsError, match=f"training failed. {names[1]}: ValueError: beta"):
+        grid.evaluations(profile, [runs[1]])
+    with pytest.raises(grid.MissingRunsError, match="train them first"):
+        grid.histories(profile, [grid.with_seed(runs[1], 77)])
+
+
+def test_the_next_notebook_of_a_command_does_not_try_again_and_is_incomplete_too(training, tmp_path):
+    profile, runs, outcome, seen = training
+    outcome({runs[1].name: "ValueError: beta"})
+    with account.kept_in(tmp_path / "first.jsonl"):
+        grid.train(profile, runs)
+    outcome({})
+    seen.clear()
+    with account.kept_in(tmp_path / "second.jsonl"):
+        assert grid.train(profile, runs).failed == {runs[1].name: "ValueError: beta"}
+    assert seen == []
+    assert account.read(tmp_path / "second.jsonl").failed == {runs[1].name: "ValueError: beta"}
+    assert grid.train(profile, runs).failed == {}  # another command does
+    assert runs[1].name in seen
+
+
+def test_what_runs_share_is_the_first_error_of_all_of_them(training):
+    profile, runs, outcome, seen = training
+    outcome({"needs": "The disk is full (OSError)"})
+    made = grid.train(profile, runs)
+    assert made.failed == {run.name: "The disk is full (OSError)" for run in runs}
+    assert made.total == len(runs)
+    assert len(seen) == 1  # nothing was trained without it
+
+
+def test_a_result_under_another_key_is_a_failure(training, monkeypatch):
+    profile, runs, _, _ = training
+    monkeypatch.setattr(pool, "run", lambda tasks, **settings: pool.Outcome(len(tasks)))
+    failed = grid.train(profile, runs).failed
+    assert list(failed) == [run.name for run in runs]
+    assert all("edited meanwhile" in error for error in failed.values())
+
+
+def test_what_complete_runs_rest_on_is_made_again(training):
+    profile, runs, outcome, seen = training
+    outcome({})
+    grid.train(profile, runs)
+    seen.clear()
+    grid.train(profile, runs)
+    assert seen == []
+    lost = runs[0].step(profile).inputs[-1]
+    shutil.rmtree(lost.folder)
+    grid.train(profile, runs)
+    assert seen == [f"what {runs[0].name} rested on"]

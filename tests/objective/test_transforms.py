@@ -1,0 +1,317 @@
+import math
+import sys
+from subprocess import run
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qrpo_lib.objective import transforms
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+PARAMS = {"scaled-normal": {"mu": 0.7, "sigma": 0.3}}
+ALL = [transforms.get(name, **PARAMS.get(name, {})) for name in transforms.NAMES]
+BOUNDED = [f for f in ALL if f.limit is not None]
+BETAS = [10.0, 3.0, 1.0, 0.999, 0.1, 0.01, 1e-3, 3e-4, 1e-4, 1e-5]
+MP_FUNCTIONS = {"identity": lambda t: t, "log": mp.log, "square": lambda t: t**2, "sqrt": mp.sqrt}
+betas = st.floats(1e-5, 10)
+by_name = pytest.mark.parametrize("f", ALL, ids=lambda f: f.name)
+
+
+def mp_log_partition(f, beta):
+    """log Z by arbitrary-precision quadrature of the definition; for the normal, over z = f(t), where dt = phi dz."""
+    beta = mp.mpf(beta)
+    if f.name in MP_FUNCTIONS:
+        g = MP_FUNCTIONS[f.name]
+        edges = [1 - beta * k for k in (200, 60, 20, 5, 1) if beta * k < 1]
+        return g(mp.mpf(1)) / beta + mp.log(
+            mp.quad(lambda t: mp.exp((g(t) - g(mp.mpf(1))) / beta) if t > 0 else mp.mpf(0), [0, *edges, 1])
+        )
+    mu, sigma = mp.mpf(f.mean), mp.mpf(f.scale)
+    centre = sigma / beta  # the integrand phi(z) exp((mu + sigma z)/beta) is a Gaussian bump there
+    peak = (mu + sigma * centre) / beta - centre**2 / 2
+    integral = mp.quad(
+        lambda z: mp.npdf(0) * mp.exp((mu + sigma * z) / beta - z**2 / 2 - peak),
+        [centre + k for k in range(-15, 16, 3)],
+    )
+    return peak + mp.log(integral)
+
+
+@by_name
+def test_closed_forms_against_arbitrary_precision_quadrature(f):
+    with mp.workdps(30):
+        for beta in BETAS:
+            truth = mp_log_partition(f, beta)
+            assert abs((f.log_partition(beta) - truth) / truth) <= 1e-12, beta
+
+
+@pytest.mark.parametrize("f", BOUNDED, ids=lambda f: f.name)
+def test_quadrature_against_closed_forms(f):
+    for beta in np.logspace(1, -5, 25):
+        assert transforms.log_partition(f, beta) == pytest.approx(f.log_partition(beta), rel=1e-10)
+
+
+def test_quadrature_of_the_normal_where_double_precision_reaches_its_mass():
+    assert transforms.log_partition(transforms.get("normal"), 1.0) == pytest.approx(0.5, rel=1e-10)
+    with pytest.raises(transforms.UnresolvedPartitionError, match="closer to 1 than double precision"):
+        transforms.log_partition(transforms.get("normal"), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("f", "mp_f", "edges"),
+    [
+        (lambda t: np.sin(9 * t), lambda t: mp.sin(9 * t), [0, 0.15, 0.2, 0.8, 0.9, 1]),
+        (lambda t: -np.abs(t - 0.31), lambda t: -abs(t - mp.mpf("0.31")), [0, 0.2, 0.3, 0.31, 0.32, 0.4, 1]),
+        (lambda t: np.tanh(3 * t - 1), lambda t: mp.tanh(3 * t - 1), [0, 0.5, 0.9, 0.99, 1]),
+    ],
+    ids=["sine", "kink", "tanh"],
+)
+@pytest.mark.parametrize("beta", [3.0, 0.02])
+def test_quadrature_against_arbitrary_precision_quadrature(f, mp_f, edges, beta):
+    with mp.workdps(20):
+        truth = float(mp.log(mp.quad(lambda t: mp.exp(mp_f(t) / beta), edges)))
+    assert transforms.log_partition(f, beta) == pytest.approx(truth, rel=1e-10)
+
+
+@pytest.mark.parametrize("beta", [3.0, 0.02, 1e-4])
+def test_quadrature_of_functions_with_closed_forms(beta):
+    def log_partition(f):
+        return transforms.log_partition(f, beta)
+
+    assert log_partition(lambda t: 0.25) == pytest.approx(0.25 / beta, rel=1e-10)
+    assert log_partition(lambda t: -1 / t) == pytest.approx(float(mp.log(mp.expint(2, 1 / mp.mpf(beta)))), rel=1e-10)
+    step = float(mp.log(mp.mpf("0.3") + mp.mpf("0.7") * mp.exp(1 / mp.mpf(beta))))
+    assert log_partition(lambda t: (t > 0.3) * 1.0) == pytest.approx(step, rel=1e-10)
+    assert log_partition(lambda t: -0.5 * beta * np.log(t)) == pytest.approx(np.log(2), rel=1e-10)  # infinite at 0
+
+
+def test_divergence_is_an_error_and_not_a_number():
+    def f(t):
+        return -0.5 * np.log1p(-t)  # Z = 1/(1 - 0.5/beta), infinite for beta <= 0.5
+
+    for beta in (50.0, 0.6, 0.501):
+        assert transforms.log_partition(f, beta) == pytest.approx(-np.log1p(-0.5 / beta), rel=1e-10)
+    for beta in (0.5, 0.3, 1e-3):
+        with pytest.raises(transforms.DivergentPartitionError, match="Z is infinite at beta"):
+            transforms.log_partition(f, beta)
+    with pytest.raises(transforms.DivergentPartitionError):
+        transforms.log_partition(lambda t: 1 / (1 - t), 10.0)
+    with pytest.raises(transforms.DivergentPartitionError, match="inside"):
+        transforms.log_partition(lambda t: np.where(t > 0.5, np.inf, t), 1.0)
+
+
+def test_functions_that_are_no_functions_on_the_unit_interval_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        transforms.log_partition(lambda t: np.where(t > 0.5, np.nan, t), 1.0)
+    with pytest.raises(ValueError, match="shape"):
+        transforms.log_partition(lambda t: np.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="NumPy array"):
+        transforms.log_partition(math.sqrt, 1.0)
+
+
+@by_name
+def test_many_betas_at_once_agree_with_one_at_a_time(f):
+    many = np.array([[10.0, 1.0], [1e-3, 1e-5]])
+    assert f.log_partition(many).shape == (2, 2)
+    assert f.log_partition(many)[1, 0] == f.log_partition(1e-3)
+    assert isinstance(f.log_partition(1e-3), float)
+    assert np.isfinite(f.log_partition(np.logspace(1, -5, 10**6))).all()
+
+
+@by_name
+@pytest.mark.parametrize("beta", [0.0, -1.0, np.nan, np.inf, [0.1, 0.0]])
+def test_bad_betas_are_refused(f, beta):
+    for function in (f.log_partition, lambda b: transforms.finite_log_partition(f, b, 3)):
+        with pytest.raises(ValueError, match="beta must be a positive number"):
+            function(beta)
+
+
+def test_a_log_partition_outside_double_precision_is_refused():
+    with pytest.raises(ValueError, match="outside double precision"):
+        transforms.get("normal").log_partition(1e-200)
+
+
+@given(beta=betas)
+@settings(deadline=None)
+def test_log_z_lies_between_its_mean_and_its_largest_reward(beta):
+    means = {"identity": 1 / 2, "log": -1, "square": 1 / 3, "sqrt": 2 / 3}
+    for f in BOUNDED:  # Jensen below, f <= f(1) above
+        assert means[f.name] / beta - 1e-9 <= f.log_partition(beta) <= f.limit / beta
+
+
+@given(beta=betas, factor=st.floats(0.5, 2), shift=st.floats(-1, 1))
+@settings(deadline=None, max_examples=30)
+def test_scale_and_shift_of_the_reward(beta, factor, shift):
+    """A reward c f + d at c beta has log Z of f at beta plus d/(c beta) (Appendix J.1)."""
+    for f in BOUNDED:
+        moved = transforms.log_partition(lambda t, f=f: factor * f(t) + shift, factor * beta)
+        assert moved == pytest.approx(f.log_partition(beta) + shift / (factor * beta), rel=1e-10, abs=1e-10)
+
+
+@given(beta=betas, mu=st.floats(-5, 5), sigma=st.floats(0.01, 5))
+@settings(deadline=None)
+def test_scaled_normal_is_a_scaled_and_shifted_normal(beta, mu, sigma):
+    f, normal = transforms.get("scaled-normal", mu=mu, sigma=sigma), transforms.get("normal")
+    t = np.array([1e-9, 0.2, 0.5, 0.999])
+    np.testing.assert_allclose(f(t), mu + sigma * normal(t), rtol=1e-14)
+    expected = mu / beta + normal.log_partition(beta / sigma)
+    assert f.log_partition(beta) == pytest.approx(expected, rel=1e-12, abs=1e-12 * abs(mu / beta))
+
+
+@by_name
+@given(quantiles=st.lists(st.floats(0, 1), min_size=2, max_size=8))
+@settings(deadline=None)
+def test_transformations_are_monotone_and_agree_in_torch(f, quantiles):
+    values = f(np.sort(quantiles))
+    assert (values[1:] >= values[:-1]).all()
+    if f.limit is not None:
+        assert (values <= f.limit).all()
+        assert f(1.0) == f.limit
+    inside = np.clip(np.sort(quantiles), 1e-12, 1 - 1e-12)
+    result = f(torch.tensor(inside))
+    assert isinstance(result, torch.Tensor)
+    # torch's ndtri has absolute errors of 1e-13 or so near t = 1/2
+    np.testing.assert_allclose(result.numpy(), f(inside), rtol=1e-9, atol=1e-12)
+
+
+@by_name
+def test_values_outside_the_unit_interval_are_refused(f):
+    for bad in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            f(np.array([0.5, bad]))
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            f(torch.tensor([0.5, bad]))
+
+
+def test_infinite_ends_are_infinite_without_a_warning():
+    assert transforms.get("log")(0.0) == -np.inf
+    assert list(transforms.get("normal")(np.array([0.0, 1.0]))) == [-np.inf, np.inf]
+
+
+@pytest.mark.parametrize("f", BOUNDED, ids=lambda f: f.name)
+def test_slope_and_asymptotic_form(f):
+    step = 1e-6
+    assert (f(1.0) - f(1 - step)) / step == pytest.approx(f.slope, rel=1e-5)
+    gap = [f.asymptotic_log_partition(b) - f.log_partition(b) for b in (1e-2, 1e-3, 1e-4)]
+    assert abs(gap[2]) <= abs(gap[1]) / 9 or abs(gap[2]) < 1e-10  # vanishes like beta, or faster
+    assert transforms.get("identity").asymptotic_log_partition(0.01) * 0.01 == pytest.approx(1 + 0.01 * np.log(0.01))
+
+
+def test_unbounded_transformations_have_no_asymptotic_form():
+    with pytest.raises(ValueError, match="unbounded above"):
+        transforms.get("normal").asymptotic_log_partition(0.1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("library", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_clamp(n, library):
+    quantiles = library([0.0, 1 / n, 1.0])
+    assert transforms.get("identity").clamp(quantiles, n) is quantiles
+    assert np.allclose(transforms.get("log").clamp(quantiles, n), [1 / n, 1 / n, 1.0])
+    if n > 1:
+        assert np.allclose(transforms.get("normal").clamp(quantiles, n), [1 / n, 1 / n, (n - 1) / n])
+
+
+def test_clamp_refuses_one_reference_reward_for_the_normal():
+    for f in ALL[-2:]:
+        with pytest.raises(ValueError, match="at least 2 reference rewards"):
+            f.clamp(np.array([0.0, 1.0]), 1)
+        with pytest.raises(ValueError, match="at least 2 reference rewards"):
+            transforms.finite_log_partition(f, 0.1, 1)
+    for n in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="number of reference rewards"):
+            transforms.get("log").clamp(np.array([0.5]), n)
+
+
+@pytest.mark.parametrize("name", ["identity", "log", "square", "sqrt", "normal"])
+@pytest.mark.parametrize("n", [2, 3, 20])
+@pytest.mark.parametrize("beta", [1.0, 0.03, 3e-4])
+def test_finite_partition_against_the_sum_in_arbitrary_precision(name, n, beta):
+    clamped = {
+        "log": lambda q: max(q, 1 / mp.mpf(n)),
+        "normal": lambda q: min(max(q, 1 / mp.mpf(n)), 1 - 1 / mp.mpf(n)),
+    }
+    functions = {**MP_FUNCTIONS, "normal": lambda q: mp.sqrt(2) * mp.erfinv(2 * q - 1)}
+    with mp.workdps(60):
+        quantiles = [clamped.get(name, lambda q: q)(mp.mpf(k) / n) for k in range(n + 1)]
+        terms = [mp.exp(functions[name](q) / mp.mpf(beta)) for q in quantiles]
+        truth = float(mp.log(mp.fsum(terms) / (n + 1)))
+    # ndtri carries a relative error of some ulps into f/beta
+    assert transforms.finite_log_partition(name, beta, n) == pytest.approx(truth, rel=1e-12, abs=1e-13)
+
+
+def test_finite_partition_tends_to_the_exact_one():
+    for f in BOUNDED:
+        gaps = [abs(transforms.finite_log_partition(f, 0.1, n) - f.log_partition(0.1)) for n in (100, 1000, 10_000)]
+        assert gaps[2] < gaps[1] / 5 < gaps[0] / 25
+
+
+def test_finite_partition_of_several_betas_and_of_a_callable():
+    many = transforms.finite_log_partition("square", np.array([0.1, 1.0]), 3)
+    assert many.shape == (2,)
+    assert many[0] == pytest.approx(transforms.finite_log_partition(lambda t: t**2, 0.1, 3), rel=1e-15)
+    with pytest.raises(ValueError, match="clamp"):
+        transforms.finite_log_partition(lambda t: np.where(t == 1, np.inf, t), 0.1, 3)
+
+
+def test_discrete_partition_by_hand():
+    # pass or fail: P(fail) = 0.7 has F = 0.7, P(pass) = 0.3 has F = 1
+    truth = np.log(0.7 * np.exp(0.7 / 0.1) + 0.3 * np.exp(1 / 0.1))
+    assert transforms.discrete_log_partition(transforms.get("identity"), 0.1, [0.7, 0.3]) == pytest.approx(truth)
+    padded = transforms.discrete_log_partition(transforms.get("log"), 0.1, [0.0, 0.7, 0.0, 0.3])
+    assert padded == pytest.approx(np.log(0.7**11 + 0.3))
+
+
+@given(counts=st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any), beta=st.floats(1e-4, 10))
+@settings(deadline=None)
+def test_discrete_partition_is_at_least_the_continuous_one(counts, beta):
+    """With ties the quantile F_k is the largest of its stretch of [0, 1], so Z grows for increasing f."""
+    probabilities = np.array(counts) / sum(counts)
+    for f in BOUNDED:
+        value = transforms.discrete_log_partition(f, beta, probabilities)
+        exact = f.log_partition(beta)
+        assert value >= exact - 1e-9 * abs(exact) - 1e-12
+        assert value <= f.limit / beta + 1e-12
+
+
+def test_discrete_partition_of_many_prompts():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=(3, 5))
+    result = transforms.discrete_log_partition(transforms.get("sqrt"), 0.01, probabilities)
+    assert result.shape == (3, 5)
+    assert result[1, 2] == transforms.discrete_log_partition(transforms.get("sqrt"), 0.01, probabilities[1, 2])
+
+
+@pytest.mark.parametrize("bad", [[], [0.5, 0.6], [1.2, -0.2], [np.nan, 1.0], 0.3])
+def test_bad_probabilities_are_refused(bad):
+    with pytest.raises(ValueError, match="probabilities must"):
+        transforms.discrete_log_partition(transforms.get("identity"), 0.1, bad)
+
+
+def test_discrete_partition_refuses_an_infinite_reward():
+    with pytest.raises(ValueError, match="infinite"):
+        transforms.discrete_log_partition(transforms.get("normal"), 0.1, [0.5, 0.5])
+
+
+def test_get_refuses_what_does_not_exist():
+    with pytest.raises(ValueError, match="unknown transformation 'cube'"):
+        transforms.get("cube")
+    with pytest.raises(ValueError, match="takes no parameters"):
+        transforms.get("log", mu=1.0)
+    with pytest.raises(ValueError, match="mu"):
+        transforms.get("scaled-normal", mu=1.0)
+    for sigma in (0.0, -1.0, np.inf):
+        with pytest.raises(ValueError, match="sigma > 0"):
+            transforms.get("scaled-normal", mu=0.0, sigma=sigma)
+    f = transforms.get("log")
+    assert transforms.get(f) is f
+    with pytest.raises(ValueError, match="already built"):
+        transforms.get(f, mu=1.0)
+
+
+def test_importing_does_not_import_torch():
+    code = "import sys, qrpo_lib.objective.transforms, qrpo_lib.objective.quantile; sys.exit('torch' in sys.modules)"
+    assert run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,400 @@
+import dataclasses
+from types import SimpleNamespace
+
+import made_runs
+import numpy as np
+import pandas as pd
+import pytest
+
+from qrpo_lib.experiment import grid
+from qrpo_lib.paper import claims
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.results import alpaca, best_models, length_bias, selection, studies, tables, verdicts
+
+LC = {"qrpo": 0.30, "dpo": 0.20, "rebel": 0.10, "simpo": 0.08}
+
+
+def effect(run):
+    """QRPO gains most, more so with beta 0.3, on random pairs, off-policy with more references; never with SFT."""
+    gain = LC[run.algorithm]
+    if run.algorithm in ("qrpo", "dpo"):
+        gain += 0.15 * (run.beta == 0.3) + 0.15 * run.setting.endswith("random") - 0.15 * run.setting.startswith("sft")
+    if run.algorithm == "qrpo" and run.setting == "off-policy-random":
+        gain += 0.3 * (run.num_ref_rewards == 50)
+    if run.setting == "offline":
+        gain = 0.4 if run.beta == 0.3 else -0.4
+    return gain - 0.2 * (run.transform == "log")
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "made.toml").write_text(made_runs.PROFILE)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("QRPO_RUNS", str(folder / "runs"))
+    made = profiles.load(str(folder / "made.toml"), "chat")
+    made_runs.make(
+        made, made_runs.everything(made), effect, slope=lambda run: 2.0 * (run.algorithm in ("dpo", "simpo"))
+    )
+    yield made
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def best(profile):
+    return best_models.best_models(profile)
+
+
+def test_the_best_cells_get_all_seeds(profile):
+    checkpoints = best_models.best_checkpoints(profile)
+    assert len(checkpoints) == 4 * 4
+    chosen = checkpoints[checkpoints["algorithm"].isin(["dpo", "qrpo"])]
+    assert set(chosen["beta"]) == {0.3}
+    assert set(chosen["step"]) == {4}
+    further = best_models.further_runs(profile, checkpoints)
+    assert len(further) == 4 * 4 * 3
+    assert {run.seed for run in further} == {0, 1, 2}
+
+
+def test_the_models_of_the_tables(profile, best):
+    rows = best_models.table_rows(profile, best).set_index("method")
+    assert list(rows.index[:2]) == ["initial", "sft"]
+    chosen = best.cells[best.cells["selected"]].drop_duplicates("algorithm").set_index("algorithm")
+    assert chosen.loc["dpo", "setting"] == "off-policy-random"
+    # DPO at its best: 0.20 + 0.15 + 0.15; 40 prompts x 3 repeats x 3 seeds of noise 0.2 on the same prompts.
+    gain = best_models.compare(best, "dpo", "initial")
+    assert gain.mean == pytest.approx(0.50, abs=0.04)
+    assert gain.low < 0.50 < gain.high
+    assert (gain.n, gain.seeds) == (40, 3)
+    assert rows["reward_bold"].to_dict() == {name: name == "qrpo" for name in rows.index}
+    assert rows.loc["dpo", "reward"] == pytest.approx(best.reporting("dpo", "reward").mean())
+    assert rows.loc["sft", "reward"] - rows.loc["initial", "reward"] == pytest.approx(0.1, abs=0.04)
+
+
+def test_appendix_rows_hold_both_splits_of_each_setting(best):
+    rows = best_models.appendix_rows(best)
+    assert rows.groupby("method").size().to_dict() == {
+        "initial": 1,
+        "sft": 1,
+        "dpo": 4,
+        "qrpo": 4,
+        "rebel": 4,
+        "simpo": 4,
+    }
+    assert rows.groupby("method")["selected"].sum().to_dict() == {
+        "initial": 0, "sft": 0, "dpo": 1, "qrpo": 1, "rebel": 1, "simpo": 1
+    }  # fmt: skip
+    row = rows[(rows["method"] == "dpo") & (rows["setting"] == "off-policy-best")].iloc[0]
+    found = best.evaluations
+    of_row = found[(found["algorithm"] == "dpo") & (found["setting"] == "off-policy-best")]
+    assert row["reward_test"] == pytest.approx(of_row[of_row["split"] == "reporting"]["reward"].mean())
+
+
+def test_selection_rules_can_be_compared(best):
+    compared = selection.compare_rules(best.cells)
+    assert set(compared["algorithm"]) == {"dpo", "simpo", "rebel", "qrpo"}
+    assert not compared["reward_cost"].isna().any()
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """The verdict on a claim of the made-up arm, from what a function of `result_claims` measured."""
+    ledger = claims.Ledger(tmp_path, "made, chat", "chat")
+    return lambda claim_id, measured: ledger.judge(claim_id, **measured)
+
+
+def untrained(best, algorithm):
+    """These models with an algorithm whose reported checkpoint is the policy before training."""
+    cells = best.cells.copy()
+    cells.loc[cells["algorithm"] == algorithm, "step"] = 0
+    return dataclasses.replace(best, cells=cells)
+
+
+def test_claims_of_the_tables(profile, best, judge):
+    gain = best_models.gain_rows(best).set_index("method").loc["dpo", "gain"]
+    ties = verdicts.against(best, ["qrpo"], verdicts.baselines(best), gain=gain)
+    assert set(ties["values"]) == {"QRPO - DPO", "QRPO - SimPO", "QRPO - REBEL"}
+    assert judge("qrpo-first-or-ties", ties).verdict == "supported"
+    worse = judge("qrpo-first-or-ties", verdicts.against(best, ["simpo"], ["qrpo", "dpo"], gain=gain))
+    assert worse.verdict == "contradicted"
+    of_qrpo = judge("qrpo-raises-reward", verdicts.raises_reward(best, "qrpo", gain))
+    assert of_qrpo.verdict == "supported"
+    assert "40 prompts x 3 seeds" in of_qrpo.measured
+    assert "step 4 of 4" in of_qrpo.measured
+    assert "last checkpoint" in of_qrpo.measured
+    assert judge("dpo-random-over-best", verdicts.random_over_best(best, gain)).verdict == "supported"
+    short = verdicts.against(best, ["dpo", "qrpo"], ["simpo"], gain=gain)
+    assert judge("simpo-falls-short-on-code", short).verdict == "supported"
+
+
+def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
+    """Without SFT QRPO gains what training added; after SFT the 0.1 that SFT added is not credited to it."""
+    plain = best_models.gain_rows(best).set_index("method")
+    assert plain.loc["qrpo", "start"] == "initial"
+    assert plain.loc["qrpo", "gain"] == pytest.approx(0.60, abs=0.05)
+    cells = best.cells.copy()
+    of_qrpo = cells["algorithm"] == "qrpo"
+    cells.loc[of_qrpo, "selected"] = cells.loc[of_qrpo, "setting"] == "sft-off-policy-random"
+    tuned = dataclasses.replace(best, cells=cells)
+    row = best_models.gain_rows(tuned).set_index("method").loc["qrpo"]
+    assert row["start"] == "sft"
+    rewards = [tuned.reporting(name, "reward").mean() for name in ("qrpo", "sft")]
+    assert row["gain"] == pytest.approx(rewards[0] - rewards[1])
+    assert row["low"] < row["gain"] < row["high"]
+
+
+def test_the_last_checkpoint_stands_beside_the_selected_one(profile, best):
+    """A run that is best on the way and worse than its start at the end."""
+    early = best.evaluations["step"].eq(4) & best.evaluations["algorithm"].eq("rebel")
+    better = best.evaluations.assign(reward=best.evaluations["reward"] + 1.0 * early)
+    row = best_models.gain_rows(dataclasses.replace(best, evaluations=better)).set_index("method").loc["rebel"]
+    assert row["gain"] - row["last_gain"] == pytest.approx(1.0)
+    assert (row["last_low"] < row["last_gain"] < row["last_high"], row["last_step"]) == (True, 4)
+
+
+def test_an_untrained_model_is_shown_as_such_and_decides_nothing(profile, best, judge):
+    none = untrained(best, "simpo")
+    assert none.untrained(none.methods) == ["SimPO"]
+    ties = judge("qrpo-first-or-ties", verdicts.against(none, ["qrpo"], ["dpo", "simpo"], gain=0.5))
+    assert (ties.verdict, ties.reason) == ("not testable", "untrained, the selected step is 0: SimPO")
+    alone = judge("simpo-raises-reward", verdicts.raises_reward(none, "simpo", 0.5))
+    assert alone.verdict == "not testable"
+    rows = best_models.table_rows(profile, none)
+    assert rows.set_index("method")["trained"].to_dict() == {name: name != "simpo" for name in rows["method"]}
+    assert "SimPO (untrained)" in tables.table_3(rows, "Reward").markdown
+    assert "SimPO (untrained)" in tables.table_2(best_models.as_pass_rates(rows)).latex
+    assert "untrained" not in tables.table_3(best_models.table_rows(profile, best), "Reward").markdown
+
+
+def test_dpos_gain_is_that_of_its_reported_model(profile, best, monkeypatch):
+    monkeypatch.setattr(best_models.grid, "train", lambda *_: None)  # all is trained
+    expected = best_models.gain_rows(best).set_index("method").loc["dpo", "gain"]
+    assert best_models.dpo_gain(profile) == pytest.approx(expected)
+
+
+def swap(cells):
+    """The cells with off-policy and offline exchanged."""
+    return {("offline" if key[0] == "off-policy" else "off-policy", *key[1:]): cell for key, cell in cells.items()}
+
+
+def trained(cells):
+    """The cells as if each were reported at a step of its own."""
+    return {key: dataclasses.replace(cell, step=4) for key, cell in cells.items()}
+
+
+def test_scaling_is_found_where_it_is_and_not_where_it_is_not(profile, judge):
+    cells = trained(studies.scaling_cells(profile))
+    rows = studies.scaling_rows(cells)
+    assert len(rows) == 8
+    one = rows[(rows["setting"] == "off-policy") & (rows["beta"] == 0.3) & (rows["num_ref_rewards"] == 50)].iloc[0]
+    assert one["reward"] == pytest.approx(best_models.initial_reward(profile) + 0.90, abs=0.05)
+    assert judge("scales-off-policy", verdicts.slope(cells, "off-policy", 0.5)).verdict == "supported"
+    assert judge("scales-off-policy", verdicts.slope(swap(cells), "off-policy", 0.5)).verdict != "supported"
+    # Flat is within 5 % of a gain of 3, or 0.15; with more noise nobody can tell.
+    assert judge("flat-offline", verdicts.slope(cells, "offline", 3.0)).verdict == "supported"
+    generator = np.random.default_rng(0)
+    noisy = {
+        key: dataclasses.replace(cell, values=cell.values + generator.normal(0, 3, cell.values.shape))
+        for key, cell in cells.items()
+    }
+    assert judge("flat-offline", verdicts.slope(noisy, "offline", 3.0)).verdict == "undecided"
+    assert judge("flat-offline", verdicts.slope(swap(cells), "offline", 3.0)).verdict == "contradicted"
+    assert len(studies.best_rates(cells)) == 8
+
+
+def test_the_slope_uses_all_numbers_of_references():
+    """Against a straight line, and a bump in the middle that the two ends do not see."""
+    numbers = [1, 3, 10, 50]
+    line = {("offline", 0.1, 1e-4, n, "exact"): studies.Cell(1, 0.0, np.full((2, 5), 0.3 * np.log(n))) for n in numbers}
+    np.testing.assert_allclose(studies.scaling_slopes(line)["offline"], 0.3 * np.log(50))
+    bump = dict(line)
+    bump["offline", 0.1, 1e-4, 3, "exact"] = studies.Cell(1, 0.0, np.full((2, 5), 5.0))
+    rewards = [0.0, 5.0, 0.3 * np.log(10), 0.3 * np.log(50)]
+    expected = np.polyfit(np.log(numbers), rewards, 1)[0] * np.log(50)
+    np.testing.assert_allclose(studies.scaling_slopes(bump)["offline"], expected)
+
+
+def test_cells_that_are_the_initial_policys_decide_nothing(profile, judge):
+    """Offline, beta 0.01 makes the policy worse: its best checkpoint is the start."""
+    cells = studies.scaling_cells(profile)
+    flat = judge("flat-offline", verdicts.slope(cells, "offline", 3.0))
+    assert flat.verdict == "not testable"
+    assert "offline, beta 0.01" in flat.reason
+    assert judge("scales-off-policy", verdicts.slope(cells, "off-policy", 0.5)).verdict == "supported"
+    one_n = {key: cell for key, cell in cells.items() if key[3] == 1}
+    assert judge("scales-off-policy", verdicts.slope(one_n, "off-policy", 0.5)).verdict == "not testable"
+    no_offline = {key: cell for key, cell in cells.items() if key[0] == "off-policy"}
+    for measured in (verdicts.offline_at_small_beta, verdicts.off_policy_at_large_beta):
+        assert "both offline and off-policy" in measured(no_offline, 0.5)["absent"]
+
+
+def test_which_data_are_best_at_which_beta(judge):
+    def cells(rewards):
+        generator = np.random.default_rng(0)
+        return {
+            (setting, beta, 1e-4, n, "exact"): studies.Cell(4, 0.0, generator.normal(reward, 0.02, size=(3, 50)))
+            for (setting, beta), reward in rewards.items()
+            for n in (1, 3, 50)
+        }
+
+    papers = {("offline", 0.01): 1.0, ("offline", 0.3): 0.2, ("off-policy", 0.01): 0.7, ("off-policy", 0.3): 0.5}
+    measured = verdicts.offline_at_small_beta(cells(papers), 1.0)
+    assert len(measured["values"]) == 4
+    assert judge("offline-best-at-small-beta", measured).verdict == "supported"
+    assert judge("off-policy-best-at-large-beta", verdicts.off_policy_at_large_beta(cells(papers), 1.0)).verdict == (
+        "supported"
+    )
+    other = papers | {("off-policy", 0.3): 0.1, ("offline", 0.3): 1.2}
+    measured = judge("offline-best-at-small-beta", verdicts.offline_at_small_beta(cells(other), 1.0))
+    assert (measured.verdict, measured.reason) == ("contradicted", "less offline, beta 0.3")
+    assert judge("off-policy-best-at-large-beta", verdicts.off_policy_at_large_beta(cells(other), 1.0)).verdict == (
+        "contradicted"
+    )
+
+
+def test_a_higher_reward_of_the_finite_partition_would_be_found(profile, judge):
+    cells = trained(studies.scaling_cells(profile))
+
+    def finite(change, step=4):
+        made = {
+            (*key[:-1], "finite"): studies.Cell(
+                step if key[0] == "offline" else 4, cell.selection, cell.values + change
+            )
+            for key, cell in cells.items()
+        }
+        return verdicts.finite_partition(cells | made, 0.5)
+
+    assert judge("finite-partition-helps", finite(0.1)).verdict == "supported"
+    assert judge("finite-partition-helps", finite(0.0)).verdict == "contradicted"
+    assert "offline left out" in judge("finite-partition-helps", finite(0.1, step=0)).measured
+
+
+def test_rapid_gain_and_then_degradation(profile, judge):
+    course = studies.degradation(profile)
+    assert set(course["checkpoint"]) == {"start", "between", "last"}
+    assert (course["beta"] == 0.01).all()
+    # Made-up rewards go one way all the time.
+    assert judge("gain-then-degradation", verdicts.gain_then_degradation(course, 0.5)).verdict == "contradicted"
+    falls = course.assign(reward=course["reward"] + 2.0 * (course["checkpoint"] == "between"))
+    found = judge("gain-then-degradation", verdicts.gain_then_degradation(falls, 0.5))
+    assert found.verdict == "supported"
+    assert "beta 0.01" in found.measured
+    two = course[course["checkpoint"] != "between"]
+    assert judge("gain-then-degradation", verdicts.gain_then_degradation(two, 0.5)).verdict == "not testable"
+
+
+def test_transformations_are_compared_at_their_best_beta(profile, judge):
+    cells = studies.transformation_cells(profile)
+    assert set(cells) == {("identity", 0.3), ("log", 0.3)}
+    assert judge("log-not-better", verdicts.log_slightly_worse(cells, 0.5)).verdict == "supported"
+    swapped = {("log", 0.3): cells[("identity", 0.3)], ("identity", 0.3): cells[("log", 0.3)]}
+    assert judge("log-not-better", verdicts.log_slightly_worse(swapped, 0.5)).verdict == "contradicted"
+    rows = studies.transformation_rows(cells).set_index("transform")
+    assert rows.loc["identity", "reward"] - rows.loc["log", "reward"] == pytest.approx(0.2, abs=0.05)
+
+
+def log_ratios(**changes):
+    """Three seeds of an offline and an off-policy cell on both sides of the threshold, as App. A predicts them."""
+    rows = []
+    for setting in ("offline", "off-policy-random"):
+        for beta, chosen in ((0.3, 0.5), (0.01, -1.0)):
+            for seed in range(3):
+                row = {"setting": setting, "beta": beta, "learning_rate": 1e-4, "num_ref_rewards": 50, "seed": seed}
+                row |= {"step": 4, "chosen_log_ratio": chosen + 0.01 * seed, "rejected_log_ratio": -2.0 - 0.01 * seed}
+                rows.append(row | {"chosen_quantile": 0.9, "rejected_quantile": 0.4})
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def test_completions_rise_above_the_threshold_only(judge):
+    last = log_ratios()
+    table = verdicts.threshold_table(last)
+    expected = [beta * np.log(beta * np.expm1(1 / beta)) for beta in table["beta"]]
+    np.testing.assert_allclose(table["threshold"], expected, rtol=1e-9)
+    held = judge("chosen-rise-above-threshold", verdicts.threshold(last))
+    assert (held.verdict, len(held.values)) == ("supported", 8)
+    # A beta in between whose chosen completions fall although they are above its threshold: no longer left out.
+    between = log_ratios()[lambda rows: rows["beta"] == 0.3].assign(beta=0.1, chosen_log_ratio=[-0.3, -0.31, -0.32] * 2)
+    broken = judge("chosen-rise-above-threshold", verdicts.threshold(pd.concat([last, between])))
+    assert broken.verdict == "contradicted"
+    assert "beta 0.1" in broken.reason
+    one_side = last[last["beta"] == 0.3]
+    assert judge("chosen-rise-above-threshold", verdicts.threshold(one_side)).verdict == "not testable"
+    noisy = log_ratios(rejected_log_ratio=[-1.0, 0.1, 1.0] * 4)
+    assert judge("chosen-rise-above-threshold", verdicts.threshold(noisy)).verdict == "undecided"
+
+
+def test_off_policy_the_probabilities_of_training_samples_fall(judge):
+    held = judge("off-policy-probabilities-fall", verdicts.off_policy_falls(log_ratios()))
+    assert (held.verdict, len(held.values)) == ("supported", 2)  # offline is another question
+    rising = log_ratios(chosen_log_ratio=[3.0, 3.01, 3.02] * 4)
+    assert judge("off-policy-probabilities-fall", verdicts.off_policy_falls(rising)).verdict == "contradicted"
+    one_seed = log_ratios()[lambda rows: rows["seed"] == 0]
+    alone = judge("off-policy-probabilities-fall", verdicts.off_policy_falls(one_seed))
+    assert (alone.verdict, alone.reason) == ("not testable", "no cell has more than one seed")
+
+
+def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
+    wanted = grid.threshold_runs(profile)
+    assert {(run.setting, run.beta) for run in wanted} >= {
+        (setting, beta) for setting in ("offline", "off-policy-random") for beta in (0.01, 0.3)
+    }
+    assert {run.setting for run in wanted} >= set(profile.experiment.settings)
+    assert {run.algorithm for run in wanted} == {"qrpo"}
+    last = studies.last_log_ratios(profile, wanted)
+    assert (last["step"] == 4).all()
+    assert not last.duplicated(["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]).any()
+    assert len(last) == len(wanted)
+    assert set(grid.figure_6(profile)) <= set(wanted)
+
+
+def test_length_bias_of_the_reported_models(profile, best, judge):
+    points = best_models.length_points(profile, best)
+    rows = best_models.length_table(points)
+    table = rows.set_index("method")
+    assert table.loc["DPO", "low"] > 0.5
+    assert table.loc["QRPO", "low"] < 0 < table.loc["QRPO", "high"]
+    assert judge("less-length-bias", verdicts.less_length_bias(best, points, rows)).verdict == "supported"
+    nobody = rows.assign(low=-0.5)
+    not_there = judge("less-length-bias", verdicts.less_length_bias(best, points, nobody))
+    assert (not_there.verdict, not_there.reason) == ("not testable", "no algorithm has a positive length bias")
+    assert judge("length-bias-detected", verdicts.detected_length_bias(best, points)).verdict == "contradicted"
+    of_dpo = {"dpo": points["dpo"]}
+    assert judge("length-bias-detected", verdicts.detected_length_bias(best, of_dpo)).verdict == "supported"
+    shown = length_bias.shown(points)
+    assert set(shown["algorithm"]) == set(points)
+    assert len(shown) < sum(map(len, points.values()))
+
+
+@pytest.mark.parametrize(
+    ("shares", "prompts", "expected"),
+    [
+        (np.full(11, 1 / 11), 2000, "supported"),
+        (np.full(11, 1 / 11), 50, "undecided"),  # no difference could be seen
+        (np.r_[np.zeros(5), np.full(6, 1 / 6)], 2000, "contradicted"),
+    ],
+)
+def test_uniform_quantiles_are_shown_and_not_assumed(judge, shares, prompts, expected):
+    quantiles = pd.DataFrame({"quantile": np.arange(11) / 10, "share": shares, "expected": 1 / 11})
+    assert judge("quantile-reward-uniform-in-use", verdicts.uniformity(quantiles, prompts)).verdict == expected
+
+
+def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, monkeypatch):
+    prompts = [made_runs.as_prompt(*pair) for pair in made_runs.held_out(profile)]
+    monkeypatch.setattr(alpaca.tasks, "of", lambda _: SimpleNamespace(prompts=lambda _: prompts))
+    outputs = alpaca.outputs(profile, best)
+    assert set(outputs) == {"initial", "sft", "dpo", "simpo", "rebel", "qrpo"}
+    assert all(len(found) == 40 for found in outputs.values())
+    assert outputs["qrpo"][0] == {"instruction": "request r000", "output": "answer 0", "generator": "qrpo"}
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert alpaca.missing()
+
+
+def test_unfinished_runs_are_left_out(profile):
+    run = grid.grid(profile)[0]
+    unknown = grid.with_seed(run, 77)
+    assert len(grid.evaluations(profile, [run, unknown])) == len(grid.evaluations(profile, [run]))
+    assert grid.missing(profile, [run]) == ""
+    assert grid.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
+    with pytest.raises(ValueError, match="None of these runs is complete"):
+        grid.evaluations(profile, [unknown])
+    assert isinstance(grid.overview(profile, [run, unknown], grid.pool.Outcome(0)), pd.DataFrame)

@@ -1,0 +1,69 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from qrpo_lib.paper import style
+from qrpo_lib.results import figures
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_bars_end_at_the_values_in_the_papers_order():
+    rows = pd.DataFrame({"method": ["qrpo", "dpo", "rebel"], "value": [3.0, 2.0, 1.0], "error": 0.1})
+    rows["bold"] = rows["method"] == "qrpo"
+    axis = figures.draw_best_models(rows, "title", "reward", level=0.5, level_label="initial").axes[0]
+    bars = [patch for patch in axis.patches if patch.get_width() < 1]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["REBEL", "DPO", "QRPO"]
+    np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in bars], [1.0, 2.0, 3.0])
+    assert axis.get_ylim()[0] < 0.5
+    weights = {text.get_text(): text.get_weight() for text in axis.texts}
+    assert (weights["3.000"], weights["2.000"]) == ("bold", "normal")
+
+
+def test_scaling_has_a_panel_for_each_beta_with_both_lines():
+    rows = pd.DataFrame(
+        [
+            {"setting": setting, "beta": beta, "num_ref_rewards": n, "reward": n * beta, "error": 0.1}
+            for setting in ("off-policy", "offline")
+            for beta in (0.1, 0.01)
+            for n in (50, 1, 10)
+        ]
+    )
+    axes = figures.draw_scaling(rows).axes
+    assert len(axes) == 2
+    for axis, beta in zip(axes, (0.01, 0.1), strict=True):
+        assert axis.get_xscale() == "log"
+        texts = {text.get_text() for text in axis.get_legend().get_texts()}
+        assert texts == {f"off-policy, $\\beta$={beta}", f"offline, $\\beta$={beta}"}
+        line = axis.containers[0].lines[0]
+        np.testing.assert_allclose(np.asarray(line.get_xdata(), dtype=float), [1, 10, 50])
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [beta, 10 * beta, 50 * beta])
+
+
+def test_log_ratios_have_a_row_for_each_side_of_the_threshold():
+    curves = pd.DataFrame(
+        [
+            {"beta": b, "seed": s, "step": step, "chosen_log_ratio": b * step + s, "rejected_log_ratio": -step}
+            for b in (0.1, 0.001)
+            for s in (0, 1)
+            for step in (0, 10)
+        ]
+    )
+    axes = figures.draw_log_ratios(curves).axes
+    assert len(axes) == 4
+    means = [line for line in axes[0].lines if line.get_linewidth() > 2]
+    np.testing.assert_allclose(means[0].get_ydata(), [0.5, 1.5])
+
+
+def test_figures_are_the_same_byte_for_byte(tmp_path):
+    rows = pd.DataFrame({"transform": ["identity", "log"], "reward": [1.0, 2.0], "low": [0.9, 1.8], "high": [1.1, 2.3]})
+    made = [
+        [p.read_bytes() for p in style.save(figures.draw_transformations(rows, 0.8), "f", rows, tmp_path / name)]
+        for name in ("a", "b")
+    ]
+    assert made[0] == made[1]

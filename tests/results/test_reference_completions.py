@@ -1,0 +1,25 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from qrpo_lib.results import reference_completions as reference_results
+
+
+def reference_completions(shift, n=4, prompts=2000):
+    generator = np.random.default_rng(0)
+    rows = []
+    for prompt in range(prompts):
+        rewards = generator.normal(prompt, 1 + prompt % 3, size=n + 1)
+        rewards[0] += shift
+        for index, reward in enumerate(rewards):
+            role = "candidate" if index == 0 else "reference"
+            rows.append({"prompt_id": prompt, "sample_index": index, "role": role, "reward": reward})
+    return pd.DataFrame(rows)
+
+
+def test_quantiles_of_reference_completions_are_uniform_and_others_are_not():
+    shares, test = reference_results.uniformity(reference_completions(0.0))
+    assert (test.prompts, test.n, len(shares)) == (2000, 4, 5)
+    assert shares["share"].sum() == pytest.approx(1)
+    assert test.p_value > 1e-3
+    assert reference_results.uniformity(reference_completions(0.5))[1].p_value < 1e-6

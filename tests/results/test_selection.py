@@ -1,0 +1,121 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from qrpo_lib.results import selection
+from qrpo_lib.steps import evaluation
+
+RNG = np.random.default_rng(0)
+
+
+def checkpoint(setting, step, reward, *, lc=None, std=0.01, lc_std=0.01, length=50.0, reporting=None, algorithm="qrpo"):
+    cell = {"algorithm": algorithm, "setting": setting, "beta": 0.1, "learning_rate": 1e-4, "step": step}
+    values = {"reward_std": std, "lc_reward": reward if lc is None else lc, "lc_reward_std": lc_std, "length": length}
+    return [
+        cell | values | {"split": split, "reward": value}
+        for split, value in (("selection", reward), ("reporting", reward if reporting is None else reporting))
+    ]
+
+
+def table(*checkpoints):
+    return pd.DataFrame([row for rows in checkpoints for row in rows])
+
+
+def chosen(scores, rule):
+    (row,) = selection.select(scores, rule).itertuples()
+    return row.setting, row.step
+
+
+def test_each_settings_best_checkpoint_enters():
+    scores = table(checkpoint("offline", 0, 1.0), checkpoint("offline", 5, 3.0), checkpoint("off-policy-best", 5, 2.0))
+    best = selection.best_of_settings(scores)
+    assert set(zip(best["setting"], best["step"], strict=True)) == {("offline", 5), ("off-policy-best", 5)}
+
+
+def test_reporting_rewards_do_not_matter():
+    scores = table(checkpoint("offline", 5, 3.0, reporting=0.0), checkpoint("off-policy-best", 5, 2.0, reporting=9.0))
+    assert chosen(scores, "paper") == chosen(scores, "best") == ("offline", 5)
+
+
+def test_answers_that_are_too_long_do_not_enter():
+    scores = table(checkpoint("offline", 5, 3.0, length=1001.0), checkpoint("off-policy-best", 5, 2.0, length=1000.0))
+    assert chosen(scores, "paper") == ("off-policy-best", 5)
+    with pytest.raises(ValueError, match="No checkpoint is left"):
+        selection.select(scores, max_mean_length=10.0)
+
+
+def test_lc_reward_decides_between_rewards_that_are_close():
+    # 3.00 - 2.98 = 0.02 <= 2 sqrt(0.01^2 + 0.01^2) = 0.0283; 3.00 - 2.97 = 0.03 is further.
+    scores = table(
+        checkpoint("offline", 5, 3.00, lc=1.0),
+        checkpoint("off-policy-best", 5, 2.98, lc=2.0),
+        checkpoint("off-policy-random", 5, 2.97, lc=9.0),
+    )
+    assert chosen(scores, "paper") == ("off-policy-best", 5)
+    assert chosen(scores, "best") == ("offline", 5)
+
+
+def test_reward_decides_between_lc_rewards_that_are_close():
+    # 0.8 sqrt(2) 0.01 = 0.0113
+    scores = table(checkpoint("offline", 5, 3.00, lc=1.00), checkpoint("off-policy-best", 5, 2.99, lc=1.011))
+    assert chosen(scores, "paper") == ("offline", 5)
+    scores = table(checkpoint("offline", 5, 3.00, lc=1.00), checkpoint("off-policy-best", 5, 2.99, lc=1.012))
+    assert chosen(scores, "paper") == ("off-policy-best", 5)
+
+
+def test_code_has_no_lc_reward():
+    scores = table(checkpoint("off-policy-random", 5, 0.3), checkpoint("off-policy-random", 9, 0.4))
+    assert chosen(scores.drop(columns=["lc_reward", "lc_reward_std"]), "paper") == ("off-policy-random", 9)
+
+
+def test_cost_of_the_papers_rule():
+    scores = table(
+        checkpoint("offline", 5, 3.00, lc=1.0, reporting=2.5),
+        checkpoint("off-policy-best", 5, 2.98, lc=2.0, reporting=2.2),
+        checkpoint("offline", 5, 1.0, algorithm="dpo"),
+    )
+    compared = selection.compare_rules(scores).set_index("algorithm")
+    assert compared["differ"].to_dict() == {"qrpo": True, "dpo": False}
+    assert compared.loc["qrpo", "reward_cost"] == pytest.approx(0.3)
+    assert compared.loc["qrpo", "lc_gain"] == pytest.approx(1.0)
+    assert compared.loc["dpo", "reward_cost"] == 0
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="no selection rule 'bset'"):
+        selection.select(table(checkpoint("offline", 5, 1.0)), "bset")
+
+
+@pytest.fixture
+def evaluations():
+    index = pd.MultiIndex.from_product(
+        [[0, 1], ["selection", "reporting"], range(6), range(3)], names=["seed", "split", "prompt_id", "repeat"]
+    )
+    frame = index.to_frame(index=False).assign(
+        algorithm="qrpo", setting="offline", beta=0.1, learning_rate=1e-4, step=5
+    )
+    return frame.assign(reward=RNG.normal(size=len(frame)), length=RNG.integers(5, 50, size=len(frame)))
+
+
+def test_deviation_is_that_of_the_means_of_repeats(evaluations):
+    scores = selection.scores(evaluations).set_index("split")
+    rows = evaluations[evaluations["split"] == "selection"]
+    means = [rows[(rows["seed"] == s) & (rows["repeat"] == r)]["reward"].mean() for s in (0, 1) for r in range(3)]
+    assert scores.loc["selection", "reward"] == pytest.approx(np.mean(means))
+    assert scores.loc["selection", "reward_std"] == pytest.approx(np.std(means, ddof=1))
+    assert scores.loc["selection", "repeats"] == 6
+
+
+def test_every_model_and_split_has_its_own_length_coefficient(evaluations):
+    references = pd.DataFrame(
+        [{"prompt_id": p, "reward": RNG.normal(), "length": RNG.integers(5, 50)} for p in range(6) for _ in range(8)]
+    )
+    controlled = selection.with_lc_reward(evaluations, references)
+    one = (evaluations["seed"] == 1) & (evaluations["split"] == "reporting")
+    rewards, lengths = (
+        evaluation.by_prompt(references, name).loc[evaluations[one]["prompt_id"]].to_numpy()
+        for name in ("reward", "length")
+    )
+    rows = evaluations[one]
+    expected = evaluation.length_controlled_reward(rows["reward"], rows["length"], rewards, lengths)
+    np.testing.assert_allclose(controlled[one]["lc_reward"], expected)

@@ -1,0 +1,34 @@
+import json
+
+from qrpo_lib.runs import progress
+
+
+def test_the_state_goes_to_the_status_file(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    monkeypatch.setenv("QRPO_STATUS", str(path))
+    with progress.bar("sampling") as report:
+        assert json.loads(path.read_text()) == {"text": "sampling", "done": 0, "total": 1, "detail": ""}
+        report(3, 3, "shards")  # the end is written at once, however soon it comes
+        assert json.loads(path.read_text()) == {"text": "sampling", "done": 3, "total": 3, "detail": "shards"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_frequent_news_is_not_all_written(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    monkeypatch.setenv("QRPO_STATUS", str(path))
+    clock = iter([100.0, 100.1, 100.3, 100.4])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("sampling") as report:
+        seen = []
+        for done in (1, 2, 3):
+            report(done, 9, "")
+            seen.append(json.loads(path.read_text())["done"])
+    assert seen == [0, 2, 2]
+
+
+def test_elsewhere_a_bar_shows_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.delenv("QRPO_STATUS", raising=False)
+    with progress.bar("sampling") as report:
+        report(1, 4, "shards")
+        report(4, 4, "shards")
+    assert "sampling" in capsys.readouterr().err

@@ -1,0 +1,281 @@
+"""The six settings of the pairs, each to the end of training at the smallest size, with the suite's own task."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qrpo_lib.models import chat_template
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.runs import folders as runs
+from qrpo_lib.steps import dataset_pairs, evaluation, fitting, initial_policy, reference_policy, reference_sampling
+from qrpo_lib.steps import pairs as preferences
+from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.tasks import topics
+from qrpo_lib.training import causal_lm, reference_logps
+
+PROFILE = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
+SETTINGS = [prefix + source for prefix in ("", "sft-") for source in preferences.SOURCES]
+
+
+def in_setting(setting, **changes):
+    return PROFILE.with_training(setting=setting, **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(smallest_policy, tmp_path_factory):
+    """Run folders that all tests here share."""
+    made = tmp_path_factory.mktemp("runs")
+    (made / smallest_policy.name).symlink_to(smallest_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_RUNS", str(made))
+        yield made
+
+
+def built(setting, **changes):
+    profile = in_setting(setting, **changes)
+    policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
+    fitting.prepare(profile)
+    return fitting.pairs(profile, policy, completions), reference_sampling.load(completions)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_pairs_of_every_setting(setting):
+    (train, validation), frame = built(setting)
+    assert (train.report["prompts"], validation.report["prompts"]) == (32, 8)
+    profile, tokenizer = in_setting(setting), AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
+    texts = {prompt.id: prompt.text for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
+    assert len(train.rows) + train.report["ties"] == 32
+    written = {one.prompt_id: one for one in tasks.of(PROFILE.task).demonstrations(PROFILE.seed)}
+    for row in train.rows:
+        of_prompt = frame[frame["prompt_id"] == row["prompt_id"]]
+        assert row["prompt_ids"] == chat_template.prompt_ids(tokenizer, texts[row["prompt_id"]])
+        np.testing.assert_array_equal(row["ref_rewards"], of_prompt["reward"][of_prompt["role"] == "reference"])
+        candidates = of_prompt[of_prompt["role"] == "candidate"]
+        for side in ("chosen", "rejected"):
+            text = tokenizer.decode(row[f"{side}_ids"], skip_special_tokens=True)
+            reward = topics.TopicReward().score([texts[row["prompt_id"]]], [text])[0]
+            assert row[f"{side}_reward"] == reward
+            if setting.endswith("offline"):
+                assert text == getattr(written[row["prompt_id"]], side)
+                assert row[f"{side}_ids"][-1] == tokenizer.eos_token_id
+                assert row[f"{side}_ids"].count(tokenizer.eos_token_id) == 1
+            else:
+                assert row[f"{side}_ids"] in candidates["token_ids"].map(list).tolist()
+        if setting.endswith("best"):
+            assert row["chosen_reward"] == candidates["reward"].max()
+            assert row["rejected_reward"] == candidates["reward"].min()
+    assert profile.training.setting == setting
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_training_starts_at_the_reference_and_reports_its_pairs(setting):
+    profile = in_setting(setting)
+    made = fitting.run(profile, "qrpo", 0)
+    report = json.loads((made / fitting.PAIRS).read_text())
+    assert report["setting"] == setting
+    assert report["train"]["pairs"] + report["train"]["ties"] == 32
+    history, online = fitting.load_history(made), fitting.load_evaluation(made)
+    start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
+    # the policy at step 0 is the reference policy: the log-ratio is zero
+    assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
+    assert start["rejected_log_ratio"] == pytest.approx(0, abs=1e-4)
+    assert set(online["step"]) == {0, 2, 4}
+
+
+def test_what_a_training_depends_on():
+    steps = {setting: fitting.step(in_setting(setting), "qrpo", 0) for setting in SETTINGS}
+    assert len({step.key for step in steps.values()}) == 6
+    for setting, step in steps.items():
+        policy = "sft" if setting.startswith("sft-") else "initial_policy"
+        expected = [policy, "reference_sampling"] + ["dataset_pairs"] * setting.endswith("offline")
+        assert [source.name for source in step.inputs] == [*expected, "reference_evaluation"]
+
+
+def test_fine_tuning_is_on_prompt_and_chosen_completion():
+    profile = in_setting("sft-offline")
+    tokenizer = AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
+    data, counts = reference_policy.sequences(profile, tokenizer)
+    assert counts == {"too_long": 0, "end_of_sequence_written_out": 0, "sequences": 32}
+    train = [prompt for prompt in tasks.of(PROFILE.task).prompts(0) if prompt.split == "train"]
+    written = {one.prompt_id: one.chosen for one in tasks.of(PROFILE.task).demonstrations(0)}
+    for prompt, ids in zip(train, data, strict=True):
+        turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": written[prompt.id]}]
+        assert ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    shortest = min(map(len, data))
+    _, counts = reference_policy.sequences(in_setting("sft-offline", max_tokens=shortest), tokenizer)
+    assert counts["sequences"] == sum(len(ids) <= shortest for ids in data)
+    assert counts["too_long"] == 32 - counts["sequences"]
+
+
+def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
+    profile = in_setting("sft-offline")
+    tuned, initial = reference_policy.run(profile), initial_policy.run(profile)
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    pairs = dataset_pairs.load(dataset_pairs.run(profile))
+    usable = dataset_pairs.with_token_ids(pairs[pairs["split"] == "train"], tokenizer)
+    rows = preferences.build_pairs(
+        usable, {name: [0.0] for name in usable["prompt_id"]}, setting="offline", seed=0
+    ).rows
+    logps = [
+        reference_logps.log_probs(policy, tokenizer, rows, micro_batch_size=32)["ref_chosen_logps"].mean()
+        for policy in (initial, tuned)
+    ]
+    assert logps[1] > logps[0] + 0.2  # 0.65 nats in four steps
+
+
+@pytest.mark.slow
+def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
+    """torchrun with gloo, as a cluster's group of tasks runs the step: a batch as 2 processes x half."""
+    path = tmp_path / "smallest.toml"
+    base, half = Path(__file__).parents[1] / "data" / "smallest.toml", PROFILE.sft.batch_size // 2
+    path.write_text(f'extends = "{base}"\n[sft]\nmicro_batch_size = {half}\n[training]\nsetting = "sft-offline"\n')
+    profile = profiles.load(path)
+    one = reference_policy.run(profile).rename(tmp_path / "one")
+    code = "from qrpo_lib.profiles import settings; from qrpo_lib.steps import reference_policy\n"
+    code += f"reference_policy.run(settings.load({str(path)!r}))"
+    (tmp_path / "tune.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, tmp_path / "tune.py"], env=environment, timeout=550, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    two = reference_policy.step(profile).folder
+    runs.check(two)
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    weights = [safetensors.torch.load_file(folder / "model.safetensors") for folder in (one, two)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=2e-5)
+    histories = [pandas.read_csv(folder / "history.csv") for folder in (one, two)]
+    pandas.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
+
+
+def test_dataset_pairs_leave_the_reporting_prompts_alone():
+    frame = dataset_pairs.load(dataset_pairs.run(in_setting("offline")))
+    assert set(frame["split"]) == {"train", "selection"}
+    assert list(frame["side"]) == ["chosen", "rejected"] * 40
+    np.testing.assert_array_equal(frame["reward"], topics.TopicReward().score(frame["prompt"], frame["text"]))
+
+
+def test_online_rewards_are_of_the_held_out_prompts_alone():
+    folder = initial_policy.run(PROFILE)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
+    prompts = {prompt.id: prompt for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
+    assert frame["split"].value_counts().to_dict() == {"reporting": 12, "selection": 8}
+    assert all(prompts[row.prompt_id].split == row.split for row in frame.itertuples())
+    assert (frame["length"] <= PROFILE.reference_sampling.max_new_tokens).all()
+    assert set(frame["finish_reason"]) <= {"stop", "length"}
+    again = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
+    assert again.equals(frame)
+    assert not evaluation.online_rewards(PROFILE, folder, tokenizer, seed=4).equals(frame)
+
+
+def test_recorded_completions_carry_the_log_probabilities_of_policy_and_reference():
+    initial, tuned = (reference_policy.run(in_setting(name)) for name in ("offline", "sft-offline"))
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
+    frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
+    prompts = {prompt.id: prompt.text for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
+    assert len(frame) > 10
+    for row in frame.head(10).itertuples():
+        start = chat_template.prompt_ids(tokenizer, prompts[row.prompt_id])
+        ids = tokenizer(row.text, add_special_tokens=False)["input_ids"]
+        ids += [tokenizer.eos_token_id] * (row.finish_reason == "stop")
+        if len(ids) != row.length:  # the text is tokenised in another way than it was sampled
+            continue
+        for model, recorded in ((models[1], row.logp), (models[0], row.ref_logp)):
+            with torch.no_grad():
+                logits = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
+            plain = sum(float(logits[len(start) + i - 1, token]) for i, token in enumerate(ids))
+            assert recorded == pytest.approx(plain, abs=2e-3)
+    same = evaluation.online_rewards(PROFILE, models[0], tokenizer, seed=3, reference=models[0])
+    np.testing.assert_allclose(same["logp"], same["ref_logp"], atol=2e-3)
+    assert evaluation.log_ratio(frame).mean() > 0  # an estimate of KL(tuned || initial)
+
+
+def test_step_0_is_the_evaluation_of_the_reference_policy_shared_by_all_algorithms():
+    profile = in_setting("off-policy-best")
+    runs_of_two = [fitting.run(profile, name, 0) for name in ("dpo", "rebel")]
+    first, second = (fitting.load_evaluation(path) for path in runs_of_two)
+    assert list(first.columns) == list(fitting.RECORDED)
+    assert sorted(set(first["step"])) == [0, 2, 4]
+    starts = [frame[frame["step"] == 0].reset_index(drop=True) for frame in (first, second)]
+    assert starts[0].equals(starts[1])
+    assert (starts[0]["logp"] == starts[0]["ref_logp"]).all()
+    later = first[first["step"] == 4]
+    assert not np.allclose(later["logp"], later["ref_logp"])
+
+
+class Killed(Exception):
+    pass
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != runs.RECORD}
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_last_checkpoint(smallest_policy, tmp_path, monkeypatch):
+    """Ends with the same bytes, evaluates no checkpoint twice, and keeps nothing of the trainer."""
+    profile, evaluated = PROFILE, []
+    plain = evaluation.online_rewards
+
+    def spy(*arguments, **settings):
+        evaluated.append(1)
+        return plain(*arguments, **settings)
+
+    monkeypatch.setattr(evaluation, "online_rewards", spy)
+    folders = []
+    for name in ("whole", "killed"):
+        monkeypatch.setenv("QRPO_RUNS", str(tmp_path / name))
+        link = initial_policy.step(profile).folder
+        link.parent.mkdir(parents=True)
+        link.symlink_to(smallest_policy)
+        if name == "killed":
+            step = fitting.step(profile, "qrpo", 0)
+            with monkeypatch.context() as patch:
+                # after the second of two checkpoints is evaluated, before it is saved
+                patch.setattr(evaluation, "online_rewards", lambda *a, **k: _raise_third(evaluated, spy(*a, **k)))
+                with pytest.raises(Killed):
+                    fitting.run(profile, "qrpo", 0)
+            assert len(list((step.partial / ".trainer").glob("checkpoint-*"))) == 1
+            assert len(list(step.partial.glob("evaluation-*"))) == 1  # step 0 is in a folder of its own
+            with monkeypatch.context() as patch:  # then when training is over
+                patch.setattr(causal_lm, "restored", lambda model: _raise())
+                with pytest.raises(Killed):
+                    fitting.run(profile, "qrpo", 0)
+        folders.append(fitting.run(profile, "qrpo", 0))
+        assert len(evaluated) == (3 if name == "whole" else 3 + 4)  # one was lost with its process
+    assert contents(folders[0]) == contents(folders[1])
+    names = {str(path) for path in contents(folders[1])}
+    assert not any("checkpoint" in name or "evaluation-" in name or ".trainer" in name for name in names)
+
+
+def _raise():
+    raise Killed
+
+
+def _raise_third(evaluated, rewards):
+    if len(evaluated) == 6:
+        raise Killed
+    return rewards
+
+
+def test_runs_of_one_process_share_their_pairs(monkeypatch):
+    profile = in_setting("off-policy-best")
+    policy = reference_policy.run(profile)
+    reference_sampling.run(profile)
+    built = fitting._pairs_once(profile, policy)
+    assert fitting._pairs_once(in_setting("off-policy-best", **{"qrpo.beta": 0.7}), policy) is built
+    fresh = fitting.pairs(profile, policy, reference_sampling.step(profile).folder)
+    assert [split.rows for split in built] == [split.rows for split in fresh]
+    other = fitting._pairs_once(in_setting("off-policy-random"), policy)
+    assert other[0].rows != built[0].rows

@@ -1,0 +1,220 @@
+import json
+
+import nbformat
+import pytest
+
+from qrpo_lib.runs import folders
+from qrpo_lib.suite import cli, notebooks, publishing
+from qrpo_lib.suite import parameters as notebook
+
+
+def test_every_notebook_of_the_suite_exists_and_takes_its_parameters():
+    for job in notebooks.jobs("tiny"):
+        declared = notebook.declared_parameters(job.source)
+        notebook.check_values(job.parameters, declared)
+        assert "figures" in declared
+
+
+def test_jobs_come_after_what_they_need():
+    seen = set()
+    for job in notebooks.jobs("tiny"):
+        assert set(job.after) <= seen
+        seen.add(job.id)
+
+
+def test_what_most_jobs_wait_for_starts_first_and_is_made_by_one_of_them():
+    jobs = notebooks.jobs("tiny")
+    order = [job.id for job in notebooks._most_needed_first(jobs)]
+    assert order[0] == "experiments/initial_policy[chat]"
+    assert order[-1] == "results/claims"
+    assert sorted(order) == sorted(job.id for job in jobs)
+    # The policy is the same in all arms: while one makes it, the others do not wait in a process.
+    waits = {job.id: job.after for job in jobs if job.path == "experiments/initial_policy"}
+    others = [after for name, after in waits.items() if name != order[0]]
+    assert others == [(order[0],)] * 2
+
+
+def test_only_selects_by_name_path_and_id():
+    jobs = notebooks.jobs("tiny")
+    assert [job.path for job in notebooks.select(jobs, ["tables"])] == ["results/tables"] * 2  # chat and code
+    assert [job.path for job in notebooks.select(jobs, ["experiments/sweep"])][:1] == ["experiments/sweep"]
+    one = "results/tables[chat]"
+    assert [job.id for job in notebooks.select(jobs, [one])] == [one]
+    with pytest.raises(ValueError, match=r"There is no notebook 'tabels'; did you mean 'tables'.*theory/noise"):
+        notebooks.select(jobs, ["tabels"])
+
+
+def test_only_takes_what_tab_completion_gives(tmp_path, monkeypatch):
+    jobs = [
+        notebooks.Job(f"theory/{name}[{arm}]", f"theory/{name}") for name in ("noise", "asymptotics") for arm in "ab"
+    ]
+    wanted = [jobs[0].id, jobs[1].id]
+    root = folders.project_root()
+    file = "notebooks/theory/noise.ipynb"
+    for folder, names in {
+        root: [file, f"./{file}", str(root / file), "theory/noise.ipynb", "noise.ipynb", "notebooks/theory/noise"],
+        root / "notebooks" / "theory": ["noise.ipynb", "./noise.ipynb", "../theory/noise.ipynb", file],
+        tmp_path: [file, str(root / file), "theory/noise"],
+    }.items():
+        monkeypatch.chdir(folder)
+        for name in names:
+            assert [job.id for job in notebooks.select(jobs, [name])] == wanted, (folder, name)
+    assert [job.id for job in notebooks.select(jobs, [file, "noise", file])] == wanted  # once each
+    for unknown in (str(tmp_path / file), "notebooks/theory", "", "theory/nose.ipynb", "."):
+        with pytest.raises(ValueError, match=r"There is no notebook .* are theory/noise, theory/asymptotics"):
+            notebooks.select(jobs, [unknown])
+    with pytest.raises(ValueError, match="'noise' names several notebooks: say which of theory/noise, results/noise"):
+        notebooks.select([*jobs, notebooks.Job("results/noise", "results/noise")], ["noise"])
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    for content in ("", "{}", "[]", '{"cells": [{}]}'):
+        (tmp_path / "notebooks" / "some.ipynb").write_text(content)
+        with pytest.raises(ValueError, match=r"some.ipynb is not a notebook of format 4"):
+            notebooks.Job("some", "some").step  # noqa: B018
+
+
+def test_a_published_file_that_was_replaced_by_hand_is_not_removed(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
+    for number, name in ((1, "old.csv"), (2, "new.csv")):
+        job = notebooks.Job("some", "some", {"n": number})
+
+        def make(folder, name=name):
+            (folder / "figures" / "tiny").mkdir(parents=True)
+            (folder / "figures" / "tiny" / name).write_text(name)
+
+        folders.complete(job.step, make)
+        notebooks._publish(job)
+        (tmp_path / "figures" / "tiny" / "old.csv").write_text("mine")
+    assert (tmp_path / "figures" / "tiny" / "old.csv").read_text() == "mine"
+    assert sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text())) == ["tiny/new.csv"]
+
+
+def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text('extends = "tiny"\n[experiment.betas]\ndpo = [0.123]\n')
+    steps = {job.id: job.inputs for job in notebooks.jobs("tiny")}
+    changed = {job.id for job in notebooks.jobs(str(path)) if job.inputs != steps[job.id]}
+    # A DPO run is in the grid, and in what reads the grid, if only for what DPO gains.
+    of_grid = {"experiments/sweep", "results/tables", "results/length_bias", "results/alpaca_eval"}
+    of_grid |= {"results/scaling", "results/transformations", "experiments/iterative"}
+    of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
+    of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/claims"}
+
+
+def test_source_notebooks_are_clean():
+    for path in (folders.PACKAGE.parent / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        source = nbformat.read(path, as_version=4)
+        assert "papermill" not in source.metadata
+        for cell in source.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs
+                assert cell.execution_count is None
+                assert len(cell.source.splitlines()) <= 25
+
+
+@pytest.fixture
+def failing(tmp_path, runs_folder, monkeypatch):
+    """A project whose only notebook fails in its third code cell."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = nbformat.v4.new_notebook(metadata=metadata)
+    parameters = nbformat.v4.new_code_cell('figures: str = ""', metadata={"tags": ["parameters"]})
+    made.cells = [parameters, nbformat.v4.new_code_cell("1 / 1"), nbformat.v4.new_code_cell("x = 0\n1 / x")]
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(made, tmp_path / "notebooks" / "bad.ipynb")
+    return notebooks.Job("bad", "bad")
+
+
+def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(failing, runs_folder):
+    with pytest.raises(
+        notebooks.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero"
+    ) as caught:
+        notebooks.execute(failing)
+    executed = failing.step.partial / notebooks.EXECUTED
+    assert str(executed) in str(caught.value)
+    assert "ZeroDivisionError" in executed.read_text()
+    assert not failing.step.is_complete()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "--profile", "tinny"], "did you mean 'tiny'"),
+        (["reproduce", "--only", "tabels"], "no notebook 'tabels'"),
+        (["clean", "--run", "../outside"], "not the name of a run folder"),
+        (["status", "--profile", "nowhere.toml"], "no profile"),
+    ],
+)
+def test_unusable_input_is_one_sentence_and_exit_code_2(arguments, message, capsys, runs_folder):
+    assert cli.main(arguments) == 2
+    output = " ".join(capsys.readouterr().out.split())
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_missing_wheel_is_said_before_work(monkeypatch, capsys, runs_folder):
+    from qrpo_lib.models import wheels
+
+    monkeypatch.setattr(wheels, "SMOLLM2_WHEEL", "no-such-wheel")
+    assert cli.main(["reproduce", "--profile", "smol"]) == 2
+    assert "requirements-smol.txt" in capsys.readouterr().out
+    assert not runs_folder.exists() or not list(runs_folder.glob("*-*"))
+
+
+def test_clean_removes_what_no_setting_uses(runs_folder):
+    used = notebooks.jobs("tiny")[0].step
+    of_another_profile, interrupted = notebooks.jobs("smol")[-1].step, notebooks.jobs("smol")[-2].step
+    for step in (used, of_another_profile, folders.Step("old", {})):
+        folders.complete(step, lambda folder: (folder / "x").write_text("x"))
+    for name in (interrupted.folder_name, "training-0123456789ab"):
+        (runs_folder / ".partial" / name).mkdir(parents=True)
+        (runs_folder / ".shards" / name).mkdir(parents=True)
+    assert cli.main(["clean", "--yes"]) == 0
+    assert {path.name for path in runs_folder.glob("*-*")} == {used.folder_name, of_another_profile.folder_name}
+    for parent in (".partial", ".shards"):
+        assert [path.name for path in (runs_folder / parent).iterdir()] == [interrupted.folder_name]
+    assert cli.main(["clean", "--run", used.folder_name, "--yes"]) == 0
+    assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
+    assert cli.main(["clean", "--all", "--yes"]) == 0
+    assert not [*runs_folder.glob("*-*"), *(runs_folder / ".partial").iterdir()]
+
+
+def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
+
+    def published(folder, name, parameters):
+        job = notebooks.Job("some", "some", parameters)
+
+        def make(path):
+            (path / "figures" / folder).mkdir(parents=True)
+            (path / "figures" / folder / name).write_text(name)
+
+        folders.complete(job.step, make)
+        publishing.publish(job.id, job.step.folder)
+        return sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text()))
+
+    assert published("tiny", "old.csv", {"n": 1}) == ["tiny/old.csv"]
+    assert published("smol", "old.csv", {"n": 2}) == ["smol/old.csv", "tiny/old.csv"]
+    assert published("tiny", "new.csv", {"n": 3}) == ["smol/old.csv", "tiny/new.csv"]
+    assert not (tmp_path / "figures" / "tiny" / "old.csv").exists()
+
+
+def test_manifest_lists_every_committed_figure():
+    figures = folders.PACKAGE.parent / "figures"
+    manifest = json.loads((figures / notebooks.MANIFEST).read_text())
+    files = {p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file()}
+    # Benchmarks are no notebooks of the suite.
+    files = {name: p for name, p in files.items() if name != notebooks.MANIFEST and not name.startswith("benchmarks/")}
+    assert set(manifest) == set(files)
+    for name, path in files.items():
+        assert manifest[name]["sha256"] == folders.file_sha256(path), name
