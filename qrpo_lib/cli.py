@@ -101,15 +101,14 @@ def status(options: argparse.Namespace) -> int:
     looked: set[str] = set()
     profile = _absolute(options.profile)
     for job in suite.jobs(profile):
-        mark = ("to do   ", "")
-        for step in suite.with_inputs(job.step):
-            if step.folder_name not in looked:
-                looked.add(step.folder_name)
+        step, mark = job.step, ("to do   ", "")
+        for one in suite.with_inputs(step):
+            if one.folder_name not in looked:
+                looked.add(one.folder_name)
                 try:
-                    step.is_complete()
+                    one.is_complete()
                 except runs.CorruptedRunError as error:
-                    corrupted[step.folder_name] = str(error)
-        step = job.step
+                    corrupted[one.folder_name] = str(error)
         if step.folder_name in corrupted:
             mark = ("corrupted", "red")
         elif step.folder.exists():

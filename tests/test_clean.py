@@ -274,3 +274,17 @@ def test_every_kind_of_step_is_known_to_it():
             names |= {name.rpartition("-")[0] for name in suite.needed_folders(suite.jobs(profile))}
     names = {name for name in names if not name.startswith("notebook-")}
     assert names <= cleaning._STEPS
+
+
+def test_a_file_that_others_only_extend_need_not_be_whole(project, monkeypatch):
+    def needed_by(name):
+        if name.endswith("base.toml"):
+            raise profiles.ProfileError("something is missing")
+        return set()
+
+    monkeypatch.setattr(project_profiles, "_needed_by", needed_by)
+    (project / "base.toml").write_text('[arms.chat]\nname = "x"\n')
+    with pytest.raises(project_profiles.UnreadableProfile):
+        project_profiles.needed_folders()
+    (project / "own.toml").write_text('extends = "base.toml"\n')
+    assert project_profiles.needed_folders() == set()
