@@ -31,6 +31,7 @@ _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})"
 _STEPS = {"initial_policy", "sft", "reference_sampling", "reference_evaluation", "dataset_pairs", "chat_data"}
 _STEPS |= {"leetcode_data", "training", "iterative"}
 _NOTEBOOK = "notebook-"
+_RUN_FOLDER = "run folder"
 _ATTEMPTS = {".partial": "interrupted attempt", ".shards": "shards of an interrupted attempt"}
 # Where what is being removed is moved first: a kill in between leaves no half of a run folder under its name.
 _REMOVED = ".removed"
@@ -90,7 +91,7 @@ def named(name: str) -> list[Found]:
             f"{path} has no readable {folders.RECORD}: it cannot be told whether the suite made it. Nothing was removed; "
             "move or remove the folder yourself."
         )
-    kind = "run folder" if recorded else "damaged run folder"
+    kind = _RUN_FOLDER if recorded else "damaged run folder"
     return [Found(path, kind, _size(path)), *found]
 
 
@@ -130,7 +131,8 @@ def remove(found: Found) -> bool:
                 stack.enter_context(lock.acquire(timeout=0))
         except Timeout:
             return False
-        if _is_real_folder(found.path):
+        # Once more: minutes may have passed before the answer.
+        if is_run_folder(found.path) if found.kind == _RUN_FOLDER else _is_real_folder(found.path):
             remove_own(found.path)
     return True
 
@@ -153,7 +155,7 @@ def remove_own(path: Path) -> None:
 
 def _everything() -> list[Found]:
     folder = folders.runs_folder()
-    found = [Found(path, "run folder", _size(path)) for path in _entries(folder) if is_run_folder(path)]
+    found = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
     found += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
     left = [path for path in _entries(folder / _REMOVED) if _NAME.fullmatch(path.name.split(".")[0])]
     return [*found, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]

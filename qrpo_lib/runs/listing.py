@@ -190,7 +190,6 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
     parameters = _dict(record.get("parameters"))
     loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
     is_training = bool(training)
-    number = _dict(parameters).get("seed")
     return Row(
         folder=folder,
         name=record["name"],
@@ -200,10 +199,10 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
         setting=_text(training.get("setting")) if "plan" not in parameters else None,
         beta=_number(loss.get("beta")),
         learning_rate=_number(loss.get("learning_rate")),
-        num_ref_rewards=loss.get("num_ref_rewards") if isinstance(loss.get("num_ref_rewards"), int) else None,
+        num_ref_rewards=_integer(loss.get("num_ref_rewards")),
         transform=_transform(loss.get("transform")),
         partition=_text(loss.get("partition")),
-        seed=number if isinstance(number, int) else record.get("seed"),
+        seed=_integer(parameters.get("seed", record.get("seed"))),
         task=_inherited(record, records, _task),
         policy=_policy_of(record, records),
         detail=_detail(parameters),
@@ -237,13 +236,13 @@ def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read)
 
 def _task(parameters: dict[str, Any]) -> str | None:
     task = _dict(parameters.get("task"))
-    bonus = task.get("length_bonus")
-    return f"{task['name']}, length bonus {bonus:g}" if bonus else task.get("name")
+    name, bonus = _text(task.get("name")), _number(task.get("length_bonus"))
+    return f"{name}, length bonus {bonus:g}" if name and bonus else name
 
 
 def _policy(parameters: dict[str, Any]) -> str | None:
     policy = _dict(parameters.get("policy"))
-    return policy.get("model") or policy.get("source")
+    return _text(policy.get("model")) or _text(policy.get("source"))
 
 
 def _detail(parameters: dict[str, Any]) -> str | None:
@@ -258,7 +257,7 @@ def _detail(parameters: dict[str, Any]) -> str | None:
 
 def _transform(value: Any) -> str | None:
     if isinstance(value, dict):
-        numbers = ", ".join(f"{number:g}" for name, number in value.items() if name != "name")
+        numbers = ", ".join(f"{number:g}" for number in map(_number, value.values()) if number is not None)
         return f"{value.get('name')}({numbers})"
     return _text(value)
 
@@ -269,6 +268,10 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(value: Any) -> float | None:

@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser(arguments).parse_args(arguments)
     try:
         code = options.command(options)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `qrpo runs | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -126,7 +127,8 @@ def status(options: argparse.Namespace) -> int:
             mark, refused = ("corrupted", "red"), {**refused, str(error): None}
         if mark[0].startswith("to do") and (step.partial.exists() or step.shards.exists()):
             mark = ("interrupted or running", "yellow")
-        _say(mark, f"  {job.id}  ", (str(step.folder), "dim"))
+        _say(mark, f"  {job.id}  ", (step.folder_name, "dim"))
+    _say(f"Run folders are in {folders.runs_folder()}.")
     try:
         _check_packages(profile)
     except (ValueError, OSError) as error:
@@ -213,7 +215,7 @@ def clean(options: argparse.Namespace) -> int:
         _say(f"Would remove {total}; nothing was removed.")
         return 0
     if not options.yes and not _agreed(f"Remove {total}?"):
-        return 0 if sys.stdin.isatty() else 2
+        return 0 if _can_ask() else 2
     busy = [one for one in found if not cleaning.remove(one)]
     for one in busy:
         _say(f"Left as it is: {one.path.name}; a running command is at work on it.")
@@ -221,8 +223,12 @@ def clean(options: argparse.Namespace) -> int:
     return 0
 
 
+def _can_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _agreed(question: str) -> bool:
-    if not sys.stdin.isatty():
+    if not _can_ask():
         _say(f"{question} Nothing was removed: there is no terminal to ask on; give --yes to remove them.")
         return False
     _say(f"{question} [y/N] ", end="")

@@ -117,6 +117,21 @@ def test_damaged_and_foreign_folders_are_told_or_left_out(runs_folder, capsys):
     assert "2 of 2 run folders" in text
 
 
+@pytest.mark.parametrize("wrong", [None, "x", [], {"name": []}, True, 1.5])
+def test_values_of_another_type_are_left_out(runs_folder, capsys, wrong):
+    values = ("algorithm", "loss", "training", "task", "policy", "seed", "plan", "notebook", "parameters")
+    nested = {"loss": ("beta", "learning_rate", "num_ref_rewards", "transform"), "task": ("name", "length_bonus")}
+    cases = [{name: wrong} for name in values]
+    cases += [{table: {name: wrong}} for table, names in nested.items() for name in names]
+    for number, parameters in enumerate([*cases, {"seed": 0, "loss": {"beta": 1}, "algorithm": "dpo"}]):
+        folder = runs_folder / f"training-{number:012x}"
+        folder.mkdir(parents=True)
+        record = {"name": "training", "key": f"{number:012x}", "parameters": parameters, "inputs": wrong, "seed": wrong}
+        (folder / runs.RECORD).write_text(json.dumps(record | {"started": wrong, "seconds": wrong}))
+    assert output(capsys).count("training-") == len(cases) + 1
+    assert len(json.loads(output(capsys, "--json"))) == len(cases) + 1
+
+
 def test_without_a_runs_folder_there_is_nothing(runs_folder, capsys):
     assert output(capsys) == f"0 of 0 run folders in {runs_folder}.\n"
     assert output(capsys, "--json") == "[]\n"

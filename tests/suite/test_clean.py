@@ -276,3 +276,37 @@ def test_every_kind_of_step_is_known_to_it():
             names |= {name.rpartition("-")[0] for name in notebooks.needed_folders(notebooks.jobs(profile))}
     names = {name for name in names if not name.startswith("notebook-")}
     assert names <= cleaning._STEPS
+
+
+def test_a_file_that_others_only_extend_need_not_be_whole(project, monkeypatch):
+    def needed_by(name):
+        if name.endswith("base.toml"):
+            raise profiles.ProfileError("something is missing")
+        return set()
+
+    monkeypatch.setattr(project_profiles, "_needed_by", needed_by)
+    (project / "base.toml").write_text('[arms.chat]\nname = "x"\n')
+    with pytest.raises(project_profiles.UnreadableProfile):
+        project_profiles.needed_folders()
+    (project / "own.toml").write_text('extends = "base.toml"\n')
+    assert project_profiles.needed_folders() == set()
+
+
+def test_force_does_not_follow_a_link_in_the_place_of_a_run_folder(project, tmp_path, monkeypatch):
+    (project / "notebooks").mkdir()
+    (project / "notebooks" / "some.ipynb").write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+    )
+    job = suite.Job("some", "some")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    job.step.folder.symlink_to(elsewhere)
+    with pytest.raises(OSError, match="is a link, not a run folder"):
+        suite.execute(job, force=True)
+    assert (elsewhere / "mine").exists()
+    job.step.folder.unlink()
+    runs.complete(job.step, lambda folder: (folder / "old").touch())
+    monkeypatch.setattr(suite, "_run_notebook", lambda job, folder: (folder / "new").touch())
+    assert (suite.execute(job, force=True) / "new").exists()
+    assert not (job.step.folder / "old").exists()

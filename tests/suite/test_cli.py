@@ -73,7 +73,7 @@ def test_text_is_no_markup(tmp_path, runs_folder, monkeypatch, capsys):
     monkeypatch.setenv("QRPO_RUNS", str(root / "runs"))
     folders.complete(folders.Step("work", {}), lambda folder: None)
     assert cli.main(["status"]) == 0
-    assert str(root / "runs" / "notebook-theory-noise") in capsys.readouterr().out
+    assert f"Run folders are in {root / 'runs'}." in capsys.readouterr().out
     assert cli.main(["runs"]) == 0
     assert f"in {root / 'runs'}." in capsys.readouterr().out
     assert cli.main(["clean", "--run", NAME]) == 2
@@ -187,3 +187,13 @@ print("β")
     assert (root / "figures" / "said.txt").read_text() == "False True"
     (executed,) = root.glob(f"runs/notebook-theory-noise-*/{notebooks.EXECUTED}")
     assert "image/png" in executed.read_text()
+
+
+def test_closed_standard_streams_are_no_traceback(runs_folder):
+    runs.complete(runs.Step("work", {}), lambda folder: None)
+    for redirection in ("<&-", ">&-", "<&- >&-"):
+        command = f"{sys.executable} -m qrpo_lib.cli clean --all {redirection}"
+        ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+        assert b"Traceback" not in ended.stderr
+        assert ended.returncode == 2
+    assert list(runs_folder.glob("work-*"))
