@@ -127,7 +127,7 @@ def test_values_of_another_type_are_left_out(runs_folder, capsys, wrong):
         folder = runs_folder / f"training-{number:012x}"
         folder.mkdir(parents=True)
         record = {"name": "training", "key": f"{number:012x}", "parameters": parameters, "inputs": wrong, "seed": wrong}
-        (folder / runs.RECORD).write_text(json.dumps(record | {"started": wrong, "seconds": wrong}))
+        (folder / folders.RECORD).write_text(json.dumps(record | {"started": wrong, "seconds": wrong}))
     assert output(capsys).count("training-") == len(cases) + 1
     assert len(json.loads(output(capsys, "--json"))) == len(cases) + 1
 

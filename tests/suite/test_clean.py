@@ -297,16 +297,16 @@ def test_force_does_not_follow_a_link_in_the_place_of_a_run_folder(project, tmp_
     (project / "notebooks" / "some.ipynb").write_text(
         '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
     )
-    job = suite.Job("some", "some")
+    job = notebooks.Job("some", "some")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine").write_text("mine")
     job.step.folder.symlink_to(elsewhere)
     with pytest.raises(OSError, match="is a link, not a run folder"):
-        suite.execute(job, force=True)
+        notebooks.execute(job, force=True)
     assert (elsewhere / "mine").exists()
     job.step.folder.unlink()
-    runs.complete(job.step, lambda folder: (folder / "old").touch())
-    monkeypatch.setattr(suite, "_run_notebook", lambda job, folder: (folder / "new").touch())
-    assert (suite.execute(job, force=True) / "new").exists()
+    folders.complete(job.step, lambda folder: (folder / "old").touch())
+    monkeypatch.setattr(notebooks, "_run_notebook", lambda job, folder: (folder / "new").touch())
+    assert (notebooks.execute(job, force=True) / "new").exists()
     assert not (job.step.folder / "old").exists()

@@ -190,9 +190,9 @@ print("β")
 
 
 def test_closed_standard_streams_are_no_traceback(runs_folder):
-    runs.complete(runs.Step("work", {}), lambda folder: None)
+    folders.complete(folders.Step("work", {}), lambda folder: None)
     for redirection in ("<&-", ">&-", "<&- >&-"):
-        command = f"{sys.executable} -m qrpo_lib.cli clean --all {redirection}"
+        command = f"{sys.executable} -m qrpo_lib.suite.cli clean --all {redirection}"
         ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
         assert b"Traceback" not in ended.stderr
         assert ended.returncode == 2
