@@ -21,7 +21,7 @@ _KEY = "OPENAI_API_KEY"
 
 def outputs(profile: Profile, best: BestModels) -> dict[str, list[dict[str, str]]]:
     """Of each method's reported model, and of the initial policy, an answer to every reporting prompt (first seed)."""
-    prompts = {one.id: one.text for one in tasks.prompts(profile.task, profile.seed)}
+    prompts = {one.id: one.text for one in tasks.of(profile.task).prompts(profile.seed)}
     seed = profile.experiment.seeds[0]
     found = {}
     for method in best.methods:

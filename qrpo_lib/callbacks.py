@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from qrpo_lib import causal_lm
+from qrpo_lib import causal_lm, files
 
 Progress = Callable[[int, int, str], None]
 OnCheckpoint = Callable[[int, PreTrainedModel], None]
@@ -23,7 +22,7 @@ class Checkpoints(TrainerCallback):
         self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.steps = {round(i * state.max_steps / self.count) for i in range(1, self.count + 1)}
+        self.steps = checkpoint_steps(state.max_steps, self.count)
         if state.global_step == 0:  # not when training continues
             self._reach(0)
 
@@ -34,11 +33,25 @@ class Checkpoints(TrainerCallback):
             control.should_log = True  # logging the validation metrics has cleared it
         return control
 
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process has written its part
+        if state.is_world_process_zero:
+            saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            files.seal_folder(saved)
+            for older in set(saved.parent.glob("checkpoint-*")) - {saved}:  # only now: until here it was the last one
+                shutil.rmtree(older)
+
     def _reach(self, step: int) -> None:
         with causal_lm.plain(self.trainer.model):
             self.trainer.log_validation()
             if self.on_checkpoint:
                 self.on_checkpoint(step, self.trainer.model)
+
+
+def checkpoint_steps(steps: int, count: int) -> set[int]:
+    """Of so many steps of training, those at which the policy is evaluated, step 0 aside: equally spaced, with the
+    last."""
+    return {round(i * steps / count) for i in range(1, count + 1)} - {0}
 
 
 class Reporter(TrainerCallback):
@@ -53,10 +66,9 @@ class Reporter(TrainerCallback):
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was saved to its end: the trainer's state is written last."""
+    """The latest checkpoint that was saved to its end and is still what was written."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((checkpoint / "trainer_state.json").read_text())
+        if files.is_sealed(checkpoint):
             return str(checkpoint)
         shutil.rmtree(checkpoint, ignore_errors=True)  # another process may be at it too
     return None

@@ -7,6 +7,7 @@ many rows each split had, how many were left out and why, how many remain.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from qrpo_lib import hub, progress, runs
+from qrpo_lib import chat_template, hub, progress, reward_kinds, runs
 from qrpo_lib.profiles import ChatDataTask, LeetCodeTask
+from qrpo_lib.task_base import Demonstration, Prompt, Task
 
 PROMPTS, COUNTS = "prompts.parquet", "counts.json"
 # Of the split of the test set into selection and reporting halves.
@@ -23,14 +25,79 @@ HALVES_SEED = 43
 _AT_ONCE = 1000
 
 
-def step(task: ChatDataTask) -> runs.Step:
-    """What determines the prepared dataset."""
-    return runs.Step("chat_data", {"task": task.model_dump(exclude={"reward"})}, code=("chat_data",))
+class HubTask(Task):
+    """A task whose rows come from a dataset of the hub, prepared in a step of its own."""
+
+    @abstractmethod
+    def data(self) -> runs.Step:
+        """What determines the prepared dataset."""
+
+    @abstractmethod
+    def prepared(self) -> Path:
+        """Its folder, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
+
+    def inputs(self) -> tuple[runs.Step, ...]:
+        """The prepared dataset."""
+        return (self.data(),)
+
+    def prompts(self, seed: int) -> list[Prompt]:
+        """Train before test, in the order of the dataset, the same for every seed."""
+        frame = load(self.prepared())
+        return [Prompt(*row) for row in zip(frame["prompt_id"], frame["split"], frame["prompt"], strict=True)]
+
+    def demonstrations(self, seed: int) -> list[Demonstration]:
+        """The dataset's own completions."""
+        frame = load(self.prepared())
+        columns = [frame[name] for name in ("prompt_id", "chosen", "rejected") if name in frame]
+        return [Demonstration(*row) for row in zip(*columns, strict=True)]
+
+    def check_available(self) -> None:
+        """Dataset and tokenizer."""
+        hub.check(self.settings.dataset, self.settings.revision, "dataset")
+        hub.check(self.settings.tokenizer, self.settings.tokenizer_revision, "model")
+
+    def prompt_parameters(self) -> dict[str, Any]:
+        """The name alone; the rows are an input."""
+        return {"name": self.settings.name}
+
+    def data_parameters(self) -> dict[str, Any]:
+        """What of the settings determines the prepared rows: dataset and tokenizer by their content."""
+        settings = self.settings
+        return {
+            "dataset": hub.identity(settings.dataset, settings.revision),
+            "splits": [settings.train_split, settings.test_split],
+            "tokenizer": hub.identity(settings.tokenizer, settings.tokenizer_revision, tokenizer_only=True),
+            "max_tokens": settings.max_tokens,
+        }
 
 
-def run(task: ChatDataTask) -> Path:
-    """The folder of the prepared dataset, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
-    return runs.complete(step(task), lambda folder: _make(task, folder))
+class ChatData(HubTask):
+    """A preference dataset as a task; the reward is what the profile names."""
+
+    def data(self) -> runs.Step:
+        """What determines the prepared dataset."""
+        return runs.Step("chat_data", self.data_parameters(), code=(_make,))
+
+    def prepared(self) -> Path:
+        """Its folder, made if it is not there."""
+        return runs.complete(self.data(), lambda folder: _make(self.settings, folder))
+
+    def parameters(self) -> dict[str, Any]:
+        """The reward; the rows are an input."""
+        return {"name": self.settings.name, "reward": reward_kinds.parameters(self.settings.reward)}
+
+    def reward(self) -> Any:
+        """The profile's reward model."""
+        return reward_kinds.of(self.settings.reward)
+
+    def reward_code(self) -> tuple[Any, ...]:
+        """That of the kind in use."""
+        return reward_kinds.code(self.settings.reward)
+
+    def check_available(self) -> None:
+        """Dataset, tokenizer and reward model."""
+        super().check_available()
+        reward_kinds.check_available(self.settings.reward)
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -107,5 +174,5 @@ def lengths(tokenizer: Any, conversations: list[list[dict]]) -> list[int]:
     """Tokens of whole conversations, chat template included."""
     if not conversations:
         return []
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+    texts = chat_template.applied(tokenizer, conversations, tokenize=False)
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

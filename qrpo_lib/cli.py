@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, runs, suite, tasks
+from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, publishing, runs, suite, tasks
+from qrpo_lib.errors import InputError
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 console = Console(highlight=False)
 
@@ -81,16 +84,29 @@ def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
 
 def status(options: argparse.Namespace) -> int:
     """Show which notebooks are complete, and their run folders."""
+    if options.keys:
+        for step in suite.steps(_absolute(options.profile)):
+            console.print(f"{step.name} {step.key}", soft_wrap=True, markup=False)
+        return 0
+    whole: set[str] = set()
+    refused: dict[str, None] = {}
+    try:
+        publishing.read_manifest(runs.project_root() / "figures")
+    except InputError as error:
+        refused[str(error)] = None
     for job in suite.jobs(_absolute(options.profile)):
         step = job.step
         try:
-            mark = "[green]complete[/green]" if step.is_complete() else "to do   "
-        except runs.CorruptedRunError:
-            mark = "[red]corrupted[/red]"
+            suite.check_folders(job, whole)
+            mark = "[green]complete[/green]" if suite.is_complete(job, whole) else "to do   "
+        except InputError as error:
+            mark, refused = "[red]corrupted[/red]", {**refused, str(error): None}
         if mark.startswith("to do") and (step.partial.exists() or step.shards.exists()):
             mark = "[yellow]interrupted or running[/yellow]"
         console.print(f"{mark}  {escape(job.id)}  [dim]{step.folder}[/dim]", soft_wrap=True)
-    return 0
+    for error in refused:  # what `reproduce` would refuse
+        console.print(f"[red]{escape(error)}[/red]", soft_wrap=True)
+    return 1 if refused else 0
 
 
 def show_plan(options: argparse.Namespace) -> int:
@@ -231,7 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduced.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks alone")
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
-    add(status, "status")
+    shown = add(status, "status")
+    shown.add_argument("--keys", action="store_true", help="print NAME KEY of every step, to compare two machines")
     add(fetch, "download")
     planned = add(show_plan, "plan")
     for field in fields(plan.Assumptions):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qrpo_lib import runs, scoring, tasks
+from qrpo_lib import chat_template, runs, scoring, tasks
 from qrpo_lib.profiles import Profile
 
 PAIRS = "pairs.parquet"
@@ -17,8 +17,10 @@ PAIRS = "pairs.parquet"
 
 def step(profile: Profile) -> runs.Step:
     """What determines the scored pairs."""
-    parameters = {"task": profile.task.model_dump(), "seed": profile.seed}
-    return runs.Step("dataset_pairs", parameters, inputs=tasks.inputs(profile.task), code=("dataset_pairs",))
+    task = tasks.of(profile.task)
+    parameters = {"task": task.parameters(), "seed": profile.seed}
+    code = (run, task.prompts, task.demonstrations, *task.reward_code())
+    return runs.Step("dataset_pairs", parameters, inputs=task.inputs(), code=code)
 
 
 def run(profile: Profile) -> Path:
@@ -42,20 +44,20 @@ def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
     rows, unusable = [], set()
     for row in frame.to_dict("records"):
         try:
-            ids = tasks.completion_ids(tokenizer, row["prompt"], row["text"])
-        except tasks.UnusableAnswer:
+            ids = chat_template.completion_ids(tokenizer, row["prompt"], row["text"])
+        except chat_template.UnusableAnswer:
             unusable.add(row["prompt_id"])
             continue
-        rows.append(row | {"prompt_ids": tasks.prompt_ids(tokenizer, row["prompt"]), "token_ids": ids})
+        rows.append(row | {"prompt_ids": chat_template.prompt_ids(tokenizer, row["prompt"]), "token_ids": ids})
     usable = [row for row in rows if row["prompt_id"] not in unusable]
     return pd.DataFrame(usable, columns=[*frame.columns, "prompt_ids", "token_ids"])
 
 
 def _texts(profile: Profile) -> pd.DataFrame:
-    prompts = {one.id: one for one in tasks.prompts(profile.task, profile.seed)}
+    prompts = {one.id: one for one in tasks.of(profile.task).prompts(profile.seed)}
     rows = [
         {"prompt_id": one.prompt_id, "side": side, "text": text}
-        for one in tasks.demonstrations(profile.task, profile.seed)
+        for one in tasks.of(profile.task).demonstrations(profile.seed)
         for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
         if prompts[one.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
     ]

@@ -23,10 +23,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from qrpo_lib import executors, runs
+from qrpo_lib import executors, files, runs
 from qrpo_lib.errors import InputError
 from qrpo_lib.executors import After, Work
 from qrpo_lib.profiles import Dispatch
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 Status = Literal["complete", "running", "queued", "waiting", "failed", "blocked"]
 _OPEN: tuple[Status, ...] = ("running", "queued", "waiting")
@@ -34,7 +36,11 @@ _RECORD = "batch.json"
 
 
 class DispatchError(InputError):
-    """Jobs failed; the message says which, and ends with the end of a log."""
+    """Jobs failed; the message says which, and ends with the end of a log. `failures`: why, by the step's folder."""
+
+    def __init__(self, message: str, failures: Mapping[str, str] | None = None):
+        super().__init__(message)
+        self.failures = dict(failures or {})
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,8 @@ class Dispatcher:
         raise DispatchError(
             f"{len(failed)} of {len(progress.status)} steps failed: {', '.join(failed[:5])}"
             f"{', ...' if failed[5:] else ''}{unmade}. The same command tries again. {failed[0]}: "
-            f"{progress.details[failed[0]]}"
+            f"{progress.details[failed[0]]}",
+            {name: progress.details[name] for name in failed},
         )
 
     def _adopt(self, batches: list[Batch]) -> None:
@@ -369,7 +376,7 @@ class Journal:
         for path in journal_folder().glob(f"*/{_RECORD}"):
             changed = path.stat().st_mtime_ns
             if path not in self._read or self._read[path][0] != changed:
-                self._read[path] = (changed, Batch(**json.loads(path.read_text())))
+                self._read[path] = (changed, _batch(path))
         return sorted((batch for _, batch in self._read.values()), key=lambda batch: (batch.submitted, batch.name))
 
     def write(self, batch: Batch) -> None:
@@ -381,6 +388,27 @@ class Journal:
         path = batch.folder / _RECORD
         path.unlink(missing_ok=True)
         self._read.pop(path, None)
+
+
+def _batch(path: Path) -> Batch:
+    """What a submission wrote down. Raises `files.UnreadableFileError`, since its jobs may be under way."""
+    remedy = f"If none of its jobs is under way, remove the folder {path.parent} and run the same command again."
+    values = files.read_json(path, remedy)
+    try:
+        batch = Batch(**values)
+    except TypeError:
+        raise files.unreadable(path, "it is not a submission of this version of the suite", remedy) from None
+    texts = (batch.name, batch.executor, batch.host, *_listed(batch.tasks), *_listed(batch.jobs))
+    numbers = isinstance(batch.submitted, int | float)
+    if not numbers or not all(isinstance(text, str) for text in texts) or batch.name != path.parent.name:
+        raise files.unreadable(path, "its values are not those of a submission", remedy)
+    if batch.jobs and len(batch.jobs) != len(batch.tasks):
+        raise files.unreadable(path, f"it has {len(batch.jobs)} jobs for {len(batch.tasks)} tasks", remedy)
+    return batch
+
+
+def _listed(value: object) -> list:
+    return value if isinstance(value, list) else [None]
 
 
 def journal_folder() -> Path:

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from qrpo_lib import dispatch, executors, masking
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 # Larger grids show their counts, and single rows only for what runs or failed.
 _MOST_ROWS = 24
 _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "dim", "failed": "red", "blocked": "red"}
@@ -62,7 +64,7 @@ def render(progress: dispatch.Progress) -> Group:
 
 def _doing(task: dispatch.Task) -> str:
     try:
-        now = json.loads(executors.status_path(task.step).read_text())
-    except (OSError, ValueError):
+        now = json.loads(executors.status_path(task.step).read_text(encoding="utf-8"))
+        return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()
+    except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
         return ""
-    return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from typing import Any
 from qrpo_lib import hub, profiles, runs
 from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 SUMS = "SHA256SUMS"
+_LINE = re.compile(r"[0-9a-f]{64}  \S.*")
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,15 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
 
 
 def check(source: Source) -> None:
-    """Raise HubError if a file is not what `SHA256SUMS` says."""
-    for line in (source.folder / SUMS).read_text().splitlines():
+    """Raise HubError if a file is not what `SHA256SUMS` says, or `SHA256SUMS` not what was written."""
+    sums = source.folder / SUMS
+    try:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise hub.HubError(f"{sums} cannot be read ({error}): remove it and download again.") from None
+    if not lines or not all(_LINE.fullmatch(line) for line in lines):
+        raise hub.HubError(f"{sums} was damaged: remove it and download again; files that are whole stay.")
+    for line in lines:
         expected, _, name = line.partition("  ")
         path = source.folder / name
         if not path.is_file() or runs.file_sha256(path) != expected:

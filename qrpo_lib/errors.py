@@ -1,5 +1,7 @@
 """Errors that a person can mend: one sentence that says what is wrong and what to do."""
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 
 class InputError(ValueError):
     """Something that the suite was given cannot be used. A notebook shows the sentence alone, without a traceback."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrpo_lib import problems, sampling, tasks
+from qrpo_lib import chat_template, engines, problems, sampling, tasks
 from qrpo_lib.profiles import Profile
+from qrpo_lib.task_base import Prompt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,19 @@ def online_rewards(
     One row for each completion: `prompt_id, split, repeat, length` (tokens, end-of-sequence included), `finish_reason,
     reward`, `logp` and `ref_logp` (nats, under the policy and under the reference, at temperature 1), `text`.
     """
-    prompts = [prompt for prompt in tasks.prompts(profile.task, profile.seed) if prompt.split in HELD_OUT]
-    return _recorded(profile, model, tokenizer, seed, prompts, tasks.reward(profile.task), reference)
+    prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split in HELD_OUT]
+    return _recorded(profile, model, tokenizer, seed, prompts, tasks.of(profile.task).reward(), reference)
+
+
+def parameters(profile: Profile) -> dict[str, Any]:
+    """What of the settings determines the completions; which checkpoint they select is decided later."""
+    return {"repeats": profile.evaluation.repeats} | profile.evaluation_sampling
+
+
+def code(profile: Profile) -> tuple[Any, ...]:
+    """The entry points of what `online_rewards` does for this profile (`qrpo_lib.code_version`)."""
+    task = tasks.of(profile.task)
+    return (online_rewards, *engines.code("transformers"), task.prompts, *task.reward_code())
 
 
 def human_eval_rewards(
@@ -44,18 +56,24 @@ def human_eval_rewards(
     HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
     """
     made = problems.human_eval()
-    prompts = [tasks.Prompt(problem.id, problem.split, problem.prompt) for problem in made]
+    prompts = [Prompt(problem.id, problem.split, problem.prompt) for problem in made]
     return _recorded(profile, model, tokenizer, seed, prompts, problems.reward(made), reference)
 
 
 def _recorded(
-    profile: Profile, model: Any, tokenizer: Any, seed: int, prompts: list[tasks.Prompt], reward: Reward, reference: Any
+    profile: Profile,
+    model: Any,
+    tokenizer: Any,
+    seed: int,
+    prompts: list[Prompt],
+    reward: Reward,
+    reference: Any,
 ) -> pd.DataFrame:
     import pandas as pd
 
     from qrpo_lib import references
 
-    ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+    ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
     sampled = sampling.sample(
         model,
         tokenizer,

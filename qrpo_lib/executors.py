@@ -24,6 +24,8 @@ from qrpo_lib import masking, runs
 from qrpo_lib.errors import InputError
 from qrpo_lib.profiles import Dispatch, Resources
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 State = Literal["pending", "running", "cancelled", "ended"]
 ALIVE: tuple[State, ...] = ("pending", "running")
 
@@ -130,14 +132,16 @@ class _Submitit:
 
     def outcome(self, folder: Path, job: str) -> tuple[Literal["success", "error"] | None, str]:
         """How the job's function ended, with its traceback, if submitit could still write that down."""
+        outcomes = []
         for path in sorted(folder.glob(f"{job}_*_result.pkl")):
             try:
                 outcome, value = submitit_utils.pickle_load(path)
-            except (OSError, EOFError, ValueError):
+            except Exception:  # cut off or damaged: unpickling then raises anything; its folder decides
                 continue
+            outcomes.append(outcome)
             if outcome == "error":
                 return "error", masking.mask(str(value))
-        return ("success", "") if (folder / f"{job}_0_result.pkl").exists() else (None, "")
+        return ("success", "") if "success" in outcomes else (None, "")
 
     def log(self, folder: Path, job: str) -> str:
         """The end of the job's log."""

@@ -20,9 +20,13 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
+
+from qrpo_lib import rewards
+from qrpo_lib.task_base import Demonstration, Prompt, Task, generated_prompts, in_splits
 
 _COMPARISONS = {
     "is more than": (">", operator.gt),
@@ -155,6 +159,26 @@ def conversations(count: int, seed: int) -> list[tuple[str, str]]:
         request = problem.filled(_pick(generator, _REQUESTS), "words")
         pairs.append((request, _answer(generator, problem)))
     return pairs
+
+
+class Expressions(Task):
+    """The generated code task of a profile."""
+
+    def prompts(self, seed: int) -> list[Prompt]:
+        """Different requests, in the order of the splits."""
+        return in_splits(requests(generated_prompts(self.settings), seed), self.settings)
+
+    def demonstrations(self, seed: int) -> list[Demonstration]:
+        """A right answer to each request."""
+        return [Demonstration(prompt.id, solution(prompt.text)) for prompt in self.prompts(seed)]
+
+    @cached_property
+    def _judge(self) -> rewards.TestsReward:
+        return rewards.TestsReward(tests)
+
+    def reward(self) -> rewards.TestsReward:
+        """The share of tests passed; one judge a process, which remembers the answers that it has run."""
+        return self._judge
 
 
 def _problem(generator: np.random.Generator, *, kept: bool) -> _Problem:

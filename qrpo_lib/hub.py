@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qrpo_lib import content
 from qrpo_lib.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,18 @@ def dataset(name: str, revision: str | None, split: str) -> Dataset:
         if folder:
             raise HubError(f"The local copy {folder} of {name} has no readable split {split!r}: {error}") from None
         raise _unavailable(name, revision, "dataset", error) from None
+
+
+def identity(name: str, revision: str | None, *, tokenizer_only: bool = False) -> dict[str, str | None]:
+    """What stands for a model or dataset in the key of a step: the content of a local copy, else name and commit.
+
+    Two local copies with the same files are the same, wherever they lie; other content under the same path is another.
+    """
+    folder = local_copy(name)
+    if not folder:
+        return {"name": name, "revision": revision}
+    patterns = _TOKENIZER_FILES if tokenizer_only else ["*"]
+    return {"content": content.folder_sha256(folder, patterns)}
 
 
 def check(name: str, revision: str | None, kind: str) -> None:

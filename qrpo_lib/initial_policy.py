@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qrpo_lib import expressions, hub, progress, runs, topics
+from qrpo_lib import chat_template, expressions, hub, progress, runs, topics
 from qrpo_lib.profiles import HubPolicy, Profile, SmolLM2Policy, TinyPolicy
 
 _END = "<|end|>"
@@ -18,17 +18,16 @@ _CONTEXT = 512
 
 def step(profile: Profile) -> runs.Step:
     """What determines the initial policy."""
-    parameters = {"policy": profile.policy.model_dump()}
-    code = ("pretrained",)
-    if isinstance(profile.policy, HubPolicy):
+    policy = profile.policy
+    parameters = {"policy": policy.model_dump()}
+    if isinstance(policy, HubPolicy):
         # How its completions are sampled in evaluation is no part of the model.
-        parameters["policy"] = profile.policy.model_dump(exclude={"temperature", "top_p"})
-        code = ("initial_policy",)
-    if isinstance(profile.policy, TinyPolicy):
-        parameters["seed"] = profile.seed
-        parameters["threads"] = profile.reference_sampling.threads
-        code = ("initial_policy",)
-    return runs.Step("initial_policy", parameters, code=code)
+        model = {"model": hub.identity(policy.model, policy.revision), "pad_token": policy.pad_token}
+        return runs.Step("initial_policy", {"policy": {"source": policy.source} | model}, code=(_from_hub,))
+    if isinstance(policy, TinyPolicy):
+        parameters |= {"seed": profile.seed, "threads": profile.reference_sampling.threads}
+        return runs.Step("initial_policy", parameters, code=(_train_tiny,))
+    return runs.Step("initial_policy", parameters, code=("pretrained:convert_smollm2",))
 
 
 def run(profile: Profile) -> Path:
@@ -147,4 +146,4 @@ def _tokenizer(vocabulary_size: int, texts: list[str]):
 
 def _conversation_ids(tokenizer, request: str, answer: str) -> list[int]:
     messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    return chat_template.applied(tokenizer, messages, tokenize=True, return_dict=False)

@@ -11,12 +11,25 @@ trained on, unless online), `history.csv` and `evaluation.parquet`.
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qrpo_lib import progress, reference_policy, reference_sampling, runs, sampling, tasks, transforms
+from qrpo_lib import (
+    algorithms,
+    chat_template,
+    engines,
+    files,
+    progress,
+    reference_policy,
+    reference_sampling,
+    runs,
+    sampling,
+    tasks,
+    transforms,
+)
 from qrpo_lib.profiles import Profile
 
 if TYPE_CHECKING:
@@ -65,12 +78,16 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
         "seed": seed,
         "loss": settings.qrpo.model_dump(),
         "training": {name: value for name, value in settings.model_dump().items() if not isinstance(value, dict)},
-        "evaluation": profile.evaluation.model_dump(),
+        "repeats": profile.evaluation.repeats,
     }
     inputs = (reference_policy.step(profile), reference_sampling.step(profile))
+    backend = engines.resolve(profile.reference_sampling.backend)
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
-    return runs.Step("iterative", parameters, inputs=inputs, code=("iterative",))
+    task, used = tasks.of(profile.task), (backend, "transformers")  # the second where the policy is in memory
+    code = (_Round, *algorithms.code("qrpo"), *(entry for engine in used for entry in engines.code(engine)))
+    code += (task.prompts, *task.reward_code())
+    return runs.Step("iterative", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile, plan: Plan, seed: int) -> list[Path]:
@@ -156,15 +173,17 @@ class _Round:
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
         runs.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
+        frame.to_parquet(folder / _COMPLETIONS)
         shutil.rmtree(folder / _TRAINER)
 
     def _completions(self, tokenizer, folder: Path) -> pd.DataFrame:
         """Candidates and references of this round's part of the train prompts, as `reference_sampling` has them."""
         import pandas as pd
 
-        path = folder / _COMPLETIONS
-        if path.exists():
-            return pd.read_parquet(path)
+        kept = folder / _TRAINER / _COMPLETIONS  # sealed, for an attempt that goes on from here
+        content = files.read_sealed(kept)
+        if content is not None:
+            return pd.read_parquet(io.BytesIO(content))
         frame = reference_sampling.load(self.completions)
         prompts = frame.loc[frame["split"] == "train", "prompt_id"].unique()
         frame = frame[frame["prompt_id"].isin(prompts[self.number - 1 :: self.plan.rounds])]
@@ -173,7 +192,7 @@ class _Round:
             renewed = [role for role in renewed if not (role == "candidate" and self.plan.online)]
             kept = frame[~frame["role"].isin(renewed)]
             frame = pd.concat([kept, *(self._sampled(tokenizer, frame, role) for role in renewed)], ignore_index=True)
-        runs.write_atomically(path, frame.to_parquet())
+        files.write_sealed(kept, frame.to_parquet())
         return frame
 
     def _sampled(self, tokenizer, frame: pd.DataFrame, role: str) -> pd.DataFrame:
@@ -189,7 +208,7 @@ class _Round:
             backend=self.profile.reference_sampling.backend,
             **self._sampling(),
         )
-        scores = tasks.reward(self.profile.task).score(found["prompt"].tolist(), [one.text for one in drawn])
+        scores = tasks.of(self.profile.task).reward().score(found["prompt"].tolist(), [one.text for one in drawn])
         return found.assign(
             token_ids=[one.token_ids for one in drawn],
             text=[one.text for one in drawn],
@@ -202,11 +221,11 @@ class _Round:
         """The callback of `training.fit_policy` that draws a step's pairs from the policy as it is."""
         from accelerate import PartialState
 
-        score = tasks.reward(self.profile.task).score
+        score = tasks.of(self.profile.task).reward().score
         count = self.profile.reference_sampling.completions
 
         def sample(step: int, model, rows) -> list[dict]:
-            prompts = [tasks.prompt_ids(tokenizer, row["prompt"]) for row in rows]
+            prompts = [chat_template.prompt_ids(tokenizer, row["prompt"]) for row in rows]
             process = PartialState().process_index
             seed = self._sampling_seed(2 + step) + 7_919 * process
             drawn = sampling.sample(model, tokenizer, prompts, completions=count, seed=seed, **self._sampling())
@@ -232,14 +251,14 @@ class _Round:
         from qrpo_lib import references
 
         settings = self.profile.evaluation
-        prompts = [one for one in tasks.prompts(self.profile.task, self.profile.seed) if one.split == EVALUATED]
-        ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+        prompts = [one for one in tasks.of(self.profile.task).prompts(self.profile.seed) if one.split == EVALUATED]
+        ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
         # temperature 1 and top-p 1, as the KL is defined; the same seed in every plan and round, for less noise
         drawn = sampling.sample(model, tokenizer, ids, completions=settings.repeats, seed=self.seed, **self._sampling())
         rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in drawn]
         computing = {"micro_batch_size": 64, "precision": self.profile.training.precision}
         logps = [references.log_probs(policy, tokenizer, rows, **computing) for policy in (model, self.initial)]
-        score = tasks.reward(self.profile.task).score
+        score = tasks.of(self.profile.task).reward().score
         return pd.DataFrame(
             {
                 "prompt_id": [prompts[one.prompt_index].id for one in drawn],

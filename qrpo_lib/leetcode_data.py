@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,21 +22,32 @@ _OF_A_PROBLEM = ("task_id", "entry_point", "test")
 _COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "input_output")
 
 
-def step(task: LeetCodeTask) -> runs.Step:
-    """What determines the prepared dataset."""
-    return runs.Step("leetcode_data", {"task": task.model_dump(exclude={"sandbox"})}, code=("leetcode_data",))
+class LeetCode(chat_data.HubTask):
+    """LeetCode problems as a task; the reward is the share of tests passed."""
 
+    def data(self) -> runs.Step:
+        """What determines the prepared dataset."""
+        tests = {"min_tests": self.settings.min_tests, "max_tests": self.settings.max_tests}
+        return runs.Step("leetcode_data", self.data_parameters() | tests, code=(_make,))
 
-def run(task: LeetCodeTask) -> Path:
-    """The folder of the prepared dataset, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
-    return runs.complete(step(task), lambda folder: _make(task, folder))
+    def prepared(self) -> Path:
+        """Its folder, made if it is not there."""
+        return runs.complete(self.data(), lambda folder: _make(self.settings, folder))
+
+    def parameters(self) -> dict[str, Any]:
+        """The limits of a solution's run; the problems are an input."""
+        settings = self.settings
+        return {"name": settings.name, "sandbox": settings.sandbox.model_dump(), "max_tests": settings.max_tests}
+
+    def reward(self) -> LeetCodeReward:
+        """The share of its problem's tests that an answer passes."""
+        return LeetCodeReward(chat_data.load(self.prepared()), self.settings)
 
 
 class LeetCodeReward:
     """The share of its problem's test cases that the code of an answer passes; 0 without a code block (App. L.4)."""
 
-    def __init__(self, task: LeetCodeTask):
-        frame = chat_data.load(run(task))
+    def __init__(self, frame: pd.DataFrame, task: LeetCodeTask):
         self._problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
         self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
 

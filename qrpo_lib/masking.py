@@ -12,6 +12,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 # Parts of a name, between underscores, that say its value is a secret; and names that end so, as PGPASSWORD does.
 _NAME = re.compile(
     r"(?:^|_)(?:tokens?|secrets?|passwords?|passwd|credentials?|auth|cookie|(?:api|access|private|secret|ssh)_?key)(?:_|$)"

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from qrpo_lib.errors import InputError
 
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
 # How papermill's injected cell begins (papermill.translators).
 _INJECTED = "# Parameters"
 

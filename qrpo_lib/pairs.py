@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qrpo_lib import batching, losses
+from qrpo_lib import algorithms, batching
 from qrpo_lib.quantile import quantile_reward
 
-ALGORITHMS = ("qrpo", "dpo", "rebel", "simpo")
 PAIR, POINTWISE = ("chosen_", "rejected_"), ("",)
 
 _REWARDS_NEEDED = {"qrpo": "both", "rebel": "own", "dpo": "none", "simpo": "none"}
@@ -89,15 +88,15 @@ def sample_loss(algorithm: str, columns: Mapping[str, Tensor], **settings) -> Te
     which an algorithm needs only its own. QRPO takes pairs and pointwise samples.
     """
     logps = [columns[f"{side}logps"] for side in _sides_of(columns)]
+    loss = algorithms.loss(algorithm, pairs=len(logps) == 2)
     if algorithm == "simpo":
-        return losses.simpo(*logps, *(columns[f"{side}lengths"] for side in PAIR), **settings)
+        return loss(*logps, *(columns[f"{side}lengths"] for side in PAIR), **settings)
     arguments = logps + [columns[name] for name in reference_columns(_sides_of(columns))]
     if algorithm == "dpo":
-        return losses.dpo(*arguments, **settings)
+        return loss(*arguments, **settings)
     rewards = reward_columns(_sides_of(columns))
     if algorithm == "rebel":
-        return losses.rebel(*arguments, *(columns[name] for name in rewards[:-1]), **settings)
-    loss = losses.qrpo_pair if len(logps) == 2 else losses.qrpo
+        return loss(*arguments, *(columns[name] for name in rewards[:-1]), **settings)
     return loss(*arguments, *(columns[name] for name in rewards), **settings)
 
 
@@ -118,9 +117,10 @@ def sample_metrics(algorithm: str, columns: Mapping[str, Tensor], settings: Mapp
     if all(column in columns for column in reward_columns(of)):
         for side in of:
             metrics[f"{side}quantile"] = quantile_reward(columns[f"{side}reward"], columns["ref_rewards"])
-    if algorithm == "qrpo":
+    calibrated_target = algorithms.target(algorithm)
+    if calibrated_target:
         chosen = {name: settings[name] for name in _TARGET_SETTINGS if name in settings}
-        targets = [losses.calibrated_target(columns[f"{s}reward"], columns["ref_rewards"], **chosen) for s in of]
+        targets = [calibrated_target(columns[f"{s}reward"], columns["ref_rewards"], **chosen) for s in of]
         metrics |= {f"{side}target": target for side, target in zip(of, targets, strict=True)}
         metrics["share_above_threshold"] = torch.stack([target > 0 for target in targets]).double().mean(0)
     return metrics
@@ -138,12 +138,11 @@ def micro_batches(rows: Sequence[Mapping], size: int) -> Iterator[np.ndarray]:
 
 def check_loss(algorithm: str, settings: Mapping[str, Any], of: tuple[str, ...] = PAIR) -> None:
     """Raises ValueError for an unknown algorithm, one that needs pairs and has none, settings that its loss lacks."""
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}.")
+    if algorithm not in algorithms.ALGORITHMS:
+        raise ValueError(f"unknown algorithm {algorithm!r}: use one of {', '.join(algorithms.ALGORITHMS)}.")
     if algorithm != "qrpo" and of == POINTWISE:
         raise ValueError(f"{algorithm} needs pairs, chosen_ids and rejected_ids: only qrpo takes single completions.")
-    function = getattr(losses, "qrpo_pair" if algorithm == "qrpo" and of == PAIR else algorithm)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(algorithms.loss(algorithm, pairs=of == PAIR)).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     unknown = sorted(set(settings) - set(known))
     if unknown or "beta" not in settings:
@@ -188,9 +187,10 @@ def checked(
             result[-1]["weight"] = float(row.get("weight", 1.0))
             if not 0 < result[-1]["weight"] < float("inf"):
                 raise ValueError(f"weight must be a positive number, got {row['weight']}: drop the row instead.")
-            if algorithm == "qrpo" and i == 0:  # a transformation can be undefined for this number of references
+            calibrated_target = algorithms.target(algorithm)
+            if calibrated_target and i == 0:  # a transformation can be undefined for this number of references
                 chosen = {name: settings[name] for name in _TARGET_SETTINGS if name in settings}
-                losses.calibrated_target(torch.zeros(1), torch.zeros(1, num_ref_rewards), **chosen)
+                calibrated_target(torch.zeros(1), torch.zeros(1, num_ref_rewards), **chosen)
         except ValueError as error:
             raise ValueError(f"{split} row {i}: {error}") from None
     return result

@@ -18,9 +18,12 @@ from qrpo_lib import (
     reference_policy,
     reference_sampling,
     runs,
+    tasks,
 )
 from qrpo_lib.dispatch import Task
 from qrpo_lib.profiles import Algorithm, Profile
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 K = TypeVar("K")
 # How a step is made that a profile alone determines, and with which of its resources. Tasks that train form a group.
@@ -63,13 +66,23 @@ def _needs(step: runs.Step, profile: Profile, seed: int | None = None) -> tuple[
     return tuple(needs)  # other inputs are small, and made by whoever needs them
 
 
+def make_needs(profile: Profile, algorithm: Algorithm, seed: int) -> None:
+    """Make again in this process what a training rests on and somebody has removed, though it is complete itself."""
+    task = training(profile, algorithm, seed)
+    if not all(step.is_complete() for step in tasks.inputs(profile.task)):
+        tasks.prompts(profile.task, profile.seed)
+    for need in dispatch.in_order(task.needs).values():
+        if not need.step.is_complete():
+            need.make(*need.arguments)
+
+
 def make(profile: Profile, task: Task) -> Path:
     """The folder of a task, made where the profile says if it is not there; a table shows its jobs meanwhile."""
     dispatch.run([task], profile.dispatch)
     return task.step.folder
 
 
-def make_all(profile: Profile, tasks: Mapping[K, Task]) -> dict[K, Path]:
+def make_all(profile: Profile, wanted: Mapping[K, Task]) -> dict[K, Path]:
     """The folders of several tasks, made at the same time where the profile allows it."""
-    dispatch.run(tasks.values(), profile.dispatch)
-    return {label: task.step.folder for label, task in tasks.items()}
+    dispatch.run(wanted.values(), profile.dispatch)
+    return {label: task.step.folder for label, task in wanted.items()}

@@ -17,9 +17,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib import dispatch, pipeline, profiles, runs, sampling, suite, sweep, tasks
+from qrpo_lib import dispatch, engines, pipeline, profiles, runs, suite, sweep, tasks
 from qrpo_lib.dispatch import Task
 from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask, Profile, TinyPolicy
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 # Parameters of the models that are not made here.
 _PARAMETERS = {
@@ -77,7 +79,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
 
 def needed(profile_name: str, jobs: Iterable[suite.Job]) -> list[Task]:
     """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
-    read = {step.folder_name for job in jobs if not job.step.is_complete() for step in job.inputs}
+    read = {step.folder_name for job in jobs if not suite.is_complete(job) for step in job.inputs}
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
     return [task for profile in arms for task in tasks_of_arm(profile) if task.name in read]
 
@@ -211,7 +213,7 @@ def _prompts(profile: Profile) -> tuple[int, int]:
     """Train and held-out prompts."""
     if isinstance(profile.task, ChatDataTask | LeetCodeTask):
         return _PROMPTS[profile.task.name]
-    splits = [prompt.split for prompt in tasks.prompts(profile.task, profile.seed)]
+    splits = [prompt.split for prompt in tasks.of(profile.task).prompts(profile.seed)]
     return splits.count("train"), len(splits) - splits.count("train")
 
 
@@ -232,7 +234,7 @@ def anywhere(profile_name: str) -> Iterator[None]:
     """Context in which the keys of a profile that names vLLM can be computed without vLLM."""
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
     # Not for "auto", which stands for what there is on this machine.
-    if sampling.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
+    if engines.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
         yield
         return
     os.environ["QRPO_VLLM_PYTHON"] = sys.executable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qrpo_lib import evaluation, sampling, tasks
+from qrpo_lib import chat_template, evaluation, sampling, tasks
 from qrpo_lib.profiles import Profile
 
 
@@ -31,17 +31,17 @@ def sample_answers(profile: Profile, folder: Path, count: int) -> pd.DataFrame:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    held_out = [p for p in tasks.prompts(profile.task, profile.seed) if p.split in evaluation.HELD_OUT][:count]
+    held_out = [p for p in tasks.of(profile.task).prompts(profile.seed) if p.split in evaluation.HELD_OUT][:count]
     sampled = sampling.sample(
         AutoModelForCausalLM.from_pretrained(folder),
         tokenizer,
-        [tasks.prompt_ids(tokenizer, prompt.text) for prompt in held_out],
+        [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in held_out],
         completions=1,
         max_new_tokens=profile.reference_sampling.max_new_tokens,
         **profile.evaluation_sampling,
         seed=profile.seed,
     )
     requests, answers = [prompt.text for prompt in held_out], [one.text for one in sampled]
-    rewards = tasks.reward(profile.task).score(requests, answers)
+    rewards = tasks.of(profile.task).reward().score(requests, answers)
     lengths = [len(one.token_ids) for one in sampled]
     return pd.DataFrame({"request": requests, "answer": answers, "tokens": lengths, "reward": rewards})

@@ -7,14 +7,18 @@ were, and what was left out and why).
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import get_args
 
 from qrpo_lib import (
+    algorithms,
     dataset_pairs,
     evaluation,
+    files,
     preferences,
     progress,
     reference_evaluation,
@@ -44,10 +48,11 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
         "seed": seed,
         "loss": loss,
         "training": shared,
-        "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
+        "evaluation": evaluation.parameters(profile),
     }
     inputs = (*_shared_steps(profile), reference_evaluation.step(profile, seed))
-    return runs.Step("training", parameters, inputs=inputs, code=("policy_training",))
+    code = (_make, *algorithms.code(algorithm), *evaluation.code(profile))
+    return runs.Step("training", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
@@ -106,7 +111,10 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     if offline:
         from transformers import AutoTokenizer
 
-        source, tokenizer = dataset_pairs.load(dataset_pairs.run(profile)), AutoTokenizer.from_pretrained(policy)
+        source, tokenizer = (
+            dataset_pairs.load(dataset_pairs.step(profile).folder),
+            AutoTokenizer.from_pretrained(policy),
+        )
     built = []
     for split in ("train", "selection"):
         of_split, unusable = source[source["split"] == split], {}
@@ -144,7 +152,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from qrpo_lib import training
+    from qrpo_lib import callbacks, training
 
     settings = profile.training
     torch.set_num_threads(settings.threads)
@@ -155,15 +163,16 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
+    _drop_damaged(folder)
 
     def evaluate(step: int, model) -> None:
         # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
-        path = folder / f"evaluation-{step:06d}.parquet"
-        if step > 0 and not path.exists():
+        path = folder / _piece(step)
+        if step > 0 and files.read_sealed(path) is None:
             # The same seed at every checkpoint: the difference between two of them has less noise.
             online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
             if runs.is_main_process():  # processes that train together evaluate together
-                runs.write_atomically(path, online.assign(step=step).to_parquet())
+                files.write_sealed(path, online.assign(step=step).to_parquet())
 
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = training.fit_policy(
@@ -189,14 +198,49 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     if not runs.is_main_process():
         return
     fitted.save(folder / "policy", tokenizer, settings.precision)
-    history, evaluations = pd.DataFrame(fitted.history), sorted(folder.glob("evaluation-*.parquet"))
+    history = pd.DataFrame(fitted.history)
+    parts = _evaluations(folder, callbacks.checkpoint_steps(int(history["step"].max()), settings.checkpoints))
     history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
-    online = pd.concat([reference_evaluation.load(start), *map(pd.read_parquet, evaluations)], ignore_index=True)
+    online = pd.concat([reference_evaluation.load(start), *parts], ignore_index=True)
     online[list(RECORDED)].to_parquet(folder / EVALUATION)
     report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
     runs.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
     # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
     (folder / _TRAINER).rename(folder / _FINISHED)
     shutil.rmtree(folder / _FINISHED)
-    for path in evaluations:
+    for path in folder.glob("evaluation-*.parquet"):
         path.unlink()
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove evaluations that are not what was written, and the checkpoint behind them: training goes back for them."""
+    if runs.is_main_process():
+        damaged = [path for path in folder.glob("evaluation-*.parquet") if files.read_sealed(path) is None]
+        for path in damaged:
+            path.unlink()
+        if damaged:
+            shutil.rmtree(folder / _TRAINER, ignore_errors=True)
+    if "WORLD_SIZE" in os.environ:  # processes that train together must find the same
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def _evaluations(folder: Path, steps: set[int]):
+    """The evaluations at these steps, as frames in their order. Raises UnreadableFileError if one is not there."""
+    import pandas as pd
+
+    frames = []
+    for step in sorted(steps):
+        path = folder / _piece(step)
+        content = files.read_sealed(path)
+        if content is None:
+            shutil.rmtree(folder / _TRAINER, ignore_errors=True)
+            raise files.unreadable(path, "it is missing or damaged", "Run the same command again: it is made anew.")
+        frames.append(pd.read_parquet(io.BytesIO(content)))
+    return frames
+
+
+def _piece(step: int) -> str:
+    """The name of the file with the evaluation at one checkpoint, until training ends."""
+    return f"evaluation-{step:06d}.parquet"

@@ -12,13 +12,13 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any
 
 from qrpo_lib import pretrained, rewards
+from qrpo_lib.code_version import package_file
+from qrpo_lib.task_base import Demonstration, Prompt, Task
 
-OWN = Path(__file__).parent / "data" / "smol_problems.jsonl"
 _PROMPT = """Write a Python function that solves this problem.
 
 {statement}
@@ -63,7 +63,7 @@ class Problem:
 def own() -> tuple[Problem, ...]:
     """The suite's own problems."""
     made = []
-    for line in OWN.read_text(encoding="utf-8").splitlines():
+    for line in package_file("smol_problems.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         # The first tests are edge cases; the example is an ordinary one.
         call, value = row["tests"][_EXAMPLE].removeprefix("assert ").split(" == ", 1)
@@ -99,6 +99,26 @@ def reward(problems: Sequence[Problem]) -> rewards.TestsReward:
     """The share of tests passed by answers to the prompts of these problems."""
     of_prompt = {problem.prompt: problem for problem in problems}
     return rewards.TestsReward(lambda prompt: of_prompt[prompt].tests, lambda prompt: of_prompt[prompt].setup)
+
+
+class OwnProblems(Task):
+    """The suite's own problems as a task."""
+
+    def prompts(self, seed: int) -> list[Prompt]:
+        """The same for every seed."""
+        return [Prompt(problem.id, problem.split, problem.prompt) for problem in own()]
+
+    def demonstrations(self, seed: int) -> list[Demonstration]:
+        """Each problem's solution."""
+        return [Demonstration(problem.id, answer(problem)) for problem in own()]
+
+    @cached_property
+    def _judge(self) -> rewards.TestsReward:
+        return reward(own())
+
+    def reward(self) -> rewards.TestsReward:
+        """The share of tests passed; one judge a process, which remembers the answers that it has run."""
+        return self._judge
 
 
 def _human_eval_problem(row: dict[str, str]) -> Problem:

@@ -27,14 +27,16 @@ from pydantic import (
 )
 
 from qrpo_lib import masking
+from qrpo_lib.algorithms import Algorithm
 from qrpo_lib.errors import InputError
+
+IS_INFRASTRUCTURE = True  # its values are parameters of the steps
 
 FOLDER = Path(__file__).parent / "profiles"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Algorithm = Literal["qrpo", "dpo", "rebel", "simpo"]
 Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"

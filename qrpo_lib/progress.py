@@ -6,6 +6,7 @@ bar shows it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 Report = Callable[[int, int, str], None]
 _SECONDS_BETWEEN_WRITES = 0.2
@@ -48,8 +51,12 @@ def _status_file(path: Path, text: str) -> Report:
         last = now
         # Several processes, on several machines, may make one result together: the last one to write is shown.
         temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
-        temporary.write_text(json.dumps({"text": text, "done": done, "total": total, "detail": detail}))
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps({"text": text, "done": done, "total": total, "detail": detail}))
+            temporary.replace(path)
+        except OSError:  # a full disk: work goes on as long as it can, and says so itself
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     report(0, 1)
     return report

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from qrpo_lib.code_version import package_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILE = Path(__file__).parent / "data" / "published.json"
 TABLES = ("table_2", "table_3", "appendix_m", "length_bias_spearman")
 
 
@@ -44,4 +44,4 @@ def bold(means: pd.Series, stds: pd.Series) -> pd.Series:
 
 @cache
 def _content() -> dict[str, Any]:
-    return json.loads(_FILE.read_text(encoding="utf-8"))
+    return json.loads(package_file("published.json").read_text(encoding="utf-8"))

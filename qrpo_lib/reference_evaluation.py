@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qrpo_lib import evaluation, reference_policy, runs
+from qrpo_lib import evaluation, reference_policy, runs, tasks
 from qrpo_lib.profiles import Profile
 
 EVALUATION = "evaluation.parquet"
@@ -27,17 +27,17 @@ RECORDED = (
 
 def step(profile: Profile, seed: int) -> runs.Step:
     """What determines the completions: the reference policy, the prompts, how it is sampled, and the seed."""
-    settings = profile.reference_sampling
+    settings, task = profile.reference_sampling, tasks.of(profile.task)
     parameters = {
         "seed": seed,
-        "task": profile.task.model_dump(),
+        "task": task.parameters(),
         "prompts": profile.seed,
-        "evaluation": profile.evaluation.model_dump() | profile.evaluation_sampling,
+        "evaluation": evaluation.parameters(profile),
         "max_new_tokens": settings.max_new_tokens,
         "batch_size": settings.batch_size,
     }
-    inputs = (reference_policy.step(profile),)
-    return runs.Step("reference_evaluation", parameters, inputs=inputs, code=("reference_evaluation",))
+    inputs = (reference_policy.step(profile), *task.inputs())
+    return runs.Step("reference_evaluation", parameters, inputs=inputs, code=(_make, *evaluation.code(profile)))
 
 
 def run(profile: Profile, seed: int) -> Path:

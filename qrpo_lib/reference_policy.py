@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qrpo_lib import initial_policy, preferences, progress, runs, tasks
+from qrpo_lib import chat_template, initial_policy, preferences, progress, runs, tasks
 from qrpo_lib.profiles import Profile
 
 
@@ -18,15 +18,17 @@ def step(profile: Profile) -> runs.Step:
     initial = initial_policy.step(profile)
     if not preferences.is_tuned_first(profile.training.setting):
         return initial
+    task = tasks.of(profile.task)
     parameters = {
         "sft": profile.sft.model_dump(),
-        "task": profile.task.model_dump(exclude={"reward"}),
+        "task": task.prompt_parameters(),
         "seed": profile.seed,
         "precision": profile.training.precision,
         "max_tokens": profile.training.max_tokens,
         "threads": profile.training.threads,
     }
-    return runs.Step("sft", parameters, inputs=(initial, *tasks.inputs(profile.task)), code=("reference_policy",))
+    code = (_tune, task.prompts, task.demonstrations)
+    return runs.Step("sft", parameters, inputs=(initial, *task.inputs()), code=code)
 
 
 def run(profile: Profile) -> Path:
@@ -39,16 +41,17 @@ def run(profile: Profile) -> Path:
 
 def sequences(profile: Profile, tokenizer) -> tuple[list[list[int]], dict[str, int]]:
     """Prompt and chosen completion of every train prompt as token ids, and how many were left out for which reason."""
-    train = {one.id: one.text for one in tasks.prompts(profile.task, profile.seed) if one.split == "train"}
+    train = {one.id: one.text for one in tasks.of(profile.task).prompts(profile.seed) if one.split == "train"}
     limit = profile.training.max_tokens
     found, counts = [], {"too_long": 0, "end_of_sequence_written_out": 0}
-    for one in tasks.demonstrations(profile.task, profile.seed):
+    for one in tasks.of(profile.task).demonstrations(profile.seed):
         if one.prompt_id not in train:
             continue
         prompt = train[one.prompt_id]
         try:
-            ids = tasks.prompt_ids(tokenizer, prompt) + tasks.completion_ids(tokenizer, prompt, one.chosen)
-        except tasks.UnusableAnswer:
+            ids = chat_template.prompt_ids(tokenizer, prompt)
+            ids += chat_template.completion_ids(tokenizer, prompt, one.chosen)
+        except chat_template.UnusableAnswer:
             counts["end_of_sequence_written_out"] += 1
             continue
         if limit is not None and len(ids) > limit:

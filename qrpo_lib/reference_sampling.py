@@ -16,8 +16,20 @@ import io
 import json
 from pathlib import Path
 
-from qrpo_lib import profiles, progress, reference_policy, runs, sampling, scoring, shards, tasks
+from qrpo_lib import (
+    chat_template,
+    engines,
+    profiles,
+    progress,
+    reference_policy,
+    runs,
+    sampling,
+    scoring,
+    shards,
+    tasks,
+)
 from qrpo_lib.profiles import Profile
+from qrpo_lib.task_base import Prompt
 
 COMPLETIONS = "completions.parquet"
 SEEDS = "seeds.json"
@@ -28,15 +40,15 @@ _PROMPTS_IN_A_SHARD = 64
 def step(profile: Profile) -> runs.Step:
     """What determines the reference completions."""
     settings = profile.reference_sampling
-    backend = sampling.resolve_backend(settings.backend)
+    task, backend = tasks.of(profile.task), engines.resolve(settings.backend)
     parameters = {
-        "task": profile.task.model_dump(),
-        "data": tasks.data_sha256(profile.task),
+        "task": task.parameters(),
         "seed": profile.seed,
         "sampling": settings.model_dump() | {"backend": backend},
     }
-    inputs = (reference_policy.step(profile), *tasks.inputs(profile.task))
-    return runs.Step("reference_sampling", parameters, inputs=inputs, code=("reference_sampling", "vllm_worker"))
+    inputs = (reference_policy.step(profile), *task.inputs())
+    code = (_share, _merge, *engines.code(backend), task.prompts, *task.reward_code())
+    return runs.Step("reference_sampling", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile) -> Path:
@@ -65,8 +77,8 @@ def _share(profile: Profile, policy: Path) -> None:
     settings = profile.reference_sampling
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    prompts = tasks.prompts(profile.task, profile.seed)
-    ids = [tasks.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
+    prompts = tasks.of(profile.task).prompts(profile.seed)
+    ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
     longest = max(map(len, ids)) + settings.max_new_tokens
     names = _names(len(prompts))
     with (
@@ -85,7 +97,7 @@ def _share(profile: Profile, policy: Path) -> None:
     scoring.score(step(profile), profile, lambda: _sampled(step(profile), names))
 
 
-def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[tasks.Prompt], ids, seed: int):
+def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[Prompt], ids, seed: int):
     import pandas as pd
 
     settings = profile.reference_sampling
@@ -115,7 +127,7 @@ def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[tas
 
 def _merge(profile: Profile, folder: Path) -> None:
     this = step(profile)
-    names = _names(len(tasks.prompts(profile.task, profile.seed)))
+    names = _names(len(tasks.of(profile.task).prompts(profile.seed)))
     scoring.scored(this, _sampled(this, names)).to_parquet(folder / COMPLETIONS)
     record = {
         "backend": this.parameters["sampling"]["backend"],
@@ -128,7 +140,7 @@ def _merge(profile: Profile, folder: Path) -> None:
 def _sampled(this: runs.Step, names: list[str]):
     import pandas as pd
 
-    return pd.concat([pd.read_parquet(this.shards / name) for name in names], ignore_index=True)
+    return pd.concat([pd.read_parquet(io.BytesIO(shards.read(this, name))) for name in names], ignore_index=True)
 
 
 def _names(prompts: int) -> list[str]:

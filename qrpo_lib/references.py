@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -15,7 +14,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qrpo_lib import causal_lm, pairs, runs
+from qrpo_lib import causal_lm, files, pairs
+from qrpo_lib.code_version import code_version
 from qrpo_lib.log_probs import completion_log_probs
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype")  # of its configuration
@@ -44,7 +44,7 @@ def log_probs(
         if path is not None and PartialState().is_main_process:
             content = io.BytesIO()
             np.save(content, logps)
-            runs.write_atomically(path, content.getvalue())
+            files.write_sealed(path, content.getvalue())
     return dict(zip(pairs.reference_columns(of), logps, strict=True))
 
 
@@ -69,7 +69,7 @@ def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int,
     """SHA-256 of all that the result depends on, to the last bit: micro-batches change the rounding."""
     key = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
-    settings = [config, precision, micro_batch_size, runs.code_version(("references",))]
+    settings = [config, precision, micro_batch_size, code_version((_compute,))]
     key.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weights in sorted(model.state_dict().items()):
         key.update(f"{name} {tuple(weights.shape)}".encode())
@@ -81,10 +81,9 @@ def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int,
 
 
 def _read(path: Path | None, shape: tuple[int, int]) -> np.ndarray | None:
-    """What the file holds if it is whole, else None: a damaged file is made again."""
-    if path is not None and path.exists():
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            logps = np.load(path)
-            if logps.shape == shape and np.isfinite(logps).all():
-                return logps
-    return None
+    """What the file holds if it is what was written, else None: a damaged file is made again."""
+    content = files.read_sealed(path) if path is not None else None
+    if content is None:
+        return None
+    logps = np.load(io.BytesIO(content))
+    return logps if logps.shape == shape else None

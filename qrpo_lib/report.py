@@ -15,12 +15,13 @@ from pathlib import Path
 import nbformat
 
 from qrpo_lib import claim_views, claims, suite
+from qrpo_lib.code_version import package_file
 from qrpo_lib.suite import Job
 
 FIGURES = "figures"
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
-_STYLE = Path(__file__).parent / "data" / "report.css"
+_STYLE = package_file("report.css")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="stylesheet" href="report.css"></head>

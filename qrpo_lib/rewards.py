@@ -8,8 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from qrpo_lib import hub, pretrained
-from qrpo_lib.profiles import Relevance, RewardModel
+from qrpo_lib import chat_template, pretrained
 
 _BATCH_SIZE = 64
 
@@ -134,25 +133,12 @@ class ChatReward:
 
     def _chat_ids(self, prompt: str, completion: str) -> list[int]:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-        ids = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        ids = chat_template.applied(self._tokenizer, messages, tokenize=True, return_dict=False)
         return ids[: self._max_tokens]
 
 
 def _scores(output):
     return output.logits if getattr(output, "score", None) is None else output.score
-
-
-def from_settings(settings: RewardModel | Relevance) -> Reward:
-    """The reward that a profile names. Raises `hub.HubError` if its model cannot be had."""
-    if settings.kind == "relevance":
-        return RelevanceReward()
-    return ChatReward(
-        hub.model(settings.model, settings.revision),
-        kind=settings.kind,
-        max_tokens=settings.max_tokens,
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-    )
 
 
 class TestsReward:

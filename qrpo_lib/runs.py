@@ -1,19 +1,17 @@
 """Run folders: each step's result in a folder named by the hash of everything that determines it.
 
-    step = runs.Step("reference_sampling", parameters={...}, inputs=(initial_policy,), code=("reference_sampling",))
+    step = runs.Step("reference_sampling", parameters={...}, inputs=(initial_policy,), code=(_sample, task.prompts))
     folder = runs.complete(step, make)      # returns at once if the folder is there, else calls make(folder)
 
 A folder is written beside (`runs/.partial/`) and moved into place when it is complete, so what has a final name is
-whole. The hash covers the step's parameters, the keys of its input steps and its code, not the versions of libraries:
-those are in `record.json`, with the processor and the times.
+whole. The hash covers the step's parameters, the keys of its input steps and its code (`qrpo_lib.code_version`), not
+the versions of libraries: those are in `record.json`, with the processor and the times.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -23,7 +21,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -32,23 +30,29 @@ from typing import Any
 
 from filelock import FileLock
 
-from qrpo_lib import masking
+from qrpo_lib import code_version as code_versions
+from qrpo_lib import files, masking
+from qrpo_lib.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.errors import InputError
+from qrpo_lib.files import file_sha256, write_atomically
+
+__all__ = ["file_sha256", "write_atomically"]  # also found here
 
 PACKAGE = Path(__file__).parent
 RECORD = "record.json"
-# Modules that move results around without determining them: a change there re-runs nothing.
-_INFRASTRUCTURE = {"runs", "profiles", "progress", "suite", "cli", "notebook", "errors", "masking", "pipeline", "plan"}
-_INFRASTRUCTURE |= {"dispatch", "dispatch_table", "download", "executors"}
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
+_STARTED = time.time()
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
-# Larger files are checked by their size alone, so that checking a folder stays fast.
-_LARGEST_HASHED_FILE = 64 * 2**20
 
 
 class CorruptedRunError(InputError):
     """A complete run folder no longer holds what its record says."""
+
+
+class CodeChangedError(InputError):
+    """The code was edited while a result was made with it, so that the result's key may be wrong."""
 
 
 def project_root() -> Path:
@@ -68,6 +72,18 @@ def cache_folder(name: str) -> Path:
     return runs_folder() / ".cache" / name
 
 
+def checksums_folder() -> Path:
+    """Where the hashes of large files are remembered."""
+    return runs_folder() / ".checksums"
+
+
+def _code_versions_folder() -> Path | None:
+    return cache_folder("code-versions") if runs_folder().is_dir() else None
+
+
+code_versions.remember_in = _code_versions_folder
+
+
 def figures_folder(figures: str | Path) -> Path:
     """Where a notebook puts its figures: a relative path is below the project, wherever the notebook runs."""
     return project_root() / figures
@@ -80,13 +96,15 @@ class Step:
     name: what the folder is called, before its key.
     parameters: JSON values.
     inputs: the steps whose results this one reads.
-    code: modules of qrpo_lib (by name) that do the work; the qrpo_lib modules they import count too.
+    code: functions, classes and bound methods that do the work; all code of the package that they reach counts.
+    source: further Python source that does the work, such as a notebook's cells.
     """
 
     name: str
     parameters: dict[str, Any]
     inputs: tuple[Step, ...] = ()
-    code: tuple[str, ...] = ()
+    code: tuple[Any, ...] = ()
+    source: str | None = None
     key: str = field(init=False)
 
     def __post_init__(self):
@@ -94,7 +112,7 @@ class Step:
             "name": self.name,
             "parameters": self.parameters,
             "inputs": [step.key for step in self.inputs],
-            "code": code_version(self.code),
+            "code": code_version(self.code, self.source),
         }
         object.__setattr__(self, "key", _sha256(json.dumps(determinants, sort_keys=True).encode())[:12])
 
@@ -138,15 +156,17 @@ def complete(
     seed: int | None = None,
     resumable: bool = False,
     shared: Callable[[], None] | None = None,
+    again: bool = False,
 ) -> Path:
     """The folder of the step's result, made by `make(folder)` if it is not there yet.
 
     Two processes that ask for the same step at once do not make it twice: the second one waits. With `resumable`,
     `make` finds what an interrupted attempt left in the folder and must trust only what was moved there whole
     (`write_atomically`); otherwise it starts with an empty folder. Work that such processes share is `shared()`,
-    called before `make`: it leaves its pieces in `step.shards`, which is removed in the end.
+    called before `make`: it leaves its pieces in `step.shards`, which is removed in the end. With `again` the result
+    is made even if it is there, and takes the place of the old one when it is whole.
     """
-    if step.is_complete() and _processes() == 1:
+    if not again and step.is_complete() and _processes() == 1:
         return step.folder
     started, clock = datetime.now(UTC), time.monotonic()
     if shared and not step.is_complete():
@@ -154,7 +174,7 @@ def complete(
     if _processes() > 1:
         return _complete_in_group(step, make, seed, resumable, started, clock)
     with lock(step.folder_name):
-        if not step.is_complete():
+        if again or not step.is_complete():
             _prepare(step, resumable)
             _make(step, make, seed, started, clock)
     _remove_shards(step)
@@ -206,8 +226,15 @@ def _prepare(step: Step, resumable: bool) -> None:
 
 def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock: float) -> None:
     make(step.partial)
+    if _code_was_edited(step):
+        raise CodeChangedError(
+            f"The code was edited while {step.folder_name} was made, so nobody can tell which code made it: "
+            "run the same command again."
+        )
     _write_record(step, seed, started, time.monotonic() - clock)
     _sync(step.partial)
+    if step.folder.exists():
+        discard(step.folder)
     step.partial.rename(step.folder)
     _remove_shards(step)
 
@@ -232,109 +259,87 @@ def lock(name: str) -> FileLock:
 
 def check(folder: Path) -> dict[str, Any]:
     """The record of a complete folder, after comparing every output with it (CorruptedRunError if one differs)."""
-    remedy = f"Remove that folder (`qrpo clean --run {folder.name}`) and run the same command again to remake it."
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        outputs = record["outputs"]
-    except (OSError, ValueError, KeyError):
-        raise CorruptedRunError(f"The run folder {folder} is corrupted: no readable {RECORD}. {remedy}") from None
-    for name, expected in outputs.items():
+        record = files.read_json(folder / RECORD, "")
+    except files.UnreadableFileError:
+        raise _corrupted(folder, f"no readable {RECORD}") from None
+    wrong = _not_a_record(record, folder.name)
+    if wrong:
+        raise _corrupted(folder, f"{RECORD} {wrong}")
+    for name, expected in record["outputs"].items():
         path = folder / name
         if not path.is_file():
-            raise CorruptedRunError(f"The run folder {folder} is corrupted: {name} is missing. {remedy}")
-        if _fingerprint(path) != expected:
-            raise CorruptedRunError(f"The run folder {folder} is corrupted: {name} has changed. {remedy}")
+            raise _corrupted(folder, f"{name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise _corrupted(folder, f"{name} has changed")
+        # Records of before large files were hashed have their size alone.
+        if "sha256" in expected and _sha256_of(path) != expected["sha256"]:
+            raise _corrupted(folder, f"{name} has changed")
     return record
 
 
+def _corrupted(folder: Path, why: str) -> CorruptedRunError:
+    return CorruptedRunError(
+        f"The run folder {folder} is corrupted: {why}. Remove that folder (`qrpo clean --run {folder.name}`) "
+        "and run the same command again to remake it."
+    )
+
+
+def _not_a_record(record: dict[str, Any], folder_name: str) -> str:
+    """What is wrong with a record that could be read; empty if it is one."""
+    if f"{record.get('name')}-{record.get('key')}" != folder_name:
+        return "is of another step"
+    outputs = record.get("outputs")
+    if not isinstance(outputs, dict):
+        return "has no table of outputs"
+    for name, expected in outputs.items():
+        whole = isinstance(expected, dict) and isinstance(expected.get("bytes"), int)
+        if not whole or not isinstance(expected.get("sha256", ""), str):
+            return f"does not say what {name} holds"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"names a file outside its folder: {name}"
+    return ""
+
+
 def records() -> list[tuple[Path, dict[str, Any]]]:
-    """Every complete run folder with its record, oldest first. A folder with an unreadable record is left out."""
+    """Every run folder with its record, oldest first; outputs are not compared. An unreadable record is left out."""
     found = []
     for path in runs_folder().glob(f"*/{RECORD}"):
         try:
-            found.append((path.parent, json.loads(path.read_text(encoding="utf-8"))))
-        except ValueError:
+            record = files.read_json(path, "")
+        except files.UnreadableFileError:
             continue
-    return sorted(found, key=lambda item: item[1]["started"])
+        if not _not_a_record(record, path.parent.name):
+            found.append((path.parent, record))
+    return sorted(found, key=lambda item: str(item[1].get("started", "")))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError:  # a full disk: what was written is in nobody's way
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@cache
-def code_version(modules: tuple[str, ...]) -> str:
-    """Hash of the given qrpo_lib modules and of all that they import from qrpo_lib, comments and docstrings aside."""
-    version = hashlib.sha256()
-    for name in sorted(_closure(modules)):
-        version.update(f"{name}\n{_normalised(_module_path(name))}\n".encode())
-    return version.hexdigest()[:16]
-
-
-def source_version(source: str) -> str:
-    """Hash of Python source, comments and docstrings aside."""
-    return _sha256(_unparsed(source).encode())[:16]
-
-
-def imported_modules(source: str) -> set[str]:
-    """Names of the qrpo_lib modules that Python source imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            submodule = node.module.partition(".")[2]
-            names |= {submodule} if submodule else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith(f"{PACKAGE.name}.")}
-    return {name for name in names if _module_path(name).is_file()}
-
-
-def _closure(modules: tuple[str, ...]) -> set[str]:
-    seen, waiting = set(), list(modules)
+def with_inputs(*steps: Step) -> Iterator[Step]:
+    """The steps and all that they rest on, each once."""
+    waiting, seen = list(steps), set()
     while waiting:
-        name = waiting.pop()
-        if name not in seen and name not in _INFRASTRUCTURE:
-            seen.add(name)
-            waiting += _imports(_module_path(name))
-    return seen
+        step = waiting.pop()
+        if step.key not in seen:
+            seen.add(step.key)
+            waiting += step.inputs
+            yield step
 
 
-@cache
-def _imports(path: Path) -> set[str]:
-    return imported_modules(path.read_text(encoding="utf-8"))
+def discard(folder: Path) -> None:
+    """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
+    aside = runs_folder() / ".partial" / f".discarded-{folder.name}-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
-def _module_path(name: str) -> Path:
-    return PACKAGE / f"{name.split('.')[0]}.py"
-
-
-@cache
-def _normalised(path: Path) -> str:
-    return _unparsed(path.read_text(encoding="utf-8"))
-
-
-def _unparsed(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+def _code_was_edited(step: Step) -> bool:
+    """Whether the step's code on disk is another one than when this process computed the step's key."""
+    root = own_package().root
+    if all(path.stat().st_mtime < _STARTED for path in root.rglob("*") if path.is_file()):
+        return False
+    return Package(root).version(entry_names(step.code), step.source) != code_version(step.code, step.source)
 
 
 def _sha256(content: bytes) -> str:
@@ -342,20 +347,23 @@ def _sha256(content: bytes) -> str:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    return {"bytes": size} if size > _LARGEST_HASHED_FILE else {"bytes": size, "sha256": file_sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+
+
+def _sha256_of(path: Path) -> str:
+    return files.remembered_sha256(path, checksums_folder())
 
 
 def _write_record(step: Step, seed: int | None, started: datetime, seconds: float) -> None:
-    files = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
+    made = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
         "key": step.key,
         "parameters": step.parameters,
         "inputs": {source.name: source.key for source in step.inputs},
-        "code": {"modules": list(step.code), "version": code_version(step.code)},
+        "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
         "seed": seed,
-        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in files},
+        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in made},
         "versions": _versions(),
         "git": _git(),
         "host": socket.gethostname(),

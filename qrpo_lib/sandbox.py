@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Literal
 
 from qrpo_lib import sandbox_checks
+from qrpo_lib.code_version import package_file
 
 Outcome = Literal["passed", "failed", "error", "timeout", "memory", "crashed"]
 """failed: another value; error: an exception; crashed: the process ended, or broke the protocol or a limit."""
@@ -47,7 +48,7 @@ SECONDS_PER_TEST, MEMORY_MB, MAX_TESTS = 1.0, 1024, 100
 # What a solution may import beyond the standard library: the dataset's own solutions use it.
 _PACKAGES = ("sortedcontainers",)
 _ENVIRONMENT = {"PATH": "/nowhere", "LC_ALL": "C.UTF-8"}
-_WORKER = Path(__file__).with_name("sandbox_worker.py")
+_WORKER = package_file("sandbox_worker.py")
 _MAX_REPLY_BYTES = 4 << 20
 _MAX_THREADS = 64
 _FILE_MB, _TMP_MB, _MAX_FILES = 4, 16, 4096

@@ -23,7 +23,7 @@ def score(step: runs.Step, profile: Profile, texts: Callable[[], pd.DataFrame]) 
         if step.folder.exists():  # another process has completed the step meanwhile and removed its shards
             return
         raise
-    reward = cache(lambda: tasks.reward(profile.task))  # loaded only by a process that has something to score
+    reward = cache(lambda: tasks.of(profile.task).reward())  # loaded only by a process that has something to score
 
     def rewards(number: int) -> bytes:
         some = frame.iloc[number * _IN_A_SHARD : (number + 1) * _IN_A_SHARD]
@@ -36,8 +36,7 @@ def score(step: runs.Step, profile: Profile, texts: Callable[[], pd.DataFrame]) 
 
 def scored(step: runs.Step, frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of which `score` has computed the rewards, with its `reward`."""
-    paths = [step.shards / name for name in _names(len(frame))]
-    rewards = [np.frombuffer(path.read_bytes(), dtype="<f4") for path in paths]
+    rewards = [np.frombuffer(shards.read(step, name), dtype="<f4") for name in _names(len(frame))]
     return frame.assign(reward=np.concatenate([*rewards, np.empty(0, dtype="<f4")]))
 
 

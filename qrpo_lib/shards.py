@@ -1,7 +1,8 @@
 """Shards: work on one result that any number of processes share, each file of it made by one of them.
 
 A process takes what nobody is making and nobody has made; a file appears whole or not at all; what a killed process was
-making is made by another one. The lock of a file is the operating system's: it ends with its process.
+making is made by another one. The lock of a file is the operating system's: it ends with its process. The files are
+sealed (`qrpo_lib.files`): a damaged one is made again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 from filelock import Timeout
 
-from qrpo_lib import runs
+from qrpo_lib import files, runs
 from qrpo_lib.progress import Report
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 
 def make_all(step: runs.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None) -> None:
@@ -23,7 +26,7 @@ def make_all(step: runs.Step, names: Sequence[str], make: Callable[[int], bytes]
 
     def there(name: str) -> bool:
         # The complete folder is looked at last: once it is there, the shards are removed.
-        return (step.shards / name).exists() or step.folder.exists()
+        return files.read_sealed(step.shards / name) is not None or step.folder.exists()
 
     done = {name for name in names if there(name)}
     for wait in (False, True):  # first what is free, then what others were making, in case one of them was killed
@@ -35,9 +38,28 @@ def make_all(step: runs.Step, names: Sequence[str], make: Callable[[int], bytes]
             try:
                 with runs.lock(f"{step.folder_name}.{name}").acquire(blocking=wait):
                     if not there(name):
-                        runs.write_atomically(step.shards / name, make(i))
+                        files.write_sealed(step.shards / name, make(i))
                     done.add(name)
             except Timeout:
                 continue
     if report:
         report(len(names), len(names), "shards")
+
+
+def read(step: runs.Step, name: str) -> bytes:
+    """What `make` gave for a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there: another process has completed the step, or it was never made.
+    UnreadableFileError
+        It was damaged since it was made.
+    """
+    path = step.shards / name
+    content = files.read_sealed(path)
+    if content is None:
+        if not path.exists():
+            raise FileNotFoundError(f"There is no {path}.")
+        raise files.unreadable(path, "it was damaged", "Run the same command again: it makes that file anew.")
+    return content

@@ -7,45 +7,60 @@ of its own, so a notebook that is executed again only reads them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import nbformat
 
 from qrpo_lib import (
+    account,
+    failures,
+    files,
     initial_policy,
     iterative,
     masking,
     notebook,
     profiles,
+    publishing,
     reference_sampling,
     results,
     runs,
     studies,
     sweep,
+    tasks,
 )
+from qrpo_lib.code_version import without_own_imports
+from qrpo_lib.errors import InputError
+from qrpo_lib.publishing import MANIFEST
 
-EXECUTED = "executed.ipynb"
-MANIFEST = "manifest.json"
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
+__all__ = ["MANIFEST"]  # also found here
+EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
+# What a pipe takes at once, so that a process can answer and end before anybody reads.
+_LONGEST_ANSWER = 4096
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
 
 
-class NotebookError(RuntimeError):
-    """A notebook failed; the message names its cell and its error."""
+class NotebookError(InputError):
+    """A notebook failed; the message names its cell or the run that failed, and the first error."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +92,21 @@ class Job:
     @property
     def step(self) -> runs.Step:
         cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.source, as_version=4).cells]
-        code = [source for kind, source in cells if kind == "code"]
-        modules = set().union(*(runs.imported_modules(_without_magics(source)) for source in code))
-        parameters = {"notebook": self.path, "cells": cells, "parameters": self.parameters}
+        code = [_without_magics(source) for kind, source in cells if kind == "code"]
+        # Cells as they stand, but for the lines that say where the package's modules live.
+        shown = [source if kind != "code" else without_own_imports(_without_magics(source)) for kind, source in cells]
+        values = {name: value for name, value in self.parameters.items() if name != "profile"}
+        parameters = {"notebook": self.path, "cells": shown, "parameters": values, "settings": self._settings()}
         name = f"notebook-{self.path.replace('/', '-')}"
-        return runs.Step(name, parameters, inputs=self.inputs, code=tuple(sorted(modules)))
+        return runs.Step(name, parameters, inputs=self.inputs, source="\n".join(code))
+
+    def _settings(self) -> dict[str, Any] | None:
+        """The profile as this notebook reads it, without what changes no result; None for one that reads none."""
+        name = self.parameters.get("profile")
+        if name is None:
+            return None
+        arms = [self.parameters["arm"]] if "arm" in self.parameters else profiles.arms(name)
+        return {arm: profiles.load(name, arm).model_dump(exclude={"dispatch"}) for arm in arms}
 
 
 def jobs(profile_name: str) -> list[Job]:
@@ -167,52 +192,172 @@ def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
 
 
 def check(selected: list[Job]) -> None:
-    """Find what would stop the run later: a parameter a notebook does not have, a wheel missing, a corrupted folder."""
-    steps = {}  # many jobs share them, and looking at a folder takes time
+    """Find what would stop the run later, of which there is no need to wait.
+
+    A parameter a notebook does not have, a corrupted run folder among those that would be read, an unreadable manifest.
+    """
+    publishing.read_manifest(runs.project_root() / "figures")
     for job in selected:
         notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
-        steps |= {step.key: step for step in _with_inputs(job.step)}
-    for step in steps.values():
-        step.is_complete()
+    whole: set[str] = set()  # many jobs share them, and looking at a folder takes time
+    for job in selected:
+        check_folders(job, whole)
+
+
+def check_folders(job: Job, whole: set[str]) -> None:
+    """Raise CorruptedRunError if a folder that the job made, reads or may read is not what was written.
+
+    `whole` has the names of folders that were found whole before, and gets more of them.
+    """
+    for step in runs.with_inputs(job.step, *job.possible):
+        _is_there(step.folder_name, whole)
+    for name in _rests_on(job):
+        _is_there(name, whole)
+
+
+def is_complete(job: Job, whole: set[str] | None = None) -> bool:
+    """Whether the notebook was executed and all that it rests on is there, so that executing it would change nothing.
+
+    A declared input that was not there when it was executed must not be there now: the claims' notebook shows what was
+    published until then. `whole` as in `check_folders`, which also says what is raised.
+    """
+    whole = set() if whole is None else whole
+    if not _is_there(job.step.folder_name, whole):
+        return False
+    then = _rests_on(job)
+    return all(_is_there(name, whole) for name in then) and _inputs_there(job) <= set(then)
+
+
+def _inputs_there(job: Job) -> set[str]:
+    """Names of the run folders that the job declares as its inputs, and of theirs, as far as they are there."""
+    return {step.folder_name for step in runs.with_inputs(*job.inputs) if step.folder.exists()}
+
+
+def _is_there(name: str, whole: set[str]) -> bool:
+    folder = runs.runs_folder() / name
+    if name not in whole and folder.exists():
+        runs.check(folder)
+        whole.add(name)
+    return name in whole
+
+
+def _rests_on(job: Job) -> list[str]:
+    """Names of the run folders that the job's notebook read when it was executed."""
+    path = job.step.folder / RESTS_ON
+    if not path.exists():
+        return []
+    return files.read_json(path, f"Remove the folder {path.parent} and run the same command again.", list)
 
 
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
     """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
 
     Of the jobs that could start, those that most others wait for come first. `on_change(state)` is called whenever
-    there is news. A failed job does not stop those that do not need it.
+    there is news. A failed job does not stop those that do not need it, nor those whose inputs are there all the same.
     """
     state = State([job.id for job in selected])
     ids = set(state.waiting)
     to_do: set[str] = set()  # looked at and not complete: looking takes time, and this loop turns ten times a second
+    whole: set[str] = set()
     waiting = _most_needed_first(selected)
-    while waiting or state.running:
-        for job in list(waiting):
-            if any(needed in state.failed or needed in state.blocked for needed in job.after):
-                waiting.remove(job)
-                state.blocked.append(job.id)
-            elif all(needed not in ids or needed in state.done or needed in state.skipped for needed in job.after):
-                if job.id not in to_do and not force and job.step.is_complete():
+    with _accounts() as accounts:
+        while waiting or state.running:
+            for job in list(waiting):
+                if not all(needed not in ids or needed in state.ended for needed in job.after):
+                    continue
+                if job.id not in to_do and not force and _is_published(job, state, whole):
                     waiting.remove(job)
-                    state.skipped.append(job.id)
-                    _publish(job)
                     continue
                 to_do.add(job.id)
-                if not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
+                if any(needed in state.unmade for needed in job.after) and not _could_start(job, whole):
                     waiting.remove(job)
-                    state.running.append(_Running(job, force, _threads(job, cores)))
-        state.waiting = [job.id for job in waiting]
-        for running in list(state.running):
-            if running.process.poll() is not None:
-                state.running.remove(running)
-                if running.process.returncode == 0:
-                    state.done.append(running.job.id)
-                    _publish(running.job)
-                else:
-                    state.failed[running.job.id] = running.error()
-        on_change(state)
-        time.sleep(0.1 if state.running else 0)
+                    state.blocked.append(job.id)
+                elif not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
+                    waiting.remove(job)
+                    _start(job, force, _threads(job, cores), accounts, state)
+            state.waiting = [job.id for job in waiting]
+            for running in list(state.running):
+                if running.process.poll() is not None:
+                    state.running.remove(running)
+                    _end(running, state)
+            on_change(state)
+            time.sleep(0.1 if state.running else 0)
     return state
+
+
+def _is_published(job: Job, state: State, whole: set[str]) -> bool:
+    """Whether there is nothing left to execute for a job: it is complete and published, or that has just failed."""
+    try:
+        if not is_complete(job, whole):
+            return False
+        publishing.publish(job.id, job.step.folder)
+    except (InputError, OSError) as error:
+        state.failed[job.id] = failures.sentence(error, *_disks())
+    else:
+        state.skipped.append(job.id)
+    return True
+
+
+def _could_start(job: Job, whole: set[str]) -> bool:
+    """Whether all that the job reads is there, though a job that should have made it has failed."""
+    try:
+        return all(_is_there(step.folder_name, whole) for step in runs.with_inputs(*job.inputs))
+    except runs.CorruptedRunError:
+        return False
+
+
+def _start(job: Job, force: bool, threads: int, accounts: Path, state: State) -> None:
+    try:
+        state.running.append(_Running(job, force, threads, accounts))
+    except OSError as error:
+        state.failed[job.id] = failures.sentence(error, *_disks())
+
+
+def _end(running: _Running, state: State) -> None:
+    """Publish what a job made whose process has ended; what it made stands only if the notebook is still the same."""
+    job = running.job
+    error = running.error()
+    if not error:
+        try:
+            _check_unedited(job, running.step)
+            publishing.publish(job.id, running.step.folder)
+        except (InputError, OSError) as failure:
+            error = failures.sentence(failure, *_disks())
+    if error:
+        state.failed[job.id] = error
+    else:
+        state.done.append(job.id)
+
+
+def _check_unedited(job: Job, step: runs.Step) -> None:
+    if job.step.key != step.key:
+        raise NotebookError(
+            "the notebook was edited while it ran, so what it made is not published: run the same command again."
+        )
+
+
+def _disks() -> tuple[Path, ...]:
+    """Where files are written."""
+    return runs.runs_folder(), runs.project_root() / "figures", Path(tempfile.gettempdir())
+
+
+@contextlib.contextmanager
+def _accounts() -> Iterator[Path]:
+    """A folder for the accounts of this command's notebooks (`qrpo_lib.account`), removed in the end.
+
+    What commands that were killed left behind goes too: only they could still have read it.
+    """
+    parent = runs.runs_folder() / ".status"
+    mine = parent / f"command-{socket.gethostname()}-{os.getpid()}"
+    for path in parent.glob(f"command-{socket.gethostname()}-*"):
+        if not Path(f"/proc/{path.name.rpartition('-')[2]}").exists() or path == mine:
+            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # on a full disk each job says so
+        mine.mkdir(parents=True, exist_ok=True)
+    try:
+        yield mine
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 def _most_needed_first(selected: list[Job]) -> list[Job]:
@@ -235,6 +380,16 @@ class State:
     blocked: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def unmade(self) -> set[str]:
+        """Jobs that failed or that nobody could start."""
+        return {*self.failed, *self.blocked}
+
+    @property
+    def ended(self) -> set[str]:
+        """Jobs of which nothing more will come."""
+        return {*self.done, *self.skipped, *self.unmade}
+
 
 def _threads(job: Job, cores: int) -> int:
     return max(cores, job.threads) if job.all_cores else job.threads
@@ -243,115 +398,152 @@ def _threads(job: Job, cores: int) -> int:
 class _Running:
     """A job in a process of its own, which dies with this one."""
 
-    def __init__(self, job: Job, force: bool, threads: int):
-        self.job, self.threads = job, threads
+    def __init__(self, job: Job, force: bool, threads: int, accounts: Path):
+        self.job, self.step, self.threads = job, job.step, threads
         folder = runs.runs_folder() / ".status"
         folder.mkdir(parents=True, exist_ok=True)
-        self._status, self._log = folder / f"{job.step.key}.json", folder / f"{job.step.key}.log"
+        self._status, self._log = folder / f"{self.step.key}.json", folder / f"{self.step.key}.log"
         self._status.unlink(missing_ok=True)
         # PASSIVE: threads that wait leave their core to the other jobs.
         threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
-        environment = masking.without_secrets(os.environ) | threading | {"QRPO_STATUS": str(self._status)}
-        task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": job.step.key, "force": force}
-        with open(self._log, "w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "qrpo_lib.suite", json.dumps(task)],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
+        told = {"QRPO_STATUS": str(self._status), account.VARIABLE: str(accounts / f"{self.step.key}.jsonl")}
+        # The process says through a pipe why it failed: that works on a full disk too.
+        self._answer, theirs = os.pipe()
+        task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": self.step.key, "force": force}
+        try:
+            with _opened(self._log) as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "qrpo_lib.suite", json.dumps(task | {"answer": theirs})],
+                    env=masking.without_secrets(os.environ) | threading | told,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs],
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+        except OSError:
+            os.close(self._answer)
+            raise
+        finally:
+            os.close(theirs)
 
     def doing(self) -> str:
         """What the job is doing now, for people."""
         try:
-            status = json.loads(self._status.read_text())
-        except (OSError, ValueError):
+            status = json.loads(self._status.read_text(encoding="utf-8"))
+            return f"{self.job.id}: {status['text']} {status['done']}/{status['total']} {status['detail']}".rstrip()
+        except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
             return self.job.id
-        return f"{self.job.id}: {status['text']} {status['done']}/{status['total']} {status['detail']}".rstrip()
 
     def error(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return (
-            masking.mask(lines[-1]) if lines else f"ended with exit code {self.process.returncode}, and said nothing."
-        )
+        """Why the job failed, once its process has ended; empty if it has not."""
+        with open(self._answer, "rb", closefd=True) as pipe:
+            os.set_blocking(self._answer, False)  # a process that it left behind may hold the other end
+            answer = (pipe.read() or b"").decode(errors="replace")
+        if self.process.returncode == 0:
+            return ""
+        if not answer:
+            answer = f"{failures.exit_text(self.process.returncode)}{self._end_of_log()}."
+            answer += failures.full_disk(*_disks())
+        return masking.mask(answer)
+
+    def _end_of_log(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            if lines:
+                return f" (the last line of {self._log}: {lines[-1].strip()})"
+        return ""
+
+
+def _opened(log: Path) -> TextIO:
+    try:
+        return open(log, "w")
+    except OSError:  # a full disk: the job itself says so, through its pipe
+        return open(os.devnull, "w")
 
 
 def execute(job: Job, *, force: bool = False) -> Path:
     """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
-    if force and job.step.folder.exists():
-        shutil.rmtree(job.step.folder)
-    return runs.complete(job.step, lambda folder: _run_notebook(job, folder))
+    if not force and is_complete(job):
+        return job.step.folder
+    step = job.step
+    # What it rests on may have been removed: executing it again makes that anew, and gives the same result.
+    return runs.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
 
 
-def _run_notebook(job: Job, folder: Path) -> None:
+def _run_notebook(job: Job, step: runs.Step, folder: Path) -> None:
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from qrpo_lib.kernels import OwnKernelManager
+
     executed = folder / EXECUTED
+    noted = Path(os.environ.get(account.VARIABLE) or folder / ".account.jsonl")
+    _make_data(job)
     try:
-        papermill.execute_notebook(
-            job.source,
-            executed,
-            parameters=job.parameters | {"figures": str(folder / "figures")},
-            kernel_name="python3",
-            cwd=job.source.parent,
-            progress_bar=False,
-        )
+        with account.kept_in(noted):  # the kernel inherits it
+            papermill.execute_notebook(
+                job.source,
+                executed,
+                parameters=job.parameters | {"figures": str(folder / publishing.FIGURES)},
+                kernel_name="python3",
+                kernel_manager_class=OwnKernelManager,
+                cwd=job.source.parent,
+                progress_bar=False,
+            )
     except PapermillExecutionError as error:
-        first = error.source.strip().splitlines()[0] if error.source.strip() else ""
+        raise NotebookError(_first_error(account.read(noted)) or _error_of_cell(error, executed)) from None
+    except DeadKernelError:
+        failed = _first_error(account.read(noted))
         raise NotebookError(
-            f"cell {error.exec_count} ({first}) failed: {error.ename}: {error.evalue} The executed copy is {executed}"
+            failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*_disks())}"
         ) from None
+    made = account.read(noted)
+    noted.unlink(missing_ok=True)
+    _check_unedited(job, step)
+    if made.failed:
+        raise NotebookError(_first_error(made))
+    rests_on = sorted(made.rests_on | _inputs_there(job))
+    runs.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
 
 
-def _publish(job: Job) -> None:
-    """Copy what a complete job made to `figures/` and enter it in the manifest; what it no longer makes goes."""
-    made = job.step.folder / "figures"
-    figures = runs.project_root() / "figures"
-    manifest_path = figures / MANIFEST
-    with runs.lock(MANIFEST):  # two profiles may be reproduced at once
-        manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
-        paths = {p.relative_to(made).as_posix(): p for p in sorted(made.rglob("*")) if p.is_file()}
-        for name in _superseded(manifest, job.id, set(paths)):
-            (figures / name).unlink(missing_ok=True)
-            del manifest[name]
-        for name, path in paths.items():
-            entry = {"made_by": job.id, "inputs": job.step.key, "sha256": runs.file_sha256(path)}
-            target = figures / name
-            if manifest.get(name) != entry or not target.exists() or runs.file_sha256(target) != entry["sha256"]:
-                runs.write_atomically(target, path.read_bytes())
-                manifest[name] = entry
-        text = json.dumps(dict(sorted(manifest.items())), indent=1) + "\n"
-        if not manifest_path.exists() or manifest_path.read_text() != text:
-            runs.write_atomically(manifest_path, text.encode())
+def _make_data(job: Job) -> None:
+    """Prepare the arm's data if somebody removed them: nothing later asks for them where it is complete itself."""
+    if "arm" in job.parameters:
+        profile = profiles.load(job.parameters["profile"], job.parameters["arm"])
+        if not all(step.is_complete() for step in tasks.inputs(profile.task)):
+            tasks.prompts(profile.task, profile.seed)
 
 
-def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[str]:
-    """Files that this job made before and makes no more. Other profiles' jobs of this id write to other folders."""
-    folders = {name.split("/")[0] for name in names}
-    return [
-        name
-        for name, entry in manifest.items()
-        if entry["made_by"] == job_id and name not in names and name.split("/")[0] in folders
-    ]
+def _first_error(made: account.Account) -> str:
+    """What to say of a notebook whose trainings failed; empty if none did."""
+    if not made.failed:
+        return ""
+    name, error = next(iter(made.failed.items()))
+    others = f" {len(made.failed) - 1} more failed." if len(made.failed) > 1 else ""
+    return f"{name} failed twice: {error}{'' if error.endswith('.') else '.'}{others}"
 
 
-def _with_inputs(*steps: runs.Step) -> Iterator[runs.Step]:
-    """The steps and all that they rest on, each once."""
-    waiting, seen = list(steps), set()
-    while waiting:
-        step = waiting.pop()
-        if step.key not in seen:
-            seen.add(step.key)
-            waiting += step.inputs
-            yield step
+def _error_of_cell(error: Any, executed: Path) -> str:
+    first = error.source.strip().splitlines()[0] if error.source.strip() else ""
+    told = f"{error.ename}: {error.evalue}" if str(error.evalue).strip() else f"{error.ename} (without a message)"
+    said = f"cell {error.exec_count} ({first}) failed: {told} The executed copy is {executed}"
+    if failures.says_full("\n".join([str(error.evalue), *map(str, error.traceback or ())])):
+        return f"The disk is full: make room and run the same command again. ({said})"
+    return said + failures.full_disk(*_disks())
+
+
+def steps(profile_name: str) -> list[runs.Step]:
+    """Every step of a profile's reproduction, whichever cells turn out to be the best, by name and key."""
+    every = jobs(profile_name)
+    roots = [step for job in every for step in (job.step, *job.possible)]
+    return sorted(_with_inputs(*roots), key=lambda step: (step.name, step.key))
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
-    return {step.folder_name for step in _with_inputs(*roots)}
+    return {step.folder_name for step in runs.with_inputs(*roots)}
 
 
 def _without_magics(source: str) -> str:
@@ -371,8 +563,14 @@ def _execute_task(task: dict[str, Any]) -> None:
     execute(job, force=task["force"])
 
 
-if __name__ == "__main__":
+def _main(task: dict[str, Any]) -> None:
     try:
-        _execute_task(json.loads(sys.argv[1]))
+        _execute_task(task)
     except Exception as error:
-        raise SystemExit(str(error).replace("\n", " ")) from error
+        said = failures.sentence(error, *_disks())
+        os.write(task["answer"], said.encode()[:_LONGEST_ANSWER])
+        raise SystemExit(said) from error
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))

@@ -11,12 +11,13 @@ the reference policy. Only then is the grid known whose best cells get further s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from qrpo_lib import dispatch, pipeline, policy_training, progress, runs, workers
+from qrpo_lib import account, dispatch, pipeline, policy_training, progress, runs, workers
+from qrpo_lib.errors import InputError
 from qrpo_lib.profiles import Profile, ScaledNormal, Transform
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 # Columns of a run that change from run to run.
 COLUMNS = ("algorithm", "setting", "beta", "learning_rate", "num_ref_rewards", "transform", "partition", "seed")
+# What failed twice in this process, and its first error: told where its results are asked for.
+_FAILED: dict[Run, str] = {}
+
+
+class MissingRunsError(InputError):
+    """Results were asked for of which none is there."""
 
 
 @dataclass(frozen=True)
@@ -169,49 +176,96 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> worke
     """Train the models that are not there yet, and say in the end which failed and why.
 
     In as many processes as `$QRPO_CORES` (default: all cores) carry with the profile's threads each. A failed run is
-    tried once more; what fails twice is in the outcome, and stops nothing. Where the profile dispatches elsewhere, each
-    model is a job there.
+    tried once more; what fails twice is in the outcome, and stops nothing; under `qrpo reproduce` the notebook is then
+    not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere, each
+    model is a job there. What somebody removed that the models rest on is made again.
     """
-    missing = {run.step(profile).key: run for run in dict.fromkeys(wanted) if not run.step(profile).is_complete()}
-    if profile.dispatch.where != "here":
-        return _dispatched(profile, list(missing.values()))
-    # What runs share comes first, so that no process waits for another one to make it.
-    shared = {policy_training.shared_key(run.settings(profile)): run for run in missing.values()}
+    steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
+    before = account.failed_before()
+    known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
+    missing = [run for run, step in steps.items() if run.name not in known and not step.is_complete()]
+    make = _trained_here if profile.dispatch.where == "here" else _dispatched
+    outcome = make(profile, missing, _without_inputs(steps), what)
+    for run in missing:
+        if run.name not in outcome.failed and not steps[run].folder.is_dir():
+            outcome.failed[run.name] = "the code was edited meanwhile, so that its result is another one's."
+    outcome.failed |= known
+    for run, step in steps.items():
+        _FAILED.pop(run, None)
+        if run.name in outcome.failed:
+            _FAILED[run] = outcome.failed[run.name]
+            account.failed(run.name, step.folder_name, outcome.failed[run.name])
+    account.rests_on(one.folder_name for one in runs.with_inputs(*steps.values()) if one.folder.is_dir())
+    return outcome
+
+
+def _without_inputs(steps: Mapping[Run, runs.Step]) -> list[Run]:
+    """The runs that are complete, but of what they rest on something is not there; one for each such thing."""
+    there = {name for step in runs.with_inputs(*steps.values()) if (name := step.folder_name) and step.folder.exists()}
+    found: dict[tuple[str, ...], Run] = {}
+    for run, step in steps.items():
+        lost = tuple(sorted(one.folder_name for one in runs.with_inputs(*step.inputs) if one.folder_name not in there))
+        if lost and step.folder_name in there:
+            found.setdefault(lost, run)
+    return list(found.values())
+
+
+def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
+    """`train` in processes of this machine."""
     threads = profile.training.threads
     processes = max(1, int(os.environ.get("QRPO_CORES") or os.cpu_count() or 1) // threads)
     folder = runs.runs_folder() / ".sweep" / f"{profile.name}-{profile.arm}"
-    settings = {"processes": processes, "threads": threads, "log_folder": folder}
-    preparing = [
-        workers.Task(f"prepare {run.setting}", policy_training.prepare, (run.settings(profile),))
-        for run in shared.values()
+
+    def made(tasks: list[workers.Task], title: str) -> workers.Outcome:
+        if not tasks:
+            return workers.Outcome(0)
+        with progress.bar(title) as report:
+            return workers.run(
+                tasks,
+                processes=processes,
+                threads=threads,
+                log_folder=folder,
+                on_change=lambda now: report(len(now.seconds) + len(now.failed), now.total, _detail(now, processes)),
+            )
+
+    # What runs share comes first, so that no process waits for another one to make it.
+    shared: dict[tuple[str, ...], list[Run]] = {}
+    for run in missing:
+        shared.setdefault(policy_training.shared_key(run.settings(profile)), []).append(run)
+    preparing = {f"what {of[0].name} needs": of for of in shared.values()}
+    tasks = [workers.Task(name, policy_training.prepare, (of[0].settings(profile),)) for name, of in preparing.items()]
+    again = {f"what {run.name} rested on": run for run in incomplete}
+    tasks += [
+        workers.Task(name, pipeline.make_needs, (run.settings(profile), run.algorithm, run.seed))
+        for name, run in again.items()
     ]
+    prepared = made(tasks, f"{what}: what the runs share")
+    unprepared = {run.name: error for name, error in prepared.failed.items() for run in preparing.get(name, ())}
+    unprepared |= {again[name].name: error for name, error in prepared.failed.items() if name in again}
     training = [
         workers.Task(run.name, policy_training.run, (run.settings(profile), run.algorithm, run.seed))
-        for run in missing.values()
+        for run in missing
+        if run.name not in unprepared
     ]
-    for tasks, title in ((preparing, f"{what}: what the runs share"), (training, what)):
-        if not tasks:
-            continue
-        with progress.bar(title) as report:
-            outcome = workers.run(
-                tasks,
-                on_change=lambda now, report=report: report(
-                    len(now.seconds) + len(now.failed), now.total, _detail(now, processes)
-                ),
-                **settings,
-            )
-    return outcome if training else workers.Outcome(0)
+    outcome = made(training, what)
+    outcome.total += len(unprepared)
+    outcome.failed |= unprepared
+    return outcome
 
 
-def _dispatched(profile: Profile, missing: list[Run]) -> workers.Outcome:
+def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
     """`train` in jobs of a cluster, or in local processes that outlive this one."""
-    wanted = {run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing}
-    error = ""
+    tasks = {
+        run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing + incomplete
+    }
+    wanted = {run.name: tasks[run.name] for run in missing}
+    again = {need.name: need for run in incomplete for need in tasks[run.name].needs}
+    error, errors = "", {}
     try:
-        pipeline.make_all(profile, wanted)
+        pipeline.make_all(profile, wanted | again)
     except dispatch.DispatchError as failure:
-        error = str(failure)
-    failed = {name: error for name, task in wanted.items() if not task.step.folder.is_dir()}
+        error, errors = str(failure), failure.failures
+    failed = {name: errors.get(task.name, error) for name, task in wanted.items() if not task.step.folder.is_dir()}
     return workers.Outcome(len(wanted), failed=failed)
 
 
@@ -238,7 +292,7 @@ def missing(profile: Profile, wanted: Sequence[Run]) -> str:
 
 
 def failures(outcome: workers.Outcome) -> pd.DataFrame:
-    """The runs that failed twice, with the error of the second time."""
+    """The runs that failed twice, with the first error of each."""
     import pandas as pd
 
     return pd.DataFrame(list(outcome.failed.items()), columns=["run", "error"])
@@ -255,7 +309,7 @@ def evaluations(profile: Profile, wanted: Sequence[Run], text: bool = False) -> 
         if folder.is_dir():
             parts.append(policy_training.load_evaluation(folder, columns).assign(**_columns(run)))
     if not parts:
-        raise ValueError("None of these runs is complete: train them first.")
+        raise _none_complete(wanted)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -266,8 +320,16 @@ def histories(profile: Profile, wanted: Sequence[Run]) -> pd.DataFrame:
     found = [(run, run.step(profile).folder) for run in dict.fromkeys(wanted)]
     parts = [policy_training.load_history(path).assign(**_columns(run)) for run, path in found if path.is_dir()]
     if not parts:
-        raise ValueError("None of these runs is complete: train them first.")
+        raise _none_complete(wanted)
     return pd.concat(parts, ignore_index=True)
+
+
+def _none_complete(wanted: Sequence[Run]) -> MissingRunsError:
+    failed = {run: _FAILED[run] for run in wanted if run in _FAILED}
+    if failed:
+        run, error = next(iter(failed.items()))
+        return MissingRunsError(f"None of these runs is complete, since their training failed. {run.name}: {error}")
+    return MissingRunsError("None of these runs is complete: train them first.")
 
 
 def _run(profile: Profile, algorithm: str, setting: str, beta: float, rate: float, seed: int, **changes) -> Run:

@@ -19,8 +19,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+
+from qrpo_lib.task_base import Demonstration, Prompt, Task, generated_prompts, in_splits
 
 # topic: nouns | adjectives | verbs
 _TOPICS = {
@@ -150,6 +153,28 @@ class TopicReward:
         """Float32 rewards (n,) of n completions of n requests; positive, 1 for an answer without content words."""
         pairs = zip(prompts, completions, strict=True)
         return np.array([_reward(*pair, self.length_bonus) for pair in pairs], dtype=np.float32)
+
+
+class Topics(Task):
+    """The generated chat task of a profile."""
+
+    def prompts(self, seed: int) -> list[Prompt]:
+        """Different requests, in the order of the splits."""
+        return in_splits(requests(generated_prompts(self.settings), seed), self.settings)
+
+    def demonstrations(self, seed: int) -> list[Demonstration]:
+        """The pairs of a better writer."""
+        every = self.prompts(seed)
+        written = written_pairs([prompt.text for prompt in every], seed)
+        return [Demonstration(prompt.id, *pair) for prompt, pair in zip(every, written, strict=True)]
+
+    def prompt_parameters(self) -> dict[str, Any]:
+        """Without the length bonus, which is the reward's."""
+        return self.settings.model_dump(exclude={"length_bonus"})
+
+    def reward(self) -> TopicReward:
+        """The reward in closed form."""
+        return TopicReward(self.settings.length_bonus)
 
 
 def _reward(request: str, answer: str, length_bonus: float = 0.0) -> float:

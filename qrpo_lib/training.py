@@ -403,7 +403,6 @@ def _common_settings(batch_size, micro_batch_size, seed, precision, report_to) -
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
-        "save_total_limit": 1,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,

@@ -2,8 +2,8 @@
 
 outcome = workers.run([Task("a", function, (1,)), ...], processes=2, threads=1, log_folder=folder)
 
-A task that fails, or whose process dies, is tried once more, after all others; then its error is listed. Nothing that
-fails stops the rest.
+A task that fails, or whose process dies, is tried once more, after all others; then its first error is listed. Nothing
+that fails stops the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from qrpo_lib import failures, runs
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 _ATTEMPTS = 2
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -37,7 +41,11 @@ class Task:
 
 @dataclass
 class Outcome:
-    """Where the work stands: names of tasks, errors of those that failed, seconds of each that was done."""
+    """Where the work stands: names of tasks, errors of those that failed, seconds of each that was done.
+
+    `retried` has the first error of each task that was tried again, `failed` what is to be said of those that failed
+    twice: the first error, and the second if it is another one.
+    """
 
     total: int
     running: list[str] = field(default_factory=list)
@@ -75,15 +83,16 @@ class _Worker:
 
     def give(self, task: Task) -> None:
         self.task, self.started = task, time.monotonic()
-        self.connection.send((task.function, task.arguments))
+        with contextlib.suppress(OSError):  # it is dead: there will be no answer either
+            self.connection.send((task.function, task.arguments))
 
     def answer(self) -> str | None:
         """The error of the task it had, None if it is done. A process that died is an error."""
         try:
             return self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join(timeout=10)
-            return f"its process ended with exit code {self.process.exitcode}"
+            return failures.exit_text(self.process.exitcode) + failures.full_disk(runs.runs_folder())
 
     def stop(self) -> None:
         self.connection.close()
@@ -131,7 +140,8 @@ def run(
                     outcome.retried[task.name] = error
                     waiting.append(task)
                 else:
-                    outcome.failed[task.name] = error
+                    first = outcome.retried[task.name]
+                    outcome.failed[task.name] = first if first == error else f"{first} (the second time: {error})"
                 if not worker.process.is_alive():
                     workers[number] = _Worker(number, threads, log_folder)
         outcome.running = []
@@ -152,7 +162,7 @@ def _serve(connection: Connection, parent: int, log: Path) -> None:
             return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ.pop("QRPO_STATUS", None)  # the parent tells how far the work is
-    with open(log, "a", buffering=1) as stream:
+    with _log_or_nothing(log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -161,9 +171,16 @@ def _serve(connection: Connection, parent: int, log: Path) -> None:
             try:
                 function(*arguments)
             except Exception as error:
-                connection.send(f"{type(error).__name__}: {error}")
+                connection.send(failures.sentence(error, runs.runs_folder()))
             else:
                 connection.send(None)
+
+
+def _log_or_nothing(path: Path) -> TextIO:
+    try:
+        return open(path, "a", buffering=1)
+    except OSError:  # a full disk: the work itself will say so
+        return open(os.devnull, "a")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from qrpo_lib import (
     reference_sampling,
     runs,
     sweep,
-    tasks,
+    task_base,
 )
 
 PROFILE = """
@@ -99,7 +99,7 @@ def _nothing(folder):
 
 def as_prompt(split, name):
     """A prompt of the made-up task."""
-    return tasks.Prompt(name, split, f"request {name}")
+    return task_base.Prompt(name, split, f"request {name}")
 
 
 def held_out(profile):

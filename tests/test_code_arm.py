@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import initial_policy, policy_training, preferences, problems, profiles, reference_sampling, tasks
+from qrpo_lib import (
+    initial_policy,
+    policy_training,
+    preferences,
+    problems,
+    profiles,
+    reference_sampling,
+    task_base,
+    tasks,
+)
 
 SMALLEST = Path(__file__).parent / "data" / "smallest.toml"
 
@@ -21,12 +30,12 @@ def test_code_arm_shares_the_policy_of_the_chat_arm(name):
 @pytest.mark.parametrize("name", ["tiny", "smol"])
 def test_splits_have_no_problem_in_common_and_every_solution_is_one(name):
     task = profiles.load(name, "code").task
-    every = tasks.prompts(task, seed=0)
+    every = tasks.of(task).prompts(0)
     assert len({prompt.text for prompt in every}) == len(every) == len({prompt.id for prompt in every})
-    assert {prompt.split for prompt in every} == set(tasks.SPLITS)
+    assert {prompt.split for prompt in every} == set(task_base.SPLITS)
     some = every[::60]
-    solutions = {one.prompt_id: one.chosen for one in tasks.demonstrations(task, seed=0)}
-    scores = tasks.reward(task).score([prompt.text for prompt in some], [solutions[prompt.id] for prompt in some])
+    solutions = {one.prompt_id: one.chosen for one in tasks.of(task).demonstrations(0)}
+    scores = tasks.of(task).reward().score([prompt.text for prompt in some], [solutions[prompt.id] for prompt in some])
     assert (scores == 1).all()
 
 

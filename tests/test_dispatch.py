@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qrpo_lib import dispatch, executors, runs
+from qrpo_lib.errors import InputError
 from qrpo_lib.profiles import Dispatch, Resources
 
 HERE = Path(__file__).parent
@@ -271,7 +273,7 @@ def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
         task.work()()
     toys.perform(task.needs[0].step, "write", {})
-    monkeypatch.setattr(runs, "code_version", lambda modules: "another")
+    monkeypatch.setattr(runs, "code_version", lambda entries, source: "another")
     with pytest.raises(executors.StaleCodeError, match="run the same command again"):
         task.work()()
 
@@ -347,3 +349,50 @@ def test_the_journal_holds_no_more_than_names_and_ids(diamond):
     dispatcher(InMemory(), diamond[0]).advance()
     (record,) = dispatch.journal_folder().glob("*/batch.json")
     assert json.loads(record.read_text()).keys() == {"name", "executor", "host", "submitted", "tasks", "jobs"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda record: '{"name": "x', "no whole JSON"),
+        (lambda record: "[]", "a list where a table"),
+        (lambda record: "null", "nothing"),
+        (lambda record: json.dumps({"name": "x"}), "not a submission of this version"),
+        (lambda record: json.dumps(record | {"tasks": "b0"}), "its values"),
+        (lambda record: json.dumps(record | {"submitted": None}), "its values"),
+        (lambda record: json.dumps(record | {"jobs": ["1", "2"], "tasks": ["a"]}), "2 jobs for 1 tasks"),
+    ],
+)
+def test_a_damaged_submission_is_one_sentence_with_its_file(diamond, damage, why):
+    dispatcher(InMemory(), diamond[0]).advance()
+    (path,) = dispatch.journal_folder().glob("*/batch.json")
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(InputError) as caught:
+        dispatcher(InMemory(), diamond[0]).advance()
+    assert str(path) in str(caught.value)
+    assert why in str(caught.value)
+    assert f"remove the folder {path.parent}" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04", b"cno.such\nmodule\n.", b"null"])
+def test_a_damaged_result_of_a_job_counts_as_none(tmp_path, damage):
+    (tmp_path / "7_0_result.pkl").write_bytes(damage)
+    assert executors._Submitit(Dispatch()).outcome(tmp_path, "7") == (None, "")
+    shutil.copy(tmp_path / "7_0_result.pkl", tmp_path / "7_1_result.pkl")
+    (tmp_path / "7_1_result.pkl").write_bytes(pickle.dumps(("error", "ValueError: x")))
+    assert executors._Submitit(Dispatch()).outcome(tmp_path, "7") == ("error", "ValueError: x")
+
+
+def test_what_failed_is_in_the_error_by_its_folder(runs_folder):
+    bad, other = toys.task("bad"), toys.task("other")
+    executor = InMemory()
+    made = dispatcher(executor, bad, other)
+    made.advance()
+    ids = [job for job in executor.alive]
+    executor.end(ids[0], "error", "Traceback\nValueError: beta is negative")
+    executor.makes(ids[1], other)
+    made.advance()
+    with pytest.raises(dispatch.DispatchError) as caught:
+        made.raise_failures()
+    assert list(caught.value.failures) == [bad.name]
+    assert caught.value.failures[bad.name].startswith("ValueError: beta is negative")

@@ -86,3 +86,11 @@ def test_the_papers_models_and_datasets_are_each_wanted_once():
     }
     assert len(download.sources("gh200")) == 6
     assert download.sources("tiny") == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"0123  config.json\n", b"null", b"<html>"])
+def test_a_damaged_list_of_sums_is_refused(source, damage):
+    download.fetch(source, Hub())
+    (source.folder / download.SUMS).write_bytes(damage)
+    with pytest.raises(hub.HubError, match=f"{download.SUMS} .*remove it and download again"):
+        download.fetch(source, Hub())

@@ -73,12 +73,12 @@ def test_what_is_left_out_and_the_halves(task):
 
 
 def test_prompts_answers_and_rewards_belong_together(task):
-    prompts, answers = tasks.prompts(task, 0), tasks.demonstrations(task, 0)
+    prompts, answers = tasks.of(task).prompts(0), tasks.of(task).demonstrations(0)
     assert [prompt.id for prompt in prompts] == [one.prompt_id for one in answers]
     assert all(one.rejected is None for one in answers)
     texts = [prompt.text for prompt in prompts]
     assert all("class TreeNode" in text for text in texts)
-    reward = tasks.reward(task)
+    reward = tasks.of(task).reward()
     assert reward.score(texts, [one.chosen for one in answers]).tolist() == [1.0] * len(texts)
     shifted = [answers[1].chosen, answers[0].chosen, "no code"]
     assert reward.score(texts[:3], shifted).tolist() == [0.0] * 3

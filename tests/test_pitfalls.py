@@ -15,7 +15,7 @@ import torch
 from small_llama import DPO, EOS, QRPO, assert_same_history, fit, llama, made_up_rows, plain_log_prob
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from qrpo_lib import initial_policy, references, sampling, training
+from qrpo_lib import engines, initial_policy, references, sampling, training
 
 REBEL, SIMPO = ({"algorithm": name, "loss": {"beta": 0.5}} for name in ("rebel", "simpo"))
 
@@ -178,7 +178,7 @@ def test_fine_tuning_weighs_every_token_of_the_batch_alike(micro_batch_size, tok
 def test_log_probabilities_of_sampling_and_training_agree(backend, tokenizer, tmp_path):
     """bfloat16 rounding is 2^-8 relative in the logits; an end-of-sequence token more or less is a nat or so."""
     try:
-        sampling.resolve_backend(backend)
+        engines.resolve(backend)
     except ValueError as reason:
         pytest.skip(str(reason))
     model = llama(hidden_size=64, num_attention_heads=2).eval()  # vLLM on a CPU wants heads of at least 32

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib import (
     causal_lm,
+    chat_template,
     dataset_pairs,
     evaluation,
     initial_policy,
@@ -58,12 +59,12 @@ def test_pairs_of_every_setting(setting):
     (train, validation), frame = built(setting)
     assert (train.report["prompts"], validation.report["prompts"]) == (32, 8)
     profile, tokenizer = in_setting(setting), AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
-    texts = {prompt.id: prompt.text for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    texts = {prompt.id: prompt.text for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
     assert len(train.rows) + train.report["ties"] == 32
-    written = {one.prompt_id: one for one in tasks.demonstrations(PROFILE.task, PROFILE.seed)}
+    written = {one.prompt_id: one for one in tasks.of(PROFILE.task).demonstrations(PROFILE.seed)}
     for row in train.rows:
         of_prompt = frame[frame["prompt_id"] == row["prompt_id"]]
-        assert row["prompt_ids"] == tasks.prompt_ids(tokenizer, texts[row["prompt_id"]])
+        assert row["prompt_ids"] == chat_template.prompt_ids(tokenizer, texts[row["prompt_id"]])
         np.testing.assert_array_equal(row["ref_rewards"], of_prompt["reward"][of_prompt["role"] == "reference"])
         candidates = of_prompt[of_prompt["role"] == "candidate"]
         for side in ("chosen", "rejected"):
@@ -112,8 +113,8 @@ def test_fine_tuning_is_on_prompt_and_chosen_completion():
     tokenizer = AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
     data, counts = reference_policy.sequences(profile, tokenizer)
     assert counts == {"too_long": 0, "end_of_sequence_written_out": 0, "sequences": 32}
-    train = [prompt for prompt in tasks.prompts(PROFILE.task, 0) if prompt.split == "train"]
-    written = {one.prompt_id: one.chosen for one in tasks.demonstrations(PROFILE.task, 0)}
+    train = [prompt for prompt in tasks.of(PROFILE.task).prompts(0) if prompt.split == "train"]
+    written = {one.prompt_id: one.chosen for one in tasks.of(PROFILE.task).demonstrations(0)}
     for prompt, ids in zip(train, data, strict=True):
         turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": written[prompt.id]}]
         assert ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
@@ -173,7 +174,7 @@ def test_online_rewards_are_of_the_held_out_prompts_alone():
     folder = initial_policy.run(PROFILE)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     frame = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
-    prompts = {prompt.id: prompt for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    prompts = {prompt.id: prompt for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
     assert frame["split"].value_counts().to_dict() == {"reporting": 12, "selection": 8}
     assert all(prompts[row.prompt_id].split == row.split for row in frame.itertuples())
     assert (frame["length"] <= PROFILE.reference_sampling.max_new_tokens).all()
@@ -188,10 +189,10 @@ def test_recorded_completions_carry_the_log_probabilities_of_policy_and_referenc
     tokenizer = AutoTokenizer.from_pretrained(initial)
     models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
     frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
-    prompts = {prompt.id: prompt.text for prompt in tasks.prompts(PROFILE.task, PROFILE.seed)}
+    prompts = {prompt.id: prompt.text for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
     assert len(frame) > 10
     for row in frame.head(10).itertuples():
-        start = tasks.prompt_ids(tokenizer, prompts[row.prompt_id])
+        start = chat_template.prompt_ids(tokenizer, prompts[row.prompt_id])
         ids = tokenizer(row.text, add_special_tokens=False)["input_ids"]
         ids += [tokenizer.eos_token_id] * (row.finish_reason == "stop")
         if len(ids) != row.length:  # the text is tokenised in another way than it was sampled

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from qrpo_lib import pretrained, tasks
+from qrpo_lib import chat_template, pretrained
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def test_saved_model_is_the_one_in_the_wheel(folder):
 
     path = pretrained.gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = torch.tensor([tasks.prompt_ids(tokenizer, "What should I pack for a rainy weekend?")])
+    ids = torch.tensor([chat_template.prompt_ids(tokenizer, "What should I pack for a rainy weekend?")])
     with torch.no_grad():
         ours = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
         theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)(ids).logits
@@ -38,7 +38,7 @@ def test_tokenizer_and_generation_settings(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    text = tokenizer.decode(tasks.prompt_ids(tokenizer, "Hello"))
+    text = tokenizer.decode(chat_template.prompt_ids(tokenizer, "Hello"))
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
     assert text.count("<|im_start|>") == 3  # the template's own system prompt, the user, the assistant
     generation = GenerationConfig.from_pretrained(folder)

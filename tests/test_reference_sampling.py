@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrpo_lib import profiles, reference_sampling, runs, tasks, topics
+from qrpo_lib import profiles, reference_sampling, tasks, topics
 
 PROFILE = Path(__file__).parent / "data" / "smallest.toml"
 
@@ -40,7 +40,7 @@ def test_columns_roles_and_seeds(folder):
     profile = profiles.load(PROFILE)
     made = reference_sampling.run(profile)
     frame = reference_sampling.load(made)
-    prompts = tasks.prompts(profile.task, profile.seed)
+    prompts = tasks.of(profile.task).prompts(profile.seed)
     sampled = profile.reference_sampling.completions + profile.reference_sampling.ref_rewards
     assert list(frame["prompt_id"]) == [prompt.id for prompt in prompts for _ in range(sampled)]
     assert list(frame["sample_index"]) == list(range(sampled)) * len(prompts)
@@ -83,9 +83,3 @@ def test_the_setting_decides_whose_completions_they_are():
     assert steps["offline"].key != steps["sft-offline"].key
     assert [step.name for step in steps["sft-offline"].inputs] == ["sft"]
     assert [step.name for step in steps["offline"].inputs] == ["initial_policy"]
-
-
-def test_the_worker_that_imports_nothing_of_the_suite_still_counts_as_code():
-    # it is started by its path, so no import leads to it
-    assert "vllm_worker" in reference_sampling.step(profiles.load(PROFILE)).code
-    assert "vllm_worker" not in runs._closure(("sampling",))

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import made_runs
 import numpy as np
@@ -387,7 +388,7 @@ def test_uniform_quantiles_are_shown_and_not_assumed(judge, shares, prompts, exp
 
 def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, monkeypatch):
     prompts = [made_runs.as_prompt(*pair) for pair in made_runs.held_out(profile)]
-    monkeypatch.setattr(alpaca.tasks, "prompts", lambda *_: prompts)
+    monkeypatch.setattr(alpaca.tasks, "of", lambda _: types.SimpleNamespace(prompts=lambda _: prompts))
     outputs = alpaca.outputs(profile, best)
     assert set(outputs) == {"initial", "sft", "dpo", "simpo", "rebel", "qrpo"}
     assert all(len(found) == 40 for found in outputs.values())

@@ -4,10 +4,11 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from qrpo_lib import runs
+from qrpo_lib import files, runs
 
 
 def step(**parameters):
@@ -37,17 +38,6 @@ def test_key_depends_on_parameters_inputs_and_code():
     assert step(a=1).key == base.key
 
 
-def test_code_version_ignores_comments_and_docstrings_only():
-    source = 'def f():\n    """Doc."""\n    return 1  # why\n'
-    assert runs.source_version(source) == runs.source_version("def f():\n    return 1\n")
-    assert runs.source_version(source) != runs.source_version("def f():\n    return 2\n")
-
-
-def test_code_follows_imports_inside_functions():
-    # sampling is imported by evaluation, and evaluation by policy_training.
-    assert {"evaluation", "sampling", "training", "losses", "transforms"} <= runs._closure(("policy_training",))
-
-
 def test_a_failed_step_leaves_no_complete_folder_and_starts_afresh(runs_folder):
     def fails(folder):
         (folder / "half.txt").write_text("half")
@@ -71,6 +61,79 @@ def test_a_resumable_step_finds_what_was_left(runs_folder):
         step(a=1), lambda folder: (folder / "all").write_bytes((folder / "shard").read_bytes() + b"2"), resumable=True
     )
     assert (folder / "all").read_bytes() == b"12"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: None,
+        lambda record: [],
+        lambda record: 3,
+        lambda record: record | {"key": "0123456789ab"},
+        lambda record: record | {"outputs": ["out.txt"]},
+        lambda record: record | {"outputs": {"out.txt": "abc"}},
+        lambda record: record | {"outputs": {"out.txt": {"sha256": "abc"}}},
+        lambda record: record | {"outputs": {"../out.txt": {"bytes": 1}}},
+        lambda record: {name: value for name, value in record.items() if name != "outputs"},
+    ],
+)
+def test_a_record_of_another_type_is_refused_and_left_out_of_lists(runs_folder, change):
+    folder = runs.complete(step(a=1), write("whole"))
+    assert [path for path, _ in runs.records()] == [folder]
+    path = folder / runs.RECORD
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(runs.CorruptedRunError, match=f"corrupted.*record.json.*qrpo clean --run {folder.name}"):
+        step(a=1).is_complete()
+    assert runs.records() == []
+
+
+def test_a_large_file_is_compared_too_and_hashed_once(runs_folder, monkeypatch):
+    hashed, plain = [], files.file_sha256
+    monkeypatch.setattr(files, "LARGE", 4)
+    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path.name) or plain(path))
+    folder = runs.complete(step(a=1), write("weights"))
+    for _ in range(3):
+        assert step(a=1).is_complete()
+    assert hashed == ["out.txt"]
+    (folder / "out.txt").write_text("weighty")  # as many bytes
+    with pytest.raises(runs.CorruptedRunError, match=r"out\.txt has changed"):
+        step(a=1).is_complete()
+
+
+def test_made_again_the_old_result_stays_until_the_new_one_is_whole(runs_folder):
+    folder = runs.complete(step(a=1), write("old"))
+
+    def fails(partial):
+        assert (folder / "out.txt").read_text() == "old"
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        runs.complete(step(a=1), fails, again=True)
+    assert step(a=1).is_complete()
+    assert runs.complete(step(a=1), write("new"), again=True) == folder
+    assert (folder / "out.txt").read_text() == "new"
+    assert list((runs_folder / ".partial").iterdir()) == []
+
+
+@pytest.mark.parametrize(("edit", "refused"), [("def f():\n    return 2\n", True), ("# why\n", False)])
+def test_code_that_was_edited_while_it_worked_completes_nothing(runs_folder, tmp_path, monkeypatch, edit, refused):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "some.py").write_text("def f():\n    return 1\n")
+    monkeypatch.setattr(runs, "PACKAGE", package)
+    monkeypatch.setattr(runs, "_STARTED", time.time() - 3600)
+    made = runs.Step("made", {"edit": edit}, code=("some",))
+
+    def edits(folder):
+        with open(package / "some.py", "a") as stream:
+            stream.write(edit)
+
+    if refused:
+        with pytest.raises(runs.CodeChangedError, match=r"edited while .* was made.*run the same command again"):
+            runs.complete(made, edits)
+    else:
+        runs.complete(made, edits)
+    assert made.folder.exists() == (not refused)
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "record"])

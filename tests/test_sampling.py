@@ -15,7 +15,8 @@ from scipy import stats
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from qrpo_lib import growing_cache, sampling
+from qrpo_lib import engines, growing_cache, sampling, transformers_engine
+from qrpo_lib.code_version import package_file
 
 VOCABULARY, EOS = 7, 0
 N = 10_000  # completions for a chi-square test
@@ -122,7 +123,7 @@ def folder(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def vllm(folder):
     """One vLLM engine for all tests."""
-    if not sampling.vllm_python():
+    if not engines.vllm_python():
         pytest.skip("vLLM is not installed: make .venv-vllm/.installed")
     with sampling.Sampler(folder, Letters(), backend="vllm", max_model_len=32) as sampler:
         yield sampler
@@ -189,7 +190,7 @@ def test_a_draw_inverts_the_distribution_function(top_p):
     probabilities = np.array([0, 1, 0, 3, 2, 0, 4, 0]) / 10  # tokens that must never come, at both ends too
     uniform = torch.cat([(torch.arange(10, dtype=torch.float64) + 0.5) / 10, torch.tensor([0, 1 - 2**-53]).double()])
     logits = torch.tensor(probabilities).log().float().expand(len(uniform), -1)
-    drawn = sampling._draw(logits, 1.0, top_p, uniform).tolist()
+    drawn = transformers_engine._draw(logits, 1.0, top_p, uniform).tolist()
     if top_p == 1:
         assert drawn[:10] == [1, 3, 3, 3, 4, 4, 6, 6, 6, 6]
         assert drawn[10:] == [1, 6]
@@ -214,7 +215,7 @@ def test_when_rows_are_dropped_and_the_cache_grows_changes_nothing(model, monkey
 
 def test_logits_that_are_not_numbers_are_refused():
     with pytest.raises(RuntimeError, match="logits are not finite"):
-        sampling._draw(torch.tensor([[0.0, math.nan]]), 1.0, 1.0, torch.zeros(1, dtype=torch.float64))
+        transformers_engine._draw(torch.tensor([[0.0, math.nan]]), 1.0, 1.0, torch.zeros(1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("block", [1, 2, 16])  # with and without room when a method of the base class acts
@@ -297,23 +298,23 @@ def no_vllm(monkeypatch, tmp_path):
 
 
 def test_vllm_is_found_where_it_is_installed(no_vllm, monkeypatch):
-    assert sampling.resolve_backend("auto") == "transformers"
+    assert engines.resolve("auto") == "transformers"
     with pytest.raises(ValueError, match=r"vllm, which is not installed.*QRPO_VLLM_PYTHON"):
-        sampling.resolve_backend("vllm")
+        engines.resolve("vllm")
     local = no_vllm / ".venv-vllm" / "bin" / "python"
     local.parent.mkdir(parents=True)
     local.touch()
-    assert sampling.vllm_python() == str(local)
-    assert sampling.resolve_backend("auto") == "vllm"
+    assert engines.vllm_python() == str(local)
+    assert engines.resolve("auto") == "vllm"
     monkeypatch.setenv("QRPO_VLLM_PYTHON", sys.executable)
-    assert sampling.vllm_python() == sys.executable
+    assert engines.vllm_python() == sys.executable
     monkeypatch.setenv("QRPO_VLLM_PYTHON", "/nowhere/python")
     with pytest.raises(ValueError, match=r"QRPO_VLLM_PYTHON is /nowhere/python"):
-        sampling.resolve_backend("auto")
+        engines.resolve("auto")
 
 
 def test_vllm_needs_a_saved_policy(model, monkeypatch):
-    monkeypatch.setattr(sampling, "vllm_python", lambda: sys.executable)
+    monkeypatch.setattr(engines, "vllm_python", lambda: sys.executable)
     with pytest.raises(ValueError, match="pass its folder"):
         sample(model, backend="vllm")
 
@@ -338,7 +339,7 @@ def test_an_engine_does_not_outlive_the_process_that_started_it(tmp_path):
         "class current_platform:\n    is_cpu = staticmethod(lambda: True)\n"
     )
     (tmp_path / "engine.json").write_text('{"policy": "", "dtype": "float32", "max_model_len": 8}')
-    worker = [sys.executable, "-P", str(Path(sampling.__file__).with_name("vllm_worker.py")), str(tmp_path)]
+    worker = [sys.executable, "-P", str(package_file("vllm_worker.py")), str(tmp_path)]
     starts = f"import os, subprocess; p = subprocess.Popen([*{worker!r}, str(os.getpid())], stdin=subprocess.PIPE)"
     parent = subprocess.Popen(
         [sys.executable, "-c", f"{starts}; print(p.pid, flush=True); p.wait()"],

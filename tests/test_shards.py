@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from qrpo_lib import runs, shards
+from qrpo_lib import files, runs, shards
 
 STEP_CODE = """
 import json, os, sys, time
@@ -26,7 +26,7 @@ def make(i):
     return f"content {i}".encode()
 
 def merge(folder):
-    (folder / "all").write_bytes(b"|".join((step.shards / name).read_bytes() for name in names))
+    (folder / "all").write_bytes(b"|".join(shards.read(step, name) for name in names))
 
 print(runs.complete(step, merge, shared=lambda: shards.make_all(step, names, make)))
 """
@@ -95,10 +95,10 @@ def test_what_another_process_is_making_is_waited_for(runs_folder):
         while not (step.shards / "b").exists():
             time.sleep(0.01)
         assert not (step.shards / "a").exists()
-        runs.write_atomically(step.shards / "a", b"ours")
+        files.write_sealed(step.shards / "a", b"ours")
     thread.join()
     shards.make_all(step, ["a", "b"], taken.append)
-    assert (step.shards / "a").read_bytes() == b"ours"
+    assert shards.read(step, "a") == b"ours"
     assert taken == []
 
 
@@ -117,6 +117,19 @@ def test_a_failure_leaves_what_is_done(runs_folder):
     shards.make_all(step, ["a", "b", "c"], lambda i: again.append(i) or b"y")
     assert again == [1, 2]
     shards.make_all(step, ["a", "b", "c"], fails)
+
+
+def test_a_damaged_file_is_made_again(runs_folder):
+    step = runs.Step("work", {}, code=("statistics",))
+    shards.make_all(step, ["a", "b"], lambda i: b"content")
+    path = step.shards / "b"
+    path.write_bytes(path.read_bytes().replace(b"t", b"u", 1))
+    with pytest.raises(files.UnreadableFileError, match=f"{path} cannot be used: it was damaged"):
+        shards.read(step, "b")
+    again = []
+    shards.make_all(step, ["a", "b"], lambda i: again.append(i) or b"content")
+    assert again == [1]
+    assert shards.read(step, "b") == b"content"
 
 
 def test_progress_ends_at_all(runs_folder):

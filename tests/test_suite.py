@@ -3,7 +3,7 @@ import json
 import nbformat
 import pytest
 
-from qrpo_lib import cli, notebook, runs, suite
+from qrpo_lib import cli, notebook, publishing, runs, suite
 
 
 def test_every_notebook_of_the_suite_exists_and_takes_its_parameters():
@@ -145,7 +145,7 @@ def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_
             (path / "figures" / folder / name).write_text(name)
 
         runs.complete(job.step, make)
-        suite._publish(job)
+        publishing.publish(job.id, job.step.folder)
         return sorted(json.loads((tmp_path / "figures" / suite.MANIFEST).read_text()))
 
     assert published("tiny", "old.csv", {"n": 1}) == ["tiny/old.csv"]

@@ -1,7 +1,9 @@
+import shutil
+
 import numpy as np
 import pytest
 
-from qrpo_lib import profiles, sweep
+from qrpo_lib import account, policy_training, profiles, sweep, workers
 from qrpo_lib.sweep import Run
 
 # The paper's grid (section 4, App. L): two models, two chat datasets, six settings, three betas, three learning rates;
@@ -143,3 +145,100 @@ def test_scaling_and_figure_6_come_from_the_same_runs(load):
 def test_a_grid_that_cannot_be_is_refused(load, text, message):
     with pytest.raises(profiles.ProfileError, match=message):
         load(f'extends = "tiny"\n{text}')
+
+
+@pytest.fixture
+def training(load, monkeypatch, runs_folder):
+    """A profile, three of its runs, and the names of all tasks that a training of them hands to its workers."""
+    profile = load('extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [0, 1]\ngrid_seeds = 2\n')
+    runs, seen = sweep.grid(profile)[:3], []
+
+    def outcome(failing):
+        """Workers that make the folder of each task's run, unless `failing` has an error for a part of its name."""
+
+        def made(tasks, **settings):
+            outcome = workers.Outcome(len(tasks))
+            for task in tasks:
+                seen.append(task.name)
+                error = next((error for part, error in failing.items() if part in task.name), None)
+                if error:
+                    outcome.failed[task.name] = error
+                elif task.function is policy_training.run:
+                    complete(policy_training.step(*task.arguments))
+            return outcome
+
+        monkeypatch.setattr(workers, "run", made)
+
+    return profile, runs, outcome, seen
+
+
+def complete(step):
+    from qrpo_lib import runs
+
+    for one in [*step.inputs, step]:
+        if one is not step:
+            complete(one)
+        runs.complete(one, lambda folder: (folder / "out").write_text("x"))
+
+
+def test_failures_are_told_to_the_command_and_where_results_are_asked_for(training, tmp_path):
+    profile, runs, outcome, _ = training
+    names = [run.name for run in runs]
+    outcome({names[1]: "ValueError: beta"})
+    with account.kept_in(tmp_path / "first.jsonl"):
+        made = sweep.train(profile, runs)
+    assert made.failed == {names[1]: "ValueError: beta"}
+    told = account.read(tmp_path / "first.jsonl")
+    assert told.failed == made.failed
+    there = {run.step(profile).folder_name for run in runs if run is not runs[1]}
+    assert there | {source.folder_name for source in runs[0].step(profile).inputs} <= told.rests_on
+    assert runs[1].step(profile).folder_name not in told.rests_on
+    with pytest.raises(sweep.MissingRunsError, match=f"training failed. {names[1]}: ValueError: beta"):
+        sweep.evaluations(profile, [runs[1]])
+    with pytest.raises(sweep.MissingRunsError, match="train them first"):
+        sweep.histories(profile, [sweep.with_seed(runs[1], 77)])
+
+
+def test_the_next_notebook_of_a_command_does_not_try_again_and_is_incomplete_too(training, tmp_path):
+    profile, runs, outcome, seen = training
+    outcome({runs[1].name: "ValueError: beta"})
+    with account.kept_in(tmp_path / "first.jsonl"):
+        sweep.train(profile, runs)
+    outcome({})
+    seen.clear()
+    with account.kept_in(tmp_path / "second.jsonl"):
+        assert sweep.train(profile, runs).failed == {runs[1].name: "ValueError: beta"}
+    assert seen == []
+    assert account.read(tmp_path / "second.jsonl").failed == {runs[1].name: "ValueError: beta"}
+    assert sweep.train(profile, runs).failed == {}  # another command does
+    assert runs[1].name in seen
+
+
+def test_what_runs_share_is_the_first_error_of_all_of_them(training):
+    profile, runs, outcome, seen = training
+    outcome({"needs": "The disk is full (OSError)"})
+    made = sweep.train(profile, runs)
+    assert made.failed == {run.name: "The disk is full (OSError)" for run in runs}
+    assert made.total == len(runs)
+    assert len(seen) == 1  # nothing was trained without it
+
+
+def test_a_result_under_another_key_is_a_failure(training, monkeypatch):
+    profile, runs, _, _ = training
+    monkeypatch.setattr(workers, "run", lambda tasks, **settings: workers.Outcome(len(tasks)))
+    failed = sweep.train(profile, runs).failed
+    assert list(failed) == [run.name for run in runs]
+    assert all("edited meanwhile" in error for error in failed.values())
+
+
+def test_what_complete_runs_rest_on_is_made_again(training):
+    profile, runs, outcome, seen = training
+    outcome({})
+    sweep.train(profile, runs)
+    seen.clear()
+    sweep.train(profile, runs)
+    assert seen == []
+    lost = runs[0].step(profile).inputs[-1]
+    shutil.rmtree(lost.folder)
+    sweep.train(profile, runs)
+    assert seen == [f"what {runs[0].name} rested on"]

@@ -3,7 +3,7 @@ import pytest
 from hub_copies import TEMPLATE, chat_model, classifier, tokenizer, ultrafeedback
 from transformers import AutoTokenizer
 
-from qrpo_lib import hub, initial_policy, profiles, tasks, topics
+from qrpo_lib import chat_template, hub, initial_policy, profiles, tasks, topics
 
 ULTRA = "HuggingFaceH4/ultrafeedback_binarized"
 EOS = 2
@@ -14,8 +14,8 @@ def ids(text):
 
 
 def test_prompt_and_completion_are_the_chat_template_in_two_parts():
-    prompt = tasks.prompt_ids(tokenizer(), "what is the sea")
-    completion = tasks.completion_ids(tokenizer(), "what is the sea", "it is deep")
+    prompt = chat_template.prompt_ids(tokenizer(), "what is the sea")
+    completion = chat_template.completion_ids(tokenizer(), "what is the sea", "it is deep")
     assert prompt == ids("<|user|> what is the sea <|assistant|>")
     assert completion == ids("it is deep </s>")
 
@@ -30,14 +30,14 @@ def test_prompt_and_completion_are_the_chat_template_in_two_parts():
 def test_a_completion_ends_with_one_end_of_sequence_token_whatever_the_template(template):
     made = tokenizer()
     made.chat_template = template
-    assert tasks.completion_ids(made, "what is it", "it is deep") == ids("it is deep </s>")
-    assert tasks.completion_ids(made, "what is it", "") == [EOS]
+    assert chat_template.completion_ids(made, "what is it", "it is deep") == ids("it is deep </s>")
+    assert chat_template.completion_ids(made, "what is it", "") == [EOS]
 
 
 @pytest.mark.parametrize("answer", ["it is </s> deep", "it is deep </s>"])
 def test_an_answer_that_writes_the_end_of_sequence_token_is_refused(answer):
-    with pytest.raises(tasks.UnusableAnswer, match="end-of-sequence"):
-        tasks.completion_ids(tokenizer(), "what is it", answer)
+    with pytest.raises(chat_template.UnusableAnswer, match="end-of-sequence"):
+        chat_template.completion_ids(tokenizer(), "what is it", answer)
 
 
 def test_a_token_across_the_border_of_prompt_and_answer_is_split():
@@ -53,20 +53,20 @@ def test_a_token_across_the_border_of_prompt_and_answer_is_split():
     made.chat_template = (
         "{% for m in messages %}{{ m['content'] + (':\\n' if m['role'] == 'user' else '</s>') }}{% endfor %}"
     )
-    assert tasks.prompt_ids(made, "a") == [4, 1, 2]
+    assert chat_template.prompt_ids(made, "a") == [4, 1, 2]
     whole = made.apply_chat_template(
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\nb"}], tokenize=True, return_dict=False
     )
     assert whole == [4, 1, 3, 5, 0]
-    assert tasks.completion_ids(made, "a", "\nb") == [2, 5, 0]
-    assert made.decode([*tasks.prompt_ids(made, "a"), 2, 5]) == "a:\n\nb"
+    assert chat_template.completion_ids(made, "a", "\nb") == [2, 5, 0]
+    assert made.decode([*chat_template.prompt_ids(made, "a"), 2, 5]) == "a:\n\nb"
 
 
 def test_topics_demonstrations_are_ranked_pairs_better_than_the_policys_own():
     sizes = {"train_prompts": 200, "selection_prompts": 10, "reporting_prompts": 10}
     task = profiles.load("tiny", "chat").task.model_copy(update=sizes)
-    every = tasks.prompts(task, 0)
-    found = tasks.demonstrations(task, 0)
+    every = tasks.of(task).prompts(0)
+    found = tasks.of(task).demonstrations(0)
     assert [one.prompt_id for one in found] == [prompt.id for prompt in every]
     reward = topics.TopicReward()
     texts = [prompt.text for prompt in every]
@@ -77,8 +77,8 @@ def test_topics_demonstrations_are_ranked_pairs_better_than_the_policys_own():
     # the writer of the instruction examples, as the policy was taught: one answer to a request each
     taught = topics.conversations(200, 1)
     assert chosen.mean() > reward.score(*zip(*taught, strict=True)).mean() + 0.3
-    assert tasks.demonstrations(task, 0) == found
-    assert tasks.demonstrations(task, 1) != found
+    assert tasks.of(task).demonstrations(0) == found
+    assert tasks.of(task).demonstrations(1) != found
 
 
 def test_written_prompts_have_no_demonstrations():
@@ -165,9 +165,9 @@ seeds = [0]
 
 def test_hub_prompts_and_demonstrations_belong_together(hub_profile, runs_folder):
     task = profiles.load(hub_profile).task
-    prompts, found = tasks.prompts(task, 0), tasks.demonstrations(task, 0)
+    prompts, found = tasks.of(task).prompts(0), tasks.of(task).demonstrations(0)
     assert [prompt.id for prompt in prompts] == [one.prompt_id for one in found]
-    assert [step.name for step in tasks.inputs(task)] == ["chat_data"]
+    assert [step.name for step in tasks.of(task).inputs()] == ["chat_data"]
     assert prompts[3].text == "what is the green"
     assert (found[3].chosen, found[3].rejected) == ("a of sea tree", "a")
 
@@ -186,7 +186,7 @@ def test_a_hub_policy_is_that_model_with_its_padding_token_set(hub_profile, runs
     folder = initial_policy.run(profile)
     made = AutoTokenizer.from_pretrained(folder)
     assert (made.pad_token, made.eos_token) == ("<pad>", "</s>")
-    assert tasks.prompt_ids(made, "what is it") == tasks.prompt_ids(tokenizer(), "what is it")
+    assert chat_template.prompt_ids(made, "what is it") == chat_template.prompt_ids(tokenizer(), "what is it")
     from safetensors.torch import load_file
 
     original = load_file(tmp_path / "copies" / "owner" / "model" / "model.safetensors")

@@ -207,6 +207,35 @@ def test_killed_training_continues_and_ends_the_same(tokenizer, tmp_path):
     assert finished.history == whole.history
 
 
+@pytest.mark.parametrize("damage", ["a bit of the weights", "a file is missing", "no seal"])
+def test_a_damaged_checkpoint_is_not_resumed_from(tokenizer, tmp_path, damage):
+    rows = made_up_rows(80)
+    whole = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5)
+
+    def kill(step, model):
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, output_dir=tmp_path, on_checkpoint=kill)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    weights_file = checkpoint / "model.safetensors"
+    if damage == "a bit of the weights":
+        content = bytearray(weights_file.read_bytes())
+        content[-3] ^= 1
+        weights_file.write_bytes(content)
+    elif damage == "a file is missing":
+        next(checkpoint.glob("rng_state*")).unlink()
+    else:
+        (checkpoint / "sums.sealed").unlink()
+    steps = []
+    again = {"output_dir": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
+    resumed = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
+    assert steps == [0, 2, 4, 6, 8, 10]
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    assert resumed.history == whole.history
+
+
 def test_progress_counts_steps(tokenizer):
     seen = []
     fit(llama(), tokenizer, made_up_rows(24), progress=lambda done, total, text: seen.append((done, total, text[:5])))

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -62,12 +63,52 @@ def test_what_fails_is_tried_once_more_listed_and_stops_nothing(tmp_path):
     outcome = run(tmp_path, tasks)
     assert outcome.failed == {
         "bad": "ValueError: beta is out of range",
-        "dead": "its process ended with exit code -9",
+        "dead": "its process was killed (SIGKILL)",
     }
     assert set(outcome.seconds) == {"late", "good0", "good1", "good2", "good3"}
     assert outcome.retried["late"] == "RuntimeError: not yet"
     for name in ("failed", "died", "once"):
         assert len((tmp_path / name).read_text().splitlines()) == 2, name
+
+
+def fail_differently(folder):
+    write(folder, "differently")
+    if len((Path(folder) / "differently").read_text().splitlines()) == 1:
+        raise KeyError("loss")
+    raise StopIteration
+
+
+def full(folder):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights")
+
+
+def test_the_first_error_is_told_and_the_second_if_it_is_another(tmp_path):
+    outcome = run(tmp_path, [Task("a", fail_differently, (str(tmp_path),)), Task("b", full, (str(tmp_path),))])
+    assert outcome.failed["a"] == "KeyError: 'loss' (the second time: StopIteration (without a message))"
+    assert outcome.failed["b"].startswith("The disk is full")
+
+
+def test_a_worker_that_is_killed_between_two_tasks_is_replaced(tmp_path, monkeypatch):
+    names, plain = [f"task{i}" for i in range(4)], workers._Worker.give
+
+    def give(worker, task):
+        if task.name == "task1" and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            worker.process.kill()
+            worker.process.join()
+        plain(worker, task)
+
+    monkeypatch.setattr(workers._Worker, "give", give)
+    outcome = run(tmp_path, [Task(name, write, (str(tmp_path), name)) for name in names], processes=1)
+    assert outcome.retried == {"task1": "its process was killed (SIGKILL)"}
+    assert set(outcome.seconds) == set(names)
+
+
+def test_work_goes_on_where_no_log_can_be_written(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker-0.log").mkdir()  # opening it fails, as on a full disk
+    outcome = run(tmp_path, [Task("a", write, (str(tmp_path), "a"))])
+    assert set(outcome.seconds) == {"a"}
 
 
 def test_the_status_of_the_whole_is_the_parents_to_tell(tmp_path, monkeypatch):

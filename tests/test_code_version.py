@@ -1,0 +1,304 @@
+"""What changes the version of code and what does not, on small packages written for it."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from qrpo_lib import code_version
+from qrpo_lib.code_version import Package, UnresolvedCodeError
+
+LIBRARY = {
+    "work.py": """
+        '''Work.'''
+        import numpy as np
+        from lib import tools
+        from lib.tools import half
+
+        LIMIT = 3
+
+        def make(n: int) -> int:
+            '''Doc.'''
+            if n > LIMIT:
+                raise ValueError(f"{n} is more than {LIMIT}.")
+            return tools.double(n) + half(n)  # why
+
+        def unrelated():
+            return tools.other()
+    """,
+    "tools.py": """
+        def double(n):
+            return 2 * n
+
+        def half(n):
+            return n / 2
+
+        def other():
+            return 0
+    """,
+}
+
+
+def package(folder: Path, files: dict[str, str]) -> Package:
+    root = folder / "lib"
+    shutil.rmtree(root, ignore_errors=True)
+    for name, source in ({"__init__.py": ""} | files).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(textwrap.dedent(source).lstrip("\n"))
+    return Package(root)
+
+
+def version(folder: Path, files: dict[str, str], entry: str = "lib.work:make") -> str:
+    return package(folder, files).version([entry])
+
+
+def edited(name: str, old: str, new: str) -> dict[str, str]:
+    assert old in LIBRARY[name]
+    return LIBRARY | {name: LIBRARY[name].replace(old, new)}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("work.py", "# why", "# another comment"),
+        ("work.py", "'''Doc.'''", "'''Other words.'''"),
+        ("work.py", "'''Work.'''", "'''Other words.'''"),
+        ("work.py", "(n: int) -> int", "(n)"),
+        ("work.py", 'f"{n} is more than {LIMIT}."', '"too many"'),
+        ("work.py", "return tools.other()", "return 5"),
+        ("work.py", "import numpy as np", "import json, numpy as np"),
+        ("work.py", "tools.double(n) + half(n)", "(tools.double(n)\n                    + half(n))"),
+        ("tools.py", "return 0", "return 1"),
+        ("tools.py", "def other():", "def later():\n            return 7\n\n        def other():"),
+    ],
+)
+def test_what_no_result_depends_on_changes_nothing(tmp_path, name, old, new):
+    assert version(tmp_path, edited(name, old, new)) == version(tmp_path, LIBRARY)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("work.py", "LIMIT = 3", "LIMIT = 4"),
+        ("work.py", "n > LIMIT", "n >= LIMIT"),
+        ("work.py", "raise ValueError(", "raise KeyError("),
+        ("work.py", "tools.double(n) + half(n)", "half(n) + tools.double(n)"),
+        ("work.py", "tools.double(n) + half(n)", "half(n) + tools.half(n)"),
+        ("tools.py", "2 * n", "3 * n"),
+        ("tools.py", "n / 2", "n // 2"),
+    ],
+)
+def test_what_a_result_depends_on_changes_the_version(tmp_path, name, old, new):
+    assert version(tmp_path, edited(name, old, new)) != version(tmp_path, LIBRARY)
+
+
+def test_two_names_that_change_places_are_noticed(tmp_path):
+    swapped = edited("work.py", "tools.double(n) + half(n)", "tools.half(n) + tools.double(n)")
+    named = edited("work.py", "tools.double(n) + half(n)", "tools.double(n) + tools.half(n)")
+    assert version(tmp_path, swapped) != version(tmp_path, named)
+    assert version(tmp_path, named) == version(tmp_path, LIBRARY)  # the same function by another way
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "deep/er/tools.py": LIBRARY["tools.py"],
+            "work.py": LIBRARY["work.py"]
+            .replace("from lib import tools", "from lib.deep.er import tools")
+            .replace("from lib.tools", "from lib.deep.er.tools"),
+        },
+        {
+            "helpers.py": LIBRARY["tools.py"],
+            "work.py": LIBRARY["work.py"]
+            .replace("from lib import tools", "import lib.helpers as tools")
+            .replace("lib.tools", "lib.helpers"),
+        },
+        {
+            "tools.py": LIBRARY["tools.py"],
+            "work.py": LIBRARY["work.py"]
+            .replace("from lib import tools", "from . import tools")
+            .replace("from lib.tools", "from .tools"),
+        },
+        {
+            "tools.py": "from lib.first import double\nfrom lib.second import half",
+            "first.py": "def double(n):\n    return 2 * n",
+            "second.py": "def half(n):\n    return n / 2",
+            "work.py": LIBRARY["work.py"],
+        },
+        {
+            "tools.py": LIBRARY["tools.py"],
+            "work.py": LIBRARY["work.py"]
+            .replace("from lib import tools\n", "import lib.tools\n")
+            .replace("tools.double", "lib.tools.double"),
+        },
+    ],
+    ids=["moved", "renamed", "relative", "split", "by its full name"],
+)
+def test_where_modules_live_changes_nothing(tmp_path, files):
+    assert version(tmp_path, files) == version(tmp_path, LIBRARY)
+
+
+def test_the_entry_itself_may_move(tmp_path):
+    moved = {"tools.py": LIBRARY["tools.py"], "folder/work.py": LIBRARY["work.py"]}
+    assert version(tmp_path, moved, "lib.folder.work:make") == version(tmp_path, LIBRARY)
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("from lib import nothing\ndef make():\n    return nothing.f()", "lib.nothing"),
+        ("def make():\n    from lib.nothing import f\n    return f()", "lib.nothing"),
+        ("from lib import tools\ndef make():\n    return tools.nothing()", "lib.tools.nothing"),
+        ("def make():\n    from .nothing import f\n    return f()", "lib.nothing"),
+        ("", "lib.work.make"),
+    ],
+)
+def test_what_cannot_be_resolved_is_an_error(tmp_path, source, named):
+    with pytest.raises(UnresolvedCodeError, match=named.replace(".", r"\.")):
+        version(tmp_path, LIBRARY | {"work.py": source})
+
+
+def test_a_local_name_hides_the_modules_own(tmp_path):
+    files = {"work.py": "def step():\n    return {0}\n\ndef make(step):\n    return [step for step in range(step)]\n"}
+    first, second = ({"work.py": files["work.py"].replace("{0}", number)} for number in "12")
+    assert version(tmp_path, first) == version(tmp_path, second)
+
+
+def test_an_import_of_another_package_counts_by_what_it_imports(tmp_path):
+    files = {"work.py": "from math import sqrt\n\ndef make(x):\n    return sqrt(x)\n"}
+    other = {"work.py": "from cmath import sqrt\n\ndef make(x):\n    return sqrt(x)\n"}
+    renamed = {"work.py": "from math import sqrt as root\n\ndef make(x):\n    return root(x)\n"}
+    assert version(tmp_path, files) != version(tmp_path, other)
+    assert version(tmp_path, files) == version(tmp_path, renamed)
+
+
+METHODS = """
+    class Base:
+        def shared(self):
+            return 1
+
+    class Task(Base):
+        size = 2
+
+        def __init__(self):
+            self.limit = 3
+
+        def prompts(self):
+            return self._helper() + self.shared()
+
+        def _helper(self):
+            return 4
+
+        def reward(self):
+            return 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("return 1", "return 9", True),
+        ("size = 2", "size = 9", True),
+        ("self.limit = 3", "self.limit = 9", True),
+        ("return 4", "return 9", True),
+        ("return 5", "return 9", False),
+    ],
+)
+def test_a_method_counts_with_what_it_calls_on_itself(tmp_path, old, new, changes):
+    before = version(tmp_path, {"work.py": METHODS}, "lib.work:Task.prompts")
+    after = version(tmp_path, {"work.py": METHODS.replace(old, new)}, "lib.work:Task.prompts")
+    assert (before != after) == changes
+
+
+def test_infrastructure_is_not_followed_and_a_module_as_a_value_counts_whole(tmp_path):
+    mark = "IS_INFRASTRUCTURE = True\n\ndef double(n):\n    return {0}"
+    files = {"work.py": "from lib import tools\n\ndef make(n):\n    return tools.double(n)\n"}
+    assert version(tmp_path, files | {"tools.py": mark.replace("{0}", "1")}) == version(
+        tmp_path, files | {"tools.py": mark.replace("{0}", "2")}
+    )
+    dynamic = {"work.py": "from lib import tools\n\ndef make(name):\n    return getattr(tools, name)()\n"}
+    assert version(tmp_path, dynamic | {"tools.py": LIBRARY["tools.py"]}) != version(
+        tmp_path, dynamic | {"tools.py": LIBRARY["tools.py"].replace("return 0", "return 1")}
+    )
+
+
+def test_files_and_code_of_other_processes_count_by_content_wherever_they_lie(tmp_path):
+    work = "from lib.paths import package_file\n\n"
+    work += "def make():\n    return package_file('data.txt'), package_file('run.py')\n"
+    paths = "IS_INFRASTRUCTURE = True\n\ndef package_file(name):\n    return name\n"
+    files = {
+        "work.py": work,
+        "paths.py": paths,
+        "data.txt": "a",
+        "run.py": "from lib import tools\nprint(tools.half(1))",
+    }
+    files |= {"tools.py": LIBRARY["tools.py"]}
+    before = version(tmp_path, files)
+    moved = {"x/data.txt": "a", "y/run.py": files["run.py"], **files}
+    del moved["data.txt"], moved["run.py"]
+    assert version(tmp_path, moved) == before
+    assert version(tmp_path, files | {"data.txt": "b"}) != before
+    assert version(tmp_path, files | {"run.py": files["run.py"] + "\nprint(2)"}) != before
+    assert version(tmp_path, files | {"run.py": files["run.py"] + "  # a comment"}) == before
+    assert version(tmp_path, files | {"tools.py": LIBRARY["tools.py"].replace("n / 2", "n // 2")}) != before
+    assert version(tmp_path, files | {"tools.py": LIBRARY["tools.py"].replace("return 0", "return 1")}) == before
+    with pytest.raises(UnresolvedCodeError, match="has 2"):
+        version(tmp_path, files | {"x/data.txt": "a"})
+
+
+def test_statements_that_act_on_import_count_and_scripts_ends_do_not(tmp_path):
+    acting = edited("tools.py", "def other():", "print('set')\n\n        def other():")
+    assert version(tmp_path, acting) != version(tmp_path, LIBRARY)
+    ended = LIBRARY | {"tools.py": LIBRARY["tools.py"] + "\n        if __name__ == '__main__':\n            print(1)\n"}
+    assert version(tmp_path, ended) == version(tmp_path, LIBRARY)
+
+
+def test_further_source_counts_with_what_it_reaches(tmp_path):
+    source = "from lib import tools\ntools.half(3)"
+    before = package(tmp_path, LIBRARY).version([], source)
+    assert package(tmp_path, edited("tools.py", "n / 2", "n // 2")).version([], source) != before
+    assert package(tmp_path, edited("tools.py", "2 * n", "3 * n")).version([], source) == before
+    assert package(tmp_path, LIBRARY).version([], source.replace("3", "4")) != before
+
+
+def test_lines_that_import_from_the_package_are_dropped_and_nothing_else():
+    source = "import json\nfrom qrpo_lib import (\n    losses,\n    runs,\n)\nfrom math import pi\n\nx = pi  # y"
+    assert code_version.without_own_imports(source) == "import json\nfrom math import pi\nx = pi  # y"
+
+
+@pytest.mark.parametrize("other", ["python3.12", "python3.13", "python3.14"])
+def test_the_version_is_the_same_under_every_python(other):
+    script = (
+        "import importlib.util, sys; from pathlib import Path\n"
+        "spec = importlib.util.spec_from_file_location('c', sys.argv[1]); c = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['c'] = c; spec.loader.exec_module(c); package = c.Package(Path(sys.argv[2]))\n"
+        "for path in sorted(package.root.rglob('*.py')):\n"
+        "    if path.name != '__init__.py': print(path.name, package.version([package._dotted(path) + ':']))\n"
+    )
+    command = ["-c", script, code_version.__file__, str(code_version.own_package().root)]
+    if subprocess.run(["sh", "-c", f"{other} -c 0"], capture_output=True).returncode:
+        pytest.skip(f"{other} is not installed")
+    found = subprocess.run([other, *command], capture_output=True, text=True)
+    ours = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    assert found.stdout == ours.stdout, found.stderr
+    assert found.stdout.count("\n") > 50
+
+
+def test_versions_are_remembered_until_a_file_changes_and_damage_is_not_believed(tmp_path, monkeypatch):
+    one = package(tmp_path, LIBRARY)
+    monkeypatch.setattr(code_version, "own_package", lambda: one)
+    monkeypatch.setattr(code_version, "remember_in", lambda: tmp_path / "memory")
+    asked = code_version.code_version.__wrapped__
+    first = asked(("lib.work:make",))
+    [memory] = [path for path in (tmp_path / "memory").rglob("*") if path.is_file()]
+    monkeypatch.setattr(Package, "version", lambda *_: pytest.fail("read again"))
+    assert asked(("lib.work:make",)) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(code_version, "own_package", lambda: one)
+    monkeypatch.setattr(code_version, "remember_in", lambda: tmp_path / "memory")
+    memory.write_text(memory.read_text().replace(first[:4], "0000", 1))
+    assert asked(("lib.work:make",)) == first
