@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from qrpo_lib import leetcode, sandbox
+from qrpo_lib import cores, leetcode, sandbox
 
 CHUNK = 8
 SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--sabotaged", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=int, default=cores.available())
     parser.add_argument("--imported", action="store_true")
     arguments = parser.parse_args()
     ways = [partial(forked, imported=leetcode.INITIALISATION if arguments.imported else ""), warm]

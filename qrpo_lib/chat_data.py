@@ -11,13 +11,14 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from qrpo_lib import chat_template, hub, progress, reward_kinds, runs
 from qrpo_lib.profiles import ChatDataTask, LeetCodeTask
 from qrpo_lib.task_base import Demonstration, Prompt, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROMPTS, COUNTS = "prompts.parquet", "counts.json"
 # Of the split of the test set into selection and reporting halves.
@@ -102,10 +103,14 @@ class ChatData(HubTask):
 
 def load(folder: Path) -> pd.DataFrame:
     """The prepared rows, in the order of the dataset, train before test."""
+    import pandas as pd
+
     return pd.read_parquet(folder / PROMPTS)
 
 
 def _make(task: ChatDataTask, folder: Path) -> None:
+    import pandas as pd
+
     counting = tokenizer(task)
     frames, counts = [], {}
     for role, name in (("train", task.train_split), ("test", task.test_split)):
@@ -145,6 +150,8 @@ def held_out_splits(count: int, strata: Sequence | None = None) -> list[str]:
 
 def _filtered(rows: Any, role: str, tokenizer: Any, max_tokens: int, report: progress.Report):
     """The usable rows of one split as a frame, and how many were left out for each reason."""
+    import pandas as pd
+
     missing = [name for name in ("chosen", "rejected") if name not in rows.column_names]
     if missing:
         raise hub.HubError(f"The dataset has no column {' and '.join(missing)}; it has {', '.join(rows.column_names)}.")

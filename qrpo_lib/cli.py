@@ -1,64 +1,76 @@
-"""The command line: `qrpo reproduce | status | plan | download | report | claims | clean`; each has `--help`."""
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | clean`; each has `--help`.
+
+What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status` and `runs` neither
+pandas nor matplotlib nor torch.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, publishing, runs, suite, tasks
-from qrpo_lib.errors import InputError
+from qrpo_lib import terminal
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
-console = Console(highlight=False)
+if TYPE_CHECKING:
+    from qrpo_lib import suite
+
+_PROFILES = Path(__file__).parent / "profiles"
+_TABLE_WIDTH_OF_A_FILE = 200
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
-    options = _parser().parse_args(arguments)
+    terminal.escape_what_cannot_be_encoded()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `qrpo runs | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
-        console.print(f"[red]qrpo: {escape(str(error))}[/red]", soft_wrap=True)
+        _say(f"qrpo: {error}", style="red")
         return 2
     except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")
+        _say("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")
         return 130
 
 
 def reproduce(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not complete yet."""
+    from qrpo_lib import cores, display, profile_files, runs, suite
+
     started = time.monotonic()
     profile = _absolute(options.profile)
     every = suite.jobs(profile)
+    profile_files.take_name(profile)
     selected = suite.select(every, options.only)
     _check_packages(profile)
     suite.check(selected)
     failure, unready = _dispatch(profile, selected)
     selected = [job for job in selected if job.id not in unready]
-    with _Display(len(selected)) as display:
-        state = suite.reproduce(selected, force=options.force, cores=options.cores, on_change=display.update)
+    with display.Notebooks(len(selected)) as shown:
+        used = options.cores or cores.available()
+        state = suite.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
     if failure:
-        console.print(f"[red]failed[/red] {escape(failure)}", soft_wrap=True)
+        _say(("failed ", "red"), failure)
     state.blocked += unready
     for id, error in state.failed.items():
-        console.print(f"[red]failed[/red] {escape(id)}: {escape(error)}", soft_wrap=True)
+        _say(("failed ", "red"), f"{id}: {error}")
     for id in state.blocked:
-        console.print(f"not run: {escape(id)}, which needs what failed")
-    console.print(
+        _say(f"not run: {id}, which needs what failed")
+    _say(
         f"{len(state.done)} executed, {len(state.skipped)} skipped (complete), {len(state.failed)} failed, "
         f"{len(state.blocked)} not run, in {time.monotonic() - started:.0f} s. "
-        f"Figures: {runs.project_root() / 'figures'}",
-        soft_wrap=True,
+        f"Figures: {runs.project_root() / 'figures'}"
     )
     return 1 if state.failed or failure else 0
 
@@ -69,12 +81,14 @@ def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
     Returns what failed (or nothing), and the ids of notebooks that read it. What is no task of the pipeline
     (iterative rounds) the notebook makes itself.
     """
+    from qrpo_lib import dispatch, dispatch_table, plan, profiles
+
     settings = profiles.load(profile).dispatch
     if settings.where == "here":  # each notebook makes its own
         return "", []
     failure, wanted = "", plan.needed(profile, selected)
     try:
-        with dispatch_table.live(console) as show:
+        with dispatch_table.live(terminal.make_console()) as show:
             dispatch.run(wanted, settings, on_change=show)
     except dispatch.DispatchError as error:
         failure = str(error)
@@ -83,77 +97,136 @@ def _dispatch(profile: str, selected: list[suite.Job]) -> tuple[str, list[str]]:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show which notebooks are complete, and their run folders."""
+    """Show which notebooks are complete, their run folders, and what `reproduce` would refuse."""
+    from qrpo_lib import publishing, runs, suite
+    from qrpo_lib.errors import InputError
+
+    profile = _absolute(options.profile)
     if options.keys:
-        for step in suite.steps(_absolute(options.profile)):
-            console.print(f"{step.name} {step.key}", soft_wrap=True, markup=False)
+        for step in suite.steps(profile):
+            print(step.name, step.key)
         return 0
     whole: set[str] = set()
-    refused: dict[str, None] = {}
+    refused: dict[str, None] = {}  # sentences, each once: many notebooks read the same folders
     try:
         publishing.read_manifest(runs.project_root() / "figures")
     except InputError as error:
         refused[str(error)] = None
-    for job in suite.jobs(_absolute(options.profile)):
+    for job in suite.jobs(profile):
         step = job.step
         try:
             suite.check_folders(job, whole)
-            mark = "[green]complete[/green]" if suite.is_complete(job, whole) else "to do   "
+            mark = ("complete", "green") if suite.is_complete(job, whole) else ("to do   ", "")
         except InputError as error:
-            mark, refused = "[red]corrupted[/red]", {**refused, str(error): None}
-        if mark.startswith("to do") and (step.partial.exists() or step.shards.exists()):
-            mark = "[yellow]interrupted or running[/yellow]"
-        console.print(f"{mark}  {escape(job.id)}  [dim]{step.folder}[/dim]", soft_wrap=True)
-    for error in refused:  # what `reproduce` would refuse
-        console.print(f"[red]{escape(error)}[/red]", soft_wrap=True)
+            mark, refused = ("corrupted", "red"), {**refused, str(error): None}
+        if mark[0].startswith("to do") and (step.partial.exists() or step.shards.exists()):
+            mark = ("interrupted or running", "yellow")
+        _say(mark, f"  {job.id}  ", (str(step.folder), "dim"))
+    try:
+        _check_packages(profile)
+    except (ValueError, OSError) as error:
+        refused[str(error)] = None
+    for sentence in refused:
+        _say(("`qrpo reproduce` would stop here: ", "red"), sentence)
     return 1 if refused else 0
+
+
+def list_runs(options: argparse.Namespace) -> int:
+    """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
+    from qrpo_lib import cleaning, run_list, runs
+
+    every = run_list.rows()
+    wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
+    found = run_list.matching(every, options.names, **wanted)
+    if options.json or options.csv:
+        print(run_list.as_json(found) if options.json else run_list.as_csv(found))
+        return 0
+    console = terminal.make_console()
+    if not console.is_terminal:  # in a file nothing has to fit a screen
+        console.width = _TABLE_WIDTH_OF_A_FILE
+    if found:
+        console.print(run_list.render(found))
+    _say(f"{len(found)} of {len(every)} run folders in {runs.runs_folder()}.")
+    for name in cleaning.damaged():
+        _say(("corrupted ", "red"), f"{name}: its {runs.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
+    return 0
 
 
 def show_plan(options: argparse.Namespace) -> int:
     """Show what would run: stages, jobs, tokens, hours, disk, and what is done. Changes nothing."""
+    from dataclasses import fields
+
+    from qrpo_lib import plan
+
     values = {field.name: getattr(options, field.name) for field in fields(plan.Assumptions)}
     assumed = plan.Assumptions(**{name: value for name, value in values.items() if value is not None})
     profile = _absolute(options.profile)
-    console.print(plan.render(profile, plan.stages(profile, assumed), assumed))
+    terminal.make_console().print(plan.render(profile, plan.stages(profile, assumed), assumed))
     return 0
 
 
 def fetch(options: argparse.Namespace) -> int:
     """Download the profile's models and datasets into $QRPO_DATA, each at its revision, and check every file."""
+    from qrpo_lib import download
+
     for source in download.sources(_absolute(options.profile)):
-        download.fetch(source, tell=lambda text: console.print(escape(text), soft_wrap=True))
+        download.fetch(source, tell=_say)
     return 0
 
 
 def clean(options: argparse.Namespace) -> int:
-    """Remove run folders: one, all, or (by default) those that neither this profile nor the suite's own use now."""
-    folder = runs.runs_folder()
-    if options.run:
-        path = folder / options.run
-        if path.parent != folder or not path.is_dir():
-            raise ValueError(f"There is no run folder {options.run!r} in {folder}; `qrpo status` lists them.")
-        removed = [path]
+    """Remove run folders: one, all, or (by default) those that no profile of the project uses now.
+
+    It lists them with their sizes and asks; without a terminal to ask on, it removes nothing unless --yes is given. The
+    project's profiles are the suite's own, the one of --profile, every profile in a .toml file of the project's folder
+    and its sub-folders (hidden ones and Python environments aside) or of the folder it is called from, and the files by
+    which the executed notebooks were made. Only what the suite itself made is ever removed: folders called NAME-KEY
+    whose record.json says the same, and what it left of them. Links are not followed.
+    """
+    from qrpo_lib import cleaning, project_profiles, runs
+
+    if options.run is not None:
+        found = cleaning.named(options.run)
+    elif options.all:
+        found = cleaning.everything()
     else:
-        kept = [] if options.all else {*profiles.names(), _absolute(options.profile)}
-        used: set[str] = set()
-        for profile in kept:
-            with plan.anywhere(profile):
-                used |= suite.needed_folders(suite.jobs(profile))
-        # An interrupted attempt at what is still needed holds work that the next one goes on from.
-        interrupted = [*(folder / ".partial").glob("*"), *(folder / ".shards").glob("*")]
-        found = [*sorted(folder.glob("*-*")), *sorted(interrupted)]
-        removed = [path for path in found if path.is_dir() and path.name not in used]
-        removed += [runs.cache_folder("")] if options.all and runs.cache_folder("").exists() else []
-    for path in removed:
-        shutil.rmtree(path)
-        console.print(f"removed {path}", soft_wrap=True)
-    console.print(f"{len(removed)} run folders removed.")
+        found = cleaning.unneeded(project_profiles.needed_folders([_absolute(options.profile)]))
+    for one in found:
+        _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {one.kind}", "dim"))
+    if options.run is None:
+        for name in cleaning.damaged():
+            _say(f"Left as it is: {name}, whose {runs.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
+    if not found:
+        _say(f"Nothing to remove in {runs.runs_folder()}.")
+        return 0
+    count = f"{len(found)} folder{'s' if len(found) > 1 else ''}"
+    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {runs.runs_folder()}"
+    if options.dry_run:
+        _say(f"Would remove {total}; nothing was removed.")
+        return 0
+    if not options.yes and not _agreed(f"Remove {total}?"):
+        return 0 if sys.stdin.isatty() else 2
+    busy = [one for one in found if not cleaning.remove(one)]
+    for one in busy:
+        _say(f"Left as it is: {one.path.name}; a running command is at work on it.")
+    _say(f"{len(found) - len(busy)} removed.")
     return 0
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        _say(f"{question} Nothing was removed: there is no terminal to ask on; give --yes to remove them.")
+        return False
+    _say(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    _say("Nothing was removed.")
+    return False
 
 
 def write_claims(options: argparse.Namespace) -> int:
     """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
-    from qrpo_lib import claim_views
+    from qrpo_lib import claim_views, claims, runs
 
     figures, page = runs.project_root() / "figures", runs.project_root() / "docs" / "claims.md"
     judged, stale = claims.recorded(figures), claims.stale(figures)
@@ -162,9 +235,9 @@ def write_claims(options: argparse.Namespace) -> int:
     text = claim_views.page(judged, len(stale))
     changed = not page.is_file() or page.read_text(encoding="utf-8") != text
     runs.write_atomically(page, text.encode())
-    console.print(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    _say(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
     if stale:
-        console.print(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.", soft_wrap=True)
+        _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")
     return 0
 
 
@@ -172,54 +245,16 @@ def build_report(options: argparse.Namespace) -> int:
     """Write the executed notebooks, figures, tables and claims as a static site that opens from disk."""
     from qrpo_lib import report
 
+    if not options.output:
+        raise ValueError("--output needs the name of a folder; leave it out for `report`.")
     page = report.build(_absolute(options.profile), Path(options.output).resolve())
-    console.print(f"Open {page}", soft_wrap=True)
+    _say(f"Open {page}")
     return 0
 
 
-class _Display:
-    """A progress bar over notebooks on a terminal; a line for each event elsewhere."""
-
-    def __init__(self, total: int):
-        self._seen: set[str] = set()
-        self._progress = Progress(
-            TextColumn("{task.fields[now]}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("notebooks"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total, now="")
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._progress.stop()
-
-    def update(self, state: suite.State) -> None:
-        for running in state.running:
-            self._tell("running", running.job.id, shown=not console.is_terminal)
-        for id in state.done:
-            self._tell("[green]done[/green]   ", id)
-        for id in state.skipped:
-            self._tell("skipped", id, shown=not console.is_terminal)
-        for id in state.failed:
-            self._tell("[red]failed[/red] ", id)
-        ended = len(state.done) + len(state.skipped) + len(state.failed) + len(state.blocked)
-        now = " | ".join(escape(running.doing()) for running in state.running)
-        self._progress.update(self._task, completed=ended, now=now)
-
-    def _tell(self, what: str, id: str, *, shown: bool = True) -> None:
-        if shown and what + id not in self._seen:
-            console.print(f"{what} {escape(id)}", soft_wrap=True)
-        self._seen.add(what + id)
-
-
 def _check_packages(profile_name: str) -> None:
+    from qrpo_lib import profiles, tasks
+
     for profile in (profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)):
         tasks.check_available(profile)
         if profile.policy.source == "smollm2":
@@ -230,36 +265,88 @@ def _check_packages(profile_name: str) -> None:
 
 def _absolute(profile: str) -> str:
     """A profile's file by its absolute path, since notebooks run in folders of their own."""
-    return str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    from qrpo_lib import profile_files
+
+    return profile_files.absolute(profile)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _say(*parts: str | tuple[str, str], style: str = "", end: str = "\n") -> None:
+    """A line, however long, as it is; (text, style) pairs are coloured on a terminal."""
+    terminal.make_console().print(terminal.styled(*parts), style=style or None, soft_wrap=True, end=end)
+
+
+# Columns of `qrpo runs` that can be asked for, and their types.
+_RUN_FILTERS = {
+    "algorithm": str,
+    "setting": str,
+    "beta": float,
+    "learning_rate": float,
+    "num_ref_rewards": int,
+    "transform": str,
+    "partition": str,
+    "seed": int,
+    "task": str,
+}
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qrpo", description="Replicate Quantile Reward Policy Optimization.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
 
-    def add(command, name: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+    def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
+        first, _, rest = command.__doc__.partition("\n\n")
+        made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
         made.set_defaults(command=command)
-        made.add_argument("--profile", default="tiny", help=f"{', '.join(profiles.names())}, or a .toml file")
+        if profile:
+            made.add_argument("--profile", default="tiny", help=f"{names}, or a .toml file")
         return made
 
     reproduced = add(reproduce, "reproduce")
-    reproduced.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="these notebooks alone")
+    reproduced.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NOTEBOOK", help="these alone: names or files"
+    )
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
-    reproduced.add_argument("--cores", type=int, default=os.cpu_count(), help="how many to use at most (default: all)")
+    reproduced.add_argument(
+        "--cores", type=_positive, help="how many to use at most (default: all that this process may use)"
+    )
     shown = add(status, "status")
     shown.add_argument("--keys", action="store_true", help="print NAME KEY of every step, to compare two machines")
+    _add_filters(add(list_runs, "runs", profile=False))
     add(fetch, "download")
     planned = add(show_plan, "plan")
-    for field in fields(plan.Assumptions):
-        planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
+    if "plan" in arguments:  # what can be assumed is known to the library
+        from dataclasses import fields
+
+        from qrpo_lib.plan import Assumptions
+
+        for field in fields(Assumptions):
+            planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
     reported = add(build_report, "report")
     reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
     cleaned = add(clean, "clean")
-    cleaned.add_argument("--run", metavar="FOLDER", help="remove this run folder")
-    cleaned.add_argument("--all", action="store_true", help="remove every run folder")
+    chosen = cleaned.add_mutually_exclusive_group()
+    chosen.add_argument("--run", metavar="NAME-KEY", help="remove this run folder")
+    chosen.add_argument("--all", action="store_true", help="remove every run folder")
+    cleaned.add_argument("--yes", action="store_true", help="do not ask")
+    cleaned.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     return parser
+
+
+def _add_filters(listed: argparse.ArgumentParser) -> None:
+    listed.add_argument("names", nargs="*", metavar="NAME", help="a step such as `training`, or a run folder")
+    for name, kind in _RUN_FILTERS.items():
+        listed.add_argument(f"--{name.replace('_', '-')}", type=kind, help="only those with this value")
+    form = listed.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: a list of objects with all columns")
+    form.add_argument("--csv", action="store_true", help="for programs: a table with all columns")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cores: give 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ The folder holds `pairs.parquet`, with columns `prompt_id, split, prompt, side, 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from qrpo_lib import chat_template, runs, scoring, tasks
 from qrpo_lib.profiles import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAIRS = "pairs.parquet"
 
@@ -36,11 +38,15 @@ def run(profile: Profile) -> Path:
 
 def load(folder: Path) -> pd.DataFrame:
     """The scored pairs."""
+    import pandas as pd
+
     return pd.read_parquet(folder / PAIRS)
 
 
 def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
     """The pairs with a policy's `prompt_ids` and `token_ids`, without those of which an answer cannot be written so."""
+    import pandas as pd
+
     rows, unusable = [], set()
     for row in frame.to_dict("records"):
         try:
@@ -54,6 +60,8 @@ def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
 
 
 def _texts(profile: Profile) -> pd.DataFrame:
+    import pandas as pd
+
     prompts = {one.id: one for one in tasks.of(profile.task).prompts(profile.seed)}
     rows = [
         {"prompt_id": one.prompt_id, "side": side, "text": text}

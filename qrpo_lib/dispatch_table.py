@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib import dispatch, executors, masking
+from qrpo_lib import dispatch, executors, masking, terminal
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
@@ -23,7 +23,7 @@ _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "
 @contextlib.contextmanager
 def live(console: Console | None = None) -> Iterator[Callable[[dispatch.Progress], None]]:
     """Context that yields a function which shows where the dispatch stands now."""
-    console = console or Console()
+    console = console or terminal.make_console()
     if console.is_terminal or console.is_jupyter:
         with Live(console=console, auto_refresh=False) as shown:
             yield lambda progress: shown.update(render(progress), refresh=True)

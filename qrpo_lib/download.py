@@ -23,6 +23,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"[0-9a-f]{64}  \S.*")
+_NOTES = ".cache"  # of huggingface_hub, in the folder it downloads to
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
     Raises
     ------
     HubError
-        No revision is named, the hub cannot be reached, or a file differs from what the hub or `SHA256SUMS` says.
+        No revision is named, the folder holds a copy that was not downloaded by this, the hub cannot be reached, or a
+        file differs from what the hub or `SHA256SUMS` says.
     """
     folder = source.folder
     if (folder / SUMS).exists():
@@ -72,6 +74,7 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
         tell(f"there and whole: {source.name}")
         return
     hub.check_revision(source.name, source.revision, source.kind)
+    _check_free(folder)
     if api is None:
         from huggingface_hub import HfApi
 
@@ -90,6 +93,15 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
             raise hub.HubError(f"{folder / one.rfilename} {differs}: remove it and run the same command again.")
     sums = "".join(f"{runs.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
     runs.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse to download over files of somebody else's; the downloader's notes show a download that was interrupted."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _NOTES).is_dir():
+        raise hub.HubError(
+            f"{folder} holds files that `qrpo download` did not put there; jobs read them as they are. To download "
+            "instead, move them away and run the same command again."
+        )
 
 
 def check(source: Source) -> None:
@@ -128,5 +140,5 @@ def _differs(path: Path, described: Any) -> str:
 def _files(folder: Path) -> Iterator[Path]:
     """The files of the copy, without the downloader's own notes."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and ".cache" not in path.relative_to(folder).parts and path.name != SUMS:
+        if path.is_file() and _NOTES not in path.relative_to(folder).parts and path.name != SUMS:
             yield path

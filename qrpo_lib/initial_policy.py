@@ -48,7 +48,7 @@ def _make(profile: Profile, folder: Path) -> None:
 
 def _from_hub(settings: HubPolicy, folder: Path) -> None:
     """The model as it is, with its tokenizer's padding token set."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = hub.model(settings.model, settings.revision)
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -57,7 +57,16 @@ def _from_hub(settings: HubPolicy, folder: Path) -> None:
     if tokenizer.chat_template is None:
         raise hub.HubError(f"The tokenizer of {settings.model} has no chat template: use an instruction-tuned model.")
     tokenizer.pad_token = settings.pad_token
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    config = AutoConfig.from_pretrained(source)
+    embedded = config.get_text_config().vocab_size
+    if tokenizer.pad_token_id >= embedded:
+        raise hub.HubError(
+            f"The token {settings.pad_token!r} of {settings.model} has the id {tokenizer.pad_token_id}, but the model "
+            f"embeds the ids below {embedded} alone: choose another pad_token, or resize the model's embeddings."
+        )
+    # Before the model is built: its own padding token, which this one replaces, may be no embedded one.
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype="auto")
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -28,7 +28,6 @@ from qrpo_lib import (
     runs,
     sampling,
     tasks,
-    transforms,
 )
 from qrpo_lib.profiles import Profile
 
@@ -149,6 +148,8 @@ class _Round:
         learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards")
         loss["beta"] *= plan.rounds
         if plan.reward == "fixed":
+            from qrpo_lib import transforms  # here: scipy takes long to import
+
             loss["transform"] = transforms.of_round(loss["transform"], self.number)
         with progress.bar(f"{plan.label}, seed {self.seed}, round {self.number}") as report:
             fitted = training.fit_policy(

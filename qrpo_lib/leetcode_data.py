@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from qrpo_lib import chat_data, hub, leetcode, runs
 from qrpo_lib.profiles import LeetCodeTask
@@ -41,14 +40,16 @@ class LeetCode(chat_data.HubTask):
 
     def reward(self) -> LeetCodeReward:
         """The share of its problem's tests that an answer passes."""
-        return LeetCodeReward(chat_data.load(self.prepared()), self.settings)
+        frame = chat_data.load(self.prepared())
+        problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
+        return LeetCodeReward(problems, self.settings)
 
 
 class LeetCodeReward:
     """The share of its problem's test cases that the code of an answer passes; 0 without a code block (App. L.4)."""
 
-    def __init__(self, frame: pd.DataFrame, task: LeetCodeTask):
-        self._problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
+    def __init__(self, problems: dict[str, dict[str, str]], task: LeetCodeTask):
+        self._problems = problems
         self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
@@ -58,6 +59,8 @@ class LeetCodeReward:
 
 
 def _make(task: LeetCodeTask, folder: Path) -> None:
+    import pandas as pd
+
     tokenizer = chat_data.tokenizer(task)
     frames, counts = [], {}
     for role, name in (("train", task.train_split), ("test", task.test_split)):

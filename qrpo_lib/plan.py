@@ -1,11 +1,13 @@
 """`qrpo plan`: what a profile would run, before anything is submitted: stages, jobs, tokens, hours, disk. Read-only.
 
 Numbers of steps, jobs and completions are exact. Tokens and hours rest on the assumptions that are printed below the
-table and can be changed on the command line; they are estimates until a run has been measured.
+table and can be changed on the command line; they are estimates until a run has been measured. Prompts and parameters
+are counted where data and models are at hand; what is unknown is said (`qrpo_lib.plan_sizes`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -17,21 +19,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib import dispatch, engines, pipeline, profiles, runs, suite, sweep, tasks
+from qrpo_lib import dispatch, engines, pipeline, plan_sizes, profiles, runs, suite, sweep
 from qrpo_lib.dispatch import Task
-from qrpo_lib.profiles import ChatDataTask, HubPolicy, LeetCodeTask, Profile, TinyPolicy
+from qrpo_lib.errors import InputError
+from qrpo_lib.plan_sizes import Sizes
+from qrpo_lib.profiles import HubPolicy, Profile
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
-# Parameters of the models that are not made here.
-_PARAMETERS = {
-    "allenai/Llama-3.1-Tulu-3-8B-SFT": 8.03e9,
-    "mistralai/Mistral-7B-Instruct-v0.2": 7.24e9,
-    "smollm2": 134.5e6,
-}
-# Prompts after the paper's filter, train and held out (App. L.2).
-_PROMPTS = {"magpieair": (97_812, 1_992), "ultrafeedback": (61_024, 1_995), "leetcode": (2_563, 223)}
-_REWARD_MODEL_PARAMETERS = 7.5e9
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 _STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "training")
@@ -51,10 +46,20 @@ class Assumptions:
     tflops: float = 300
     tokens_a_second: float = 2500
 
+    def __post_init__(self):
+        for of in fields(self):
+            value = getattr(self, of.name)
+            if value is not None and not 0 < value < math.inf:
+                option = f"--{of.name.replace('_', '-')}"
+                raise InputError(f"{option} must be a number above 0, not {value:g}.")
+
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one kind in one arm. `hours` and `tokens` are of what is still to do; `disk` in GB likewise."""
+    """Steps of one kind in one arm. `hours` and `tokens` are of what is still to do; `disk` in GB likewise.
+
+    notes: what of the sizes behind the estimate is unknown or not exact (`plan_sizes`).
+    """
 
     arm: str
     kind: str
@@ -66,6 +71,7 @@ class Stage:
     hours: float
     disk: float
     arithmetic: str
+    notes: tuple[str, ...] = ()
 
 
 def tasks_of_arm(profile: Profile) -> list[Task]:
@@ -92,18 +98,19 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
             profile = profiles.load(profile_name, arm)
             of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
             seen |= {task.name for task in of_arm}
+            sizes = plan_sizes.of_arm(profile)
             for kind in _STAGES:
                 of_kind = [task for task in of_arm if task.kind == kind]
                 if of_kind:
-                    found.append(_stage(profile, kind, of_kind, assumptions))
+                    found.append(_stage(profile, kind, of_kind, assumptions, sizes))
     return found
 
 
-def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions) -> Stage:
+def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
     there = {task.name for task in of_kind if task.step.folder.is_dir()}
     open_steps = len(of_kind) - len(there)
     resources = profile.dispatch.of_kind(kind)
-    tokens, hours, disk, arithmetic = _ESTIMATES[kind](profile, assumed)
+    tokens, hours, disk, arithmetic = _ESTIMATES[kind](profile, assumed, sizes)
     return Stage(
         arm=profile.arm,
         kind=kind,
@@ -115,66 +122,67 @@ def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumption
         hours=open_steps * hours,
         disk=open_steps * disk / 1e9,
         arithmetic=arithmetic,
+        notes=tuple(sizes.notes),
     )
 
 
 # --- one step of each kind: tokens, device-hours, bytes, and how they come about --------------------------------------
 
 
-def _of_policy(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
+def _of_policy(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
     size = _BYTES_A_PARAMETER["bfloat16" if isinstance(profile.policy, HubPolicy) else "float32"]
-    parameters = _parameters(profile)
+    parameters = sizes.policy.number
     return 0, 0, parameters * size, f"{_short(parameters)} parameters x {size} bytes"
 
 
-def _of_sft(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
-    train, _ = _prompts(profile)
+def _of_sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    train = sizes.train.number
     length = assumed.prompt_tokens + _completion_tokens(profile, assumed)
     tokens = train * profile.sft.epochs * length
-    hours, told = _training_hours(profile, tokens, 8, assumed)
+    hours, told = _training_hours(sizes, tokens, 8, assumed)
     return (
         tokens,
         hours,
-        _policy_bytes(profile),
+        _policy_bytes(profile, sizes),
         f"{train:,} x {profile.sft.epochs} epochs x {length:.0f} tokens; {told}",
     )
 
 
-def _of_sampling(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
-    train, held_out = _prompts(profile)
+def _of_sampling(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    train, held_out = sizes.train.number, sizes.held_out.number
     settings = profile.reference_sampling
     each, length = settings.completions + settings.ref_rewards, _completion_tokens(profile, assumed)
     tokens = (train + held_out) * each * length
     hours = tokens / assumed.tokens_a_second / 3600
     told = f"{train + held_out:,} prompts x {each} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
-    if _has_reward_model(profile):
+    if sizes.reward_model.number:
         read = (train + held_out) * each * (length + assumed.prompt_tokens)
-        hours += 2 * _REWARD_MODEL_PARAMETERS * read / (assumed.tflops * 1e12) / 3600
-        told += f", then 2 x {_short(_REWARD_MODEL_PARAMETERS)} x {_short(read)} tokens scored"
+        hours += 2 * sizes.reward_model.number * read / (assumed.tflops * 1e12) / 3600
+        told += f", then 2 x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
     return tokens, hours, tokens * _BYTES_A_TOKEN, told
 
 
-def _of_scoring(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
-    train, held_out = _prompts(profile)
+def _of_scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    train, held_out = sizes.train.number, sizes.held_out.number
     read = 2 * (train + held_out) * (_completion_tokens(profile, assumed) + assumed.prompt_tokens)
-    hours = 2 * _REWARD_MODEL_PARAMETERS * read / (assumed.tflops * 1e12) / 3600 if _has_reward_model(profile) else 0
+    hours = 2 * sizes.reward_model.number * read / (assumed.tflops * 1e12) / 3600
     return read, hours, read * _BYTES_A_TOKEN, f"2 x {train + held_out:,} completions of the dataset scored"
 
 
-def _of_evaluation(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
-    _, held_out = _prompts(profile)
+def _of_evaluation(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    held_out = sizes.held_out.number
     tokens = held_out * profile.evaluation.repeats * _completion_tokens(profile, assumed)
     told = f"{held_out:,} prompts x {profile.evaluation.repeats} x {_completion_tokens(profile, assumed):.0f} tokens"
     return tokens, tokens / assumed.tokens_a_second / 3600, tokens * _BYTES_A_TOKEN, told
 
 
-def _of_training(profile: Profile, assumed: Assumptions) -> tuple[float, float, float, str]:
-    train, held_out = _prompts(profile)
+def _of_training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    train, held_out = sizes.train.number, sizes.held_out.number
     settings, length = profile.training, _completion_tokens(profile, assumed)
     pairs = train * settings.pairs_per_prompt
     tokens = pairs * settings.epochs * 2 * (assumed.prompt_tokens + length)
     # Forward, backward and the forward again of gradient checkpointing, and the reference: 2 + 4 + 2 + 2.
-    hours, told = _training_hours(profile, tokens, 10, assumed)
+    hours, told = _training_hours(sizes, tokens, 10, assumed)
     written = settings.checkpoints * held_out * profile.evaluation.repeats * length
     hours += written / assumed.tokens_a_second / 3600
     told = (
@@ -182,7 +190,7 @@ def _of_training(profile: Profile, assumed: Assumptions) -> tuple[float, float, 
         f"{settings.checkpoints} evaluations "
         f"x {held_out:,} x {profile.evaluation.repeats} x {length:.0f} tokens"
     )
-    return tokens + written, hours, _policy_bytes(profile), told
+    return tokens + written, hours, _policy_bytes(profile, sizes), told
 
 
 _ESTIMATES = {
@@ -195,38 +203,18 @@ _ESTIMATES = {
 }
 
 
-def _training_hours(profile: Profile, tokens: float, factor: int, assumed: Assumptions) -> tuple[float, str]:
-    parameters = _parameters(profile)
+def _training_hours(sizes: Sizes, tokens: float, factor: int, assumed: Assumptions) -> tuple[float, str]:
+    parameters = sizes.policy.number
     hours = factor * parameters * tokens / (assumed.tflops * 1e12) / 3600
     return hours, f"{factor} x {_short(parameters)} x {_short(tokens)} operations"
 
 
-def _policy_bytes(profile: Profile) -> float:
-    return _parameters(profile) * _BYTES_A_PARAMETER[profile.training.precision]
+def _policy_bytes(profile: Profile, sizes: Sizes) -> float:
+    return sizes.policy.number * _BYTES_A_PARAMETER[profile.training.precision]
 
 
 def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
     return assumed.completion_tokens or profile.reference_sampling.max_new_tokens / 2
-
-
-def _prompts(profile: Profile) -> tuple[int, int]:
-    """Train and held-out prompts."""
-    if isinstance(profile.task, ChatDataTask | LeetCodeTask):
-        return _PROMPTS[profile.task.name]
-    splits = [prompt.split for prompt in tasks.of(profile.task).prompts(profile.seed)]
-    return splits.count("train"), len(splits) - splits.count("train")
-
-
-def _parameters(profile: Profile) -> float:
-    policy = profile.policy
-    if isinstance(policy, TinyPolicy):
-        width = policy.hidden_size  # of a Llama with an inner width of 3 and a tied head
-        return policy.vocabulary_size * width + policy.layers * ((4 + 3 * 3) * width**2 + 2 * width) + width
-    return _PARAMETERS.get(policy.model if isinstance(policy, HubPolicy) else "smollm2", 8e9)
-
-
-def _has_reward_model(profile: Profile) -> bool:
-    return isinstance(profile.task, ChatDataTask) and profile.task.reward.kind != "relevance"
 
 
 @contextmanager
@@ -263,6 +251,8 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
     )
     lines = ["", "One step of each stage, unless it is done:"]
     lines += [f"  {one.arm}, {one.kind}: {one.arithmetic}" for one in found]
+    notes = dict.fromkeys(note for one in found if one.done < one.steps for note in one.notes)
+    lines += ["", "Of the sizes:", *(f"  {note}." for note in notes)] if notes else []
     lines += ["", f"Assumed, not measured (`qrpo plan --help`): {_told(assumed)}."]
     parent = next(path for path in (runs.runs_folder(), *runs.runs_folder().parents) if path.exists())
     lines += [f"Where: {settings.where}; results in {runs.runs_folder()}, where {_free(parent)} GB are free."]

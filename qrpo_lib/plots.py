@@ -47,11 +47,22 @@ _CSV_FLOATS = "%.12g"
 
 @contextmanager
 def style():
-    """Context in which figures are drawn: `with plots.style(): figure, axes = plt.subplots(...)`."""
+    """Context in which figures are drawn: `with plots.style(): figure, axes = plt.subplots(...)`.
+
+    It starts from matplotlib's defaults: a `matplotlibrc` of the user's changes no figure.
+    """
     # In a notebook this sets the inline backend up; inside the context, leaving it would switch that off again.
     mpl.get_backend()
-    with mpl.rc_context(), sns.plotting_context("notebook"), sns.axes_style("whitegrid"):
+    with _defaults(), sns.plotting_context("notebook"), sns.axes_style("whitegrid"):
         mpl.rcParams.update(_STYLE)
+        yield
+
+
+@contextmanager
+def _defaults():
+    """Context with matplotlib's own settings, its backend aside."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
         yield
 
 
@@ -67,7 +78,8 @@ def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv")]
-    with mpl.rc_context(_STYLE):
+    with _defaults():  # some settings count when a figure is drawn, not when it is made
+        mpl.rcParams.update(_STYLE)
         figure.savefig(paths[0], metadata={"Creator": None, "Producer": None, "CreationDate": None})
         figure.savefig(paths[1], metadata={"Software": None})
     _write_csv(data, paths[2])

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import get_args
 
 from qrpo_lib import (
     algorithms,
@@ -42,7 +41,7 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> runs.Step:
     """What determines the trained policy: of the losses' settings, only this algorithm's."""
     settings = profile.training.model_dump()
     loss = settings[algorithm]
-    shared = {key: value for key, value in settings.items() if key not in get_args(Algorithm)}
+    shared = {key: value for key, value in settings.items() if key not in algorithms.ALGORITHMS}
     parameters = {
         "algorithm": algorithm,
         "seed": seed,
@@ -138,7 +137,7 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
 
 def _pairs_once(profile: Profile, policy: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
     """The pairs, built once for the runs of one process that differ in the loss alone."""
-    settings = profile.training.model_dump(exclude=set(get_args(Algorithm)))
+    settings = profile.training.model_dump(exclude=set(algorithms.ALGORITHMS))
     key = (*shared_key(profile), json.dumps(settings), profile.seed, profile.reference_sampling.ref_rewards)
     if key not in _BUILT:
         while len(_BUILT) >= _MOST_BUILT:

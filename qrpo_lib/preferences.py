@@ -24,33 +24,42 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 SOURCES = ("offline", "off-policy-best", "off-policy-random")
-# The columns of a row, whatever its source: what `training.fit_policy` takes.
-SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("prompt_ids", pa.list_(pa.int64())),
-        ("chosen_ids", pa.list_(pa.int64())),
-        ("rejected_ids", pa.list_(pa.int64())),
-        ("chosen_reward", pa.float64()),
-        ("rejected_reward", pa.float64()),
-        ("ref_rewards", pa.list_(pa.float64())),
-    ]
-)
 _REASONS = ("unscored", "too_few_completions", "too_few_reference_rewards", "prompt_too_long", "ties", "cut")
 
 
 class Pairs(NamedTuple):
-    """Rows of `SCHEMA` in the order of the prompts' ids, and how many there are of what."""
+    """Rows of `schema()` in the order of the prompts' ids, and how many there are of what."""
 
     rows: list[dict[str, Any]]
     report: dict[str, int]
+
+
+@cache
+def schema() -> pa.Schema:
+    """The columns of a row, whatever its source: what `training.fit_policy` takes."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("prompt_ids", pa.list_(pa.int64())),
+            ("chosen_ids", pa.list_(pa.int64())),
+            ("rejected_ids", pa.list_(pa.int64())),
+            ("chosen_reward", pa.float64()),
+            ("rejected_reward", pa.float64()),
+            ("ref_rewards", pa.list_(pa.float64())),
+        ]
+    )
 
 
 def is_tuned_first(setting: str) -> bool:
@@ -139,7 +148,14 @@ def build_pairs(
                 }
             )
     report["pairs"] = len(rows)
-    return Pairs(pa.Table.from_pylist(rows, schema=SCHEMA).to_pylist(), dict(report))
+    return Pairs(_as_in_a_file(rows), dict(report))
+
+
+def _as_in_a_file(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the types that the schema gives them."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=schema()).to_pylist()
 
 
 def _ranked(

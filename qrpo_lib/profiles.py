@@ -2,20 +2,25 @@
 
 profile = profiles.load("tiny")             # one of the suite's own, in qrpo_lib/profiles/; its first arm
 profile = profiles.load("tiny", "chat")     # an arm: one policy on one task (the paper has five)
-profile = profiles.load("my_profile.toml")  # your own; `extends = "tiny"` takes the rest from there
+profile = profiles.load("my_profile.toml")  # your own, named "my-profile" after its file unless it says `name = "..."`
 
-In the file, `[arms.NAME]` holds what an arm sets differently from the rest of the file.
+In the file, `[arms.NAME]` holds what an arm sets differently from the rest of the file, and
+
+    extends = "tiny"                        # takes the rest from there, or from a file: its path relative to this one
+    unset = ["sft", "training.max_tokens"]  # what this one does without of that; "arms.code" is the whole arm
+
+come before the first table. What a file says wins over all that it extends, arms included (`qrpo_lib.profile_files`).
+An `unset` inside a table has keys of that table.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,25 +31,27 @@ from pydantic import (
     model_validator,
 )
 
-from qrpo_lib import masking
-from qrpo_lib.algorithms import Algorithm
-from qrpo_lib.errors import InputError
+from qrpo_lib import algorithms, masking, profile_files
+from qrpo_lib.algorithms import ALGORITHMS
+from qrpo_lib.profile_files import FOLDER as FOLDER
+from qrpo_lib.profile_files import ProfileError as ProfileError
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps
-
-FOLDER = Path(__file__).parent / "profiles"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+# NumPy takes no larger seed.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# In any spelling, such as the paper's: "QRPO", "SimPO".
+Algorithm = Annotated[
+    algorithms.Algorithm,
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
 Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
 ]
-
-
-class ProfileError(InputError):
-    """A profile does not exist, or one of its values cannot be used."""
 
 
 class _Settings(BaseModel):
@@ -77,6 +84,7 @@ class SmolLM2Policy(_Settings):
 class HubPolicy(_Settings):
     """A model of the Hugging Face hub, or a local copy of it (`qrpo_lib.hub`).
 
+    model: OWNER/NAME, or the path of a folder: an absolute one, or "./NAME" beside the profile.
     revision: a full commit hash; without one nothing is downloaded.
     pad_token: as the paper sets it, a token that nothing else uses.
     temperature, top_p: of this model's evaluation completions (App. L.6); they take the place of the profile's.
@@ -221,9 +229,10 @@ class ScaledNormal(_Settings):
     sigma: PositiveFloat
 
 
+_TransformName = Literal["identity", "log", "square", "sqrt", "normal"]
+TRANSFORMS = (*get_args(_TransformName), "scaled-normal")
 Transform = Annotated[
-    Annotated[Literal["identity", "log", "square", "sqrt", "normal"], Tag("name")]
-    | Annotated[ScaledNormal, Tag("scaled-normal")],
+    Annotated[_TransformName, Tag("name")] | Annotated[ScaledNormal, Tag("scaled-normal")],
     Discriminator(lambda value: "name" if isinstance(value, str) else "scaled-normal"),
 ]
 
@@ -349,7 +358,7 @@ class Experiment(_Settings):
     arms: list[str] | None = None
     rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[Algorithm] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None
     settings: list[Setting] | None = None
     betas: dict[Algorithm, list[PositiveFloat]] = {}
@@ -432,7 +441,7 @@ class Profile(_Settings):
 
     name: Name
     arm: Name
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     policy: TinyPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
     task: Task = Field(discriminator="name")
     reference_sampling: ReferenceSampling
@@ -473,7 +482,7 @@ class Profile(_Settings):
         of_policy = isinstance(self.policy, HubPolicy)
         for name in ("temperature", "top_p"):
             if (getattr(self.evaluation, name) is None) != of_policy:
-                what = "is set, but the policy has its own" if of_policy else "is missing"
+                what = "is set, but the policy has its own" if of_policy else "is missing; the policy brings none"
                 raise ValueError(f"evaluation.{name} {what}")
         return self
 
@@ -503,25 +512,28 @@ class Profile(_Settings):
             *path, last = name.split(".")
             table = settings["training"]
             for key in path:
-                table = table[key]
+                table = table[algorithm(key)]
             if value is not None:
                 table[last] = value
-        return _validated(settings, f"profile {self.name!r}")
+        return _validated(settings, f"profile {self.name!r}, arm {self.arm!r}")
+
+
+def algorithm(name: Any) -> str:
+    """An algorithm as settings spell it, from any spelling: "QRPO", "SimPO". Raises ProfileError for another word."""
+    spelled = name.lower() if isinstance(name, str) else name
+    if spelled not in ALGORITHMS:
+        raise ProfileError(f"There is no algorithm {name!r}; there are {', '.join(ALGORITHMS)}.")
+    return spelled
 
 
 def names() -> list[str]:
     """The suite's own profiles."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return profile_files.names()
 
 
 def arms(name_or_path: str | Path) -> list[str]:
-    """The arms of a profile that its experiment runs, in the order of the file."""
-    settings = _read(str(name_or_path))
-    known = list(_arms(settings, str(name_or_path)))
-    chosen = settings.get("experiment", {}).get("arms") or known
-    for arm in chosen:
-        _check_arm(arm, known, str(name_or_path))
-    return list(chosen)
+    """The arms of a profile that its experiment runs, in the order of the files."""
+    return profile_files.chosen_arms(profile_files.layers(name_or_path))
 
 
 def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
@@ -532,65 +544,58 @@ def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
     ProfileError
         One sentence: no such profile or arm, a file that is not TOML, an unknown key, or a value that cannot be used.
     """
-    where = str(name_or_path)
-    arm = arm or arms(where)[0]
-    settings = _read(where)
-    of_arms = _arms(settings, where)
-    _check_arm(arm, list(of_arms), where)
-    settings.pop("arms")
-    return _validated(_merged(settings, of_arms[arm]) | {"arm": arm}, f"profile {where!r}")
+    chain = profile_files.layers(name_or_path)
+    name = profile_files.name(chain)
+    known = profile_files.known_arms(chain)
+    arm = profile_files.chosen_arms(chain)[0] if arm is None else arm
+    profile_files.check_arm(arm, known, str(name_or_path))
+    settings = profile_files.settings(chain, arm) | {"name": name, "arm": arm}
+    return _validated(settings, f"profile {str(name_or_path)!r}, arm {arm!r}", chain)
 
 
-def _arms(settings: dict[str, Any], where: str) -> dict[str, dict]:
-    found = settings.get("arms")
-    if not isinstance(found, dict) or not found or not all(isinstance(table, dict) for table in found.values()):
-        raise ProfileError(f"The profile {where!r} has no arms: it needs a table [arms.NAME] for each task.")
-    return found
-
-
-def _check_arm(arm: str, known: list[str], where: str) -> None:
-    if arm not in known:
-        raise ProfileError(f"The profile {where!r} has no arm {arm!r}; it has {', '.join(known)}.")
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else FOLDER / f"{name_or_path}.toml"
-    if not path.is_file():
-        close = difflib.get_close_matches(name_or_path, names(), n=1)
-        hint = (
-            f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names())}, or the path of a .toml file."
-        )
-        raise ProfileError(f"There is no profile {name_or_path!r}; {hint}")
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"The profile {path} is not valid TOML: {error}.") from None
-    base = settings.pop("extends", None)
-    if base is not None:
-        inherited = {key: value for key, value in _read(str(base)).items() if key != "name"}
-        settings = _merged(inherited, settings)
-    settings.setdefault("name", path.stem)
-    return settings
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = base | changes
-    for key in base.keys() & changes.keys():
-        if isinstance(base[key], dict) and isinstance(changes[key], dict):
-            merged[key] = _merged(base[key], changes[key])
-    return merged
-
-
-def _validated(settings: dict[str, Any], where: str) -> Profile:
+def _validated(settings: dict[str, Any], where: str, chain: list[profile_files.Layer] | None = None) -> Profile:
+    """The profile of these settings. ProfileError names the key, and the file that sets it if another one does."""
     try:
         return Profile.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        if first["type"] == "extra_forbidden":
-            message = "there is no such setting"
-        elif "input" in first and not isinstance(first["input"], dict):
-            message += f", not {first['input']!r}"
-        raise ProfileError(f"In {where}{f', {key}' if key else ''}: {message}.") from None
+        key, reason = _key_and_reason(first, settings)
+        if chain and first["type"] != "missing":
+            layer = profile_files.said_in(chain, settings["arm"], key)
+            where += f" (from {layer.shown})" if layer is not chain[-1] else ""
+        named = f", {'.'.join(map(str, key))}" if key else ""
+        raise ProfileError(f"In {where}{named}: {reason}.") from None
+
+
+def _key_and_reason(error: dict[str, Any], settings: dict[str, Any]) -> tuple[tuple, str]:
+    """The key as it stands in the file, without pydantic's names of kinds, and what is wrong with its value."""
+    key, value = (), settings
+    for part in error["loc"]:
+        kind = profile_files.DISCRIMINATORS.get(key)
+        is_kind = isinstance(value, dict) and part not in value and kind and value.get(kind) == part
+        if part == "[key]" or is_kind or (isinstance(value, str) and kind):
+            continue
+        key += (part,)
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
+        value = value[part] if inside else None
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    given = error.get("input")
+    if error["type"] == "extra_forbidden":
+        return key, "there is no such setting"
+    if error["type"] == "union_tag_not_found":
+        kind = profile_files.DISCRIMINATORS[key]
+        return key, f"{kind} is missing, which says of what kind it is"
+    if error["type"] == "union_tag_invalid":
+        kind = profile_files.DISCRIMINATORS[key]
+        return (*key, kind), f"must be one of {error['ctx']['expected_tags']}, not {given[kind]!r}"
+    if error["type"] == "string_pattern_mismatch":  # of a commit; names are checked before
+        reason = "must be a full commit, 40 hexadecimal digits"
+    if "input" in error and not isinstance(given, dict):
+        reason += f", not {_short(given)}"
+    return key, reason
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 
 Report = Callable[[int, int, str], None]
@@ -30,6 +28,8 @@ def bar(text: str) -> Iterator[Report]:
     if path:
         yield _status_file(Path(path), text)
         return
+    from tqdm.auto import tqdm  # here, since many modules import this one
+
     with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
 
         def report(done: int, total: int, detail: str = "") -> None:

@@ -35,7 +35,8 @@ def publish(job_id: str, folder: Path) -> None:
     with runs.lock(MANIFEST):  # two profiles may be reproduced at once
         manifest = read_manifest(figures)
         for name in _superseded(manifest, job_id, set(paths)):
-            (figures / name).unlink(missing_ok=True)
+            if _is_as_published(figures / name, manifest[name]):
+                (figures / name).unlink()
             del manifest[name]
         for name, path in paths.items():
             entry = {"made_by": job_id, "inputs": record["key"], "sha256": runs.file_sha256(path)}
@@ -68,6 +69,11 @@ def read_manifest(figures: Path) -> dict[str, dict[str, str]]:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(field), str) for field in _ENTRY):
             raise files.unreadable(path, f"its entry for {name!r} is not {', '.join(_ENTRY)}", remedy)
     return manifest
+
+
+def _is_as_published(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file is what was published, and not what somebody has put in its place."""
+    return path.is_file() and not path.is_symlink() and runs.file_sha256(path) == entry["sha256"]
 
 
 def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[str]:

@@ -11,14 +11,18 @@ import html
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-
-from qrpo_lib import claim_views, claims, suite
+from qrpo_lib import claim_views, claims, own_folder, suite
 from qrpo_lib.code_version import package_file
+from qrpo_lib.errors import InputError
 from qrpo_lib.suite import Job
 
+if TYPE_CHECKING:
+    import nbformat
+
 FIGURES = "figures"
+_MAKER = "qrpo report"
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 _STYLE = package_file("report.css")
@@ -35,26 +39,35 @@ _PAGE = """<!doctype html>
 def build(profile_name: str, folder: Path) -> Path:
     """Write the site of a profile into `folder`, in place of an earlier one. Returns the path of its first page.
 
-    What has not been executed yet is listed as such. Raises ValueError if nothing has, or if `folder` holds another
-    thing than a site.
+    What has not been executed yet is listed as such. The folder is a new one, an empty one, or one that was written by
+    this; what else was put there since stays.
+
+    Raises
+    ------
+    InputError
+        Nothing has been executed yet, or `folder` holds what was not written by this.
     """
+    own_folder.check(folder, _MAKER)
     jobs = suite.jobs(profile_name)
     executed = [job for job in jobs if (job.step.folder / suite.EXECUTED).is_file()]
     if not executed:
-        raise ValueError(
+        raise InputError(
             f"No notebook of the profile {profile_name!r} has been executed yet: run `qrpo reproduce` first."
         )
-    if folder.exists() and any(folder.iterdir()) and not (folder / "index.html").is_file():
-        raise ValueError(f"{folder} holds something else than a report; choose another folder.")
-    partial = folder.with_name(f".{folder.name}.partial")  # an earlier site stays until this one is whole
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copyfile(_STYLE, partial / _STYLE.name)
-    made = [_copy_figures(job, partial) for job in executed]
+    with own_folder.filling(folder, _MAKER) as new:
+        _write_site(new, f"QRPO, replicated: {Path(profile_name).stem}", jobs, executed)
+    return folder / "index.html"
+
+
+def _write_site(folder: Path, title: str, jobs: list[Job], executed: list[Job]) -> None:
+    import nbformat
+
+    shutil.copyfile(_STYLE, folder / _STYLE.name)
+    made = [_copy_figures(job, folder) for job in executed]
     for job in executed:
         notebook = nbformat.read(job.step.folder / suite.EXECUTED, as_version=4)
-        _write(partial / page_name(job), _title(job), _notebook_html(notebook), executed)
-    ledger = claims.recorded(partial / FIGURES)
+        _write(folder / page_name(job), _title(job), _notebook_html(notebook), executed)
+    ledger = claims.recorded(folder / FIGURES)
     with_figures = [(job, files) for job, files in zip(executed, made, strict=True) if files]
     parts = [
         _jumps_html([job for job, _ in with_figures]),
@@ -62,10 +75,7 @@ def build(profile_name: str, folder: Path) -> Path:
         _contents_html(jobs, executed),
         *[_gallery_html(job, files) for job, files in with_figures],
     ]
-    _write(partial / "index.html", f"QRPO, replicated: {Path(profile_name).stem}", "\n".join(parts), executed)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder / "index.html"
+    _write(folder / "index.html", title, "\n".join(parts), executed)
 
 
 def page_name(job: Job) -> str:

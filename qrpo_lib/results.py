@@ -23,6 +23,8 @@ from qrpo_lib import (
     sweep,
 )
 from qrpo_lib.profiles import Profile
+from qrpo_lib.reward_traits import has_lc_reward as has_lc_reward
+from qrpo_lib.reward_traits import prefers_length as prefers_length
 from qrpo_lib.statistics import Interval, difference, mean_interval, not_below_best
 from qrpo_lib.sweep import Run
 
@@ -100,11 +102,6 @@ def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.Da
     """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
     found = sweep.evaluations(profile, runs, text)
     return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
-
-
-def has_lc_reward(profile: Profile) -> bool:
-    """Whether a length-controlled reward makes sense: for chat, as in the paper, not for test-case pass rates."""
-    return profile.task.completions != "solution"
 
 
 def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
@@ -244,11 +241,6 @@ def length_table(points: dict[str, pd.DataFrame]) -> pd.DataFrame:
         row |= {"mean_length": made["x"].mean(), "prompts": rho.n, "seeds": rho.seeds, "points": len(made)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def prefers_length(profile: Profile) -> bool:
-    """Whether the task's reward was made to prefer long answers."""
-    return getattr(profile.task, "length_bonus", 0.0) > 0
 
 
 def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -38,13 +38,14 @@ from qrpo_lib.files import file_sha256, write_atomically
 
 __all__ = ["file_sha256", "write_atomically"]  # also found here
 
-PACKAGE = Path(__file__).parent
+PACKAGE = own_package().root
 RECORD = "record.json"
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 _STARTED = time.time()
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
+_GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY"}
 
 
 class CorruptedRunError(InputError):
@@ -408,12 +409,22 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _git() -> dict[str, Any] | None:
+    """The commit of this code, and whether the package differs from it.
+
+    None where git does not track the package: an unpacked archive, or an installed package, inside another project's
+    repository is no part of that project's commit.
+    """
+    # Where a hook of another repository runs this, git's variables name that one.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(PACKAGE.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=environment)
+        return answer.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "qrpo_lib"))}
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -35,7 +35,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from qrpo_lib import sandbox_checks
+from qrpo_lib import cores, sandbox_checks
 from qrpo_lib.code_version import package_file
 
 Outcome = Literal["passed", "failed", "error", "timeout", "memory", "crashed"]
@@ -118,7 +118,7 @@ def run_many(
     Results are in the order of the jobs. `report(done, total, detail)` is called after each (`progress.bar` fits).
     """
     limits = _limits(seconds_per_test, memory_mb, max_tests, isolation)
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or cores.available()
     for number, (_, tests) in enumerate(jobs):
         if not tests:
             raise ValueError(f"Job {number} has no tests: a pass rate needs at least one.")

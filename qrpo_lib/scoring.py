@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from qrpo_lib import progress, runs, shards, tasks
 from qrpo_lib.profiles import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Completions whose rewards are computed between two saves.
 _IN_A_SHARD = 4096

@@ -162,17 +162,6 @@ def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     return found.loc[found["split"] == "validation", names].reset_index(drop=True)
 
 
-def threshold_runs(profile: Profile) -> list[Run]:
-    """What the threshold of App. A is tested on: QRPO in every setting and at every beta, of the scaling studies with
-    the most references and of the grid. Empty where no study trains offline."""
-    scaling = [run for run in sweep.scaling(profile) if _has_threshold(run)]
-    if not any(run.setting == "offline" for run in scaling):
-        return []
-    most = max(run.num_ref_rewards for run in scaling)
-    grid = [run for run in sweep.grid(profile) if run.algorithm == "qrpo" and _has_threshold(run)]
-    return list(dict.fromkeys([run for run in scaling if run.num_ref_rewards == most] + grid))
-
-
 def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """Of each setting, beta, learning rate, number of references and seed the log-ratios and quantile rewards of the
     validation pairs at the last step."""
@@ -191,11 +180,6 @@ def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     found = sweep.histories(profile, runs)
     validation = found.loc[found["split"] == "validation", [*keys, "chosen_log_ratio", "rejected_log_ratio"]]
     return rewards.merge(validation, on=keys, validate="1:1")
-
-
-def _has_threshold(run: Run) -> bool:
-    # Of the quantile itself, with the partition function of the paper.
-    return run.partition == "exact" and sweep.transform_label(run.transform) == "identity"
 
 
 def _best_checkpoint(rows: pd.DataFrame) -> Cell:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import itertools
 import json
 import os
+import posixpath
 import shutil
 import signal
 import socket
@@ -24,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-import nbformat
-
 from qrpo_lib import (
     account,
     failures,
@@ -33,17 +33,16 @@ from qrpo_lib import (
     initial_policy,
     iterative,
     masking,
-    notebook,
+    notebook_file,
     profiles,
     publishing,
     reference_sampling,
-    results,
+    reward_traits,
     runs,
-    studies,
     sweep,
     tasks,
 )
-from qrpo_lib.code_version import without_own_imports
+from qrpo_lib.code_version import package_file, without_own_imports
 from qrpo_lib.errors import InputError
 from qrpo_lib.publishing import MANIFEST
 
@@ -91,7 +90,7 @@ class Job:
 
     @property
     def step(self) -> runs.Step:
-        cells = [(cell.cell_type, cell.source) for cell in nbformat.read(self.source, as_version=4).cells]
+        cells = notebook_file.cells(self.source)
         code = [_without_magics(source) for kind, source in cells if kind == "code"]
         # Cells as they stand, but for the lines that say where the package's modules live.
         shown = [source if kind != "code" else without_own_imports(_without_magics(source)) for kind, source in cells]
@@ -127,7 +126,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     grid, scaling = _steps(profile, sweep.grid(profile)), _steps(profile, sweep.scaling(profile))
     transformations = _steps(profile, sweep.transformations(profile))
     training = _steps(profile, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
-    training += _steps(profile, list(dict.fromkeys([*sweep.figure_6(profile), *studies.threshold_runs(profile)])))
+    training += _steps(profile, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
     # DPO's gain is the scale of the smallest effects that matter (claims.toml).
     dpo = _steps(profile, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
 
@@ -150,7 +149,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
     made = [first, sampling, all_runs]
-    if results.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+    if reward_traits.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
         return [*made, job("results/length_bias", grid, (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
@@ -160,9 +159,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         made.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
     if transformations:
         made.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
-    if results.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
+    if reward_traits.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
         made.append(job("results/length_bias", grid, (all_runs,)))
-    if results.has_lc_reward(profile):
+    if reward_traits.has_lc_reward(profile):
         made.append(job("results/alpaca_eval", grid, (all_runs,)))
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
@@ -177,18 +176,40 @@ def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[runs.Ste
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
-    """The jobs of the notebooks named in `only` (path, name, or job id); all of them if it is empty.
+    """The jobs of the notebooks named in `only` (path, name, file, or job id); all of them if it is empty.
 
-    Raises ValueError for a name that no notebook has.
+    A file may be named as seen from here or from the project's folder, by its absolute path, or below `notebooks/`.
+
+    Raises InputError for a name that no notebook has, or that notebooks of several folders have.
     """
-    chosen = []
+    chosen: set[str] = set()
     for name in only:
-        found = [job for job in all_jobs if name in (job.id, job.path, job.path.split("/")[-1])]
-        if not found:
-            known = ", ".join(dict.fromkeys(job.path for job in all_jobs))
-            raise ValueError(f"There is no notebook {name!r}; there are {known}.")
-        chosen += found
-    return [job for job in all_jobs if job in chosen] if only else all_jobs
+        found = [job for job in all_jobs if _is_named(job, name)]
+        paths = list(dict.fromkeys(job.path for job in found))
+        if len(paths) == 1:
+            chosen |= {job.id for job in found}
+            continue
+        known = list(dict.fromkeys(job.path for job in all_jobs))
+        if paths:
+            raise InputError(f"{name!r} names several notebooks: say which of {', '.join(paths)}.")
+        short = [path.split("/")[-1] for path in known]
+        close = difflib.get_close_matches(_without_folder(name), [*known, *short], n=1)
+        hint = f"did you mean {close[0]!r}? There" if close else "there"
+        raise InputError(f"There is no notebook {name!r}; {hint} are {', '.join(known)}.")
+    return [job for job in all_jobs if job.id in chosen] if only else all_jobs
+
+
+def _is_named(job: Job, name: str) -> bool:
+    if name in (job.id, job.path, job.path.split("/")[-1]):
+        return True
+    if _without_folder(name) in (job.path, job.path.split("/")[-1]):
+        return True
+    return name.endswith(".ipynb") and Path(name).resolve() == job.source.resolve()
+
+
+def _without_folder(name: str) -> str:
+    """What a notebook's file is called below the project's `notebooks/`."""
+    return posixpath.normpath(name).removeprefix("notebooks/").removesuffix(".ipynb")
 
 
 def check(selected: list[Job]) -> None:
@@ -196,6 +217,8 @@ def check(selected: list[Job]) -> None:
 
     A parameter a notebook does not have, a corrupted run folder among those that would be read, an unreadable manifest.
     """
+    from qrpo_lib import notebook
+
     publishing.read_manifest(runs.project_root() / "figures")
     for job in selected:
         notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
@@ -407,6 +430,9 @@ class _Running:
         # PASSIVE: threads that wait leave their core to the other jobs.
         threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
         told = {"QRPO_STATUS": str(self._status), account.VARIABLE: str(accounts / f"{self.step.key}.jsonl")}
+        # Figures are shown in the notebook and look as published, whatever the user has set for other work.
+        told |= {"MATPLOTLIBRC": str(package_file("matplotlibrc")), "PYTHONIOENCODING": "utf-8"}
+        users = {name: value for name, value in masking.without_secrets(os.environ).items() if name != "MPLBACKEND"}
         # The process says through a pipe why it failed: that works on a full disk too.
         self._answer, theirs = os.pipe()
         task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": self.step.key, "force": force}
@@ -414,7 +440,7 @@ class _Running:
             with _opened(self._log) as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "qrpo_lib.suite", json.dumps(task | {"answer": theirs})],
-                    env=masking.without_secrets(os.environ) | threading | told,
+                    env=users | threading | told,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs],
@@ -511,8 +537,8 @@ def _make_data(job: Job) -> None:
     """Prepare the arm's data if somebody removed them: nothing later asks for them where it is complete itself."""
     if "arm" in job.parameters:
         profile = profiles.load(job.parameters["profile"], job.parameters["arm"])
-        if not all(step.is_complete() for step in tasks.inputs(profile.task)):
-            tasks.prompts(profile.task, profile.seed)
+        if not all(step.is_complete() for step in tasks.of(profile.task).inputs()):
+            tasks.of(profile.task).prompts(profile.seed)
 
 
 def _first_error(made: account.Account) -> str:
@@ -537,7 +563,7 @@ def steps(profile_name: str) -> list[runs.Step]:
     """Every step of a profile's reproduction, whichever cells turn out to be the best, by name and key."""
     every = jobs(profile_name)
     roots = [step for job in every for step in (job.step, *job.possible)]
-    return sorted(_with_inputs(*roots), key=lambda step: (step.name, step.key))
+    return sorted(runs.with_inputs(*roots), key=lambda step: (step.name, step.key))
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:

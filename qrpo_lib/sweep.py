@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from qrpo_lib import account, dispatch, pipeline, policy_training, progress, runs, workers
+from qrpo_lib import account, cores, policy_training, progress, runs, workers
 from qrpo_lib.errors import InputError
 from qrpo_lib.profiles import Profile, ScaledNormal, Transform
 
@@ -140,6 +140,22 @@ def figure_6(profile: Profile, betas: list[float] | None = None) -> list[Run]:
     ]
 
 
+def threshold_runs(profile: Profile) -> list[Run]:
+    """What the threshold of App. A is tested on: QRPO in every setting and at every beta, of the scaling studies with
+    the most references and of the grid. Empty where no study trains offline."""
+    studied = [run for run in scaling(profile) if _has_threshold(run)]
+    if not any(run.setting == "offline" for run in studied):
+        return []
+    most = max(run.num_ref_rewards for run in studied)
+    of_grid = [run for run in grid(profile) if run.algorithm == "qrpo" and _has_threshold(run)]
+    return list(dict.fromkeys([run for run in studied if run.num_ref_rewards == most] + of_grid))
+
+
+def _has_threshold(run: Run) -> bool:
+    # Of the quantile itself, with the partition function of the paper.
+    return run.partition == "exact" and transform_label(run.transform) == "identity"
+
+
 def with_seed(run: Run, seed: int) -> Run:
     """The same cell with another training seed."""
     return replace(run, seed=seed)
@@ -175,10 +191,10 @@ def planned(profile: Profile) -> dict[str, int]:
 def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> workers.Outcome:
     """Train the models that are not there yet, and say in the end which failed and why.
 
-    In as many processes as `$QRPO_CORES` (default: all cores) carry with the profile's threads each. A failed run is
-    tried once more; what fails twice is in the outcome, and stops nothing; under `qrpo reproduce` the notebook is then
-    not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere, each
-    model is a job there. What somebody removed that the models rest on is made again.
+    In as many processes as `$QRPO_CORES` (default: `cores.available`) carry with the profile's threads each. A failed
+    run is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
+    then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
+    each model is a job there. What somebody removed that the models rest on is made again.
     """
     steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
     before = account.failed_before()
@@ -213,7 +229,7 @@ def _without_inputs(steps: Mapping[Run, runs.Step]) -> list[Run]:
 def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
     """`train` in processes of this machine."""
     threads = profile.training.threads
-    processes = max(1, int(os.environ.get("QRPO_CORES") or os.cpu_count() or 1) // threads)
+    processes = max(1, int(os.environ.get("QRPO_CORES") or cores.available()) // threads)
     folder = runs.runs_folder() / ".sweep" / f"{profile.name}-{profile.arm}"
 
     def made(tasks: list[workers.Task], title: str) -> workers.Outcome:
@@ -236,8 +252,7 @@ def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], w
     tasks = [workers.Task(name, policy_training.prepare, (of[0].settings(profile),)) for name, of in preparing.items()]
     again = {f"what {run.name} rested on": run for run in incomplete}
     tasks += [
-        workers.Task(name, pipeline.make_needs, (run.settings(profile), run.algorithm, run.seed))
-        for name, run in again.items()
+        workers.Task(name, _make_needs, (run.settings(profile), run.algorithm, run.seed)) for name, run in again.items()
     ]
     prepared = made(tasks, f"{what}: what the runs share")
     unprepared = {run.name: error for name, error in prepared.failed.items() for run in preparing.get(name, ())}
@@ -253,8 +268,16 @@ def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], w
     return outcome
 
 
+def _make_needs(profile: Profile, algorithm: str, seed: int) -> None:
+    from qrpo_lib import pipeline  # here: only what was removed needs submitit
+
+    pipeline.make_needs(profile, algorithm, seed)
+
+
 def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
     """`train` in jobs of a cluster, or in local processes that outlive this one."""
+    from qrpo_lib import dispatch, pipeline  # here: only such profiles need submitit
+
     tasks = {
         run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing + incomplete
     }

@@ -69,6 +69,19 @@ def test_a_copy_that_changed_later_is_refused(source):
         download.fetch(source, Hub())
 
 
+def test_a_copy_of_somebody_elses_is_not_overwritten(source):
+    source.folder.mkdir(parents=True)
+    (source.folder / "config.json").write_text("mine")
+    server = Hub()
+    with pytest.raises(hub.HubError, match="holds files that `qrpo download` did not put there"):
+        download.fetch(source, server)
+    assert server.downloads == 0
+    assert (source.folder / "config.json").read_text() == "mine"
+    (source.folder / ".cache" / "huggingface").mkdir(parents=True)  # the downloader was interrupted
+    download.fetch(source, server)
+    assert (source.folder / "config.json").read_bytes() == FILES["config.json"]
+
+
 def test_without_a_commit_nothing_is_downloaded(source):
     with pytest.raises(hub.HubError, match="names no revision"):
         download.fetch(download.Source("model", "owner/name", None), Hub())

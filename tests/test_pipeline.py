@@ -107,7 +107,7 @@ def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, proj
 
 
 def test_a_changed_training_parameter_runs_training_and_what_follows(complete, tmp_path):
-    changed = tmp_path / "smallest.toml"
+    changed = tmp_path / "changed.toml"
     changed.write_text(f'extends = "{SMALLEST}"\n[experiment.betas]\ndpo = [0.17]\n')
     before = {path.name for path in (complete / "runs").iterdir()}
     reproduce(complete, profile=changed)

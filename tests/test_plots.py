@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+
+import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
 
@@ -31,3 +36,32 @@ def test_csv_holds_the_numbers(tmp_path):
 def test_the_papers_colours_and_markers():
     assert (plots.ALGORITHMS["qrpo"].color, plots.ALGORITHMS["qrpo"].marker) == ("darkorange", "o")
     assert (plots.ALGORITHMS["dpo"].color, plots.ALGORITHMS["dpo"].marker) == ("cornflowerblue", "s")
+
+
+UNUSUAL = {"text.usetex": True, "savefig.bbox": "tight", "lines.linewidth": 9, "axes.facecolor": "red"}
+UNUSUAL |= {"pdf.compression": 0, "axes.unicode_minus": False, "font.size": 30, "savefig.transparent": True}
+
+
+def test_settings_of_the_user_change_no_figure_and_are_there_afterwards(tmp_path):
+    data = pd.DataFrame({"x": [0, 1], "y": [-0.1, 0.2]})
+    expected = draw(tmp_path / "a", data)
+    with mpl.rc_context(UNUSUAL):
+        assert draw(tmp_path / "b", data) == expected
+        assert {name: mpl.rcParams[name] for name in UNUSUAL} == UNUSUAL
+
+
+def test_a_matplotlibrc_of_the_users_changes_no_figure(tmp_path):
+    """With `text.usetex`, which needs LaTeX, and in a process of its own, where the file is read."""
+    data = pd.DataFrame({"x": [0, 1], "y": [-0.1, 0.2]})
+    expected = draw(tmp_path / "a", data)
+    (tmp_path / "matplotlibrc").write_text("".join(f"{name}: {value}\n" for name, value in UNUSUAL.items()))
+    program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import matplotlib, pandas, test_plots
+assert matplotlib.rcParams["text.usetex"]
+test_plots.draw({str(tmp_path / "b")!r}, pandas.DataFrame({{"x": [0, 1], "y": [-0.1, 0.2]}}))
+"""
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    assert [(tmp_path / "b" / f"figure.{suffix}").read_bytes() for suffix in ("pdf", "png", "csv")] == expected

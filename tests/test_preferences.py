@@ -123,8 +123,8 @@ def test_rows_have_the_same_columns_and_types_whatever_their_source(setting, sft
     assert preferences.is_tuned_first(sft + setting) == bool(sft)
     frame = dataset([0.75, 0.25]) if setting == "offline" else candidates([0.25, 0.75])
     (row,), _ = build(frame, sft + setting)
-    assert pa.Table.from_pylist([row]).schema == preferences.SCHEMA
-    assert list(row) == preferences.SCHEMA.names
+    assert pa.Table.from_pylist([row]).schema == preferences.schema()
+    assert list(row) == preferences.schema().names
 
 
 def test_unknown_setting():

@@ -11,7 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from qrpo_lib import claim_views, claims, cli, plots, report, runs, suite
+from qrpo_lib import claim_views, claims, cli, own_folder, plots, report, runs, suite
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDE = " ".join(["a_very_long_word_without_any_break" * 6] * 2)
@@ -112,12 +112,98 @@ def test_formulas_become_mathml_and_code_does_not():
 
 
 def test_a_report_is_written_over_a_report_and_over_nothing_else(site, tmp_path):
+    before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
     again = report.build("tiny", site.parent)
     assert again == site
+    assert {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()} == before
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="something else than a report"):
+    with pytest.raises(ValueError, match="holds files that `qrpo report` did not write"):
         report.build("tiny", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_web_site_of_somebody_elses_is_left_alone(site, tmp_path, capsys):
+    www = tmp_path / "www"
+    www.mkdir()
+    (www / "index.html").write_text("my page")
+    (www / "CNAME").write_text("example.org")
+    assert cli.main(["report", "--output", str(www)]) == 2
+    assert "did not write" in capsys.readouterr().out
+    assert {path.name: path.read_text() for path in www.iterdir()} == {"index.html": "my page", "CNAME": "example.org"}
+    assert [path.name for path in tmp_path.iterdir()] == ["www"]  # and nothing beside it, such as `.www.partial`
+    (tmp_path / ".new.partial").mkdir()
+    (tmp_path / ".new.partial" / "mine").touch()
+    (tmp_path / "new").mkdir()
+    assert report.build("tiny", tmp_path / "new").is_file()  # empty folders are filled
+    assert (tmp_path / ".new.partial" / "mine").exists()
+
+
+def test_what_was_put_into_a_report_stays(site, tmp_path):
+    folder = tmp_path / "site"
+    with own_folder.filling(folder, "qrpo report") as new:
+        (new / "figures").mkdir()
+        for name in ("old.html", "figures/old.png", "figures/edited.png"):
+            (new / name).write_text("old")
+    (folder / "CNAME").write_text("example.org")
+    (folder / "figures" / "edited.png").write_text("mine now")
+    report.build("tiny", folder)
+    assert (folder / "CNAME").read_text() == "example.org"
+    assert (folder / "figures" / "edited.png").read_text() == "mine now"
+    assert not (folder / "old.html").exists()
+    assert not (folder / "figures" / "old.png").exists()
+    assert not list(folder.glob(".*partial"))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_in_the_way_stops_the_report_before_anything_changes(site, tmp_path, linked):
+    folder, outside = tmp_path / "site", tmp_path / "outside"
+    with own_folder.filling(folder, "qrpo report") as new:
+        (new / "old.html").write_text("old")
+    outside.mkdir()
+    if linked:
+        (folder / "figures").symlink_to(outside)
+    else:
+        (folder / "index.html").write_text("mine")
+    before = {path.name: path.is_file() and path.read_text() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"is a link|was not written by `qrpo report`"):
+        report.build("tiny", folder)
+    assert {path.name: path.is_file() and path.read_text() for path in folder.iterdir()} == before
+    assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["", "[]", '{"made_by": "qrpo report", "files": {"../thesis.txt": "0"}}', '{"made_by": "other", "files": {}}'],
+)
+def test_a_marker_that_is_none_is_no_permission(site, tmp_path, marker):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (folder / own_folder.MARKER).write_text(marker)
+    with pytest.raises(ValueError, match="cannot be read"):
+        report.build("tiny", folder)
     assert (tmp_path / "thesis.txt").exists()
+    assert [path.name for path in folder.iterdir()] == [own_folder.MARKER]
+
+
+def test_a_report_that_fails_leaves_what_was_there(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_ledger_html", lambda ledger: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.build("tiny", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    before = {path: path.is_file() and path.read_bytes() for path in site.parent.rglob("*")}
+    with pytest.raises(ZeroDivisionError):
+        report.build("tiny", site.parent)
+    assert {path: path.is_file() and path.read_bytes() for path in site.parent.rglob("*")} == before
+
+
+@pytest.mark.parametrize("output", ["", "file", "/"])
+def test_an_output_that_is_no_folder_to_fill_is_one_sentence(site, tmp_path, monkeypatch, capsys, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["report", "--output", output]) == 2
+    assert "folder" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_without_executed_notebooks_there_is_no_report(tmp_path, runs_folder, capsys):

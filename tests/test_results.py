@@ -342,7 +342,7 @@ def test_off_policy_the_probabilities_of_training_samples_fall(judge):
 
 
 def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
-    wanted = studies.threshold_runs(profile)
+    wanted = sweep.threshold_runs(profile)
     assert {(run.setting, run.beta) for run in wanted} >= {
         (setting, beta) for setting in ("offline", "off-policy-random") for beta in (0.01, 0.3)
     }

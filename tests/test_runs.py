@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,3 +222,62 @@ def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, mo
     with pytest.raises(OSError, match="killed"):
         runs.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+# --- which commit the code is of --------------------------------------------------------------------------------------
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def recorded(package, **environment):
+    """What a copy of the package records about git, in a process of its own."""
+    code = "import json; from qrpo_lib import runs; print(json.dumps(runs._git()))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=package.parent,
+        env=os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+    )
+    return json.loads(answer.stdout)
+
+
+@pytest.fixture
+def outer(tmp_path):
+    """A repository of something else, with this package unpacked below it."""
+    (tmp_path / "notes.txt").write_text("other work")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "notes.txt")
+    git(tmp_path, "commit", "--quiet", "-m", "other work")
+    ignored = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(runs.PACKAGE, tmp_path / "unpacked" / "qrpo_lib", ignore=ignored)
+
+
+def test_the_commit_of_a_repository_around_an_unpacked_archive_is_not_recorded(outer):
+    assert recorded(outer) is None
+    assert recorded(outer, GIT_DIR=str(outer.parent.parent / ".git")) is None
+
+
+def test_an_empty_repository_has_no_commit(outer):
+    git(outer.parent, "init", "--quiet")
+    assert recorded(outer) is None
+
+
+@pytest.mark.parametrize("top", ["project", "outer"])
+def test_the_commit_of_the_repository_that_tracks_the_package_is_recorded(outer, top):
+    root = outer.parent if top == "project" else outer.parent.parent
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "code")
+    commit = git(root, "rev-parse", "HEAD")
+    (outer.parent / "elsewhere.txt").write_text("no code")
+    assert recorded(outer) == {"commit": commit, "dirty": False}
+    assert recorded(outer, GIT_DIR="/nowhere/.git") == {"commit": commit, "dirty": False}
+    with open(outer / "topics.py", "a") as stream:
+        stream.write("# changed")
+    assert recorded(outer) == {"commit": commit, "dirty": True}

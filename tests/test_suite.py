@@ -38,8 +38,56 @@ def test_only_selects_by_name_path_and_id():
     assert [job.path for job in suite.select(jobs, ["experiments/sweep"])][:1] == ["experiments/sweep"]
     one = "results/tables[chat]"
     assert [job.id for job in suite.select(jobs, [one])] == [one]
-    with pytest.raises(ValueError, match="There is no notebook 'tabels'"):
+    with pytest.raises(ValueError, match=r"There is no notebook 'tabels'; did you mean 'tables'.*theory/noise"):
         suite.select(jobs, ["tabels"])
+
+
+def test_only_takes_what_tab_completion_gives(tmp_path, monkeypatch):
+    jobs = [suite.Job(f"theory/{name}[{arm}]", f"theory/{name}") for name in ("noise", "asymptotics") for arm in "ab"]
+    wanted = [jobs[0].id, jobs[1].id]
+    root = runs.project_root()
+    file = "notebooks/theory/noise.ipynb"
+    for folder, names in {
+        root: [file, f"./{file}", str(root / file), "theory/noise.ipynb", "noise.ipynb", "notebooks/theory/noise"],
+        root / "notebooks" / "theory": ["noise.ipynb", "./noise.ipynb", "../theory/noise.ipynb", file],
+        tmp_path: [file, str(root / file), "theory/noise"],
+    }.items():
+        monkeypatch.chdir(folder)
+        for name in names:
+            assert [job.id for job in suite.select(jobs, [name])] == wanted, (folder, name)
+    assert [job.id for job in suite.select(jobs, [file, "noise", file])] == wanted  # once each
+    for unknown in (str(tmp_path / file), "notebooks/theory", "", "theory/nose.ipynb", "."):
+        with pytest.raises(ValueError, match=r"There is no notebook .* are theory/noise, theory/asymptotics"):
+            suite.select(jobs, [unknown])
+    with pytest.raises(ValueError, match="'noise' names several notebooks: say which of theory/noise, results/noise"):
+        suite.select([*jobs, suite.Job("results/noise", "results/noise")], ["noise"])
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    for content in ("", "{}", "[]", '{"cells": [{}]}'):
+        (tmp_path / "notebooks" / "some.ipynb").write_text(content)
+        with pytest.raises(ValueError, match=r"some.ipynb is not a notebook of format 4"):
+            suite.Job("some", "some").step  # noqa: B018
+
+
+def test_a_published_file_that_was_replaced_by_hand_is_not_removed(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
+    for number, name in ((1, "old.csv"), (2, "new.csv")):
+        job = suite.Job("some", "some", {"n": number})
+
+        def make(folder, name=name):
+            (folder / "figures" / "tiny").mkdir(parents=True)
+            (folder / "figures" / "tiny" / name).write_text(name)
+
+        runs.complete(job.step, make)
+        suite._publish(job)
+        (tmp_path / "figures" / "tiny" / "old.csv").write_text("mine")
+    assert (tmp_path / "figures" / "tiny" / "old.csv").read_text() == "mine"
+    assert sorted(json.loads((tmp_path / "figures" / suite.MANIFEST).read_text())) == ["tiny/new.csv"]
 
 
 def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only(tmp_path):
@@ -51,7 +99,8 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     of_grid = {"experiments/sweep", "results/tables", "results/length_bias", "results/alpaca_eval"}
     of_grid |= {"results/scaling", "results/transformations", "experiments/iterative"}
     of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
-    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | {"results/claims"}
+    of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/claims"}
 
 
 def test_source_notebooks_are_clean():
@@ -94,7 +143,7 @@ def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(faili
     [
         (["reproduce", "--profile", "tinny"], "did you mean 'tiny'"),
         (["reproduce", "--only", "tabels"], "no notebook 'tabels'"),
-        (["clean", "--run", "../outside"], "no run folder"),
+        (["clean", "--run", "../outside"], "not the name of a run folder"),
         (["status", "--profile", "nowhere.toml"], "no profile"),
     ],
 )
@@ -114,21 +163,21 @@ def test_a_missing_wheel_is_said_before_work(monkeypatch, capsys, runs_folder):
     assert not runs_folder.exists() or not list(runs_folder.glob("*-*"))
 
 
-def test_clean_removes_what_no_setting_uses(capsys, runs_folder):
+def test_clean_removes_what_no_setting_uses(runs_folder):
     used = suite.jobs("tiny")[0].step
     of_another_profile, interrupted = suite.jobs("smol")[-1].step, suite.jobs("smol")[-2].step
     for step in (used, of_another_profile, runs.Step("old", {})):
         runs.complete(step, lambda folder: (folder / "x").write_text("x"))
-    for name in (interrupted.folder_name, "old-partial"):
+    for name in (interrupted.folder_name, "training-0123456789ab"):
         (runs_folder / ".partial" / name).mkdir(parents=True)
         (runs_folder / ".shards" / name).mkdir(parents=True)
-    assert cli.main(["clean"]) == 0
+    assert cli.main(["clean", "--yes"]) == 0
     assert {path.name for path in runs_folder.glob("*-*")} == {used.folder_name, of_another_profile.folder_name}
     for parent in (".partial", ".shards"):
         assert [path.name for path in (runs_folder / parent).iterdir()] == [interrupted.folder_name]
-    assert cli.main(["clean", "--run", used.folder_name]) == 0
+    assert cli.main(["clean", "--run", used.folder_name, "--yes"]) == 0
     assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
-    assert cli.main(["clean", "--all"]) == 0
+    assert cli.main(["clean", "--all", "--yes"]) == 0
     assert not [*runs_folder.glob("*-*"), *(runs_folder / ".partial").iterdir()]
 
 

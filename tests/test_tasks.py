@@ -1,3 +1,5 @@
+import json
+
 import datasets
 import pytest
 from hub_copies import TEMPLATE, chat_model, classifier, tokenizer, ultrafeedback
@@ -208,10 +210,29 @@ def test_a_padding_token_that_does_not_exist_is_named(hub_profile, runs_folder):
         initial_policy.run(profiles.load(hub_profile))
 
 
+def test_a_padding_token_outside_the_embeddings_is_named(hub_profile, runs_folder, tmp_path):
+    """As models have it whose tokenizer was given a token that their embeddings never had."""
+    source = tmp_path / "copies" / "owner" / "model"
+    longer = tokenizer()
+    embedded = len(longer)
+    longer.add_special_tokens({"pad_token": "<fill>"})
+    longer.save_pretrained(source)
+    hub_profile.write_text(HUB_PROFILE.replace('pad_token = "<pad>"', 'pad_token = "<fill>"'))
+    message = rf"'<fill>' of owner/model has the id {embedded}, but the model embeds the ids below {embedded} alone"
+    with pytest.raises(hub.HubError, match=message):
+        initial_policy.run(profiles.load(hub_profile))
+    # The model's own padding token may be such a one: the profile's takes its place.
+    settings = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(settings | {"pad_token_id": embedded}))
+    hub_profile.write_text(HUB_PROFILE)
+    folder = initial_policy.run(profiles.load(hub_profile))
+    assert json.loads((folder / "config.json").read_text())["pad_token_id"] == tokenizer().convert_tokens_to_ids(
+        "<pad>"
+    )
+
+
 @pytest.mark.slow
 def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, runs_folder, tmp_path):
-    import json
-
     from qrpo_lib import policy_training
 
     classifier(tmp_path / "copies" / "owner" / "reward")

@@ -1,0 +1,228 @@
+"""Removing run folders, and nothing else, wherever `$QRPO_RUNS` points.
+
+    cleaning.named("training-1a6d2dcc6067")       # what this name stands for, or an error that says why nothing
+    cleaning.unneeded(names)                      # what is none of these
+    cleaning.remove(one)                          # of what these found
+
+A run folder is a folder, not a link to one, whose name is NAME-KEY and whose `record.json` says the same name and key.
+Beside run folders the suite made, in folders of its own: interrupted attempts, their shards, and caches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from qrpo_lib import runs
+from qrpo_lib.errors import InputError
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
+_NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})")
+# What the steps of the suite are called, to know a damaged run folder by.
+_STEPS = {"initial_policy", "sft", "reference_sampling", "reference_evaluation", "dataset_pairs", "chat_data"}
+_STEPS |= {"leetcode_data", "training", "iterative"}
+_NOTEBOOK = "notebook-"
+_ATTEMPTS = {".partial": "interrupted attempt", ".shards": "shards of an interrupted attempt"}
+# Where what is being removed is moved first: a kill in between leaves no half of a run folder under its name.
+_REMOVED = ".removed"
+_CACHES = ("reference_log_probs",)
+_CACHED_FILE = re.compile(r"\.?[0-9a-f]{32,64}(\.[A-Za-z0-9_.-]*)?")
+
+
+class CleaningError(InputError):
+    """What was named is nothing that may be removed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that the suite made. `kind` is for people; `size` in bytes; `files` are all it consists of, or None."""
+
+    path: Path
+    kind: str
+    size: int
+    files: tuple[Path, ...] | None = None
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether this is a run folder: a real folder called NAME-KEY whose record says the same name and key."""
+    return _is_real_folder(path) and _recorded_name(path) == path.name and bool(_NAME.fullmatch(path.name))
+
+
+def named(name: str) -> list[Found]:
+    """The run folder of this name and what interrupted attempts at it left.
+
+    A folder whose record cannot be read counts if its name is one of a step of the suite's and it has a `record.json`,
+    or the suite's lock of that name shows that it was made here.
+
+    Raises
+    ------
+    CleaningError
+        The name is none of a run folder, there is none, or it is not the suite's.
+    """
+    folder = runs.runs_folder()
+    if not _NAME.fullmatch(name):
+        raise CleaningError(f"{name!r} is not the name of a run folder (NAME-KEY, no path); `qrpo runs` lists them.")
+    found = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
+    path = folder / name
+    if not os.path.lexists(path):
+        if not found:
+            raise CleaningError(f"There is no run folder {name!r} in {folder}; `qrpo runs` lists them.")
+        return found
+    if not _is_real_folder(path):
+        raise CleaningError(f"{path} is a link or a file, not a run folder; remove it yourself if it is not needed.")
+    recorded = _recorded_name(path)
+    if recorded not in (None, name):
+        raise CleaningError(
+            f"{path} was not made under this name: its {runs.RECORD} is that of {recorded}. Nothing was removed; move "
+            "or remove the folder yourself."
+        )
+    if recorded is None and not _is_damaged_run_folder(path):
+        raise CleaningError(
+            f"{path} has no readable {runs.RECORD}: it cannot be told whether the suite made it. Nothing was removed; "
+            "move or remove the folder yourself."
+        )
+    kind = "run folder" if recorded else "damaged run folder"
+    return [Found(path, kind, _size(path)), *found]
+
+
+def unneeded(needed: set[str]) -> list[Found]:
+    """Run folders and interrupted attempts of other names than these."""
+    return [found for found in _everything() if found.path.name not in needed]
+
+
+def everything() -> list[Found]:
+    """All run folders, interrupted attempts and caches."""
+    return [*_everything(), *_caches(runs.runs_folder())]
+
+
+def damaged() -> list[str]:
+    """Names of folders that look like run folders but whose record cannot be read; only `named` takes them."""
+    return [
+        path.name
+        for path in _entries(runs.runs_folder())
+        if _is_real_folder(path) and _recorded_name(path) is None and _is_damaged_run_folder(path)
+    ]
+
+
+def remove(found: Found) -> bool:
+    """Remove it, and return True; False, with nothing removed, if a running command is at work on it."""
+    if found.files is not None:
+        for path in found.files:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # holds something that is not the suite's
+            found.path.rmdir()
+        return True
+    if found.path.parent.name == _REMOVED:
+        shutil.rmtree(found.path, ignore_errors=True)  # another `clean` may be at it too
+        return True
+    with contextlib.ExitStack() as stack:
+        try:
+            for lock in _locks(found.path.name):
+                stack.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            return False
+        if _is_real_folder(found.path):
+            remove_own(found.path)
+    return True
+
+
+def remove_own(path: Path) -> None:
+    """Remove a folder that is known to be the suite's from the runs folder, at once as others see it.
+
+    Raises OSError for a link; none is followed.
+    """
+    if path.is_symlink():
+        raise OSError(f"{path} is a link, not a run folder: remove the link yourself.")
+    removed = runs.runs_folder() / _REMOVED
+    removed.mkdir(parents=True, exist_ok=True)
+    target = removed / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    path.rename(target)
+    shutil.rmtree(target)
+    with contextlib.suppress(OSError):
+        removed.rmdir()
+
+
+def _everything() -> list[Found]:
+    folder = runs.runs_folder()
+    found = [Found(path, "run folder", _size(path)) for path in _entries(folder) if is_run_folder(path)]
+    found += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
+    left = [path for path in _entries(folder / _REMOVED) if _NAME.fullmatch(path.name.split(".")[0])]
+    return [*found, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]
+
+
+def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
+    for parent, kind in _ATTEMPTS.items():
+        for path in _entries(folder / parent):
+            if _is_real_folder(path) and _NAME.fullmatch(path.name):
+                yield path, kind
+
+
+def _caches(folder: Path) -> list[Found]:
+    found = []
+    for name in _CACHES:
+        cache = folder / ".cache" / name
+        if (folder / ".cache").is_symlink():
+            continue
+        paths = [path for path in _entries(cache) if _CACHED_FILE.fullmatch(path.name)]
+        files = tuple(path for path in paths if path.is_file() and not path.is_symlink())
+        if files:
+            found.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder of the suite's, in order; nothing if there is none, or a link in its place."""
+    if not _is_real_folder(folder):
+        return []
+    return sorted(folder.iterdir())
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _recorded_name(path: Path) -> str | None:
+    """NAME-KEY as the folder's record says; None if it cannot be read."""
+    record = path / runs.RECORD
+    if record.is_symlink():
+        return None
+    try:
+        says = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(says, dict) or not all(isinstance(says.get(part), str) for part in ("name", "key")):
+        return None
+    return f"{says['name']}-{says['key']}"
+
+
+def _is_damaged_run_folder(path: Path) -> bool:
+    match = _NAME.fullmatch(path.name)
+    if not match or not (match["name"] in _STEPS or match["name"].startswith(_NOTEBOOK)):
+        return False
+    lock = runs.runs_folder() / ".locks" / f"{path.name}.lock"
+    return any(file.is_file() and not file.is_symlink() for file in (path / runs.RECORD, lock))
+
+
+def _locks(name: str) -> list:
+    """The lock of a step, and those of its shards that there are."""
+    shards = (runs.runs_folder() / ".locks").glob(f"{name}.*.lock")
+    return [runs.lock(name), *(runs.lock(path.name.removesuffix(".lock")) for path in shards)]
+
+
+def _size(path: Path) -> int:
+    """Bytes of all files below, links not followed."""
+    count = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):  # a running command has moved it
+                count += os.lstat(os.path.join(folder, name)).st_size
+    return count

@@ -1,0 +1,275 @@
+"""What each run folder is, from its record alone: `qrpo runs`.
+
+    rows = run_list.rows()
+    run_list.matching(rows, names=["training"], algorithm="qrpo", beta=0.1)
+
+A row says by which algorithm, in which setting and with which values a model was trained, on which task and from which
+policy (found through the records of its inputs), its seed, when it was made and how long that took.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qrpo_lib import cleaning, runs
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.code_version`)
+
+# Kinds of steps in the order of the pipeline; others come after them.
+_ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
+_ORDER += ("reference_evaluation", "training", "iterative")
+_NOTEBOOK = "notebook-"
+# What has a table of its own; and what is told once, above it, where all rows agree.
+_GROUPED_BY = ("task", "policy", "setting")
+_TOLD_ONCE = ("num_ref_rewards", "transform", "partition")
+_CELL = ("beta", "learning_rate", "num_ref_rewards", "transform", "partition")
+_WRAPPED = ("transform", "partition", "detail")
+_HEADERS = {"learning_rate": "rate", "num_ref_rewards": "n", "folder": "run folder", "started": "made (UTC)"}
+_HEADERS |= {"seconds": "took"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run folder; None where a value does not apply or cannot be known any more.
+
+    num_ref_rewards, transform, partition: QRPO's.
+    detail: of a notebook its arm and parameters, of a round of iterative training its plan and number.
+    started: ISO 8601, UTC.   seconds: wall time.
+    """
+
+    folder: str
+    name: str
+    key: str
+    algorithm: str | None = None
+    setting: str | None = None
+    beta: float | None = None
+    learning_rate: float | None = None
+    num_ref_rewards: int | None = None
+    transform: str | None = None
+    partition: str | None = None
+    seed: int | None = None
+    task: str | None = None
+    policy: str | None = None
+    detail: str | None = None
+    started: str | None = None
+    seconds: float | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def rows() -> list[Row]:
+    """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
+    records = _records()
+    found = [_row(folder, record, records) for folder, record in records.items()]
+    order = {name: number for number, name in enumerate(_ORDER)}
+
+    def place(row: Row) -> tuple:
+        values = [getattr(row, name) for name in (*_GROUPED_BY, "algorithm", *_CELL, "seed", "started", "folder")]
+        return order.get(row.name, len(order)), row.name, [(value is not None, value or 0) for value in values]
+
+    return sorted(found, key=place)
+
+
+def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> list[Row]:
+    """The rows of these steps or folders (a beginning is enough) whose columns have the wanted values.
+
+    None is no wish. Numbers are equal up to rounding, text whatever its case.
+    """
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    return [
+        row
+        for row in found
+        if (not names or any(row.name == name or row.folder.startswith(name) for name in names))
+        and all(_equal(getattr(row, name), value) for name, value in wanted.items())
+    ]
+
+
+def as_json(found: Sequence[Row]) -> str:
+    """A list of objects, one for each row, with all columns."""
+    return json.dumps([asdict(row) for row in found], indent=2)
+
+
+def as_csv(found: Sequence[Row]) -> str:
+    """A header and a line for each row, all columns; what does not apply is empty."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in found)
+    return stream.getvalue().rstrip("\n")
+
+
+def render(found: Sequence[Row]) -> RenderableType:
+    """A table for each kind of step, task, policy and setting; what all its rows share is told once, above it."""
+    parts: list[RenderableType] = []
+    groups: dict[tuple, list[Row]] = {}
+    for row in found:
+        groups.setdefault((_kind(row), *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
+    for (kind, *_), of_group in groups.items():
+        shared = _shared(of_group)
+        told = "".join(f", {_HEADERS.get(name, name)} {value}" for name, value in shared.items())
+        parts += [Text(f"{kind}: {len(of_group)}{told}", style="bold"), _table(of_group, shared), Text("")]
+    return Group(*parts[:-1])
+
+
+def _table(of_group: Sequence[Row], shared: dict[str, str]) -> Table:
+    names = [name for name in COLUMNS if name not in (*shared, "name", "key")]
+    names = [name for name in names if any(getattr(row, name) is not None for row in of_group)]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for name in names:
+        # The folder's name is copied, and a number that is broken in two is another number.
+        table.add_column(_HEADERS.get(name, name), no_wrap=name not in _WRAPPED, overflow="fold")
+    for row in of_group:
+        table.add_row(*(Text(_shown(name, getattr(row, name))) for name in names))
+    return table
+
+
+def _shared(of_group: Sequence[Row]) -> dict[str, str]:
+    """What the group has in common: what it is grouped by, and what all rows that have a value agree on."""
+    shared = {}
+    for name in (*_GROUPED_BY, *_TOLD_ONCE):
+        values = {value for row in of_group if (value := getattr(row, name)) is not None}
+        if len(values) == 1:
+            shared[name] = _shown(name, values.pop())
+    return shared
+
+
+def _kind(row: Row) -> str:
+    return "notebook" if row.name.startswith(_NOTEBOOK) else row.name
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "started":
+        try:
+            return datetime.fromisoformat(value).strftime("%m-%d %H:%M")
+        except ValueError:
+            return str(value)
+    if name == "seconds":
+        return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    if value is None:
+        return False
+    if isinstance(wanted, float):
+        return math.isclose(value, wanted, rel_tol=1e-6)
+    return str(value).casefold() == str(wanted).casefold()
+
+
+def _records() -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(runs.runs_folder().glob(f"*/{runs.RECORD}")):
+        if cleaning.is_run_folder(path.parent):
+            found[path.parent.name] = _read(path)
+    return {name: record for name, record in found.items() if record}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # removed meanwhile
+        return {}
+
+
+def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> Row:
+    parameters = _dict(record.get("parameters"))
+    loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
+    is_training = bool(training)
+    number = _dict(parameters).get("seed")
+    return Row(
+        folder=folder,
+        name=record["name"],
+        key=record["key"],
+        # Rounds of iterative training are QRPO's and do not name it.
+        algorithm=_text(parameters.get("algorithm")) or ("qrpo" if is_training and "plan" in parameters else None),
+        setting=_text(training.get("setting")) if "plan" not in parameters else None,
+        beta=_number(loss.get("beta")),
+        learning_rate=_number(loss.get("learning_rate")),
+        num_ref_rewards=loss.get("num_ref_rewards") if isinstance(loss.get("num_ref_rewards"), int) else None,
+        transform=_transform(loss.get("transform")),
+        partition=_text(loss.get("partition")),
+        seed=number if isinstance(number, int) else record.get("seed"),
+        task=_inherited(record, records, _task),
+        policy=_policy_of(record, records),
+        detail=_detail(parameters),
+        started=_text(record.get("started")),
+        seconds=_number(record.get("seconds")),
+    )
+
+
+def _policy_of(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str | None:
+    if record["name"].startswith(_NOTEBOOK):
+        return None
+    found = _inherited(record, records, _policy)
+    return f"{found}, fine-tuned" if found and "sft" in _dict(record.get("inputs")) else found
+
+
+def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read) -> str | None:
+    """What `read` finds in a record, or in that of the nearest of its inputs."""
+    waiting, seen = [record], set()
+    while waiting:
+        one = waiting.pop(0)
+        found = read(_dict(one.get("parameters")))
+        if found:
+            return found
+        if one["name"].startswith(_NOTEBOOK):  # its arm is told; its inputs may be of several
+            return None
+        names = {f"{name}-{key}" for name, key in _dict(one.get("inputs")).items()} - seen
+        seen |= names
+        waiting += [records[name] for name in sorted(names) if name in records]
+    return None
+
+
+def _task(parameters: dict[str, Any]) -> str | None:
+    task = _dict(parameters.get("task"))
+    bonus = task.get("length_bonus")
+    return f"{task['name']}, length bonus {bonus:g}" if bonus else task.get("name")
+
+
+def _policy(parameters: dict[str, Any]) -> str | None:
+    policy = _dict(parameters.get("policy"))
+    return policy.get("model") or policy.get("source")
+
+
+def _detail(parameters: dict[str, Any]) -> str | None:
+    if "notebook" in parameters:
+        given = {name: value for name, value in _dict(parameters.get("parameters")).items() if name != "figures"}
+        return ", ".join(f"{name} {value}" for name, value in given.items()) or None
+    if "plan" in parameters:
+        plan = ", ".join(f"{name} {value}" for name, value in _dict(parameters["plan"]).items())
+        return f"round {parameters.get('round')} of {plan}"
+    return None
+
+
+def _transform(value: Any) -> str | None:
+    if isinstance(value, dict):
+        numbers = ", ".join(f"{number:g}" for name, number in value.items() if name != "name")
+        return f"{value.get('name')}({numbers})"
+    return _text(value)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,184 @@
+"""The command line as a user meets it: what it imports, how it writes, what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from qrpo_lib import cli, dispatch_table, display, runs, suite, terminal
+
+# What takes long to import and has no part in listing things.
+HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
+HEAVY |= {"nbconvert", "papermill", "IPython", "torch", "transformers", "datasets", "accelerate", "submitit", "tqdm"}
+IMPORTED = """
+import json, sys
+from qrpo_lib import cli
+try:
+    code = cli.main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code
+assert not code, code
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+def run(*arguments, program=("-m", "qrpo_lib.cli"), **settings):
+    environment = os.environ | settings.pop("environment", {})
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run(command, capture_output=True, env=environment, timeout=300, **settings)
+
+
+def imported(*arguments):
+    ended = run(*arguments, program=("-c", IMPORTED))
+    assert ended.returncode == 0, ended.stderr.decode()
+    return set(json.loads(ended.stderr))
+
+
+def test_help_imports_no_library(runs_folder):
+    for arguments in (["--help"], ["status", "--help"], ["clean", "--help"], ["runs", "--help"]):
+        modules = imported(*arguments)
+        assert not {name.split(".")[0] for name in modules} & (HEAVY | {"numpy", "pydantic", "rich"})
+        assert {name for name in modules if name.startswith("qrpo_lib.")} == {"qrpo_lib.cli", "qrpo_lib.terminal"}
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--profile", "smol"], ["runs"], ["clean", "--dry-run"]])
+def test_commands_that_list_import_nothing_heavy(runs_folder, command):
+    runs.complete(runs.Step("work", {}), lambda folder: None)
+    loaded = {name.split(".")[0] for name in imported(*command)}
+    allowed = {"submitit"} if command[0] == "clean" else set()
+    assert not loaded & HEAVY - allowed
+    if command == ["runs"]:
+        assert not loaded & {"numpy", "pydantic"}
+
+
+def test_every_command_is_described_by_help():
+    output = run("--help").stdout.decode()
+    for name in ("reproduce", "status", "runs", "plan", "download", "report", "claims", "clean"):
+        assert f"\n    {name} " in output or f"\n    {name}\n" in output
+    assert "--tokens-a-second" in run("plan", "--help").stdout.decode()
+    assert "sub-folders" in run("clean", "--help").stdout.decode()
+
+
+def test_text_is_no_markup(tmp_path, runs_folder, monkeypatch, capsys):
+    root = tmp_path / "[bold]a[/bold] [x] :smile:"
+    monkeypatch.setenv("QRPO_RUNS", str(root / "runs"))
+    runs.complete(runs.Step("work", {}), lambda folder: None)
+    assert cli.main(["status"]) == 0
+    assert str(root / "runs" / "notebook-theory-noise") in capsys.readouterr().out
+    assert cli.main(["runs"]) == 0
+    assert f"in {root / 'runs'}." in capsys.readouterr().out
+    assert cli.main(["clean", "--run", NAME]) == 2
+    assert f"There is no run folder '{NAME}' in {root / 'runs'}" in capsys.readouterr().out
+    assert cli.main(["status", "--profile", str(root / "[x].toml")]) == 2
+    assert "[x].toml" in capsys.readouterr().out
+
+
+NAME = "training-0123456789ab"
+
+
+def test_tables_and_progress_take_nothing_for_markup(capsys):
+    from rich.table import Table
+
+    table = Table("a [x] column")
+    table.add_row("chat [x] :smile:")
+    terminal.make_console().print(table)
+    state = suite.State(["theory/[x]"], failed={"theory/[x]": "[/red]"})
+    with display.Notebooks(1) as shown:
+        shown.update(state)
+    with dispatch_table.live() as show:
+        from qrpo_lib import dispatch
+
+        show(dispatch.Progress({}, {}, {}, {}, "see /data/[x]/log"))
+    output = capsys.readouterr().out
+    for text in ("a [x] column", "chat [x] :smile:", "failed  theory/[x]", "/data/[x]/log"):
+        assert text in output
+
+
+def test_an_encoding_without_the_characters_is_no_traceback(tmp_path):
+    folder = tmp_path / "β"
+    environment = {"PYTHONIOENCODING": "ascii", "QRPO_RUNS": str(folder)}
+    for arguments in (["status"], ["runs"], ["plan"], ["--help"], ["clean", "--dry-run"]):
+        ended = run(*arguments, environment=environment)
+        assert ended.returncode == 0, ended.stderr.decode()
+        assert b"Traceback" not in ended.stderr
+    assert b"\\u03b2" in run("runs", environment=environment).stdout
+    ended = run("reproduce", "--only", "β", environment=environment)
+    assert ended.returncode == 2
+    assert b"There is no notebook" in ended.stdout
+
+
+def test_a_path_that_is_no_text_is_shown_too(tmp_path):
+    ended = run("runs", environment={"QRPO_RUNS": os.fsdecode(os.fsencode(tmp_path) + b"/\xff")})
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert b"\\udcff" in ended.stdout
+
+
+def test_a_closed_pipe_is_no_traceback(runs_folder):
+    for number in range(400):
+        runs.complete(runs.Step("work", {"n": number}), lambda folder: None)
+    command = f"{sys.executable} -m qrpo_lib.cli runs --json | head -1"
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert ended.stdout == b"[\n"
+    assert ended.stderr == b""
+
+
+@pytest.mark.parametrize("cores", ["0", "-1", "two", "1.5", ""])
+def test_a_number_of_cores_that_is_none_is_refused(cores, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reproduce", f"--cores={cores}"])
+    assert ended.value.code == 2
+    assert "give 1 or more" in capsys.readouterr().err
+
+
+def test_status_shows_what_reproduce_would_refuse(runs_folder, monkeypatch, capsys):
+    source = runs.Step("work", {})
+    runs.complete(source, lambda folder: (folder / "x").write_text("x"))
+    job = suite.Job("theory/noise", "theory/noise", inputs=(source,))
+    monkeypatch.setattr(suite, "jobs", lambda profile: [job])
+    runs.complete(job.step, lambda folder: None)
+    assert cli.main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("complete  theory/noise")
+    (source.folder / "x").write_text("y")
+    assert cli.main(["reproduce"]) == 2
+    refused = capsys.readouterr().out.removeprefix("qrpo: ").strip()
+    assert cli.main(["status"]) == 1
+    assert f"`qrpo reproduce` would stop here: {refused}" in capsys.readouterr().out
+
+
+def test_only_can_be_given_twice(monkeypatch):
+    given = {}
+    monkeypatch.setattr(suite, "select", lambda jobs, only: given.update(only=only) or [])
+    assert cli.main(["reproduce", "--only", "noise", "--only", "tables", "scaling"]) == 0
+    assert given["only"] == ["noise", "tables", "scaling"]
+
+
+def test_a_notebook_is_executed_whatever_the_users_settings(tmp_path, monkeypatch):
+    """As tab completion names it, in a folder with brackets, with settings under which nothing could be drawn."""
+    root = tmp_path / "[x] β"
+    shutil.copytree(runs.PACKAGE.parent / "notebooks", root / "notebooks")
+    v4 = nbformat.v4
+    parameters = v4.new_code_cell('figures: str = "x"', metadata={"tags": ["parameters"]})
+    draw = """import matplotlib, os, pathlib
+from matplotlib import pyplot as plt
+folder = pathlib.Path(figures)
+folder.mkdir(parents=True)
+axis = plt.subplots()[1]
+axis.set_title("$x$ β")
+print("β")
+(folder / "said.txt").write_text(f"{matplotlib.rcParams['text.usetex']} {'inline' in matplotlib.get_backend()}")"""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = v4.new_notebook(cells=[parameters, v4.new_code_cell(draw)], metadata=metadata)
+    nbformat.write(made, root / "notebooks" / "theory" / "noise.ipynb")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
+    settings = {"QRPO_ROOT": str(root), "QRPO_RUNS": str(root / "runs"), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    settings |= {"MPLBACKEND": "TkAgg", "PYTHONIOENCODING": "ascii"}
+    ended = run("reproduce", "--only", "notebooks/theory/noise.ipynb", environment=settings, cwd=root)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert b"[x] \\u03b2/figures" in ended.stdout
+    assert (root / "figures" / "said.txt").read_text() == "False True"
+    (executed,) = root.glob(f"runs/notebook-theory-noise-*/{suite.EXECUTED}")
+    assert "image/png" in executed.read_text()
