@@ -100,23 +100,25 @@ def page(judgements: Sequence[Judgement], stale: int = 0) -> str:
 
 
 def rules(chosen: Sequence[Claim]) -> str:
-    """Rules as a Markdown table."""
+    """Rules as a Markdown table, without the columns that are empty or the same for all."""
     from qrpo_lib.paper.style import markdown_table
 
-    return markdown_table(
-        [
-            {
-                "claim": claim.id,
-                "kind": claim.kind + (" (any)" if claim.over == "any" else ""),
-                "rule": claim.rule + (f"; {claim.stated_limits}" if claim.limits else ""),
-                "smallest effect": claim.effect,
-                "testable if": claim.testable_if,
-                "the paper's number": claim.number,
-                "notebook": claim.notebook,
-            }
-            for claim in chosen
-        ]
-    )
+    rows = [
+        {
+            "claim": claim.id,
+            "kind": claim.kind + (" (any)" if claim.over == "any" else ""),
+            "rule": claim.rule + (f"; {claim.stated_limits}" if claim.limits else ""),
+            "smallest effect": claim.effect,
+            "testable if": claim.testable_if,
+            "the paper's number": claim.number,
+            "notebook": claim.notebook,
+        }
+        for claim in chosen
+    ]
+    said = [name for name in rows[0] if any(row[name] for row in rows)]
+    if len({row["notebook"] for row in rows}) == 1:
+        said.remove("notebook")
+    return markdown_table([{name: row[name] for name in said} for row in rows])
 
 
 def table_html(judgements: Sequence[Judgement]) -> str:

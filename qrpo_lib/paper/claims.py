@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.paper import rules
+from qrpo_lib.runs import files
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.runs.errors import InputError
 
-CATALOGUE = package_file("claims.toml")
 ORIGINS = ("paper", "ours")
 _FOLDER = "claims"
 
@@ -125,13 +125,15 @@ def judged_by(notebook: str) -> list[Claim]:
     return found
 
 
+_TEXTS = [column.name for column in fields(Judgement) if column.name not in ("values", "effect")]
+
+
 @functools.cache
 def catalogue() -> dict[str, Claim]:
     """All claims of claims.toml by id, in the file's order. Raises InputError where the file is malformed."""
-    content = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
     found: dict[str, Claim] = {}
-    for entry in content["claim"]:
-        claim = _parsed(entry, content["effects"])
+    for entry in _content()["claim"]:
+        claim = _parsed(entry, _effects())
         if claim.id in found:
             raise InputError(f"claims.toml has two claims {claim.id!r}.")
         found[claim.id] = claim
@@ -139,8 +141,12 @@ def catalogue() -> dict[str, Claim]:
 
 
 @functools.cache
+def _content() -> dict[str, Any]:
+    return tomllib.loads(package_file("claims.toml").read_text(encoding="utf-8"))
+
+
 def _effects() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))["effects"]
+    return _content()["effects"]
 
 
 def get(claim_id: str) -> Claim:
@@ -255,14 +261,16 @@ class Ledger:
 def record(judgement: Judgement, folder: str | Path) -> Path:
     """Write one verdict to `folder/claims/<id>.json`, where the ledger finds it; an earlier verdict is replaced."""
     path = Path(folder) / _FOLDER / f"{judgement.id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps(asdict(judgement), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(content + "\n", encoding="utf-8")
+    files.write_atomically(path, f"{content}\n".encode())
     return path
 
 
 def recorded(figures: str | Path) -> list[Judgement]:
-    """All verdicts under a figures folder, by section, then id, then profile; without `stale` ones."""
+    """All verdicts under a figures folder, by section, then id, then profile; without `stale` ones.
+
+    Raises `files.UnreadableFileError` for a file that is not a verdict as `record` writes it.
+    """
     found = [judgement for path in _paths(figures) if (judgement := _read(path)) is not None]
     return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
 
@@ -303,15 +311,18 @@ def _paths(figures: str | Path) -> list[Path]:
 
 def _read(path: Path) -> Judgement | None:
     """What is recorded in a file, or None if it was judged by another rule than today's."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not a recorded verdict ({error}): remove it and run its notebook again.") from None
-    known = {column.name for column in fields(Judgement)}
-    if not isinstance(content, dict) or set(content) != known or content["id"] not in catalogue():
+    remedy = "Remove it and run `qrpo reproduce` with its profile again: it is published anew."
+    content = files.read_json(path, remedy)
+    if "rule_version" not in content:  # from before there were versions
         return None
-    claim = catalogue()[content["id"]]
-    if claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
+    wrong = sorted({column.name for column in fields(Judgement)} ^ set(content))
+    wrong = wrong or [name for name in _TEXTS if not isinstance(content[name], str)]
+    if wrong:
+        raise files.unreadable(path, f"it is not a verdict as they are recorded (see {', '.join(wrong)})", remedy)
+    if content["verdict"] not in verdict_rules.VERDICTS:
+        raise files.unreadable(path, f"there is no verdict {content['verdict']!r}", remedy)
+    claim = catalogue().get(content["id"])
+    if claim is None or claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
         return None
     return Judgement(**content | _described(claim))
 

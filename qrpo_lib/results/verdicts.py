@@ -35,7 +35,10 @@ def against(
 
     gain: DPO's over its start, for the smallest effect.
     """
-    pairs = [(one, other) for one in first for other in second]
+    second = [name for name in second if name in best.methods]
+    pairs = [(one, other) for one in first if one in best.methods for other in second]
+    if not pairs:
+        return {"absent": "no trained model to compare with", "scale": gain}
     values = {f"{_label(one)} - {_label(other)}": best_models.compare(best, one, other, metric) for one, other in pairs}
     names = dict.fromkeys(name for pair in pairs for name in pair)
     return {"values": values, "untrained": best.untrained(names), "scale": gain}

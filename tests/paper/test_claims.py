@@ -160,7 +160,7 @@ def test_verdicts_are_read_back_in_the_papers_order(tmp_path):
     assert [one.id for one in claims.of_profile(judged, "smol")] == [judged[0].id, judged[2].id, judged[3].id]
 
 
-@pytest.mark.parametrize("change", [{"rule_version": "0123"}, {"id": "no-such-claim"}, {"extra": 1}])
+@pytest.mark.parametrize("change", [{"rule_version": "0123"}, {"id": "no-such-claim"}])
 def test_verdicts_by_other_rules_are_stale(ledger, tmp_path, change):
     ledger.judge("qrpo-raises-reward", {"gain": GAP}, scale=1.0)
     path = tmp_path / "tiny" / "chat" / "claims" / "qrpo-raises-reward.json"
@@ -189,12 +189,38 @@ def test_another_smallest_effect_makes_verdicts_stale(ledger, tmp_path, monkeypa
     assert len(claims.stale(tmp_path)) == 1
 
 
-def test_a_damaged_file_is_named(ledger, tmp_path):
+def test_verdicts_from_before_there_were_versions_are_stale(ledger, tmp_path):
+    path = tmp_path / "tiny" / "chat" / "claims" / "qrpo-raises-reward.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"id": "qrpo-raises-reward", "verdict": "reproduced"}))
+    assert (claims.recorded(tmp_path), claims.stale(tmp_path)) == ([], [path])
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (None, "no whole JSON"),
+        ("[]", "a list where a table"),
+        ("null", "nothing"),
+        (b"\xff", "not UTF-8"),
+        ({"power": "0.8"}, "see power"),
+        ({"verdict": "maybe"}, "'maybe'"),
+        ({"reason": 3}, "see reason"),
+    ],
+)
+def test_a_damaged_verdict_is_one_sentence_with_its_file(ledger, tmp_path, change, why):
     ledger.judge("qrpo-raises-reward", {"gain": GAP}, scale=1.0)
     path = tmp_path / "tiny" / "chat" / "claims" / "qrpo-raises-reward.json"
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(InputError, match=r"qrpo-raises-reward\.json is not a recorded verdict"):
+    content = path.read_text()
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(content) | change)
+    change = content[:40] if change is None else change
+    path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    with pytest.raises(InputError) as caught:
         claims.recorded(tmp_path)
+    assert str(path) in str(caught.value)
+    assert why in str(caught.value)
+    assert "Remove it and run `qrpo reproduce`" in str(caught.value)
 
 
 ENTRY = {

@@ -127,6 +127,11 @@ def test_claims_of_the_tables(profile, best, judge):
     assert judge("simpo-falls-short-on-code", short).verdict == "supported"
 
 
+def test_without_a_baseline_there_is_nothing_to_tie_with(best, judge):
+    alone = result_claims.against(best, ["qrpo"], [])
+    assert judge("qrpo-first-or-ties", alone).verdict == "not testable"
+
+
 def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
     """Without SFT QRPO gains what training added; after SFT the 0.1 that SFT added is not credited to it."""
     plain = best_models.gain_rows(best).set_index("method")
