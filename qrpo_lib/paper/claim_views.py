@@ -14,7 +14,7 @@ _OURS = "our own question"
 _HEADER = """# Claims
 
 Written by `qrpo claims` from what the notebooks recorded under `figures/*/claims/`; do not edit it. The claims, their
-rules and the smallest effects that matter are in `qrpo_lib/paper/claims.toml`, written before the results that they judge.
+rules and the smallest effects that matter are in `qrpo_lib/paper/claims.toml`, written before the results they judge.
 
 *Supported* and *contradicted* are what the claim's rule says of the measured intervals (95 %). *Undecided*: the sample
 cannot tell. *Not testable*: a compared policy is untrained, or what the claim is about does not occur at this scale.

@@ -319,7 +319,7 @@ def _read(path: Path) -> Judgement | None:
     wrong = wrong or [name for name in _TEXTS if not isinstance(content[name], str)]
     if wrong:
         raise files.unreadable(path, f"it is not a verdict as they are recorded (see {', '.join(wrong)})", remedy)
-    if content["verdict"] not in verdict_rules.VERDICTS:
+    if content["verdict"] not in rules.VERDICTS:
         raise files.unreadable(path, f"there is no verdict {content['verdict']!r}", remedy)
     claim = catalogue().get(content["id"])
     if claim is None or claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:

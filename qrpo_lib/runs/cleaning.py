@@ -83,13 +83,13 @@ def named(name: str) -> list[Found]:
     recorded = _recorded_name(path)
     if recorded not in (None, name):
         raise CleaningError(
-            f"{path} was not made under this name: its {folders.RECORD} is that of {recorded}. Nothing was removed; move "
-            "or remove the folder yourself."
+            f"{path} was not made under this name: its {folders.RECORD} is that of {recorded}. Nothing was removed; "
+            "move or remove the folder yourself."
         )
     if recorded is None and not _is_damaged_run_folder(path):
         raise CleaningError(
-            f"{path} has no readable {folders.RECORD}: it cannot be told whether the suite made it. Nothing was removed; "
-            "move or remove the folder yourself."
+            f"{path} has no readable {folders.RECORD}: it cannot be told whether the suite made it. Nothing was "
+            "removed; move or remove the folder yourself."
         )
     kind = _RUN_FOLDER if recorded else "damaged run folder"
     return [Found(path, kind, _size(path)), *found]

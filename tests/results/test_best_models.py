@@ -128,7 +128,7 @@ def test_claims_of_the_tables(profile, best, judge):
 
 
 def test_without_a_baseline_there_is_nothing_to_tie_with(best, judge):
-    alone = result_claims.against(best, ["qrpo"], [])
+    alone = verdicts.against(best, ["qrpo"], [])
     assert judge("qrpo-first-or-ties", alone).verdict == "not testable"
 
 

@@ -329,7 +329,7 @@ def _mended(source: str, old: str, new: str) -> str:
 
 def _printed_keys(project: Path) -> list[str]:
     environment = os.environ | {"PYTHONPATH": str(project), "QRPO_ROOT": str(project), "QRPO_RUNS": str(project / "no")}
-    script = "from qrpo_lib.suite import notebooks as suite; print(*(f'{s.name} {s.key}' for s in suite.steps('tiny')), sep='\\n')"
+    script = "from qrpo_lib.suite import notebooks\nfor step in notebooks.steps('tiny'): print(step.name, step.key)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
