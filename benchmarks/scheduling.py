@@ -28,7 +28,7 @@ from pathlib import Path
 
 from qrpo_lib.cluster import dispatcher as dispatch
 from qrpo_lib.cluster import executors
-from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders
 

@@ -21,18 +21,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from qrpo_lib.cluster import executors
-from qrpo_lib.cluster.executors import After, Work
+from qrpo_lib.cluster.executors import After
+from qrpo_lib.cluster.task import OPEN, Progress, Task
 from qrpo_lib.profiles.settings import Dispatch
 from qrpo_lib.runs import files, folders
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-Status = Literal["complete", "running", "queued", "waiting", "failed", "blocked"]
-_OPEN: tuple[Status, ...] = ("running", "queued", "waiting")
 _RECORD = "batch.json"
 
 
@@ -42,34 +41,6 @@ class DispatchError(InputError):
     def __init__(self, message: str, failures: Mapping[str, str] | None = None):
         super().__init__(message)
         self.failures = dict(failures or {})
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step of a run, as something that a job can make.
-
-    make, arguments: a function of a module and what it is called with; it leaves the step's folder complete.
-    needs: tasks whose folders must be complete before.
-    kind: which of the profile's resources it gets; with several `workers`, as many jobs call `make` at once.
-    group: whether the tasks of one job train together, rather than each calling `make` on its own.
-    """
-
-    step: folders.Step
-    make: Callable[..., Any]
-    arguments: tuple = ()
-    needs: tuple[Task, ...] = ()
-    kind: str = "training"
-    group: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of the folder it makes."""
-        return self.step.folder_name
-
-    def work(self, environment: Mapping[str, str] | None = None) -> Work:
-        """What its job does."""
-        needs = tuple(need.name for need in self.needs)
-        return Work(self.step, self.make, self.arguments, needs, group=self.group, environment=environment)
 
 
 @dataclass
@@ -91,24 +62,6 @@ class Batch:
 # The jobs of a task, and the states of jobs by their ids.
 Jobs = dict[str, list[tuple[Batch, str]]]
 States = dict[str, executors.State]
-
-
-@dataclass
-class Progress:
-    """Where a dispatch stands, for people: the status of every task, and what there is to say about it."""
-
-    tasks: dict[str, Task]
-    status: dict[str, Status]
-    details: dict[str, str]
-    jobs: dict[str, list[str]]
-    note: str = ""
-
-    def count(self, status: Status) -> int:
-        return sum(found == status for found in self.status.values())
-
-    def is_open(self) -> bool:
-        """Whether anything is still to come."""
-        return any(status in _OPEN for status in self.status.values())
 
 
 def run(
@@ -191,7 +144,7 @@ class Dispatcher:
         progress = self.progress
         there = _complete_folders()
         for name, status in progress.status.items():
-            if status in _OPEN and name in there:
+            if status in OPEN and name in there:
                 progress.status[name] = "complete"
         if not progress.is_open():
             return progress
@@ -239,7 +192,7 @@ class Dispatcher:
                 continue
             of_batch: dict[str, list[tuple[Batch, str]]] = {}
             for name, job in zip(batch.tasks, batch.jobs, strict=True):
-                if self.progress.status.get(name) in _OPEN:
+                if self.progress.status.get(name) in OPEN:
                     of_batch.setdefault(name, []).append((batch, job))
             latest |= of_batch
         self.progress.jobs = {name: [job for _, job in found] for name, found in latest.items()}
@@ -250,7 +203,7 @@ class Dispatcher:
         progress = self.progress
         wanted: dict[str, Task] = {}
         for name, task in progress.tasks.items():
-            if progress.status[name] not in _OPEN:
+            if progress.status[name] not in OPEN:
                 continue
             needs = {need.name for need in task.needs}
             found = jobs.get(name, [])

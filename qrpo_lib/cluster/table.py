@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.cluster import dispatcher, executors
+from qrpo_lib.cluster import executors
+from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.runs import secrets, terminal
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -22,7 +23,7 @@ _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "
 
 
 @contextlib.contextmanager
-def live(console: Console | None = None) -> Iterator[Callable[[dispatcher.Progress], None]]:
+def live(console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
     """Context that yields a function which shows where the dispatch stands now."""
     console = console or terminal.make_console()
     if console.is_terminal or console.is_jupyter:
@@ -31,7 +32,7 @@ def live(console: Console | None = None) -> Iterator[Callable[[dispatcher.Progre
         return
     last = ""
 
-    def say(progress: dispatcher.Progress) -> None:
+    def say(progress: Progress) -> None:
         nonlocal last
         now = summary(progress)
         if now != last:  # a line for each change, where nothing can be drawn over
@@ -41,13 +42,13 @@ def live(console: Console | None = None) -> Iterator[Callable[[dispatcher.Progre
     yield say
 
 
-def summary(progress: dispatcher.Progress) -> str:
+def summary(progress: Progress) -> str:
     """Counts of every status, in one line."""
     counts = [f"{progress.count(status)} {status}" for status in _STYLES if progress.count(status)]
     return ", ".join(counts) + (f" ({progress.note})" if progress.note else "")
 
 
-def render(progress: dispatcher.Progress) -> Group:
+def render(progress: Progress) -> Group:
     """The table, with the counts below it."""
     table = Table("step", "job", "status", "what it does", box=None, pad_edge=False)
     names = list(progress.tasks)
@@ -63,7 +64,7 @@ def render(progress: dispatcher.Progress) -> Group:
     return Group(table, Text(summary(progress)))
 
 
-def _doing(task: dispatcher.Task) -> str:
+def _doing(task: Task) -> str:
     try:
         now = json.loads(executors.status_path(task.step).read_text(encoding="utf-8"))
         return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()

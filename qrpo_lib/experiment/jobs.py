@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qrpo_lib.cluster import dispatcher
-from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.steps import (

@@ -1,24 +1,17 @@
-"""How the claims ledger is shown: a card for each verdict in a notebook, tables, and the page docs/claims.md."""
+"""How claims are shown: a card for each verdict in a notebook, and tables."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from qrpo_lib.paper import claims
-from qrpo_lib.paper.claims import Claim, Judgement
+if TYPE_CHECKING:
+    from qrpo_lib.paper.claims import Claim, Judgement
 
 # Dark enough for white letters on them, and for themselves on white.
 COLORS = {"supported": "#1a7f37", "contradicted": "#b3261e", "undecided": "#8a6100", "not testable": "#57606a"}
-_OURS = "our own question"
-_HEADER = """# Claims
-
-Written by `qrpo claims` from what the notebooks recorded under `figures/*/claims/`; do not edit it. The claims, their
-rules and the smallest effects that matter are in `qrpo_lib/paper/claims.toml`, written before the results they judge.
-
-*Supported* and *contradicted* are what the claim's rule says of the measured intervals (95 %). *Undecided*: the sample
-cannot tell. *Not testable*: a compared policy is untrained, or what the claim is about does not occur at this scale.
-"""
+OURS = "our own question"
 
 
 def badge(verdict: str) -> str:
@@ -29,10 +22,10 @@ def badge(verdict: str) -> str:
 
 def card(judgement: Judgement) -> str:
     """One verdict as a cell shows it: coloured, beside the rule and what was measured."""
-    origin = "" if judgement.origin == "paper" else f", {_OURS}"
+    origin = "" if judgement.origin == "paper" else f", {OURS}"
     rows = {
-        "rule": _rule(judgement),
-        "smallest effect": _effect(judgement),
+        "rule": rule_words(judgement),
+        "smallest effect": effect_words(judgement),
         "the paper's number": judgement.number,
         "measured": judgement.measured,
         "decided by": judgement.reason,
@@ -56,8 +49,8 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
         [
             {
                 "section": one.section,
-                "claim": one.statement if one.origin == "paper" else f"({_OURS}) {one.statement}",
-                **({"rule": _rule(one), "smallest effect": _effect(one)} if rules else {}),
+                "claim": one.statement if one.origin == "paper" else f"({OURS}) {one.statement}",
+                **({"rule": rule_words(one), "smallest effect": effect_words(one)} if rules else {}),
                 "measured": one.measured + (f" – {one.reason}" if one.reason else ""),
                 "profile": one.profile,
                 "verdict": f"**{one.verdict}**" if one.verdict == "contradicted" else one.verdict,
@@ -66,37 +59,6 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
             for one in judgements
         ]
     )
-
-
-def summary(judgements: Sequence[Judgement]) -> str:
-    """How many verdicts there are of each kind, the paper's claims apart from the suite's own questions."""
-    parts = []
-    for origin, name in (("paper", "verdicts on claims of the paper"), ("ours", "on our own questions")):
-        counted = claims.counts(judgements, origin)
-        listed = ", ".join(f"{count} {verdict}" for verdict, count in counted.items())
-        parts.append(f"{sum(counted.values())} {name}" + (f": {listed}" if listed else ""))
-    return "; ".join(parts) + "."
-
-
-def page(judgements: Sequence[Judgement], stale: int = 0) -> str:
-    """docs/claims.md: every verdict, what is not examined and why, every rule."""
-    from qrpo_lib.paper.style import markdown_table
-
-    parts = [_HEADER, summary(judgements)]
-    if stale:
-        parts.append(f"{stale} recorded verdicts are by earlier rules and left out: run `qrpo reproduce`.")
-    for origin, title in (("paper", "Verdicts on claims of the paper"), ("ours", "Verdicts on our own questions")):
-        chosen = [one for one in judgements if one.origin == origin]
-        if chosen:
-            parts += [f"## {title}", to_markdown(chosen)]
-    rows = [
-        {"section": claim.section, "the paper's claim": claim.statement, "why not": claim.not_examined}
-        for claim in claims.not_examined()
-    ]
-    parts += ["## Claims of the paper that are not examined", markdown_table(rows)]
-    examined = [claim for claim in claims.catalogue().values() if not claim.not_examined]
-    parts += ["## Rules", rules(examined)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def rules(chosen: Sequence[Claim]) -> str:
@@ -121,27 +83,10 @@ def rules(chosen: Sequence[Claim]) -> str:
     return markdown_table([{name: row[name] for name in said} for row in rows])
 
 
-def table_html(judgements: Sequence[Judgement]) -> str:
-    """The ledger of a results site."""
-    if not judgements:
-        return "<p>None is recorded yet.</p>"
-    rows = []
-    for one in judgements:
-        statement = one.statement if one.origin == "paper" else f"({_OURS}) {one.statement}"
-        measured = one.measured + (f" – {one.reason}" if one.reason else "")
-        texts = [one.section, statement, _rule(one), _effect(one), measured, one.profile]
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-        rows.append(f"<tr>{cells}<td>{badge(one.verdict)}</td></tr>")
-    names = ("section", "claim", "rule, stated beforehand", "smallest effect", "measured here", "profile", "verdict")
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    table = f'<div class="scroll"><table class="ledger"><tr>{header}</tr>{"".join(rows)}</table></div>'
-    return f"<p>{html.escape(summary(judgements))}</p>{table}"
-
-
-def _rule(one: Judgement) -> str:
+def rule_words(one: Judgement) -> str:
     return f"{one.kind}: {one.rule}" + (f"; {one.limits}" if one.limits else "")
 
 
-def _effect(one: Judgement) -> str:
+def effect_words(one: Judgement) -> str:
     number = "" if one.effect is None else f"{one.effect:.4g}"
     return f"{number} ({one.effect_words})" if number and one.effect_words else number or one.effect_words

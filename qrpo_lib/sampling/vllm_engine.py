@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,9 +12,23 @@ import tempfile
 import time
 from pathlib import Path
 
+from qrpo_lib.runs import folders
 from qrpo_lib.runs.code_version import package_file
-from qrpo_lib.sampling import engines
 from qrpo_lib.sampling.transformers_engine import Sampled
+
+
+def vllm_python() -> str | None:
+    """The interpreter that vLLM runs in: this one, `$QRPO_VLLM_PYTHON`, the project's `.venv-vllm`, or None.
+
+    An environment of its own needs nothing but vLLM. Raises ValueError if the variable names no file.
+    """
+    if importlib.util.find_spec("vllm"):
+        return sys.executable
+    named = os.environ.get("QRPO_VLLM_PYTHON")
+    if named and not Path(named).is_file():
+        raise ValueError(f"QRPO_VLLM_PYTHON is {named}, but there is no such file: name a Python that has vLLM.")
+    local = folders.project_root() / ".venv-vllm" / "bin" / "python"
+    return named or (str(local) if local.is_file() else None)
 
 
 class VllmEngine:
@@ -58,7 +73,7 @@ class VllmEngine:
         engine = {"policy": str(self._policy), "max_model_len": max_model_len}
         engine["dtype"] = config.get("dtype") or config.get("torch_dtype") or "float32"
         (self._folder / "engine.json").write_text(json.dumps(engine))
-        python = engines.vllm_python()
+        python = vllm_python()
         environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
         environment["HF_HUB_OFFLINE"] = "1"
         if python != sys.executable:

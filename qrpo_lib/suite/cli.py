@@ -240,17 +240,17 @@ def _agreed(question: str) -> bool:
 
 def write_claims(options: argparse.Namespace) -> int:
     """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
-    from qrpo_lib.paper import claim_views, claims
+    from qrpo_lib.paper import claims, claims_page
     from qrpo_lib.runs import folders
 
     figures, page = folders.project_root() / "figures", folders.project_root() / "docs" / "claims.md"
     judged, stale = claims.recorded(figures), claims.stale(figures)
     if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
-    text = claim_views.page(judged, len(stale))
+    text = claims_page.page(judged, len(stale))
     changed = not page.is_file() or page.read_text(encoding="utf-8") != text
     folders.write_atomically(page, text.encode())
-    _say(f"{claim_views.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    _say(f"{claims_page.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
     if stale:
         _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")
     return 0

@@ -20,14 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from qrpo_lib.cluster import dispatcher
-from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.cluster.task import Task
 from qrpo_lib.experiment import grid
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.sampling import engines
+from qrpo_lib.sampling import vllm_engine
 from qrpo_lib.suite import notebooks, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
@@ -228,7 +228,7 @@ def anywhere(profile_name: str) -> Iterator[None]:
     """Context in which the keys of a profile that names vLLM can be computed without vLLM."""
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
     # Not for "auto", which stands for what there is on this machine.
-    if engines.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
+    if vllm_engine.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
         yield
         return
     os.environ["QRPO_VLLM_PYTHON"] = sys.executable

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qrpo_lib.paper import claim_views, claims
+from qrpo_lib.paper import claims, claims_page
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, own_folder
@@ -135,7 +135,7 @@ def _anchor(job: Job) -> str:
 
 
 def _ledger_html(ledger: list[claims.Judgement]) -> str:
-    return f'<h2 id="claims">Claims</h2>{claim_views.table_html(ledger)}'
+    return f'<h2 id="claims">Claims</h2>{claims_page.table_html(ledger)}'
 
 
 def _contents_html(jobs: list[Job], executed: list[Job]) -> str:

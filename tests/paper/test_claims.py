@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pytest
 
-from qrpo_lib.paper import claim_views, claims, rules
+from qrpo_lib.paper import claim_views, claims, claims_page, rules
 from qrpo_lib.results.statistics import Interval
 from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
@@ -275,10 +275,10 @@ def test_the_papers_claims_are_counted_apart_from_our_questions(tmp_path):
     theory.judge("z-is-the-mgf", 0.0)
     theory.judge("kl-linear", 1.0)
     theory.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
-    assert claim_views.summary(theory.judged) == (
+    assert claims_page.summary(theory.judged) == (
         "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions: 1 supported."
     )
-    page = claim_views.page(theory.judged, stale=2)
+    page = claims_page.page(theory.judged, stale=2)
     assert "2 recorded verdicts" in page
     for claim in claims.catalogue().values():
         assert (claim.not_examined or claim.rule).replace("|", "\\|") in page
@@ -298,7 +298,7 @@ def test_a_frame_has_a_row_for_each_verdict(ledger):
 
 def test_the_committed_page_is_what_the_committed_verdicts_give():
     figures = ROOT / "figures"
-    expected = claim_views.page(claims.recorded(figures), len(claims.stale(figures)))
+    expected = claims_page.page(claims.recorded(figures), len(claims.stale(figures)))
     assert (ROOT / "docs" / "claims.md").read_text() == expected
 
 

@@ -16,7 +16,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from qrpo_lib.runs.code_version import package_file
-from qrpo_lib.sampling import engines, growing_cache, transformers_engine
+from qrpo_lib.sampling import engines, growing_cache, transformers_engine, vllm_engine
 from qrpo_lib.sampling import sampler as sampling
 
 VOCABULARY, EOS = 7, 0
@@ -124,7 +124,7 @@ def folder(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def vllm(folder):
     """One vLLM engine for all tests."""
-    if not engines.vllm_python():
+    if not vllm_engine.vllm_python():
         pytest.skip("vLLM is not installed: make .venv-vllm/.installed")
     with sampling.Sampler(folder, Letters(), backend="vllm", max_model_len=32) as sampler:
         yield sampler
@@ -309,17 +309,17 @@ def test_vllm_is_found_where_it_is_installed(no_vllm, monkeypatch):
     local = no_vllm / ".venv-vllm" / "bin" / "python"
     local.parent.mkdir(parents=True)
     local.touch()
-    assert engines.vllm_python() == str(local)
+    assert vllm_engine.vllm_python() == str(local)
     assert engines.resolve("auto") == "vllm"
     monkeypatch.setenv("QRPO_VLLM_PYTHON", sys.executable)
-    assert engines.vllm_python() == sys.executable
+    assert vllm_engine.vllm_python() == sys.executable
     monkeypatch.setenv("QRPO_VLLM_PYTHON", "/nowhere/python")
     with pytest.raises(ValueError, match=r"QRPO_VLLM_PYTHON is /nowhere/python"):
         engines.resolve("auto")
 
 
 def test_vllm_needs_a_saved_policy(model, monkeypatch):
-    monkeypatch.setattr(engines, "vllm_python", lambda: sys.executable)
+    monkeypatch.setattr(vllm_engine, "vllm_python", lambda: sys.executable)
     with pytest.raises(ValueError, match="pass its folder"):
         sample(model, backend="vllm")
 

@@ -95,9 +95,9 @@ def test_tables_and_progress_take_nothing_for_markup(capsys):
     with display.Notebooks(1) as shown:
         shown.update(state)
     with dispatch_table.live() as show:
-        from qrpo_lib.cluster import dispatcher
+        from qrpo_lib.cluster import task
 
-        show(dispatcher.Progress({}, {}, {}, {}, "see /data/[x]/log"))
+        show(task.Progress({}, {}, {}, {}, "see /data/[x]/log"))
     output = capsys.readouterr().out
     for text in ("a [x] column", "chat [x] :smile:", "failed  theory/[x]", "/data/[x]/log"):
         assert text in output

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from qrpo_lib.cluster.dispatcher import Task
+from qrpo_lib.cluster.task import Task
 from qrpo_lib.runs import folders
 
 
