@@ -35,8 +35,12 @@ _RUN_FOLDER = "run folder"
 _ATTEMPTS = {".partial": "interrupted attempt", ".shards": "shards of an interrupted attempt"}
 # Where what is being removed is moved first: a kill in between leaves no half of a run folder under its name.
 _REMOVED = ".removed"
-_CACHES = ("reference_log_probs",)
-_CACHED_FILE = re.compile(r"\.?[0-9a-f]{32,64}(\.[A-Za-z0-9_.-]*)?")
+# What the suite remembers beside the run folders, by its folder there, and how its files are called.
+_CACHES = {
+    ".cache/reference_log_probs": re.compile(r"\.?[0-9a-f]{32,64}(\.[A-Za-z0-9_.-]*)?"),
+    ".cache/code-versions": re.compile(r"[0-9a-f]{16}/[0-9a-f]{32}(\.[0-9]+)?"),
+    ".checksums": re.compile(r"[0-9]+\.json"),
+}
 
 
 class CleaningError(InputError):
@@ -170,11 +174,11 @@ def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _caches(folder: Path) -> list[Found]:
     found = []
-    for name in _CACHES:
-        cache = folder / ".cache" / name
-        if (folder / ".cache").is_symlink():
+    for name, called in _CACHES.items():
+        cache = folder / name
+        if any(path.is_symlink() for path in (cache, *cache.parents) if folder in path.parents):
             continue
-        paths = [path for path in _entries(cache) if _CACHED_FILE.fullmatch(path.name)]
+        paths = [path for path in sorted(cache.rglob("*")) if called.fullmatch(path.relative_to(cache).as_posix())]
         files = tuple(path for path in paths if path.is_file() and not path.is_symlink())
         if files:
             found.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))

@@ -44,10 +44,8 @@ def test_help_imports_no_library(runs_folder):
     for arguments in (["--help"], ["status", "--help"], ["clean", "--help"], ["runs", "--help"]):
         modules = imported(*arguments)
         assert not {name.split(".")[0] for name in modules} & (HEAVY | {"numpy", "pydantic", "rich"})
-        assert {name for name in modules if name.startswith("qrpo_lib.")} == {
-            "qrpo_lib.suite.cli",
-            "qrpo_lib.runs.terminal",
-        }
+        expected = {"qrpo_lib.suite", "qrpo_lib.suite.cli", "qrpo_lib.runs", "qrpo_lib.runs.terminal"}
+        assert {name for name in modules if name.startswith("qrpo_lib.")} == expected
 
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--profile", "smol"], ["runs"], ["clean", "--dry-run"]])
