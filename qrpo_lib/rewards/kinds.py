@@ -27,7 +27,7 @@ def of(settings: RewardModel | Relevance) -> Any:
 
 def code(settings: RewardModel | Relevance) -> tuple[Any, ...]:
     """The entry points of its code."""
-    return ("rewards:RelevanceReward",) if settings.kind == "relevance" else ("rewards:ChatReward",)
+    return ("rewards.base:RelevanceReward",) if settings.kind == "relevance" else ("rewards.base:ChatReward",)
 
 
 def parameters(settings: RewardModel | Relevance) -> dict[str, Any]:

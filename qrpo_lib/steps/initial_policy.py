@@ -29,7 +29,7 @@ def step(profile: Profile) -> folders.Step:
     if isinstance(policy, TinyPolicy):
         parameters |= {"seed": profile.seed, "threads": profile.reference_sampling.threads}
         return folders.Step("initial_policy", parameters, code=(_train_tiny,))
-    return folders.Step("initial_policy", parameters, code=("pretrained:convert_smollm2",))
+    return folders.Step("initial_policy", parameters, code=("wheels:convert_smollm2",))
 
 
 def run(profile: Profile) -> Path:

@@ -70,7 +70,7 @@ def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int,
     """SHA-256 of all that the result depends on, to the last bit: micro-batches change the rounding."""
     key = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
-    settings = [config, precision, micro_batch_size, code_version(("references:_compute",))]
+    settings = [config, precision, micro_batch_size, code_version(("reference_logps:_compute",))]
     key.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weights in sorted(model.state_dict().items()):
         key.update(f"{name} {tuple(weights.shape)}".encode())
