@@ -256,7 +256,7 @@ def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], w
 def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> workers.Outcome:
     """`train` in jobs of a cluster, or in local processes that outlive this one."""
     tasks = {
-        run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in missing + incomplete
+        run.name: pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in [*missing, *incomplete]
     }
     wanted = {run.name: tasks[run.name] for run in missing}
     again = {need.name: need for run in incomplete for need in tasks[run.name].needs}
