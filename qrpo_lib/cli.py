@@ -14,7 +14,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qrpo_lib import claims, dispatch, dispatch_table, download, plan, profiles, publishing, runs, suite, tasks
+from qrpo_lib import (
+    claims,
+    dispatch,
+    dispatch_table,
+    download,
+    failures,
+    plan,
+    profiles,
+    publishing,
+    runs,
+    suite,
+    tasks,
+)
 from qrpo_lib.errors import InputError
 
 console = Console(highlight=False)
@@ -26,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except (ValueError, OSError) as error:
-        console.print(f"[red]qrpo: {escape(str(error))}[/red]", soft_wrap=True)
+        said = str(error) if isinstance(error, ValueError) else failures.sentence(error, runs.runs_folder())
+        console.print(f"[red]qrpo: {escape(said)}[/red]", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")

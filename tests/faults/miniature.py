@@ -71,4 +71,12 @@ def work(kind: str):
     }[kind]
 
 
-KINDS = ("initial_policy", "sft", "dataset_pairs", "reference_sampling", "reference_evaluation", "training", "iterative")
+KINDS = (
+    "initial_policy",
+    "sft",
+    "dataset_pairs",
+    "reference_sampling",
+    "reference_evaluation",
+    "training",
+    "iterative",
+)

@@ -14,6 +14,7 @@ or `kernel: during`, where a notebook tells that what it asked for is under way.
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import threading
@@ -53,9 +54,9 @@ class Fault:
         if point == self.point and self._is_due():
             self._act()
 
-    def as_json(self) -> dict:
-        """For another process."""
-        return asdict(self)
+    def dumps(self) -> str:
+        """For another process, which reads it with `loads`."""
+        return json.dumps(asdict(self))
 
     def _is_due(self) -> bool:
         for number in range(self.after + self.times):
@@ -77,6 +78,11 @@ class Fault:
             path.write_text(path.read_text(encoding="utf-8").replace("%matplotlib inline", "%matplotlib inline\\n", 1))
         else:
             raise ValueError(f"there is no action {self.action!r}")
+
+
+def loads(text: str) -> Fault:
+    """The fault that another process wrote down."""
+    return Fault(**json.loads(text))
 
 
 def install(fault: Fault) -> None:
@@ -123,21 +129,21 @@ def install(fault: Fault) -> None:
 
 
 @contextlib.contextmanager
-def killing_the_next_child() -> Iterator[list[int]]:
-    """Context in which the first processes that this one starts are killed; their ids are in the list that it gives."""
-    mine, killed, left = Path(f"/proc/{os.getpid()}/task"), [], threading.Event()
+def killing_a_descendant(computing: float) -> Iterator[list[int]]:
+    """Context in which one of the processes that start below this one is killed; its id is in the list that it gives.
 
-    def children() -> set[int]:
-        return {int(pid) for task in mine.iterdir() for pid in _children(task)}
-
-    before = children()
+    computing: the seconds of processor time after which that is done, 0 for as soon as it is there.
+    """
+    killed, left, before = [], threading.Event(), set(_descendants(os.getpid()))
 
     def watch() -> None:
         while not killed and not left.wait(0.001):
-            for pid in children() - before:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
+            for pid in set(_descendants(os.getpid())) - before:
+                if _processor_seconds(pid) >= computing:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                        return
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -148,10 +154,19 @@ def killing_the_next_child() -> Iterator[list[int]]:
         watching.join()
 
 
-def _children(task: Path) -> list[str]:
+def _descendants(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
-        return (task / "children").read_text().split()
-    return []
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from _descendants(int(child))
+
+
+def _processor_seconds(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return -1.0
 
 
 def _ancestor(part: str) -> int:

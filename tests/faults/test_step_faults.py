@@ -20,7 +20,7 @@ import miniature  # noqa: E402
 import points  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib import runs  # noqa: E402
+from qrpo_lib import failures, runs  # noqa: E402
 
 pytestmark = pytest.mark.slow
 KILLED = -signal.SIGKILL
@@ -38,7 +38,7 @@ def make(tmp_path_factory):
     ) as process:
 
         def made(kind, folder, fault=None):
-            told = {"kind": kind, "runs": str(folder), "fault": fault and fault.as_json()}
+            told = {"kind": kind, "runs": str(folder), "fault": fault and fault.dumps()}
             process.stdin.write(json.dumps(told) + "\n")
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())
@@ -202,14 +202,20 @@ def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name
         at_work.assert_same()
 
 
-def test_a_sandbox_that_is_killed_changes_no_reward():
-    """Neither the isolation nor the verdict: a right solution that lost its process is judged again."""
+@pytest.mark.parametrize("computing", [0.0, 0.1], ids=["at its start", "at work"])
+def test_a_sandbox_that_is_killed_changes_no_reward(computing):
+    """A right solution that lost its process is judged again, or the call fails in one sentence."""
     from qrpo_lib import rewards, sandbox
 
     sandbox.available_isolation()  # looked for before, so that it is a solution's process that is killed
-    right = [f"```python\ndef add(a, b):\n    return a + b + {number} - {number}\n```" for number in range(4)]
+    code = "import time\nwhile time.process_time() < 0.4:\n    pass\n\n\ndef add(a, b):\n    return a + b + {0} - {0}\n"
+    right = [f"```python\n{code.format(number)}```" for number in range(3)]
     reward = rewards.TestsReward(lambda prompt: ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"])
-    with points.killing_the_next_child() as killed:
-        scores = reward.score(["add two numbers"] * len(right), right)
+    with points.killing_a_descendant(computing) as killed:
+        try:
+            scores = reward.score(["add two numbers"] * len(right), right)
+        except RuntimeError as error:
+            assert "sandbox" in failures.sentence(error)
+            scores = reward.score(["add two numbers"] * len(right), right)
     assert killed
     assert list(scores) == [1.0] * len(right)

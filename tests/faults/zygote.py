@@ -20,11 +20,11 @@ import torch
 from qrpo_lib import failures, iterative, pipeline, runs, scoring, training  # noqa: F401  what steps import
 
 
-def attempt(kind: str, fault: dict | None) -> None:
+def attempt(kind: str, fault: str | None) -> None:
     """Make the step in this process, which ends then."""
     torch.set_num_threads(1)
     if fault:
-        points.install(points.Fault(**fault))
+        points.install(points.loads(fault))
     try:
         miniature.work(kind)[1]()
     except Exception as error:

@@ -1,6 +1,5 @@
 """With this folder in PYTHONPATH, each Python process of a command has the fault that `$QRPO_FAULT` describes."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,4 +9,4 @@ if "QRPO_FAULT" in os.environ:
     import points
 
     sys.path.pop(0)
-    points.install(points.Fault(**json.loads(os.environ["QRPO_FAULT"])))
+    points.install(points.loads(os.environ["QRPO_FAULT"]))
