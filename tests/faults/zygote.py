@@ -1,6 +1,6 @@
 """A process that has imported what steps need, and forks one that makes a step whenever it is told to.
 
-Started as `python zygote.py`; reads a JSON line {"kind": ..., "runs": ..., "fault": ... or null} and answers with a line
+Started as `python zygote.py`; reads a JSON line {"kind": ..., "runs": ..., "fault": ... or null} and answers with
 {"status": ..., "said": ...}: how the process ended (negative: by which signal), and the one line that it says of its
 error. So a step costs its own work, not ten seconds of imports.
 """
