@@ -285,7 +285,7 @@ def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], wha
     from qrpo_lib.cluster import dispatcher
     from qrpo_lib.experiment import jobs  # here: only such profiles need submitit
 
-    tasks = {run.name: jobs.training(run.settings(profile), run.algorithm, run.seed) for run in missing + incomplete}
+    tasks = {run.name: jobs.training(run.settings(profile), run.algorithm, run.seed) for run in [*missing, *incomplete]}
     wanted = {run.name: tasks[run.name] for run in missing}
     again = {need.name: need for run in incomplete for need in tasks[run.name].needs}
     error, errors = "", {}

@@ -21,8 +21,20 @@ INITIAL = "initial policy"
 
 
 def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[tuple[Plan, int], list[Path]]:
-    """The folders of the rounds of every plan and seed, made where they are missing."""
-    return {(plan, seed): iterative.run(profile, plan, seed) for plan in plans for seed in seeds}
+    """The folders of the rounds of every plan and seed, made where they are missing.
+
+    One that fails does not stop the others; the first error is raised in the end.
+    """
+    folders, failed = {}, []
+    for plan in plans:
+        for seed in seeds:
+            try:
+                folders[plan, seed] = iterative.run(profile, plan, seed)
+            except Exception as error:
+                failed.append(error)
+    if failed:
+        raise failed[0]
+    return folders
 
 
 def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:

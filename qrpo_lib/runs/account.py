@@ -73,7 +73,9 @@ def failed_before() -> dict[str, str]:
 
 def _append(value: dict) -> None:
     if os.environ.get(VARIABLE):
-        with open(os.environ[VARIABLE], "a", encoding="utf-8") as stream:
+        path = Path(os.environ[VARIABLE])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(value) + "\n")
 
 

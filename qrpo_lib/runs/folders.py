@@ -234,9 +234,10 @@ def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock
         )
     _write_record(step, seed, started, time.monotonic() - clock)
     _sync(step.partial)
-    if step.folder.exists():
-        discard(step.folder)
+    old = _set_aside(step.folder) if step.folder.exists() else None
     step.partial.rename(step.folder)
+    if old:
+        shutil.rmtree(old)
     _remove_shards(step)
 
 
@@ -328,11 +329,16 @@ def with_inputs(*steps: Step) -> Iterator[Step]:
 
 def discard(folder: Path) -> None:
     """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
+    shutil.rmtree(_set_aside(folder))
+
+
+def _set_aside(folder: Path) -> Path:
+    """Give a folder a name under which nobody looks for it; returns its new path."""
     aside = runs_folder() / ".partial" / f".discarded-{folder.name}-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(aside)
-    shutil.rmtree(aside)
+    return aside
 
 
 def _code_was_edited(step: Step) -> bool:

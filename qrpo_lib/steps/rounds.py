@@ -176,8 +176,8 @@ class _Round:
         """Candidates and references of this round's part of the train prompts, as `reference_sampling` has them."""
         import pandas as pd
 
-        kept = folder / _TRAINER / _COMPLETIONS  # sealed, for an attempt that goes on from here
-        content = files.read_sealed(kept)
+        piece = folder / _TRAINER / _COMPLETIONS  # sealed, for an attempt that goes on from here
+        content = files.read_sealed(piece)
         if content is not None:
             return pd.read_parquet(io.BytesIO(content))
         frame = reference_sampling.load(self.completions)
@@ -188,7 +188,7 @@ class _Round:
             renewed = [role for role in renewed if not (role == "candidate" and self.plan.online)]
             kept = frame[~frame["role"].isin(renewed)]
             frame = pd.concat([kept, *(self._sampled(tokenizer, frame, role) for role in renewed)], ignore_index=True)
-        files.write_sealed(kept, frame.to_parquet())
+        files.write_sealed(piece, frame.to_parquet())
         return frame
 
     def _sampled(self, tokenizer, frame: pd.DataFrame, role: str) -> pd.DataFrame:

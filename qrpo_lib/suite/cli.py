@@ -37,8 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `qrpo runs | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         _say(f"qrpo: {error}", style="red")
+        return 2
+    except OSError as error:
+        from qrpo_lib.runs import failures, folders
+
+        _say(f"qrpo: {failures.sentence(error, folders.runs_folder())}", style="red")
         return 2
     except KeyboardInterrupt:
         _say("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")

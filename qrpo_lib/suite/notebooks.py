@@ -44,6 +44,7 @@ EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
+_ACCOUNT = ".account.jsonl"
 # What a pipe takes at once, so that a process can answer and end before anybody reads.
 _LONGEST_ANSWER = 4096
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
@@ -364,7 +365,7 @@ def _accounts() -> Iterator[Path]:
     parent = folders.runs_folder() / ".status"
     mine = parent / f"command-{socket.gethostname()}-{os.getpid()}"
     for path in parent.glob(f"command-{socket.gethostname()}-*"):
-        if not Path(f"/proc/{path.name.rpartition('-')[2]}").exists() or path == mine:
+        if path == mine or not _is_alive(int(path.name.rpartition("-")[2])):
             shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):  # on a full disk each job says so
         mine.mkdir(parents=True, exist_ok=True)
@@ -372,6 +373,16 @@ def _accounts() -> Iterator[Path]:
         yield mine
     finally:
         shutil.rmtree(mine, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _most_needed_first(selected: list[Job]) -> list[Job]:
@@ -464,6 +475,8 @@ class _Running:
         return secrets.mask(answer)
 
     def _end_of_log(self) -> str:
+        if self.process.returncode < 0:  # what killed it did not ask it
+            return ""
         with contextlib.suppress(OSError):
             lines = self._log.read_text(errors="replace").strip().splitlines()
             if lines:
@@ -480,11 +493,12 @@ def _opened(log: Path) -> TextIO:
 
 def execute(job: Job, *, force: bool = False) -> Path:
     """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
-    if not force and is_complete(job):
-        return job.step.folder
     step = job.step
-    # What it rests on may have been removed: executing it again makes that anew, and gives the same result.
-    return folders.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
+    with folders.lock(f"execution-{step.folder_name}"):  # of two commands the second finds what the first has made
+        if not force and is_complete(job):
+            return step.folder
+        # What it rests on may have been removed: executing it again makes that anew, and gives the same result.
+        return folders.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
 
 
 def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
@@ -495,7 +509,7 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
     from qrpo_lib.suite.kernels import OwnKernelManager
 
     executed = folder / EXECUTED
-    noted = Path(os.environ.get(account.VARIABLE) or folder / ".account.jsonl")
+    noted = Path(os.environ.get(account.VARIABLE) or folder / _ACCOUNT)
     _make_data(job)
     try:
         with account.kept_in(noted):  # the kernel inherits it
@@ -516,7 +530,7 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
             failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*_disks())}"
         ) from None
     made = account.read(noted)
-    noted.unlink(missing_ok=True)
+    (folder / _ACCOUNT).unlink(missing_ok=True)  # that of a command stays: its next notebooks look there
     _check_unedited(job, step)
     if made.failed:
         raise NotebookError(_first_error(made))

@@ -60,7 +60,7 @@ def read_manifest(figures: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     remedy = (
-        f"Restore it (`git checkout -- {path.parent.name}/{path.name}`), or remove it: the same command then makes a "
+        f"Restore it (`git checkout -- {path.parent.name}/{path.name}`), or remove it: `qrpo reproduce` then makes a "
         "new one."
     )
     manifest = files.read_json(path, remedy)

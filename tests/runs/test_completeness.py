@@ -52,6 +52,16 @@ def test_what_came_of_a_failure_does_not_hide_it(project):
     assert failure(job).startswith("dpo, seed 0 failed twice: KeyError: 'first'.")
 
 
+def test_a_failure_stays_in_the_account_of_its_command(project, tmp_path):
+    from qrpo_lib import account
+
+    (tmp_path / "command").mkdir()
+    with account.kept_in(tmp_path / "command" / "first.jsonl"):
+        failure(project(TWO_FAILED))
+    with account.kept_in(tmp_path / "command" / "second.jsonl"):
+        assert set(account.failed_before()) == {"training-aaaaaaaaaaaa", "training-bbbbbbbbbbbb"}
+
+
 def test_what_failed_twice_is_not_tried_again_by_the_next_notebook_of_a_command(tmp_path, monkeypatch):
     from qrpo_lib.runs import account
 
