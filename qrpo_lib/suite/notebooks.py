@@ -494,6 +494,8 @@ def _opened(log: Path) -> TextIO:
 def execute(job: Job, *, force: bool = False) -> Path:
     """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
     step = job.step
+    if step.folder.is_symlink():
+        raise OSError(f"{step.folder} is a link, not a run folder: remove the link yourself.")
     with folders.lock(f"execution-{step.folder_name}"):  # of two commands the second finds what the first has made
         if not force and is_complete(job):
             return step.folder

@@ -41,33 +41,33 @@ def write_profile(folder: Path) -> Path:
 
 def profile(setting: str | None = None):
     """The profile whose file `$MINIATURE` names."""
-    from qrpo_lib import profiles
+    from qrpo_lib.profiles import settings as profiles
 
     return profiles.load(os.environ["MINIATURE"], "chat").with_training(setting=setting)
 
 
 def work(kind: str):
     """A step of this kind: the step itself, and a function that makes it and what it rests on."""
-    from qrpo_lib import (
+    from qrpo_lib.steps import (
         dataset_pairs,
+        fitting,
         initial_policy,
-        iterative,
-        policy_training,
         reference_evaluation,
         reference_policy,
         reference_sampling,
+        rounds,
     )
 
     chat, tuned = profile(), profile(setting="sft-offline")
-    plan = iterative.Plan(rounds=2, reward="renewed")
+    plan = rounds.Plan(rounds=2, reward="renewed")
     return {
         "initial_policy": (initial_policy.step(chat), lambda: initial_policy.run(chat)),
         "sft": (reference_policy.step(tuned), lambda: reference_policy.run(tuned)),
         "dataset_pairs": (dataset_pairs.step(tuned), lambda: dataset_pairs.run(tuned)),
         "reference_sampling": (reference_sampling.step(chat), lambda: reference_sampling.run(chat)),
         "reference_evaluation": (reference_evaluation.step(chat, 0), lambda: reference_evaluation.run(chat, 0)),
-        "training": (policy_training.step(chat, "qrpo", 0), lambda: policy_training.run(chat, "qrpo", 0)),
-        "iterative": (iterative.step(chat, plan, 0, 2), lambda: iterative.run(chat, plan, 0)),
+        "training": (fitting.step(chat, "qrpo", 0), lambda: fitting.run(chat, "qrpo", 0)),
+        "iterative": (rounds.step(chat, plan, 0, 2), lambda: rounds.run(chat, plan, 0)),
     }[kind]
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 MOMENTS = ("before", "during", "piece", "made", "recorded", "complete")
 # How processes of the suite are known by their command lines.
 _PROCESSES = {
-    "command": "qrpo_lib.cli",
-    "job": "qrpo_lib.suite",
+    "command": "qrpo_lib.suite.cli",
+    "job": "qrpo_lib.suite.notebooks",
     "kernel": "ipykernel_launcher",
     "worker": "multiprocessing.spawn",
 }
@@ -87,12 +87,12 @@ def loads(text: str) -> Fault:
 
 def install(fault: Fault) -> None:
     """Wrap the product's functions in this process so that points are told to the fault."""
-    from qrpo_lib import files, progress, runs
+    from qrpo_lib.runs import files, folders, progress
 
     making: list[str] = []
     plain_make, plain_record, plain_bar, plain_sealed = (
-        runs._make,
-        runs._write_record,
+        folders._make,
+        folders._write_record,
         progress.bar,
         files.write_sealed,
     )
@@ -125,7 +125,7 @@ def install(fault: Fault) -> None:
 
             yield reporting
 
-    runs._make, runs._write_record, progress.bar, files.write_sealed = make, write_record, bar, write_sealed
+    folders._make, folders._write_record, progress.bar, files.write_sealed = make, write_record, bar, write_sealed
 
 
 @contextlib.contextmanager

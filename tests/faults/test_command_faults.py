@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE))
 import miniature  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib import runs  # noqa: E402
+from qrpo_lib.runs import folders  # noqa: E402
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "notebooks/experiments/sweep.ipynb"
@@ -44,7 +44,7 @@ class Project:
             environment["PYTHONPATH"] = os.pathsep.join([str(HERE / "hook"), os.environ.get("PYTHONPATH", "")])
         arguments = ["reproduce", "--profile", str(self.root / "miniature.toml"), "--only", "sweep", "tables"]
         return subprocess.Popen(
-            [sys.executable, "-m", "qrpo_lib.cli", *arguments], env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "qrpo_lib.suite.cli", *arguments], env=environment, stdout=subprocess.PIPE, text=True
         )
 
     def reproduce(self, *fault, **settings):
@@ -62,7 +62,7 @@ class Project:
         """The folder of the first training with an algorithm."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("QRPO_RUNS", str(self.runs))
-            found = [(path, record) for path, record in runs.records() if record["name"] == "training"]
+            found = [(path, record) for path, record in folders.records() if record["name"] == "training"]
         return next(path for path, record in found if record["parameters"]["algorithm"] == algorithm)
 
 
@@ -70,7 +70,7 @@ class Project:
 def complete(tmp_path_factory):
     """A project in which the command has been run without a fault."""
     root = tmp_path_factory.mktemp("complete")
-    shutil.copytree(runs.PACKAGE.parent / "notebooks", root / "notebooks")
+    shutil.copytree(folders.PACKAGE.parent / "notebooks", root / "notebooks")
     miniature.write_profile(root)
     project = Project(root)
     status, said = project.reproduce()
@@ -88,7 +88,9 @@ def project(complete, tmp_path):
 
 
 def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != runs.RECORD}
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != folders.RECORD
+    }
 
 
 def test_after_each_fault_the_same_command_ends_with_the_same_bytes_or_fails_in_a_sentence(complete, project):

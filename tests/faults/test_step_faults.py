@@ -20,7 +20,7 @@ import miniature  # noqa: E402
 import points  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib import runs  # noqa: E402
+from qrpo_lib.runs import folders  # noqa: E402
 
 pytestmark = pytest.mark.slow
 KILLED = -signal.SIGKILL
@@ -78,7 +78,7 @@ def scene(make, whole, tmp_path, monkeypatch):
 
         def assert_same(self):
             """The same bytes as without a fault; nothing is left of the attempts."""
-            runs.check(self.step.folder)
+            folders.check(self.step.folder)
             assert contents(self.step.folder) == contents(whole / self.step.folder_name)
             assert not self.step.partial.exists()
             assert not self.step.shards.exists()
@@ -87,7 +87,9 @@ def scene(make, whole, tmp_path, monkeypatch):
 
 
 def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != runs.RECORD}
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != folders.RECORD
+    }
 
 
 def flip_a_bit(path, position=-100):
@@ -171,7 +173,7 @@ def test_a_disk_that_is_really_full_is_named_and_with_room_the_same_call_complet
 def test_one_bit_in_what_a_killed_attempt_left_changes_nothing(scene, kind, moment, after, damaged):
     at_work = scene(kind)
     assert at_work.attempt(moment, after=after)[0] == KILLED
-    paths = sorted(runs.runs_folder().glob(damaged))
+    paths = sorted(folders.runs_folder().glob(damaged))
     assert paths
     for path in paths:
         flip_a_bit(path, len(path.read_bytes()) // 2)
@@ -179,7 +181,7 @@ def test_one_bit_in_what_a_killed_attempt_left_changes_nothing(scene, kind, mome
     at_work.assert_same()
 
 
-@pytest.mark.parametrize("name", ["policy/model.safetensors", "evaluation.parquet", runs.RECORD, "pairs.json"])
+@pytest.mark.parametrize("name", ["policy/model.safetensors", "evaluation.parquet", folders.RECORD, "pairs.json"])
 @pytest.mark.parametrize("damage", ["a bit", "cut off", "empty", "missing"])
 def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name, damage):
     at_work = scene("training")
@@ -197,7 +199,7 @@ def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name
     assert f"The run folder {copied} is corrupted" in said
     assert f"qrpo clean --run {copied.name}" in said
     if (name, damage) == ("evaluation.parquet", "a bit"):  # one of them, to the end
-        runs.discard(copied)
+        folders.discard(copied)
         assert at_work.attempt() == (0, "")
         at_work.assert_same()
 
@@ -205,7 +207,8 @@ def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name
 @pytest.mark.parametrize("computing", [0.0, 0.1], ids=["at its start", "at work"])
 def test_a_sandbox_that_is_killed_changes_no_reward(computing):
     """A right solution that lost its process is judged again, or the call fails in one sentence."""
-    from qrpo_lib import rewards, sandbox
+    from qrpo_lib.rewards import base as rewards
+    from qrpo_lib.rewards.sandbox import sandbox
 
     sandbox.available_isolation()  # looked for before, so that it is a solution's process that is killed
     code = "import time\nwhile time.process_time() < 0.4:\n    pass\n\n\ndef add(a, b):\n    return a + b + {0} - {0}\n"

@@ -53,7 +53,7 @@ def test_what_came_of_a_failure_does_not_hide_it(project):
 
 
 def test_a_failure_stays_in_the_account_of_its_command(project, tmp_path):
-    from qrpo_lib import account
+    from qrpo_lib.runs import account
 
     (tmp_path / "command").mkdir()
     with account.kept_in(tmp_path / "command" / "first.jsonl"):

@@ -77,7 +77,7 @@ class Missing:
     def is_complete(self): return False
     def settings(self, profile): return profile
     algorithm, setting, seed = "qrpo", "offline", 0
-sweep.policy_training.shared_key = lambda settings: ()
+sweep.fitting.shared_key = lambda settings: ()
 workers.run = lambda tasks, **settings: seen.update(settings) or workers.Outcome(0)
 sweep.train(profiles.load("tiny"), [Missing()])
 print(seen["cores"], seen["processes"] * seen["threads"])

@@ -62,7 +62,8 @@ def large(tmp_path, monkeypatch):
     hashed, plain = [], files.file_sha256
     monkeypatch.setattr(files, "LARGE", 10)
     monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path) or plain(path))
-    path = tmp_path / "weights"
+    path = tmp_path / "making" / "weights"
+    path.parent.mkdir()
     path.write_bytes(b"0123456789abcdef")
     return path, tmp_path / "memory", hashed
 
@@ -72,10 +73,11 @@ def test_a_large_file_is_hashed_once_until_it_changes(large):
     first = files.remembered_sha256(path, memory)
     assert first == files.remembered_sha256(path, memory)
     assert len(hashed) == 1
-    path.rename(path.with_name("final"))  # as a result that is moved into place
-    assert files.remembered_sha256(path.with_name("final"), memory) == first
+    final = path.parent.with_name("final")
+    path.parent.rename(final)  # as a result that is moved into place
+    changed = final / path.name
+    assert files.remembered_sha256(changed, memory) == first
     assert len(hashed) == 1
-    changed = path.with_name("final")
     changed.write_bytes(b"0123456789abcdeF")  # the same size
     os.utime(changed, ns=(1, 2))
     assert files.remembered_sha256(changed, memory) != first

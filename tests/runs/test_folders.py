@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import code_version, files, folders
 
 
 def step(**parameters):
@@ -33,7 +33,7 @@ def test_key_depends_on_parameters_inputs_and_code():
         step(a=2).key,
         folders.Step("work", {"a": 1}, inputs=(step(a=3),), code=("statistics",)).key,
         folders.Step("work", {"a": 1}, inputs=(step(a=4),), code=("statistics",)).key,
-        folders.Step("work", {"a": 1}, code=("plots",)).key,
+        folders.Step("work", {"a": 1}, code=("style",)).key,
     }
     assert len(keys) == 5
     assert step(a=1).key == base.key
@@ -121,7 +121,9 @@ def test_code_that_was_edited_while_it_worked_completes_nothing(runs_folder, tmp
     package = tmp_path / "package"
     package.mkdir()
     (package / "some.py").write_text("def f():\n    return 1\n")
-    monkeypatch.setattr(folders, "PACKAGE", package)
+    for module in (folders, code_version):
+        monkeypatch.setattr(module, "own_package", lambda: code_version.Package(package))
+    code_version.code_version.cache_clear()
     monkeypatch.setattr(folders, "_STARTED", time.time() - 3600)
     made = folders.Step("made", {"edit": edit}, code=("some",))
 

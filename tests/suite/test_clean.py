@@ -307,6 +307,6 @@ def test_force_does_not_follow_a_link_in_the_place_of_a_run_folder(project, tmp_
     assert (elsewhere / "mine").exists()
     job.step.folder.unlink()
     folders.complete(job.step, lambda folder: (folder / "old").touch())
-    monkeypatch.setattr(notebooks, "_run_notebook", lambda job, folder: (folder / "new").touch())
+    monkeypatch.setattr(notebooks, "_run_notebook", lambda job, step, folder: (folder / "new").touch())
     assert (notebooks.execute(job, force=True) / "new").exists()
     assert not (job.step.folder / "old").exists()

@@ -44,7 +44,7 @@ def test_help_imports_no_library(runs_folder):
     for arguments in (["--help"], ["status", "--help"], ["clean", "--help"], ["runs", "--help"]):
         modules = imported(*arguments)
         assert not {name.split(".")[0] for name in modules} & (HEAVY | {"numpy", "pydantic", "rich"})
-        expected = {"qrpo_lib.suite", "qrpo_lib.suite.cli", "qrpo_lib.runs", "qrpo_lib.runs.terminal"}
+        expected = {"qrpo_lib.suite.notebooks", "qrpo_lib.suite.cli", "qrpo_lib.runs.folders", "qrpo_lib.runs.terminal"}
         assert {name for name in modules if name.startswith("qrpo_lib.")} == expected
 
 
@@ -142,7 +142,8 @@ def test_status_shows_what_reproduce_would_refuse(runs_folder, monkeypatch, caps
     folders.complete(source, lambda folder: (folder / "x").write_text("x"))
     job = notebooks.Job("theory/noise", "theory/noise", inputs=(source,))
     monkeypatch.setattr(notebooks, "jobs", lambda profile: [job])
-    folders.complete(job.step, lambda folder: None)
+    rests_on = json.dumps([source.folder_name])
+    folders.complete(job.step, lambda folder: (folder / notebooks.RESTS_ON).write_text(rests_on))
     assert cli.main(["status"]) == 0
     assert capsys.readouterr().out.startswith("complete  theory/noise")
     (source.folder / "x").write_text("y")

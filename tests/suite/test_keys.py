@@ -111,18 +111,18 @@ TABLE = [
     ("losses.py", "return of_rejected\n", "return 0 * of_rejected\n", {"qrpo", "rounds"}),
     ("losses.py", "def dpo(", "def unused():\n    return 1\n\n\ndef dpo(", set()),
     ("transforms.py", "must be", "has to be", set()),
-    ("training.py", ", DPOTrainer):\n", ", DPOTrainer):\n    x = 1\n", {"qrpo", "dpo", "rounds"}),
-    ("training.py", ", SFTTrainer):\n", ", SFTTrainer):\n    x = 1\n", {"initial", "sft"}),
+    ("trainer.py", ", DPOTrainer):\n", ", DPOTrainer):\n    x = 1\n", {"qrpo", "dpo", "rounds"}),
+    ("trainer.py", ", SFTTrainer):\n", ", SFTTrainer):\n    x = 1\n", {"initial", "sft"}),
     # a task: its own steps alone
     ("topics.py", "_bonus: float = 0.0) -> float:\n", "_bonus: float = 0.0) -> float:\n    print()\n", REWARDED),
     ("expressions.py", "str]:\n", "str]:\n    count += 0\n", {"code_sampling"}),
     ("problems.py", "_EXAMPLE = 5", "_EXAMPLE = 6", {"smol_code_sampling"}),
     ("leetcode.py", "INITIALISATION = '''", "INITIALISATION = '''import this\n", {"leetcode_data"}),
-    ("chat_data.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
+    ("preference_data.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
     ("dataset_pairs.py", 'split != "reporting"', 'split == "reporting"', {"pairs"}),
     # a reward, and what judges answers in processes of its own
     ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling"}),
-    ("rewards.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
+    ("rewards/base.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
     # data files
     ("smol_prompts.jsonl", '"prompt"', ' "prompt"', {"smol_sampling"}),
     ("smol_problems.jsonl", '"statement"', ' "statement"', {"smol_code_sampling"}),
@@ -132,15 +132,15 @@ TABLE = [
     ("vllm_worker.py", "import json", "import json\nprint(1)", {"vllm_sampling"}),
     ("transformers_engine.py", "_COMPACT_AT = 0.1", "_COMPACT_AT = 0.2", SAMPLED | ONLINE | {"rounds"}),
     # policies
-    ("pretrained.py", "GenerationConfig(eos_token_id=end", "GenerationConfig(bos_token_id=end", {"smollm2"}),
+    ("wheels.py", "GenerationConfig(eos_token_id=end", "GenerationConfig(bos_token_id=end", {"smollm2"}),
     ("initial_policy.py", "tokenizer.pad_token = settings", "tokenizer.eos_token = settings", {"hub"}),
     ("initial_policy.py", "3 * settings.hidden_size", "4 * settings.hidden_size", {"initial"}),
     ("reference_policy.py", "len(ids) > limit", "len(ids) >= limit", {"sft"}),
     # the rest
     ("chat_template.py", "2024, 7, 26", "2024, 7, 27", WITH_PROMPTS),
     ("scoring.py", "_IN_A_SHARD = 4096", "_IN_A_SHARD = 4095", SAMPLED | {"pairs", "vllm_sampling"}),
-    ("profiles.py", "def names()", "def other_names():\n    return 1\n\n\ndef names()", set()),
-    ("runs.py", "def lock(", "def other_lock():\n    return 1\n\n\ndef lock(", set()),
+    ("settings.py", "def names()", "def other_names():\n    return 1\n\n\ndef names()", set()),
+    ("folders.py", "def lock(", "def other_lock():\n    return 1\n\n\ndef lock(", set()),
 ]
 
 

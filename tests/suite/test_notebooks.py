@@ -88,7 +88,7 @@ def test_a_published_file_that_was_replaced_by_hand_is_not_removed(tmp_path, run
             (folder / "figures" / "tiny" / name).write_text(name)
 
         folders.complete(job.step, make)
-        notebooks._publish(job)
+        publishing.publish(job.id, job.step.folder)
         (tmp_path / "figures" / "tiny" / "old.csv").write_text("mine")
     assert (tmp_path / "figures" / "tiny" / "old.csv").read_text() == "mine"
     assert sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text())) == ["tiny/new.csv"]
