@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qrpo_lib.objective import losses, transforms
     from qrpo_lib.objective.quantile import quantile_reward
+    from qrpo_lib.results.length_control import length_controlled_reward
     from qrpo_lib.rewards import sandbox
-    from qrpo_lib.steps.evaluation import length_controlled_reward
 
 __version__ = "0.1.0"
 __all__ = ["length_controlled_reward", "losses", "quantile_reward", "sandbox", "transforms"]
 
 # Public name: its module, and the name in it where it is not the module itself.
 _PUBLIC: dict[str, tuple[str, str | None]] = {
-    "length_controlled_reward": ("qrpo_lib.steps.evaluation", "length_controlled_reward"),
+    "length_controlled_reward": ("qrpo_lib.results.length_control", "length_controlled_reward"),
     "losses": ("qrpo_lib.objective.losses", None),
     "quantile_reward": ("qrpo_lib.objective.quantile", "quantile_reward"),
     "sandbox": ("qrpo_lib.rewards.sandbox", None),

@@ -5,7 +5,14 @@ import pandas as pd
 
 from qrpo_lib.experiment import grid
 from qrpo_lib.runs import folders
-from qrpo_lib.steps import fitting, initial_policy, pairs, reference_evaluation, reference_policy, reference_sampling
+from qrpo_lib.steps import (
+    fitting,
+    initial_policy,
+    reference_evaluation,
+    reference_policy,
+    reference_sampling,
+    shifts,
+)
 from qrpo_lib.tasks import base
 
 PROFILE = """
@@ -70,7 +77,7 @@ def everything(profile):
 
 
 def _shared(profile, seed):
-    higher = 0.1 if pairs.is_tuned_first(profile.training.setting) else 0.0
+    higher = 0.1 if shifts.is_tuned_first(profile.training.setting) else 0.0
 
     def write_references(folder):
         _references(profile).to_parquet(folder / reference_sampling.COMPLETIONS)

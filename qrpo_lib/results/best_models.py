@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid
+from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
@@ -20,7 +20,7 @@ from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_bias, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
-from qrpo_lib.steps import evaluation, pairs, reference_evaluation, reference_sampling
+from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shifts
 
 METRICS = ("reward", "lc_reward")
 _POLICIES = {"tiny": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
@@ -53,7 +53,7 @@ class BestModels:
 
     def start(self, algorithm: str) -> str:
         """What the reported model was trained from: "sft" where its setting fine-tunes first, else "initial"."""
-        return "sft" if pairs.is_tuned_first(self.chosen(algorithm)["setting"]) else "initial"
+        return "sft" if shifts.is_tuned_first(self.chosen(algorithm)["setting"]) else "initial"
 
     def untrained(self, methods: Sequence[str]) -> list[str]:
         """Those of the algorithms whose reported model is the policy before training, by their labels."""
@@ -94,7 +94,7 @@ def references(profile: Profile) -> pd.DataFrame:
 
 def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
     """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
-    found = grid.evaluations(profile, runs, text)
+    found = read.evaluations(profile, runs, text)
     return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
 
 
@@ -157,8 +157,8 @@ def dpo_gain(profile: Profile) -> float | None:
     of the smallest effects that matter in chat (claims.toml). DPO is trained where it is missing; None without DPO."""
     if "dpo" not in profile.experiment.algorithms:
         return None
-    grid.train(profile, _grid(profile, ["dpo"]), "DPO's grid")
-    grid.train(profile, further_runs(profile, best_checkpoints(profile, ["dpo"])), "DPO's further seeds")
+    train.train(profile, _grid(profile, ["dpo"]), "DPO's grid")
+    train.train(profile, further_runs(profile, best_checkpoints(profile, ["dpo"])), "DPO's further seeds")
     return float(gain_rows(best_models(profile, ["dpo"]))["gain"].item())
 
 

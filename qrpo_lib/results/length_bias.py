@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from qrpo_lib.paper import style
+from qrpo_lib.results import length_control
 from qrpo_lib.results.statistics import Interval, clustered_interval
 from qrpo_lib.steps import evaluation
 
@@ -29,8 +30,8 @@ def points(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     completions, columns `prompt_id, length`, as many for every prompt. Prompts whose references all have one length
     fall out.
     """
-    lengths = evaluation.by_prompt(references, "length").loc[evaluations["prompt_id"]].to_numpy()
-    x = evaluation.standardised(evaluations["length"].to_numpy(), lengths)
+    lengths = length_control.by_prompt(references, "length").loc[evaluations["prompt_id"]].to_numpy()
+    x = length_control.standardised(evaluations["length"].to_numpy(), lengths)
     made = evaluations[["prompt_id", "seed", "reward"]].assign(x=x, y=evaluation.log_ratio(evaluations))
     return made[np.isfinite(made["x"])].reset_index(drop=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.steps import evaluation
+from qrpo_lib.results import length_control
 
 # What identifies a cell of the grid; a run is a cell with a training seed.
 CELL = ["algorithm", "setting", "beta", "learning_rate"]
@@ -43,11 +43,11 @@ def with_lc_reward(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.Da
     evaluations: columns `CHECKPOINT`, `seed, split, prompt_id, reward, length`, of policies with one reference policy.
     references: its completions: columns `prompt_id, reward, length`, as many for every prompt.
     """
-    rewards, lengths = (evaluation.by_prompt(references, name) for name in ("reward", "length"))
+    rewards, lengths = (length_control.by_prompt(references, name) for name in ("reward", "length"))
     keys = [name for name in [*CHECKPOINT, "seed", "split"] if name in evaluations]
     parts = []
     for _, rows in evaluations.groupby(keys, observed=True, sort=False):
-        controlled = evaluation.length_controlled_reward(
+        controlled = length_control.length_controlled_reward(
             rows["reward"].to_numpy(),
             rows["length"].to_numpy(),
             rewards.loc[rows["prompt_id"]].to_numpy(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid
+from qrpo_lib.experiment import grid, read
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results.best_models import matrix
@@ -37,7 +37,7 @@ TransformationCells = dict[tuple[str, float], Cell]
 
 def scaling_cells(profile: Profile) -> ScalingCells:
     """The cells of the scaling studies; the setting is "offline" or "off-policy"."""
-    found = grid.evaluations(profile, grid.scaling(profile))
+    found = read.evaluations(profile, grid.scaling(profile))
     found["setting"] = found["setting"].map(lambda name: "offline" if name.endswith("offline") else "off-policy")
     return {key: _best_checkpoint(rows) for key, rows in found.groupby(_SCALING, sort=False)}
 
@@ -116,7 +116,7 @@ def degradation(profile: Profile) -> pd.DataFrame:
     """
     found = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in found), max(run.num_ref_rewards for run in found)
-    rows = grid.evaluations(profile, [r for r in found if (r.beta, r.num_ref_rewards) == (smallest, most)])
+    rows = read.evaluations(profile, [r for r in found if (r.beta, r.num_ref_rewards) == (smallest, most)])
     keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
     means = rows.groupby(keys, as_index=False)["reward"].mean()
     parts = []
@@ -135,7 +135,7 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
     best: dict[str, tuple[float, Run]] = {}
     for run in grid.transformations(profile):
         if run.seed == profile.experiment.seeds[0] and run.step(profile).folder.is_dir():
-            value = _best_checkpoint(grid.evaluations(profile, [run])).selection
+            value = _best_checkpoint(read.evaluations(profile, [run])).selection
             name = grid.transform_label(run.transform)
             if name not in best or value > best[name][0]:
                 best[name] = (value, run)
@@ -145,7 +145,7 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
 def transformation_cells(profile: Profile) -> TransformationCells:
     """The best checkpoint of each transformation's best run, with all seeds."""
     return {
-        (name, run.beta): _best_checkpoint(grid.evaluations(profile, grid.more_seeds(profile, [run])))
+        (name, run.beta): _best_checkpoint(read.evaluations(profile, grid.more_seeds(profile, [run])))
         for name, run in best_transformations(profile).items()
     }
 
@@ -157,7 +157,7 @@ def transformation_rows(cells: TransformationCells) -> pd.DataFrame:
 
 def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """What Figure 6 plots: log-ratios and quantile rewards of the validation pairs over training, by beta and seed."""
-    found = grid.histories(profile, runs)
+    found = read.histories(profile, runs)
     names = ["beta", "seed", "step", "chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
     return found.loc[found["split"] == "validation", names].reset_index(drop=True)
 
@@ -166,7 +166,7 @@ def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """Of each setting, beta, learning rate, number of references and seed the log-ratios and quantile rewards of the
     validation pairs at the last step."""
     keys = ["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]
-    found = grid.histories(profile, runs)
+    found = read.histories(profile, runs)
     found = found[found["split"] == "validation"]
     last = found.loc[found.groupby(keys, dropna=False)["step"].idxmax()]
     columns = ["chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
@@ -176,8 +176,8 @@ def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
 def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """`algorithm, seed, step`, mean reward over all held-out completions, both log-ratios of the validation pairs."""
     keys = ["algorithm", "seed", "step"]
-    rewards = grid.evaluations(profile, runs).groupby(keys, as_index=False)["reward"].mean()
-    found = grid.histories(profile, runs)
+    rewards = read.evaluations(profile, runs).groupby(keys, as_index=False)["reward"].mean()
+    found = read.histories(profile, runs)
     validation = found.loc[found["split"] == "validation", [*keys, "chosen_log_ratio", "rejected_log_ratio"]]
     return rewards.merge(validation, on=keys, validate="1:1")
 

@@ -7,33 +7,14 @@ generation configuration says (top-k, penalties) acts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrpo_lib.sampling import engines
+from qrpo_lib.sampling.completion import Completion
 
 if TYPE_CHECKING:
     from qrpo_lib.runs.progress import Report
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One sampled completion.
-
-    prompt_index, sample_index: of which prompt, and the how-manieth of its completions.
-    token_ids: as sampled, the end-of-sequence token included if it was sampled.
-    text: decoded, without special tokens.
-    finish_reason: "stop" if the model ended the sequence, "length" if max_new_tokens did.
-    logp: sum of the tokens' log-probabilities under the model, in nats, whatever the temperature and top-p.
-    """
-
-    prompt_index: int
-    sample_index: int
-    token_ids: list[int]
-    text: str
-    finish_reason: str
-    logp: float
 
 
 def sample(policy: str | Path | Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **settings) -> list[Completion]:

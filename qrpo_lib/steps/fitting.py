@@ -16,7 +16,7 @@ from pathlib import Path
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import files, folders, progress
-from qrpo_lib.steps import dataset_pairs, evaluation, reference_evaluation, reference_policy, reference_sampling
+from qrpo_lib.steps import dataset_pairs, evaluation, reference_evaluation, reference_policy, reference_sampling, shifts
 from qrpo_lib.steps import pairs as preferences
 
 PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
@@ -62,7 +62,7 @@ def prepare(profile: Profile) -> None:
     """Make everything that training shares between algorithms, betas and seeds."""
     reference_policy.run(profile)
     reference_sampling.run(profile)
-    if preferences.source(profile.training.setting) == "offline":
+    if shifts.source(profile.training.setting) == "offline":
         dataset_pairs.run(profile)
 
 
@@ -87,7 +87,7 @@ def load_evaluation(folder: Path, columns: list[str] | None = None):
 
 def _shared_steps(profile: Profile) -> tuple[folders.Step, ...]:
     steps = (reference_policy.step(profile), reference_sampling.step(profile))
-    offline = preferences.source(profile.training.setting) == "offline"
+    offline = shifts.source(profile.training.setting) == "offline"
     return (*steps, dataset_pairs.step(profile)) if offline else steps
 
 
@@ -100,7 +100,7 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     frame = reference_sampling.load(completions)
     references = frame[frame["role"] == "reference"].groupby("prompt_id")["reward"].apply(list).to_dict()
     source = frame[frame["role"] == "candidate"]
-    offline = preferences.source(settings.setting) == "offline"
+    offline = shifts.source(settings.setting) == "offline"
     if offline:
         from transformers import AutoTokenizer
 

@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from qrpo_lib.steps.shifts import source
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SOURCES = ("offline", "off-policy-best", "off-policy-random")
 _REASONS = ("unscored", "too_few_completions", "too_few_reference_rewards", "prompt_too_long", "ties", "cut")
 
 
@@ -60,19 +61,6 @@ def schema() -> pa.Schema:
             ("ref_rewards", pa.list_(pa.float64())),
         ]
     )
-
-
-def is_tuned_first(setting: str) -> bool:
-    """Whether the policy is fine-tuned on the chosen completions before anything else."""
-    return setting.startswith("sft-")
-
-
-def source(setting: str) -> str:
-    """Where the pairs of a setting come from: one of `SOURCES`. Raises ValueError for an unknown setting."""
-    found = setting.removeprefix("sft-")
-    if found not in SOURCES:
-        raise ValueError(f"There is no setting {setting!r}: use {', '.join(SOURCES)}, or one of them after 'sft-'.")
-    return found
 
 
 def build_pairs(
@@ -175,3 +163,20 @@ def _ranked(
     for group in groups:
         ordered = group.sort_values("reward", kind="stable")
         yield ordered.iloc[-1], ordered.iloc[0]
+
+
+def best_and_worst(prompt_ids: list[int], completions, rewards, ref_rewards) -> dict[str, Any]:
+    """The pair of a prompt's candidates with the highest and the lowest reward, as a row for `trainer.fit_policy`.
+
+    Equal rewards stay: QRPO fits each completion to its own quantile, and needs no preference.
+    """
+    completions, rewards = list(completions), [float(reward) for reward in rewards]
+    best, worst = max(range(len(rewards)), key=rewards.__getitem__), min(range(len(rewards)), key=rewards.__getitem__)
+    return {
+        "prompt_ids": prompt_ids,
+        "chosen_ids": list(completions[best]),
+        "rejected_ids": list(completions[worst]),
+        "chosen_reward": rewards[best],
+        "rejected_reward": rewards[worst],
+        "ref_rewards": list(ref_rewards),
+    }

@@ -12,14 +12,14 @@ from pathlib import Path
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders, progress
-from qrpo_lib.steps import initial_policy, pairs
+from qrpo_lib.steps import initial_policy, shifts
 from qrpo_lib.tasks import registry as tasks
 
 
 def step(profile: Profile) -> folders.Step:
     """What determines the reference policy."""
     initial = initial_policy.step(profile)
-    if not pairs.is_tuned_first(profile.training.setting):
+    if not shifts.is_tuned_first(profile.training.setting):
         return initial
     task = tasks.of(profile.task)
     parameters = {
@@ -37,7 +37,7 @@ def step(profile: Profile) -> folders.Step:
 def run(profile: Profile) -> Path:
     """The folder of the reference policy, made if it is not there."""
     initial = initial_policy.run(profile)
-    if not pairs.is_tuned_first(profile.training.setting):
+    if not shifts.is_tuned_first(profile.training.setting):
         return initial
     return folders.complete(step(profile), lambda folder: _tune(profile, initial, folder), seed=profile.seed)
 

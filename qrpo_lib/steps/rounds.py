@@ -24,6 +24,7 @@ from qrpo_lib.runs import files, progress
 from qrpo_lib.runs import folders as runs
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.steps import reference_policy, reference_sampling
+from qrpo_lib.steps.pairs import best_and_worst
 from qrpo_lib.tasks import registry as tasks
 
 if TYPE_CHECKING:
@@ -263,20 +264,3 @@ class _Round:
                 "log_ratio": logps[0]["ref_logps"].astype("float64") - logps[1]["ref_logps"],
             }
         )
-
-
-def best_and_worst(prompt_ids: list[int], completions, rewards, ref_rewards) -> dict[str, Any]:
-    """The pair of a prompt's candidates with the highest and the lowest reward, as a row for `trainer.fit_policy`.
-
-    Equal rewards stay: QRPO fits each completion to its own quantile, and needs no preference.
-    """
-    completions, rewards = list(completions), [float(reward) for reward in rewards]
-    best, worst = max(range(len(rewards)), key=rewards.__getitem__), min(range(len(rewards)), key=rewards.__getitem__)
-    return {
-        "prompt_ids": prompt_ids,
-        "chosen_ids": list(completions[best]),
-        "rejected_ids": list(completions[worst]),
-        "chosen_reward": rewards[best],
-        "rejected_reward": rewards[worst],
-        "ref_rewards": list(ref_rewards),
-    }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qrpo_lib.cluster import pool
-from qrpo_lib.experiment import grid
+from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account
@@ -190,38 +190,38 @@ def test_failures_are_told_to_the_command_and_where_results_are_asked_for(traini
     names = [run.name for run in runs]
     outcome({names[1]: "ValueError: beta"})
     with account.kept_in(tmp_path / "first.jsonl"):
-        made = grid.train(profile, runs)
+        made = train.train(profile, runs)
     assert made.failed == {names[1]: "ValueError: beta"}
     told = account.read(tmp_path / "first.jsonl")
     assert told.failed == made.failed
     there = {run.step(profile).folder_name for run in runs if run is not runs[1]}
     assert there | {source.folder_name for source in runs[0].step(profile).inputs} <= told.rests_on
     assert runs[1].step(profile).folder_name not in told.rests_on
-    with pytest.raises(grid.MissingRunsError, match=f"training failed. {names[1]}: ValueError: beta"):
-        grid.evaluations(profile, [runs[1]])
-    with pytest.raises(grid.MissingRunsError, match="train them first"):
-        grid.histories(profile, [grid.with_seed(runs[1], 77)])
+    with pytest.raises(read.MissingRunsError, match=f"training failed. {names[1]}: ValueError: beta"):
+        read.evaluations(profile, [runs[1]])
+    with pytest.raises(read.MissingRunsError, match="train them first"):
+        read.histories(profile, [grid.with_seed(runs[1], 77)])
 
 
 def test_the_next_notebook_of_a_command_does_not_try_again_and_is_incomplete_too(training, tmp_path):
     profile, runs, outcome, seen = training
     outcome({runs[1].name: "ValueError: beta"})
     with account.kept_in(tmp_path / "first.jsonl"):
-        grid.train(profile, runs)
+        train.train(profile, runs)
     outcome({})
     seen.clear()
     with account.kept_in(tmp_path / "second.jsonl"):
-        assert grid.train(profile, runs).failed == {runs[1].name: "ValueError: beta"}
+        assert train.train(profile, runs).failed == {runs[1].name: "ValueError: beta"}
     assert seen == []
     assert account.read(tmp_path / "second.jsonl").failed == {runs[1].name: "ValueError: beta"}
-    assert grid.train(profile, runs).failed == {}  # another command does
+    assert train.train(profile, runs).failed == {}  # another command does
     assert runs[1].name in seen
 
 
 def test_what_runs_share_is_the_first_error_of_all_of_them(training):
     profile, runs, outcome, seen = training
     outcome({"needs": "The disk is full (OSError)"})
-    made = grid.train(profile, runs)
+    made = train.train(profile, runs)
     assert made.failed == {run.name: "The disk is full (OSError)" for run in runs}
     assert made.total == len(runs)
     assert len(seen) == 1  # nothing was trained without it
@@ -230,7 +230,7 @@ def test_what_runs_share_is_the_first_error_of_all_of_them(training):
 def test_a_result_under_another_key_is_a_failure(training, monkeypatch):
     profile, runs, _, _ = training
     monkeypatch.setattr(pool, "run", lambda tasks, **settings: pool.Outcome(len(tasks)))
-    failed = grid.train(profile, runs).failed
+    failed = train.train(profile, runs).failed
     assert list(failed) == [run.name for run in runs]
     assert all("edited meanwhile" in error for error in failed.values())
 
@@ -238,11 +238,11 @@ def test_a_result_under_another_key_is_a_failure(training, monkeypatch):
 def test_what_complete_runs_rest_on_is_made_again(training):
     profile, runs, outcome, seen = training
     outcome({})
-    grid.train(profile, runs)
+    train.train(profile, runs)
     seen.clear()
-    grid.train(profile, runs)
+    train.train(profile, runs)
     assert seen == []
     lost = runs[0].step(profile).inputs[-1]
     shutil.rmtree(lost.folder)
-    grid.train(profile, runs)
+    train.train(profile, runs)
     assert seen == [f"what {runs[0].name} rested on"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qrpo_lib.experiment import grid
+from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.paper import claims
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import alpaca, best_models, length_bias, selection, studies, tables, verdicts
@@ -397,9 +397,9 @@ def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, mon
 def test_unfinished_runs_are_left_out(profile):
     run = grid.grid(profile)[0]
     unknown = grid.with_seed(run, 77)
-    assert len(grid.evaluations(profile, [run, unknown])) == len(grid.evaluations(profile, [run]))
-    assert grid.missing(profile, [run]) == ""
-    assert grid.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
+    assert len(read.evaluations(profile, [run, unknown])) == len(read.evaluations(profile, [run]))
+    assert read.missing(profile, [run]) == ""
+    assert read.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
     with pytest.raises(ValueError, match="None of these runs is complete"):
-        grid.evaluations(profile, [unknown])
-    assert isinstance(grid.overview(profile, [run, unknown], grid.pool.Outcome(0)), pd.DataFrame)
+        read.evaluations(profile, [unknown])
+    assert isinstance(read.overview(profile, [run, unknown], train.pool.Outcome(0)), pd.DataFrame)

@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qrpo_lib.results import selection
-from qrpo_lib.steps import evaluation
+from qrpo_lib.results import length_control, selection
 
 RNG = np.random.default_rng(0)
 
@@ -113,9 +112,9 @@ def test_every_model_and_split_has_its_own_length_coefficient(evaluations):
     controlled = selection.with_lc_reward(evaluations, references)
     one = (evaluations["seed"] == 1) & (evaluations["split"] == "reporting")
     rewards, lengths = (
-        evaluation.by_prompt(references, name).loc[evaluations[one]["prompt_id"]].to_numpy()
+        length_control.by_prompt(references, name).loc[evaluations[one]["prompt_id"]].to_numpy()
         for name in ("reward", "length")
     )
     rows = evaluations[one]
-    expected = evaluation.length_controlled_reward(rows["reward"], rows["length"], rewards, lengths)
+    expected = length_control.length_controlled_reward(rows["reward"], rows["length"], rewards, lengths)
     np.testing.assert_allclose(controlled[one]["lc_reward"], expected)

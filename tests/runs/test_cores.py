@@ -61,7 +61,7 @@ def test_an_affinity_mask_counts_for_reproduce_and_the_sweep():
     program = """
 import os
 from qrpo_lib.cluster import pool as workers
-from qrpo_lib.experiment import grid as sweep
+from qrpo_lib.experiment import train
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cores
 from qrpo_lib.suite import cli, notebooks as suite
@@ -77,9 +77,9 @@ class Missing:
     def is_complete(self): return False
     def settings(self, profile): return profile
     algorithm, setting, seed = "qrpo", "offline", 0
-sweep.fitting.shared_key = lambda settings: ()
+train.fitting.shared_key = lambda settings: ()
 workers.run = lambda tasks, **settings: seen.update(settings) or workers.Outcome(0)
-sweep.train(profiles.load("tiny"), [Missing()])
+train.train(profiles.load("tiny"), [Missing()])
 print(seen["cores"], seen["processes"] * seen["threads"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "QRPO_CORES"}

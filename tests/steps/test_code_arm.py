@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.steps import fitting, initial_policy, pairs, reference_sampling
+from qrpo_lib.steps import fitting, initial_policy, reference_sampling, shifts
 from qrpo_lib.tasks import base
 from qrpo_lib.tasks import registry as tasks
 
@@ -18,7 +18,7 @@ def test_code_arm_shares_the_policy_of_the_chat_arm(name):
     chat, code = profiles.load(name, "chat"), profiles.load(name, "code")
     assert initial_policy.step(chat).key == initial_policy.step(code).key
     assert reference_sampling.step(chat).key != reference_sampling.step(code).key
-    assert pairs.source(code.training.setting) == "off-policy-random" != chat.training.setting
+    assert shifts.source(code.training.setting) == "off-policy-random" != chat.training.setting
 
 
 @pytest.mark.parametrize("name", ["tiny", "smol"])

@@ -16,14 +16,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import folders as runs
-from qrpo_lib.steps import dataset_pairs, evaluation, fitting, initial_policy, reference_policy, reference_sampling
+from qrpo_lib.steps import (
+    dataset_pairs,
+    evaluation,
+    fitting,
+    initial_policy,
+    reference_policy,
+    reference_sampling,
+    shifts,
+)
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks import topics
 from qrpo_lib.training import causal_lm, reference_logps
 
 PROFILE = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
-SETTINGS = [prefix + source for prefix in ("", "sft-") for source in preferences.SOURCES]
+SETTINGS = [prefix + source for prefix in ("", "sft-") for source in shifts.SOURCES]
 
 
 def in_setting(setting, **changes):

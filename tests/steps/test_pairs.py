@@ -3,7 +3,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from qrpo_lib.steps import pairs
+from qrpo_lib.steps import pairs, shifts
 
 
 def candidates(rewards, prompt="p", width=1):
@@ -118,9 +118,9 @@ def test_long_completions_are_cut_and_prompts_without_room_left_out():
 
 
 @pytest.mark.parametrize("sft", ["", "sft-"])
-@pytest.mark.parametrize("setting", pairs.SOURCES)
+@pytest.mark.parametrize("setting", shifts.SOURCES)
 def test_rows_have_the_same_columns_and_types_whatever_their_source(setting, sft):
-    assert pairs.is_tuned_first(sft + setting) == bool(sft)
+    assert shifts.is_tuned_first(sft + setting) == bool(sft)
     frame = dataset([0.75, 0.25]) if setting == "offline" else candidates([0.25, 0.75])
     (row,), _ = build(frame, sft + setting)
     assert pa.Table.from_pylist([row]).schema == pairs.schema()

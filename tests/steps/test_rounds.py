@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from qrpo_lib.objective import transforms
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import rounds as iterative_results
+from qrpo_lib.steps import pairs
 from qrpo_lib.steps import rounds as iterative
 from qrpo_lib.theory import tabular
 
@@ -37,10 +38,10 @@ def test_rounds_with_a_fixed_reward_end_at_the_optimum_of_one_stage():
 
 
 def test_best_and_worst_keeps_ties():
-    row = iterative.best_and_worst([1], [[2], [3, 4], [5]], np.array([0.5, 2.0, -1.0], dtype=np.float32), (0.0, 1.0))
+    row = pairs.best_and_worst([1], [[2], [3, 4], [5]], np.array([0.5, 2.0, -1.0], dtype=np.float32), (0.0, 1.0))
     assert (row["chosen_ids"], row["rejected_ids"]) == ([3, 4], [5])
     assert (row["chosen_reward"], row["rejected_reward"], row["ref_rewards"]) == (2.0, -1.0, [0.0, 1.0])
-    tied = iterative.best_and_worst([1], [[2], [3]], [1.0, 1.0], [0.0])
+    tied = pairs.best_and_worst([1], [[2], [3]], [1.0, 1.0], [0.0])
     assert tied["chosen_ids"] == tied["rejected_ids"] == [2]
 
 

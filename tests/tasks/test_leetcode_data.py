@@ -8,7 +8,7 @@ from hub_copies import chat_model
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import LeetCodeTask, Sandbox
-from qrpo_lib.steps import pairs
+from qrpo_lib.steps import shifts
 from qrpo_lib.tasks import preference_data
 from qrpo_lib.tasks import registry as tasks
 
@@ -96,4 +96,4 @@ def test_other_columns_are_refused(task, tmp_path):
 
 def test_solutions_are_no_pairs(task):
     assert task.completions == "solution"
-    assert pairs.source("sft-off-policy-random") == "off-policy-random"
+    assert shifts.source("sft-off-policy-random") == "off-policy-random"
