@@ -1,8 +1,10 @@
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from qrpo_lib.results import length_control, selection
+from qrpo_lib.results import selection
 
 RNG = np.random.default_rng(0)
 
@@ -105,16 +107,30 @@ def test_deviation_is_that_of_the_means_of_repeats(evaluations):
     assert scores.loc["selection", "repeats"] == 6
 
 
-def test_every_model_and_split_has_its_own_length_coefficient(evaluations):
+def test_every_model_and_split_has_its_own_length_coefficient():
+    """Rewards made of a quality and a slope in length: without the slope it is the quality that is left, exactly."""
+    generator = np.random.default_rng(4)
+    # Of each prompt, mean and standard deviation of the reward, then of the length, of three references at -1, 0, 1.
+    prompts = {"b": (1.0, 0.5, 100, 10), "c": (-2.0, 2.0, 60, 20), "a": (0.3, 0.1, 300, 75)}
     references = pd.DataFrame(
-        [{"prompt_id": p, "reward": RNG.normal(), "length": RNG.integers(5, 50)} for p in range(6) for _ in range(8)]
+        [
+            {"prompt_id": name, "reward": mean + spread * i, "length": length + reach * -i}
+            for i in (-1, 0, 1)
+            for name, (mean, spread, length, reach) in prompts.items()
+        ]
     )
+    rows = []
+    for algorithm, beta, step, seed, split in product(("dpo", "qrpo"), (0.1, 0.3), (0, 5), (0, 1), ("s", "r")):
+        slope, quality = generator.normal(size=2)
+        for name, repeat in product("abc", range(4)):
+            mean, spread, length, reach = prompts[name]
+            longer = int(generator.integers(-3, 4))
+            row = {"algorithm": algorithm, "setting": "offline", "beta": beta, "learning_rate": 1e-4, "step": step}
+            row |= {"seed": seed, "split": split, "prompt_id": name, "repeat": repeat}
+            row |= {"reward": mean + spread * (quality + slope * longer), "length": length + reach * longer}
+            rows.append(row | {"expected": mean + spread * quality})
+    evaluations = pd.DataFrame(rows).sample(frac=1, random_state=0)
     controlled = selection.with_lc_reward(evaluations, references)
-    one = (evaluations["seed"] == 1) & (evaluations["split"] == "reporting")
-    rewards, lengths = (
-        length_control.by_prompt(references, name).loc[evaluations[one]["prompt_id"]].to_numpy()
-        for name in ("reward", "length")
-    )
-    rows = evaluations[one]
-    expected = length_control.length_controlled_reward(rows["reward"], rows["length"], rewards, lengths)
-    np.testing.assert_allclose(controlled[one]["lc_reward"], expected)
+    assert controlled.drop(columns="lc_reward").equals(evaluations)
+    np.testing.assert_allclose(controlled["lc_reward"], evaluations["expected"], rtol=1e-9)
+    assert np.abs(controlled["lc_reward"] - evaluations["reward"]).mean() > 0.1
