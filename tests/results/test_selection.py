@@ -64,6 +64,39 @@ def test_reward_decides_between_lc_rewards_that_are_close():
     assert chosen(scores, "paper") == ("off-policy-best", 5)
 
 
+@pytest.mark.parametrize(("gap", "enters"), [(0.0999, True), (0.1001, False)])
+def test_the_margin_is_two_deviations_of_the_difference(gap, enters):
+    """2 sqrt(0.03^2 + 0.04^2) = 0.1, whichever of the two the larger deviation belongs to."""
+    for stds in ((0.03, 0.04), (0.04, 0.03)):
+        scores = table(
+            checkpoint("offline", 5, 3.0, lc=1.0, std=stds[0]),
+            checkpoint("off-policy-best", 5, 3.0 - gap, lc=2.0, std=stds[1]),
+        )
+        assert chosen(scores, "paper") == (("off-policy-best", 5) if enters else ("offline", 5))
+
+
+def test_without_spread_the_best_reward_is_chosen():
+    scores = table(
+        checkpoint("offline", 5, 3.0, lc=1.0, std=0.0, lc_std=0.0),
+        checkpoint("off-policy-best", 5, 2.999, lc=2.0, std=0.0, lc_std=0.0),
+    )
+    assert chosen(scores, "paper") == ("offline", 5)
+
+
+def test_an_lc_reward_that_one_setting_has_not_decides_nothing():
+    scores = table(
+        checkpoint("offline", 5, 3.00, lc=np.nan),
+        checkpoint("off-policy-best", 5, 2.99, lc=2.0),
+    )
+    assert chosen(scores, "paper") == ("offline", 5)
+
+
+def test_without_a_limit_long_answers_enter():
+    scores = table(checkpoint("offline", 5, 3.0, length=5000.0), checkpoint("off-policy-best", 5, 2.0))
+    (row,) = selection.select(scores, "best", max_mean_length=None).itertuples()
+    assert row.setting == "offline"
+
+
 def test_code_has_no_lc_reward():
     scores = table(checkpoint("off-policy-random", 5, 0.3), checkpoint("off-policy-random", 9, 0.4))
     assert chosen(scores.drop(columns=["lc_reward", "lc_reward_std"]), "paper") == ("off-policy-random", 9)
@@ -105,6 +138,17 @@ def test_deviation_is_that_of_the_means_of_repeats(evaluations):
     assert scores.loc["selection", "reward"] == pytest.approx(np.mean(means))
     assert scores.loc["selection", "reward_std"] == pytest.approx(np.std(means, ddof=1))
     assert scores.loc["selection", "repeats"] == 6
+    assert scores.loc["selection", "length"] == pytest.approx(rows["length"].mean())
+    with_lc = selection.scores(evaluations.assign(lc_reward=3 * evaluations["reward"] + 1)).set_index("split")
+    assert with_lc.loc["selection", "lc_reward"] == pytest.approx(3 * np.mean(means) + 1)
+    assert with_lc.loc["selection", "lc_reward_std"] == pytest.approx(3 * np.std(means, ddof=1))
+
+
+def test_one_repeat_has_no_deviation(evaluations):
+    alone = evaluations[(evaluations["seed"] == 0) & (evaluations["repeat"] == 0)]
+    scores = selection.scores(alone)
+    assert scores["reward_std"].tolist() == [0.0, 0.0]
+    assert scores["repeats"].tolist() == [1, 1]
 
 
 def test_every_model_and_split_has_its_own_length_coefficient():

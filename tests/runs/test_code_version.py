@@ -164,7 +164,7 @@ def test_what_cannot_be_resolved_is_an_error(tmp_path, source, named):
 
 LATE = {
     "work.py": "def make(n):\n    from lib import tools\n    return tools.double(n)\n",
-    "tools.py": "def double(n):\n    from .deep.parts import twice as f\n    return f(n)\n",
+    "tools.py": "def double(n):\n    from .deep.parts import twice as f\n    return f(n)\n\nUNUSED = 1\n",
     "deep/parts.py": "def twice(n):\n    import lib.deep.last\n    return lib.deep.last.FACTOR * n\n\nUNUSED = 1\n",
     "deep/last.py": "FACTOR = 2\nUNUSED = 1\n",
 }
