@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import sortedcontainers
+
 from qrpo_lib import leetcode, sandbox
 
 CHUNK = 8
@@ -80,12 +82,12 @@ def forked(jobs: list[tuple[str, list[str]]], processes: int, imported: str = ""
     python = os.path.realpath(sys.executable)
     # The interpreter finds the one package that solutions use, and starts without the environment's own hooks.
     command = [python, "-S", "-c", FORKED]
-    environment = {"PYTHONPATH": sandbox._packages_folder()}
+    environment = {"PYTHONPATH": str(Path(sortedcontainers.__file__).parents[1])}
 
     def run(job: tuple[str, list[str]]) -> list[bool]:
         source, tests = job
         limits = {"seconds": 10, "memory": sandbox.MEMORY_MB << 20}
-        message = {"source": source, "tests": tests, "imported": imported, **limits}
+        message = {"source": str(source), "tests": tests, "imported": imported, **limits}
         done = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -147,7 +149,7 @@ def main() -> None:
         )
     print(f"median {statistics.median(ratios):.1f} x")
 
-    wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
+    wrong = [(leetcode.program(source.code + SABOTAGE), some) for source, some in jobs[: arguments.sabotaged]]
     found = [way(wrong, arguments.processes) for way in ways]
     if found[0] != found[1]:
         sys.exit("DIFFERENT VERDICTS")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qrpo_lib import leetcode, sandbox, sandbox_checks
+from qrpo_lib import code_extraction, leetcode, sandbox, sandbox_checks
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "data/leetcode.jsonl").read_text().splitlines()]
 DIGITS, PAIRS, MIRROR = ROWS
@@ -166,7 +166,7 @@ def test_a_query_of_another_layout_is_named():
     ],
 )
 def test_code_is_the_first_closed_block_of_python(completion, code):
-    assert leetcode.extract_code(completion) == code
+    assert code_extraction.extract(completion) == code
 
 
 def test_the_reward_is_the_pass_rate_and_0_without_code():

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import pytest
 
-from qrpo_lib import leetcode, pretrained, problems, sandbox
+from qrpo_lib import code_extraction, pretrained, problems, sandbox
 
 SPLITS = {"train": 38, "selection": 12, "reporting": 25}
 
@@ -138,7 +138,7 @@ def test_a_prompt_shows_the_signature_and_a_true_example():
     for problem in problems.own():
         call, value = re.search(r"`(.+)` returns `(.+)`\.", problem.prompt).groups()
         assert f"assert {call} == {value}" in problem.tests
-        assert leetcode.extract_code(problem.prompt).strip() == problem.solution.splitlines()[0]
+        assert code_extraction.extract(problem.prompt).strip() == problem.solution.splitlines()[0]
 
 
 @pytest.mark.slow
