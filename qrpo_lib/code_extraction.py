@@ -77,7 +77,7 @@ def _blocks(text: str) -> Iterator[tuple[bool, str]]:
             continue
         end, code = _closed(lines, at, opening["fence"], len(opening["before"]) * (not opening["before"].strip()))
         at = end + 1
-        if is_python or not language:
+        if code.strip() and (is_python or not language):
             yield is_python, code
 
 

@@ -73,6 +73,9 @@ def _recorded(
         computing = {"micro_batch_size": profile.training.micro_batch_size, "precision": profile.training.precision}
         ref_logps = references.log_probs(reference, tokenizer, rows, **computing)["ref_logps"].astype(np.float64)
     texts = [prompts[one.prompt_index].text for one in sampled]
+    # Of code: whether the authors' rule would have found other code than the lenient one.
+    forms_differ = getattr(reward, "forms_differ", None)
+    differ = {"forms_differ": forms_differ(texts, [one.text for one in sampled])} if forms_differ else {}
     return pd.DataFrame(
         {
             "prompt_id": [prompts[one.prompt_index].id for one in sampled],
@@ -84,6 +87,7 @@ def _recorded(
             "logp": logps,
             "ref_logp": ref_logps,
             "text": [one.text for one in sampled],
+            **differ,
         }
     )
 

@@ -23,7 +23,7 @@ _COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "
 
 def step(task: LeetCodeTask) -> runs.Step:
     """What determines the prepared dataset."""
-    return runs.Step("leetcode_data", {"task": task.model_dump(exclude={"sandbox"})}, code=("leetcode_data",))
+    return runs.Step("leetcode_data", {"task": task.model_dump(exclude={"sandbox", "extraction"})}, code=("leetcode_data",))
 
 
 def run(task: LeetCodeTask) -> Path:
@@ -32,17 +32,25 @@ def run(task: LeetCodeTask) -> Path:
 
 
 class LeetCodeReward:
-    """The share of its problem's test cases that the code of an answer passes; 0 without a code block (App. L.4)."""
+    """The share of its problem's test cases that the code of an answer passes; 0 without code (App. L.4)."""
 
     def __init__(self, task: LeetCodeTask):
         frame = chat_data.load(run(task))
         self._problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
         self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
+        self._extraction = task.extraction
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,)."""
-        rates = leetcode.pass_rates([self._problems[prompt] for prompt in prompts], completions, **self._limits)
+        rows = [self._problems[prompt] for prompt in prompts]
+        rates = leetcode.pass_rates(rows, completions, extraction=self._extraction, **self._limits)
         return np.array(rates, dtype=np.float32)
+
+    def forms_differ(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Bool (n,): whether the authors' rule and the lenient one find different code in a completion."""
+        pairs = [(self._problems[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
+        rules = ("paper", "lenient")
+        return np.array([len({leetcode.extract(*pair, rule) for rule in rules}) > 1 for pair in pairs], dtype=bool)
 
 
 def _make(task: LeetCodeTask, folder: Path) -> None:

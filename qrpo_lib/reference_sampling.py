@@ -116,12 +116,16 @@ def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[tas
 def _merge(profile: Profile, folder: Path) -> None:
     this = step(profile)
     names = _names(len(tasks.prompts(profile.task, profile.seed)))
-    scoring.scored(this, _sampled(this, names)).to_parquet(folder / COMPLETIONS)
+    frame = scoring.scored(this, _sampled(this, names))
+    frame.to_parquet(folder / COMPLETIONS)
     record = {
         "backend": this.parameters["sampling"]["backend"],
         "prompts_in_a_shard": _PROMPTS_IN_A_SHARD,
         "seeds": [_seed(profile, number) for number in range(len(names))],
     }
+    differ = tasks.forms_differ(profile.task, frame["prompt"].tolist(), frame["text"].tolist())
+    if differ is not None:
+        record["extractions_differ"] = {"completions": len(frame), "differ": differ}
     runs.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
 
 

@@ -17,6 +17,7 @@ import builtins
 import collections
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -116,6 +117,8 @@ _PLAIN_METHODS = frozenset(
     name for kind in (str, bytes, list, tuple, dict, set, frozenset, int, float, complex) for name in dir(kind)
 )
 _ANYWHERE = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.IfExp)
+_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict)
+_BINDING = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp)
 
 
@@ -182,7 +185,7 @@ def split(test: str) -> Check:
         ) from None
     if not splitter.calls:
         raise ValueError(f"The test `{shown}` calls nothing of the solution.")
-    expected = _expected(expression) if len(splitter.calls) == 1 else None
+    expected = _expected(expression, splitter.literals) if len(splitter.calls) == 1 else None
     verdict = "" if expected else ast.unparse(ast.fix_missing_locations(expression))
     return Check(tuple(splitter.calls), expected, verdict, frozenset(splitter.names))
 
@@ -191,7 +194,7 @@ _canonical = sandbox_worker.encoder(exact=False)
 _NOT_A_NUMBER = sandbox_worker.dumped(_canonical(math.nan))
 
 
-def _expected(expression: ast.expr) -> Digest | None:
+def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | None:
     """The digest of the one value that the one call may have; None if the expression says it in another way."""
     compares = isinstance(expression, ast.Compare) and len(expression.ops) == 1 and isinstance(expression.ops[0], ast.Eq)
     if compares:
@@ -203,11 +206,14 @@ def _expected(expression: ast.expr) -> Digest | None:
     known = [side for side in sides if not (isinstance(side, ast.Name) and side.id == "_0")]
     if len(sides) != 2 or len(known) != 1 or not (compares or kind):
         return None
-    if any(isinstance(part, ast.Name) and part.id == "_0" for part in ast.walk(known[0])):
-        return None
     try:
-        tree = ast.fix_missing_locations(ast.Expression(known[0]))
-        value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED)
+        if known[0] in literals:
+            value = literals[known[0]]
+        else:
+            if any(isinstance(part, ast.Name) and part.id == "_0" for part in ast.walk(known[0])):
+                return None
+            tree = ast.fix_missing_locations(ast.Expression(known[0]))
+            value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED)
         text = sandbox_worker.dumped(_canonical(value) if compares else _of_nodes(value, kind))
     except Exception:  # it raises, or is no plain value: then evaluating the whole says what follows
         return None
@@ -234,18 +240,22 @@ class _Splitter(ast.NodeTransformer):
     def __init__(self, test: str):
         self.calls: list[str] = []
         self.names: set[str] = set()
+        self.literals: dict[ast.AST, Any] = {}
         # Only what Python takes for the end of a line; str.splitlines knows more.
         self._lines = [f"{line}\n".encode() for line in test.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
         self._bound: set[str] = set()
 
     def visit(self, node: ast.AST) -> ast.AST:
+        if self._is_literal(node):
+            return node
         if self._is_call(node):
-            used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-            if used & self._bound:
+            source = self._source(node)
+            if self._bound & {name.id for name in (ast.walk(node) if self._bound else ()) if isinstance(name, ast.Name)}:
                 raise _UnfitError("it calls the solution in a loop")
-            if any(isinstance(part, ast.NamedExpr | ast.Await | ast.Yield) for part in ast.walk(node)):
+            # Only a text that looks like it is searched: walking through a long literal takes long.
+            if re.search(":=|await|yield", source) and any(isinstance(part, _BINDING) for part in ast.walk(node)):
                 raise _UnfitError("it binds names inside a call")
-            self.calls.append(self._source(node))
+            self.calls.append(source)
             self.names.add(self._root(node).id)
             return ast.Name(f"_{len(self.calls) - 1}", ast.Load())
         if isinstance(node, _COMPREHENSIONS):
@@ -268,15 +278,31 @@ class _Splitter(ast.NodeTransformer):
             raise _UnfitError(f"it contains a {type(node).__name__}")
         return self.generic_visit(node)
 
+    def _is_literal(self, node: ast.AST) -> bool:
+        """Whether a node is nothing but a literal; its value is kept. Most of a test's text is one."""
+        if node in self.literals:
+            return True
+        if not isinstance(node, _LITERALS) or "(" in self._source(node)[1:].lstrip("("):
+            return False
+        try:
+            self.literals[node] = ast.literal_eval(node)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            return False
+        return True
+
     def check_form(self, node: ast.AST, verdict: bool = True) -> None:
         """Raise _UnfitError where what a value should be would be sent in with the call that gives it.
 
         verdict: whether the node's truth is the test's.
         """
+        if self._is_literal(node):
+            return None
         if self._is_call(node):
             return self._check_call(node, verdict)
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
+            if any(self._is_call(side) and ast.dump(side) == ast.dump(node.left) for side in node.comparators):
+                raise _UnfitError("it compares a call with itself, which every solution passes")
             told = any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides)
             verdict = verdict and told
         elif not (isinstance(node, ast.BoolOp | ast.IfExp) or _is_not_or_bool(node)):

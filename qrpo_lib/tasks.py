@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,25 +121,31 @@ def reward(task: Task) -> Any:
     if isinstance(task, LeetCodeTask):
         return leetcode_data.LeetCodeReward(task)
     if isinstance(task, ExpressionsTask):
-        return _expressions_reward()
+        return _expressions_reward(task.extraction)
     if isinstance(task, ProblemsTask):
-        return _problems_reward()
+        return _problems_reward(task.extraction)
     from qrpo_lib import rewards
 
     return rewards.from_settings(task.reward) if isinstance(task, ChatDataTask) else rewards.RelevanceReward()
 
 
+def forms_differ(task: Task, prompts: Sequence[str], completions: Sequence[str]) -> int | None:
+    """In how many completions the authors' rule and the lenient one find different code; None for a task without."""
+    found = reward(task).forms_differ(prompts, completions) if hasattr(task, "extraction") else None
+    return None if found is None else int(found.sum())
+
+
 # One for each process: it remembers the answers that it has run.
 @cache
-def _expressions_reward() -> Any:
+def _expressions_reward(extraction: str) -> Any:
     from qrpo_lib import rewards
 
-    return rewards.TestsReward(expressions.tests)
+    return rewards.TestsReward(expressions.tests, extraction=extraction)
 
 
 @cache
-def _problems_reward() -> Any:
-    return problems.reward(problems.own())
+def _problems_reward(extraction: str) -> Any:
+    return problems.reward(problems.own(), extraction)
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
