@@ -29,15 +29,19 @@ def holds(check: sandbox_checks.Check, answers: Sequence[bytes], stop: threading
     header = json.dumps({"verdict": check.verdict, "sizes": [len(answer) for answer in answers]}).encode() + b"\n"
     command = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-c", _MAIN, str(Path(__file__).parents[1])]
     environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}  # a random hash seed: nobody can prepare for it
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd="/"
-    ) as process:
-        question: bytes | None = b"".join([header, *answers])
+    with open(os.memfd_create("question"), "w+b") as question:
+        question.writelines([header, *answers])
+        question.seek(0)
+        process = subprocess.Popen(
+            command, stdin=question, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd="/"
+        )
+    with process:
         while not stop.is_set():
             try:
-                return process.communicate(question, timeout=LOOK_SECONDS)[0] == b"holds"
+                process.wait(LOOK_SECONDS)
             except subprocess.TimeoutExpired:
-                question = None  # it is being sent already
+                continue
+            return process.stdout.read() == b"holds"
         process.kill()
     return False
 
