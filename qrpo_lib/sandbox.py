@@ -193,7 +193,7 @@ def _run(
             for thread in threads:
                 thread.start()
             for number in range(len(jobs)):
-                error = done.get()
+                error = _next(done)
                 if error:
                     raise error
                 if report:
@@ -204,6 +204,15 @@ def _run(
                 if thread.ident is not None:
                     thread.join()
     return results
+
+
+def _next(done: queue.SimpleQueue) -> BaseException | None:
+    """What a thread has to say next. Waits in short pieces, so that an interrupt is heard at once."""
+    while True:
+        try:
+            return done.get(timeout=0.1)
+        except queue.Empty:
+            continue
 
 
 class _Workplace:

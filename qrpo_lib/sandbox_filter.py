@@ -28,7 +28,7 @@ sched_getparam 143 121, sched_getscheduler 145 120, sched_get_priority_max 146 1
 getpriority 140 141, getcpu 309 168, getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -, getpgid 121 155,
 getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148, getresgid 120 150,
 getgroups 115 158, getrlimit 97 163, setrlimit 160 164, getrusage 98 165, sysinfo 99 179, uname 63 160,
-getrandom 318 278, membarrier 324 283, rseq 334 293, set_robust_list 273 99, get_robust_list 274 100,
+getrandom 318 278, membarrier 324 283, rseq 334 293, set_robust_list 273 99,
 set_tid_address 218 96, restart_syscall 219 128, wait4 61 260, waitid 247 95, exit 60 93, exit_group 231 94,
 recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsockopt 55 209
 """

@@ -146,7 +146,8 @@ class Nursery:
         while not poll.poll(LOOK_SECONDS * 1000):
             if self.stop.is_set():
                 raise StoppedError
-            if time.monotonic() > latest:
+            # bubblewrap that is ended while it starts leaves a child that waits for it, with our socket open.
+            if self._process.poll() is not None or time.monotonic() > latest:
                 return False
         return True
 
@@ -176,6 +177,8 @@ class Nursery:
         elif self._process is not None:
             self._process.kill()
         if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # started as the leader of a group
             self._process.wait()
             self._process = None
         self._control.close()

@@ -24,6 +24,7 @@ import fcntl
 import gc
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -344,22 +345,19 @@ def _prepare(settings):
     """What `site` would have added, and a null device that can be opened where no file can be written."""
     builtins.exit = builtins.quit = _leave
     if settings["no_namespaces"]:
-        opened, duplicated = os.open, os.dup(0)
+        null, opened, opened_by_number = os.dup(0), builtins.open, os.open
 
-        def os_open(path, flags, mode=0o777, *, dir_fd=None):
-            if path == os.devnull:
-                return os.dup(duplicated)
-            return opened(path, flags, mode, dir_fd=dir_fd)
-
-        open_ = builtins.open
+        def is_null(file):
+            return isinstance(file, str | bytes | os.PathLike) and os.fsdecode(file) == os.devnull
 
         def open(file, *args, **kwargs):
-            return open_(os.dup(duplicated) if file == os.devnull else file, *args, **kwargs)
+            return opened(os.dup(null) if is_null(file) else file, *args, **kwargs)
 
-        os.open = os_open
-        import io
+        def os_open(path, flags, mode=0o777, *, dir_fd=None):
+            return os.dup(null) if is_null(path) else opened_by_number(path, flags, mode, dir_fd=dir_fd)
 
         builtins.open = io.open = open
+        os.open = os_open
     import random
 
     random.seed(0)
