@@ -196,7 +196,9 @@ _NOT_A_NUMBER = sandbox_worker.dumped(_canonical(math.nan))
 
 def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | None:
     """The digest of the one value that the one call may have; None if the expression says it in another way."""
-    compares = isinstance(expression, ast.Compare) and len(expression.ops) == 1 and isinstance(expression.ops[0], ast.Eq)
+    compares = (
+        isinstance(expression, ast.Compare) and len(expression.ops) == 1 and isinstance(expression.ops[0], ast.Eq)
+    )
     if compares:
         sides, kind = [expression.left, *expression.comparators], None
     elif isinstance(expression, ast.Call) and not expression.keywords and isinstance(expression.func, ast.Name):
@@ -226,7 +228,9 @@ def _of_nodes(value: Any, kind: type[_Nodes]) -> Any:
         return None
     if type(value) is not kind:
         raise sandbox_worker.NotPlainError
-    encoded = [_canonical(item) if kind is LinkedList or item is None else [_canonical(item[0])] for item in value.values]
+    encoded = [
+        _canonical(item) if kind is LinkedList or item is None else [_canonical(item[0])] for item in value.values
+    ]
     return {"ListNode" if kind is LinkedList else "TreeNode": encoded}
 
 
@@ -250,7 +254,9 @@ class _Splitter(ast.NodeTransformer):
             return node
         if self._is_call(node):
             source = self._source(node)
-            if self._bound & {name.id for name in (ast.walk(node) if self._bound else ()) if isinstance(name, ast.Name)}:
+            if self._bound & {
+                name.id for name in (ast.walk(node) if self._bound else ()) if isinstance(name, ast.Name)
+            }:
                 raise _UnfitError("it calls the solution in a loop")
             # Only a text that looks like it is searched: walking through a long literal takes long.
             if re.search(":=|await|yield", source) and any(isinstance(part, _BINDING) for part in ast.walk(node)):

@@ -50,7 +50,9 @@ def test_a_right_answer_counts_in_every_form(form):
     assert reward.score(["p"], [FORMS[form]]).tolist() == [1.0], lenient(FORMS[form])
 
 
-@pytest.mark.parametrize("text", ["", "I cannot do that.", "```bash\nls\n```", "```pythonic\nx = 1\n```", "```", "f(2)"])
+@pytest.mark.parametrize(
+    "text", ["", "I cannot do that.", "```bash\nls\n```", "```pythonic\nx = 1\n```", "```", "f(2)"]
+)
 def test_what_is_no_answer_has_no_code(text):
     assert lenient(text) is None
 
@@ -83,14 +85,20 @@ def test_rewards_say_where_the_rules_differ():
 
 
 def test_leetcode_knows_the_class_that_its_tests_call():
-    row = {"task_id": "t", "entry_point": "Solution().f", "test": "def check(candidate):\n    assert candidate(n = 1) == 3\n"}
+    row = {
+        "task_id": "t",
+        "entry_point": "Solution().f",
+        "test": "def check(candidate):\n    assert candidate(n = 1) == 3\n",
+    }
     code = "class Solution:\n    def f(self, n): return n + 2\n"
     text = f"```python\nprint(Solution().f(1))\n```\n```python\n{code}```\n```python\nSolution().f(2)\n```"
     assert leetcode.pass_rates([row], [text], extraction="lenient") == [1.0]
     assert leetcode.pass_rates([row], [text]) == [0.0]
 
 
-@given(st.lists(st.sampled_from(["```python\n", "```\n", "```", "~~~", "def f(): pass\n", "'''", "\n", "    ", "x", "#"])))
+@given(
+    st.lists(st.sampled_from(["```python\n", "```\n", "```", "~~~", "def f(): pass\n", "'''", "\n", "    ", "x", "#"]))
+)
 def test_no_text_raises(parts):
     text = "".join(parts)
     for rule in ("paper", "lenient"):

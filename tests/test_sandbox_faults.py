@@ -210,7 +210,9 @@ def test_one_failure_of_the_probe_is_not_the_end(monkeypatch):
         sandbox.available_isolation.cache_clear()
         failures.clear()
         number = 100
-        with pytest.raises(RuntimeError, match=r"bubblewrap is installed, but .*unavailable.*QRPO_SANDBOX=limits") as said:
+        with pytest.raises(
+            RuntimeError, match=r"bubblewrap is installed, but .*unavailable.*QRPO_SANDBOX=limits"
+        ) as said:
             sandbox.available_isolation()
         assert str(said.value).count(". ") == 0  # one sentence
         number = 0

@@ -83,7 +83,21 @@ def test_no_bytes_raise(data, check, chunk):
 def test_many_replies_of_every_kind():
     """Well-formed ones with parts exchanged, repeated and cut; faster than hypothesis, and reproducible."""
     generator = random.Random(0)
-    parts = [b'{"set":[', b'{"dict":[[', b'{"complex":[', b"[", b"]", b"]}", b"]]}", b"{", b"}", b",", b"1", b"-1e999", b"NaN"]
+    parts = [
+        b'{"set":[',
+        b'{"dict":[[',
+        b'{"complex":[',
+        b"[",
+        b"]",
+        b"]}",
+        b"]]}",
+        b"{",
+        b"}",
+        b",",
+        b"1",
+        b"-1e999",
+        b"NaN",
+    ]
     parts += [b'{"int":"0x', b'"}', b"f" * 50, b"9" * 400, b'"a"', b"null", b"true", b'{"TreeNode":[', b'{"range":[']
     parts += [b"\\ud800", b"\xff", b'{"ratio":["0x1","0x0"]}', b'{"bytes":"0', b"[" * 300, b"]" * 300, b'{"ListNode":[']
     start = time.process_time()

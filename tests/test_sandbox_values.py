@@ -25,7 +25,8 @@ SOURCES = {
     "its own ListNode with one argument": "class ListNode:\n    def __init__(self, x):\n        self.val = x\n        self.next"
     " = None\nclass Solution:" + REVERSE.format(new="ListNode(head.val)"),
     "its own ListNode, asked for by isinstance": "class ListNode:\n    def __init__(self, x):\n        self.val = x\n      "
-    "  self.next = None\nclass Solution:" + REVERSE.format(new="ListNode(head.val) if isinstance(head, ListNode) else 0"),
+    "  self.next = None\nclass Solution:"
+    + REVERSE.format(new="ListNode(head.val) if isinstance(head, ListNode) else 0"),
     "its own ListNode with two arguments": "class ListNode:\n    def __init__(self, val, next):\n        self.val = val\n"
     "        self.next = next\nclass Solution:" + REVERSE.format(new="ListNode(head.val, None)"),
     "a subclass of ListNode": "class Node(ListNode):\n    pass\nclass Solution:" + REVERSE.format(new="Node(head.val)"),
@@ -41,7 +42,9 @@ SOURCES = {
     "a byte order mark": "\ufeffclass Solution:" + REVERSE.format(new="ListNode(head.val)"),
     "Windows' line ends": ("class Solution:" + REVERSE.format(new="ListNode(head.val)")).replace("\n", "\r\n"),
     "exit at its end": "class Solution:" + REVERSE.format(new="ListNode(head.val)") + "exit()\n",
-    "sys.exit(0) at its end": "import sys\nclass Solution:" + REVERSE.format(new="ListNode(head.val)") + "sys.exit(0)\n",
+    "sys.exit(0) at its end": "import sys\nclass Solution:"
+    + REVERSE.format(new="ListNode(head.val)")
+    + "sys.exit(0)\n",
     "a part for running it": "class Solution:"
     + REVERSE.format(new="ListNode(head.val)")
     + "if __name__ == '__main__':\n    import nothing\n    quit()\n",
@@ -153,7 +156,15 @@ def test_equality_is_pythons_on_what_counts_as_plain(isolation):  # noqa: F811
 def _random_value(generator, depth=0):
     kind = generator.randrange(12 if depth < 3 else 7)
     if kind < 7:
-        atoms = (None, True, generator.randrange(-3, 4), generator.choice([0.0, -0.0, 1.0, 0.5, 1e300]), 2**70, "é\n", b"x")
+        atoms = (
+            None,
+            True,
+            generator.randrange(-3, 4),
+            generator.choice([0.0, -0.0, 1.0, 0.5, 1e300]),
+            2**70,
+            "é\n",
+            b"x",
+        )
         return atoms[kind]
     some = [_random_value(generator, depth + 1) for _ in range(generator.randrange(4))]
     if kind < 9:
@@ -194,7 +205,11 @@ def test_a_long_answer_counts_up_to_the_limit_in_characters(isolation):  # noqa:
 def test_a_long_list(isolation):  # noqa: F811
     """Over 4 MB of JSON."""
     source = "def f(n): return list(range(10 ** 6, 10 ** 6 + n))\n"
-    tests = ["assert f(900000) == list(range(1000000, 1900000))", "assert f(900000) != [1]", "assert 1500000 in f(900000)"]
+    tests = [
+        "assert f(900000) == list(range(1000000, 1900000))",
+        "assert f(900000) != [1]",
+        "assert 1500000 in f(900000)",
+    ]
     assert outcomes(source, tests, isolation=isolation, seconds_per_test=10) == ["passed"] * 3
 
 

@@ -150,11 +150,14 @@ def test_values_made_to_collide(judged, isolation):
     tests = ["assert set(f(3000)) == {1}", "assert f(0) == {}"]
     assert judged(collide, tests, isolation, seconds=5) == ["failed", "passed"]
     # What the solution could not build within its own time, it might write to the channel itself.
-    forged = CHANNEL + """
+    forged = (
+        CHANNEL
+        + """
 def f(n):
     numbers = ','.join(hex(i * (2 ** 61 - 1)).join(['{"int":"', '"}']) for i in range(50000))
     write_answer('{"set": [%s]}' % numbers)
 """
+    )
     assert judged(forged, ["assert f(1) == {1}"], isolation, seconds=5) == ["failed"]
     assert judged(forged, ["assert 1 in f(1)"], isolation, seconds=5) == ["failed"]
 
@@ -263,7 +266,9 @@ def test_expected_outputs_in_frames_and_in_gc(judged, isolation, secret):
     outcomes = judged(source, [f"assert f('right' + '-') == 'right-{secret}'"], isolation, seconds=5)
     assert outcomes == ["failed"]
     # The same search finds what is there: the input. So it is no accident that it finds no more.
-    found = judged(source + "kept = ['left-' + 'over']\n", ["assert f('left' + '-') == 'left-over'"], isolation, seconds=5)
+    found = judged(
+        source + "kept = ['left-' + 'over']\n", ["assert f('left' + '-') == 'left-over'"], isolation, seconds=5
+    )
     assert found == ["passed"]
 
 

@@ -201,7 +201,9 @@ def send(kind):
 def bind():
     socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)[0].bind('/tmp/attack')
 """
-        expression = "all(refused(lambda: send(kind)) for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)) and refused(bind)"
+        expression = (
+            "all(refused(lambda: send(kind)) for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)) and refused(bind)"
+        )
         assert refuses(expression, statements) == ["passed"]
         with pytest.raises(TimeoutError):
             server.recv(10)
@@ -235,7 +237,9 @@ def f(x):
 
 
 def test_the_null_devices_attributes_are_the_hosts(refuses):
-    statements = "tries = [lambda: os.chmod(os.devnull, 0), lambda: os.utime(os.devnull, (0, 0)), lambda: os.remove(os.devnull)]"
+    statements = (
+        "tries = [lambda: os.chmod(os.devnull, 0), lambda: os.utime(os.devnull, (0, 0)), lambda: os.remove(os.devnull)]"
+    )
     assert refuses("all(map(refused, tries))", statements) == ["passed"]
 
 
