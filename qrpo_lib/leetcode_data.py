@@ -23,7 +23,8 @@ _COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "
 
 def step(task: LeetCodeTask) -> runs.Step:
     """What determines the prepared dataset."""
-    return runs.Step("leetcode_data", {"task": task.model_dump(exclude={"sandbox", "extraction"})}, code=("leetcode_data",))
+    parameters = {"task": task.model_dump(exclude={"sandbox", "extraction"})}
+    return runs.Step("leetcode_data", parameters, code=("leetcode_data",))
 
 
 def run(task: LeetCodeTask) -> Path:

@@ -28,7 +28,7 @@ from typing import Literal
 from qrpo_lib import sandbox_checks, sandbox_isolation, sandbox_judge
 from qrpo_lib.sandbox_clock import ALLOWANCE, IDLE_LIMITS
 from qrpo_lib.sandbox_isolation import Isolation
-from qrpo_lib.sandbox_process import Answer, Limits, LostError, Nursery, Solver, StartError, StoppedError
+from qrpo_lib.sandbox_process import Answer, Limits, LostError, Nursery, Solver, StartError
 from qrpo_lib.sandbox_worker import ANSWER_CHARACTERS
 
 __all__ = [

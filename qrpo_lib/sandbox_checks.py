@@ -369,9 +369,9 @@ class _Splitter(ast.NodeTransformer):
             raise _UnfitError(f"it calls {node.func.id} on more than one call's value")
         if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id == "sum" and node.args[1:]:
             raise _UnfitError("it calls sum on more than numbers")
-        if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id == "round" and node.args[1:]:
-            if not isinstance(node.args[1], ast.Constant):
-                raise _UnfitError("it rounds to a number of digits that is not written in it")
+        rounds = isinstance(node.func, ast.Name) and node.func.id == "round" and node.args[1:]
+        if len(self.calls) > before and rounds and not isinstance(node.args[1], ast.Constant):
+            raise _UnfitError("it rounds to a number of digits that is not written in it")
         return visited
 
     def _comprehension(self, node: ast.AST) -> ast.AST:

@@ -1,4 +1,4 @@
-"""How a solution's process is kept apart: the command that starts it, its fixed circumstances, this process's own guard.
+"""How a solution's process is kept apart: the command that starts it, its circumstances, this process's own guard.
 
 Isolation is bubblewrap's where it is installed: no network, no other processes, a read-only file system with the
 interpreter and nothing else, a small private /tmp. "limits" is what remains without it: limits and the filter of
@@ -55,7 +55,7 @@ def packages(isolation: Isolation) -> dict[str, str]:
 
 
 def _interpreter(script: Path | str) -> list[str]:
-    # Nothing but the standard library, whatever is installed: -s and -S leave out site-packages, -P the script's folder.
+    # Nothing but the standard library, whatever is installed: -s and -S leave out site-packages, -P the script's own.
     # Not -I, which would ignore the hash seed; no other variable of Python's is in the environment.
     return [os.path.realpath(sys.executable), "-P", "-s", "-S", str(script)]
 

@@ -233,7 +233,7 @@ class Solver:
         return Answer(kind if kind in ("failed", "memory") else "error", detail, clock=clock)
 
     def _converse(self, message: bytes, reply: Reply, is_over: Callable[[], bool]) -> Reply | Answer:
-        """Send a message and receive a reply, until `is_over()`. Nothing that the other side does can hold this one up."""
+        """Send a message and receive a reply, until `is_over()`. Nothing that the other side does holds this one up."""
         look = time.monotonic() + LOOK_SECONDS
         poll = select.poll()
         poll.register(self._read, select.POLLIN)

@@ -209,7 +209,7 @@ def encoder(exact):
     def sequence(items, depth):
         items = [*items]
         kinds = {type(item) for item in items}
-        if kinds <= {str} or (kinds == {int} and -(1 << 63) <= min(items) and max(items) < 1 << 63):
+        if kinds <= {str} or (kinds == {int} and min(items) >= -(1 << 63) and max(items) < 1 << 63):
             return items
         return [encode(item, depth + 1) for item in items]
 

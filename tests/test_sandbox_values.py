@@ -19,16 +19,28 @@ REVERSE = """
             node.next, before, head = before, node, head.next
         return before
 """
+OWN_NODE = """
+class ListNode:
+    def __init__(self, x):
+        self.val = x
+        self.next = None
+"""
+OWN_NODE_OF_TWO = """
+class ListNode:
+    def __init__(self, val, next):
+        self.val = val
+        self.next = next
+"""
 # Right solutions of one problem, reversing a list, that are written as people and models write.
 SOURCES = {
     "plain": "class Solution:" + REVERSE.format(new="ListNode(head.val)"),
-    "its own ListNode with one argument": "class ListNode:\n    def __init__(self, x):\n        self.val = x\n        self.next"
-    " = None\nclass Solution:" + REVERSE.format(new="ListNode(head.val)"),
-    "its own ListNode, asked for by isinstance": "class ListNode:\n    def __init__(self, x):\n        self.val = x\n      "
-    "  self.next = None\nclass Solution:"
+    "its own ListNode with one argument": OWN_NODE + "class Solution:" + REVERSE.format(new="ListNode(head.val)"),
+    "its own ListNode, asked for by isinstance": OWN_NODE
+    + "class Solution:"
     + REVERSE.format(new="ListNode(head.val) if isinstance(head, ListNode) else 0"),
-    "its own ListNode with two arguments": "class ListNode:\n    def __init__(self, val, next):\n        self.val = val\n"
-    "        self.next = next\nclass Solution:" + REVERSE.format(new="ListNode(head.val, None)"),
+    "its own ListNode with two arguments": OWN_NODE_OF_TWO
+    + "class Solution:"
+    + REVERSE.format(new="ListNode(head.val, None)"),
     "a subclass of ListNode": "class Node(ListNode):\n    pass\nclass Solution:" + REVERSE.format(new="Node(head.val)"),
     "a method added to ListNode": "ListNode.__lt__ = lambda a, b: a.val < b.val\nclass Solution:"
     + REVERSE.format(new="min(ListNode(head.val), ListNode(9))"),

@@ -146,7 +146,8 @@ NUMBERS = {
 
 def test_system_calls_are_refused(judged, isolation):
     """Each in one test of a solution: answered with an error that means "not allowed" or "not there"."""
-    source = f"{PREFIX}\nimport sys\nnumbers = {NUMBERS!r}\ndef f(name):\n    return errno.errorcode.get(call(*numbers[name]), 0)\n"
+    function = "def f(name): return errno.errorcode.get(call(*numbers[name]), 0)"
+    source = f"{PREFIX}\nnumbers = {NUMBERS!r}\n{function}\n"
     tests = [f"assert f({name!r}) in ('EPERM', 'ENOSYS', 'EROFS')" for name in NUMBERS]
     outcomes = judged(source, tests, isolation, seconds=2, max_tests=1000)
     assert [name for name, outcome in zip(NUMBERS, outcomes, strict=True) if outcome != "passed"] == []
@@ -216,7 +217,8 @@ def test_descriptors_in_flight(refuses):
 
 
 def test_event_loops_work(judged, isolation):
-    source = "import asyncio\nasync def g(x):\n    await asyncio.sleep(0)\n    return x + 10\ndef f(x): return asyncio.run(g(x))\n"
+    loop = "async def g(x):\n    await asyncio.sleep(0)\n    return x + 10\n"
+    source = f"import asyncio\n{loop}def f(x): return asyncio.run(g(x))\n"
     assert judged(source, ["assert f(1) == 11", "assert f(2) == 12"], isolation, seconds=5) == ["passed"] * 2
 
 
