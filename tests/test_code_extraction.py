@@ -40,7 +40,7 @@ FORMS = {
     "a first attempt": f"```python\ndef f(n):\n    return 0\n```\nBetter:\n```python\n{RIGHT}```",
     "a fence in a comment": f"```python\n# not ``` yet\n{RIGHT}```",
     "a fence in a string": f'```python\nTEXT = """\n```\nx\n```\n"""\n{RIGHT}```',
-    "a fence in a docstring": '```python\ndef f(n):\n    """Add.\n    ```\n    1\n    ```\n    """\n    return n+2\n```',
+    "a fence in a docstring": '```python\ndef f(n):\n    """Add.\n    ```\n    1\n    ```\n    """\n    return n+2\n',
 }
 
 
