@@ -174,7 +174,7 @@ class Expressions(Task):
 
     @cached_property
     def _judge(self) -> rewards.TestsReward:
-        return rewards.TestsReward(tests)
+        return rewards.TestsReward(tests, extraction=self.settings.extraction)
 
     def reward(self) -> rewards.TestsReward:
         """The share of tests passed; one judge a process, which remembers the answers that it has run."""
