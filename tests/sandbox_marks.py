@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qrpo_lib import sandbox
+from qrpo_lib.rewards.sandbox import sandbox
 
 
 def problem(kind):

@@ -165,7 +165,7 @@ class ChatDataTask(_HubTask):
 class ExpressionsTask(_Task):
     """The suite's generated code task (`qrpo_lib.tasks.expressions`); the reward is the share of tests passed.
 
-    extraction: how code is found in a completion (`qrpo_lib.rewards.code_extraction`); "paper" in the paper's comparisons.
+    extraction: how code is found in a completion (`qrpo_lib.rewards.code_extraction`); "paper" as the authors do.
     """
 
     completions = "solution"

@@ -147,9 +147,9 @@ class TestsReward:
     """The share of a problem's tests that the code in a completion passes when it is run, in [0, 1].
 
     The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An
-    answer without code, by the rule `extraction` (`qrpo_lib.code_extraction`), scores 0. `tests_of` gives a prompt's
-    tests, `setup_of` the source that runs before an answer's code. The same code in answers to the same prompt is run
-    once, in all calls together.
+    answer without code, by the rule `extraction` (`qrpo_lib.rewards.code_extraction`), scores 0. `tests_of` gives a
+    prompt's tests, `setup_of` the source that runs before an answer's code. The same code in answers to the same prompt
+    is run once, in all calls together.
     """
 
     __test__ = False  # pytest takes every name that begins with Test for its own
@@ -191,6 +191,6 @@ class TestsReward:
 @lru_cache(maxsize=1 << 12)
 def _names(tests: tuple[str, ...]) -> frozenset[str]:
     """What of a solution its tests call."""
-    from qrpo_lib import sandbox_checks
+    from qrpo_lib.rewards.sandbox import checks
 
-    return sandbox_checks.split(tests[0]).names
+    return checks.split(tests[0]).names

@@ -7,7 +7,7 @@ that it is entitled to, to return values, and no other.
 Nearly all tests compare one value with one that is known. Both have a form in which equal values are equal texts
 (`sandbox_worker.encoder`); the solution's side brings its value into it, in its own time, and here digests are
 compared. What a test of another form compares is decoded: small values here, others in a process with limits
-(`sandbox_judge`).
+(`judge`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from qrpo_lib import sandbox_worker
-from qrpo_lib.sandbox_reply import Digest
+from qrpo_lib.rewards.sandbox import worker
+from qrpo_lib.rewards.sandbox.reply import Digest
 
 # Values that are decoded and compared here: so few that whatever they are, it takes no time.
 _SMALL_BYTES = 4096
@@ -190,8 +190,8 @@ def split(test: str) -> Check:
     return Check(tuple(splitter.calls), expected, verdict, frozenset(splitter.names))
 
 
-_canonical = sandbox_worker.encoder(exact=False)
-_NOT_A_NUMBER = sandbox_worker.dumped(_canonical(math.nan))
+_canonical = worker.encoder(exact=False)
+_NOT_A_NUMBER = worker.dumped(_canonical(math.nan))
 
 
 def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | None:
@@ -216,7 +216,7 @@ def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | No
                 return None
             tree = ast.fix_missing_locations(ast.Expression(known[0]))
             value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED)
-        text = sandbox_worker.dumped(_canonical(value) if compares else _of_nodes(value, kind))
+        text = worker.dumped(_canonical(value) if compares else _of_nodes(value, kind))
     except Exception:  # it raises, or is no plain value: then evaluating the whole says what follows
         return None
     # Not a number equals nothing, itself included.
@@ -227,7 +227,7 @@ def _of_nodes(value: Any, kind: type[_Nodes]) -> Any:
     if value is None:
         return None
     if type(value) is not kind:
-        raise sandbox_worker.NotPlainError
+        raise worker.NotPlainError
     encoded = [
         _canonical(item) if kind is LinkedList or item is None else [_canonical(item[0])] for item in value.values
     ]
@@ -423,7 +423,7 @@ def decode(data: bytes) -> Any:
 
 
 def plain(encoded: Any) -> Any:
-    """A value as `sandbox_worker` encodes it: exact builtin types and `LinkedList`, `Tree`. Raises UndecodableError.
+    """A value as `worker` encodes it: exact builtin types and `LinkedList`, `Tree`. Raises UndecodableError.
 
     Takes the time that building the sets and dicts takes: bound it for values that somebody else has chosen.
     """

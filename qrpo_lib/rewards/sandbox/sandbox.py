@@ -3,12 +3,12 @@
     sandbox.run_tests(solution, ["assert add(1, 2) == 3"]).pass_rate
 
 A solution runs in a process of its own that sees the inputs of one test after the other and never an expected value;
-it returns plain data, and this side, outside its reach, decides (`sandbox_checks`). Isolation is bubblewrap's where it
+it returns plain data, and this side, outside its reach, decides (`checks`). Isolation is bubblewrap's where it
 works: no network, no other processes, a read-only file system with the interpreter and nothing else, a private /tmp.
 Elsewhere limits and a filter of system calls remain, and a warning says what they do not cover.
 
 Time is the processor time of the test on a core of ordinary speed, read from outside, against the limit; waiting for a
-busy processor is free (`sandbox_clock`).
+busy processor is free (`clock`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from qrpo_lib import sandbox_checks, sandbox_isolation, sandbox_judge
-from qrpo_lib.sandbox_clock import ALLOWANCE, IDLE_LIMITS
-from qrpo_lib.sandbox_isolation import Isolation
-from qrpo_lib.sandbox_process import Answer, Limits, LostError, Nursery, Solver, StartError
-from qrpo_lib.sandbox_worker import ANSWER_CHARACTERS
+from qrpo_lib.rewards.sandbox import checks as sandbox_checks
+from qrpo_lib.rewards.sandbox import isolation as sandbox_isolation
+from qrpo_lib.rewards.sandbox import judge as sandbox_judge
+from qrpo_lib.rewards.sandbox.clock import ALLOWANCE, IDLE_LIMITS
+from qrpo_lib.rewards.sandbox.isolation import Isolation
+from qrpo_lib.rewards.sandbox.process import Answer, Limits, LostError, Nursery, Solver, StartError
+from qrpo_lib.rewards.sandbox.worker import ANSWER_CHARACTERS
+from qrpo_lib.runs import cores
 
 __all__ = [
     "ANSWER_CHARACTERS",
@@ -135,7 +138,7 @@ def run_many(
     An interrupt (Ctrl-C) ends all solutions within a second.
     """
     limits = _limits(seconds_per_test, memory_mb, max_tests, seconds_in_all, isolation)
-    return _run(jobs, limits, max_tests, seconds_in_all, processes or len(os.sched_getaffinity(0)), report)
+    return _run(jobs, limits, max_tests, seconds_in_all, processes or cores.available(), report)
 
 
 def _limits(

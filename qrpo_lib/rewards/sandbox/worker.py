@@ -2,7 +2,7 @@
 
     python -P -s -S sandbox_worker.py CONTROL_FD
 
-Started by `sandbox_process`. This process, the nursery, loads the interpreter and common modules once and runs nothing
+Started by `process`. This process, the nursery, loads the interpreter and common modules once and runs nothing
 of a solution's; for each solution it forks a child, which limits itself for good before it reads the solution.
 Everything in the child belongs to the solution from then on, this module included. So nothing here decides a verdict:
 a child never holds an expected value, and what it sends is data that the trusted side reads strictly. Nothing outside

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sortedcontainers
 
-from qrpo_lib import sandbox
+from qrpo_lib.runs.code_version import own_package
 
 PYTHON = next(
     (found for name in ("python3.13", "python3.12", "python3.11") if (found := shutil.which(name, path="/usr/bin"))),
@@ -22,7 +22,7 @@ PYTHON = next(
 JUDGE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from qrpo_lib import sandbox
+from qrpo_lib.rewards.sandbox import sandbox
 if sys.argv[1] == "unguarded":
     sandbox.sandbox_isolation.guard = lambda: None
 source, tests = json.load(sys.stdin)
@@ -55,9 +55,7 @@ def outcomes(tmp_path_factory):
     folder = Path("/var/tmp") / f"sandbox-test-{os.getpid()}"
     if os.geteuid() or PYTHON is None or not shutil.which("setpriv"):
         pytest.skip("it takes root, setpriv and a Python of the system's to become another user")
-    shutil.copytree(
-        Path(sandbox.__file__).parent, folder / "qrpo_lib", ignore=shutil.ignore_patterns("data", "__pycache__")
-    )
+    shutil.copytree(own_package().root, folder / "qrpo_lib", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(Path(sortedcontainers.__file__).parent, folder / "sortedcontainers")
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrpo_lib import code_extraction, leetcode, rewards
+from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards import code_extraction
+from qrpo_lib.tasks import leetcode
 
 RIGHT = "def f(n):\n    return n + 2\n"
 OTHER = "print(f(1))\n"

@@ -8,7 +8,8 @@ import string
 import pytest
 from test_sandbox import isolation, outcomes  # noqa: F401  (a fixture)
 
-from qrpo_lib import leetcode, sandbox, sandbox_checks
+from qrpo_lib.rewards.sandbox import checks, sandbox
+from qrpo_lib.tasks import leetcode
 
 LIST = "assert is_same_list(Solution().f(list_node([1, 2, 3])), list_node([3, 2, 1]))"
 REVERSE = """
@@ -188,8 +189,8 @@ def _random_value(generator, depth=0):
 def test_texts_are_equal_exactly_where_values_are():
     """The form that digests are taken of, on pairs of random values; by the interpreter's own `==`."""
     generator = random.Random(0)
-    encode, equal = sandbox_checks._canonical, 0
-    dumped = sandbox_checks.sandbox_worker.dumped
+    encode, equal = checks._canonical, 0
+    dumped = checks.sandbox_worker.dumped
     for _ in range(20_000):
         a, b = _random_value(generator), _random_value(generator)
         if generator.random() < 0.5:
@@ -247,7 +248,7 @@ REFUSED = [
 @pytest.mark.parametrize(("test", "reason"), REFUSED)
 def test_forms_that_would_give_the_expected_value_away_are_refused(test, reason):
     with pytest.raises(ValueError, match="cannot be judged outside the solution's reach") as refusal:
-        sandbox_checks.split(test)
+        checks.split(test)
     assert reason in str(refusal.value)
 
 
@@ -265,10 +266,10 @@ def test_forms_that_would_give_the_expected_value_away_are_refused(test, reason)
     ],
 )
 def test_forms_that_only_send_inputs_are_not(test):
-    sandbox_checks.split(test)
+    checks.split(test)
 
 
 def test_names_that_a_test_calls():
-    assert sandbox_checks.split("assert sorted(Solution().f(g(1))) == [1]").names == {"Solution"}
-    assert sandbox_checks.split("assert f(1) == g(2)").names == {"f", "g"}
-    assert set(string.ascii_lowercase) & sandbox_checks.split("assert f(1)").names == {"f"}
+    assert checks.split("assert sorted(Solution().f(g(1))) == [1]").names == {"Solution"}
+    assert checks.split("assert f(1) == g(2)").names == {"f", "g"}
+    assert set(string.ascii_lowercase) & checks.split("assert f(1)").names == {"f"}

@@ -7,7 +7,7 @@ import sys
 import pytest
 from sandbox_marks import isolation  # noqa: F401  (a fixture)
 
-from qrpo_lib import sandbox, sandbox_clock
+from qrpo_lib.rewards.sandbox import clock, sandbox
 
 CHANCE = """
 import random
@@ -26,7 +26,7 @@ def dice(x): return [random.random() for _ in range(3)]
 def test_what_chance_decides_is_the_same_in_every_run(function, isolation):  # noqa: F811
     """Each run is a process of its own with another hash seed; the values are read from what the first one gives."""
     code = (
-        "import json, sys; from qrpo_lib import sandbox_process as p\n"
+        "import json, sys; from qrpo_lib.rewards.sandbox import process as p\n"
         f"nursery = p.Nursery(p.Limits(5, 256, {isolation!r})); solver = nursery.solver()\n"
         f"assert solver.load({CHANCE!r}).outcome == 'passed'\n"
         f"print(solver.values(('({function}(1))',), digest=False).values); solver.close(); nursery.close()\n"
@@ -95,7 +95,7 @@ def files(n):
     made += n
     return made
 """
-    number, most = {"threads": (10, sandbox_clock.MAX_THREADS), "files": (500, sandbox_clock.MAX_FILES)}[thing]
+    number, most = {"threads": (10, clock.MAX_THREADS), "files": (500, clock.MAX_FILES)}[thing]
     tests = [f"assert {thing}({number}) == {number * (i + 1)}" for i in range(100)]
     result = sandbox.run_tests(source, tests, isolation=isolation, seconds_per_test=5)
     first = result.outcomes.index("crashed")
@@ -106,10 +106,10 @@ def files(n):
 def test_a_slow_core_gets_more_time_and_the_result_says_so(monkeypatch):
     spin = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
     tests = ["assert f(0.6) is None"]
-    monkeypatch.setattr(sandbox_clock, "slowness", lambda: 1.0)
+    monkeypatch.setattr(clock, "slowness", lambda: 1.0)
     usual = sandbox.run_tests(spin, tests, seconds_per_test=0.2)
     assert (usual.outcomes, usual.slowness) == (("timeout",), 1.0)
-    monkeypatch.setattr(sandbox_clock, "slowness", lambda: 4.0)
+    monkeypatch.setattr(clock, "slowness", lambda: 4.0)
     slow = sandbox.run_tests(spin, tests, seconds_per_test=0.2)
     assert (slow.outcomes, slow.slowness) == (("passed",), 4.0)
     assert slow.seconds == pytest.approx(0.6 / 4, rel=0.5)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrpo_lib import sandbox_checks
-from qrpo_lib.sandbox_reply import Digest, Reply
+from qrpo_lib.rewards.sandbox import checks
+from qrpo_lib.rewards.sandbox.reply import Digest, Reply
 
 # QRPO_FUZZ=1000000 for the full number.
 REPLIES = int(os.environ.get("QRPO_FUZZ", 20_000))
 CHECKS = [
-    sandbox_checks.split(test)
+    checks.split(test)
     for test in (
         "assert f(1) == 'a value that nobody knows'",
         "assert f(1) in ('a value that nobody knows', 7777)",
@@ -113,7 +113,7 @@ def test_many_replies_of_every_kind():
 
 
 def test_a_complex_number_with_a_part_of_400_digits():
-    check = sandbox_checks.split("assert abs(f(1)) < 1")
+    check = checks.split("assert abs(f(1)) < 1")
     for value in ({"complex": [10**399, 0]}, {"complex": [1, {"int": hex(10**399)}]}, {"ratio": ["0x1", "0x0"]}):
         assert check.holds([json.dumps(value).encode()]) is False
 
@@ -153,8 +153,8 @@ def test_more_than_the_limit_is_not_taken(size):
 
 def test_a_reply_is_the_same_in_any_pieces():
     value = json.dumps({"set": [1, "a", {"tuple": [2, 3]}]}, separators=(",", ":")).encode()
-    check = sandbox_checks.split("assert f(1) == {(2, 3), 'a', True}")
-    encoded = sandbox_checks.sandbox_worker.dumped(sandbox_checks._canonical({(2, 3), "a", True})).encode()
+    check = checks.split("assert f(1) == {(2, 3), 'a', True}")
+    encoded = checks.sandbox_worker.dumped(checks._canonical({(2, 3), "a", True})).encode()
     assert {judged(whole(encoded), check, chunk) for chunk in (1, 2, 3, 50, 1000)} == {True}
     assert {judged(whole(value + b"x"), check, chunk) for chunk in (1, 2, 3, 50, 1000)} == {False}
     assert Digest.of(encoded) == check.expected

@@ -21,9 +21,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from qrpo_lib.runs.code_version import package_file
+
 Isolation = Literal["bubblewrap", "limits"]
 
-WORKER = Path(__file__).with_name("sandbox_worker.py")
+WORKER = package_file("worker.py")
 TMP_MB = 16
 # What a solution may import beyond the standard library: the dataset's own solutions use it.
 _PACKAGES = ("sortedcontainers",)

@@ -15,19 +15,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
-from qrpo_lib import sandbox_checks, sandbox_isolation
-from qrpo_lib.sandbox_clock import LOOK_SECONDS
+from qrpo_lib.rewards.sandbox import checks, isolation
+from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS
+from qrpo_lib.runs.code_version import own_package
 
 SECONDS, MEMORY_MB = 10, 4096
-_MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from qrpo_lib import sandbox_judge; sandbox_judge.main()"
+_MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from qrpo_lib.rewards.sandbox import judge; judge."
 
 
-def holds(check: sandbox_checks.Check, answers: Sequence[bytes], stop: threading.Event) -> bool:
+def holds(check: checks.Check, answers: Sequence[bytes], stop: threading.Event) -> bool:
     """Whether a test holds for its calls' answers. False also once `stop` is set."""
     header = json.dumps({"verdict": check.verdict, "sizes": [len(answer) for answer in answers]}).encode() + b"\n"
-    command = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-c", _MAIN, str(Path(__file__).parents[1])]
+    python, root = os.path.realpath(sys.executable), str(own_package().root.parent)
+    command = [python, "-P", "-s", "-S", "-c", f"{_MAIN}{main.__name__}()", root]
     environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}  # a random hash seed: nobody can prepare for it
     with open(os.memfd_create("question"), "w+b") as question:
         question.writelines([header, *answers])
@@ -48,11 +49,11 @@ def holds(check: sandbox_checks.Check, answers: Sequence[bytes], stop: threading
 
 def main() -> None:
     """Read a question, write the answer."""
-    sandbox_isolation.end_with_parent()
-    sandbox_isolation.guard()
+    isolation.end_with_parent()
+    isolation.guard()
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
     header = json.loads(sys.stdin.buffer.readline())
     answers = [sys.stdin.buffer.read(size) for size in header["sizes"]]
-    if sandbox_checks.decided(header["verdict"], answers):
+    if checks.decided(header["verdict"], answers):
         sys.stdout.write("holds")

@@ -1,6 +1,6 @@
 """Campaigns: the same verdicts in every run on a machine that has too much to do; nothing is left after many solutions.
 
-QRPO_VERDICT_RUNS=20 pytest tests/test_sandbox_campaign.py     the full number of runs
+QRPO_VERDICT_RUNS=20 pytest tests/rewards/sandbox/test_campaign.py     the full number of runs
 """
 
 import contextlib
@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from sandbox_marks import isolation, survivors  # noqa: F401  (a fixture)
 
-from qrpo_lib import leetcode, sandbox
+from qrpo_lib.rewards.sandbox import sandbox
+from qrpo_lib.tasks import leetcode
 
-SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[2] / "shared")) / "data/leetcode_sample.jsonl.gz"
+SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[4] / "shared")) / "data/leetcode_sample.jsonl.gz"
 RUNS = int(os.environ.get("QRPO_VERDICT_RUNS", 2))
 PROBLEMS = int(os.environ.get("QRPO_VERDICT_PROBLEMS", 80 if RUNS > 2 else 20))
 BUSY = 15

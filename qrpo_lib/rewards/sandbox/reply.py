@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from qrpo_lib.sandbox_worker import ANSWER_CHARACTERS
+from qrpo_lib.rewards.sandbox.worker import ANSWER_CHARACTERS
 
 _MAX_HEADER_BYTES = 1 << 16
 MAX_VALUE_BYTES = 4 * ANSWER_CHARACTERS

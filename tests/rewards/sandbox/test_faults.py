@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from sandbox_marks import PROBLEMS, isolation, survivors  # noqa: F401  (a fixture)
 
-from qrpo_lib import sandbox, sandbox_process
+from qrpo_lib.rewards.sandbox import process as sandbox_process
+from qrpo_lib.rewards.sandbox import sandbox
 
 SLEEPER = "import time\ndef f(x):\n    time.sleep(0.2)\n    return x\n"
 MEMORY_MB = 700 + os.getpid() % 256  # tells this run's processes from all others
@@ -105,7 +106,7 @@ def test_a_crash_of_its_own_is_not_tried_again(isolation, solvers):  # noqa: F81
 def test_a_killed_judge_leaves_nothing(isolation, tmp_path):  # noqa: F811
     """No process and no folder, in the test and while workers start."""
     code = (
-        "import sys; from qrpo_lib import sandbox\n"
+        "import sys; from qrpo_lib.rewards.sandbox import sandbox\n"
         "source = 'import time\\ndef f(x):\\n    time.sleep(60)\\n'\n"
         f"sandbox.run_many([(source, ['assert f(1) == 1'] * 9)] * 4, isolation={isolation!r}, memory_mb={MEMORY_MB},"
         " processes=2, seconds_per_test=60)\n"

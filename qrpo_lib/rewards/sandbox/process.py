@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qrpo_lib import sandbox_filter, sandbox_isolation
-from qrpo_lib.sandbox_clock import LOOK_SECONDS, MAX_THREADS, Census, Clock
-from qrpo_lib.sandbox_isolation import Isolation
-from qrpo_lib.sandbox_reply import Digest, Reply
+from qrpo_lib.rewards.sandbox import filter
+from qrpo_lib.rewards.sandbox import isolation as sandbox_isolation
+from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS, MAX_THREADS, Census, Clock
+from qrpo_lib.rewards.sandbox.isolation import Isolation
+from qrpo_lib.rewards.sandbox.reply import Digest, Reply
 
 _FILE_MB = 4
 _START_SECONDS = 120.0
@@ -91,7 +92,7 @@ class Nursery:
             "file_mb": _FILE_MB,
             "threads": MAX_THREADS,
             "no_namespaces": no_namespaces,
-            "filter": sandbox_filter.program(no_namespaces).hex(),
+            "filter": filter.program(no_namespaces).hex(),
             "packages": sandbox_isolation.packages(self.limits.isolation),
         }
 

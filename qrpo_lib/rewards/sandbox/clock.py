@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from qrpo_lib import sandbox_isolation
+from qrpo_lib.rewards.sandbox import isolation
 
 LOOK_SECONDS = 0.05
 MAX_THREADS, MAX_FILES = 64, 4096
@@ -125,7 +125,7 @@ class Census:
             space = os.statvfs(self._root)
         except (OSError, TypeError):
             return None
-        return space.f_files - space.f_ffree if space.f_blocks * space.f_frsize == sandbox_isolation.TMP_MB << 20 else 0
+        return space.f_files - space.f_ffree if space.f_blocks * space.f_frsize == isolation.TMP_MB << 20 else 0
 
     def close(self) -> None:
         if self._stat is not None:
