@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -171,6 +172,10 @@ class Expressions(Task):
     def demonstrations(self, seed: int) -> list[Demonstration]:
         """A right answer to each request."""
         return [Demonstration(prompt.id, solution(prompt.text)) for prompt in self.prompts(seed)]
+
+    def prompt_parameters(self) -> dict[str, Any]:
+        """Without the rule by which code is found, which is the reward's."""
+        return self.settings.model_dump(exclude={"extraction"})
 
     @cached_property
     def _judge(self) -> rewards.TestsReward:
