@@ -45,3 +45,8 @@ def survivors(judge):
         return False
 
     return {pid for pid in workers if is_below(pid)}
+
+
+def outcomes(solution, tests, **options):
+    """The outcome of each test."""
+    return list(sandbox.run_tests(solution, tests, **options).outcomes)

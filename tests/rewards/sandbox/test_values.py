@@ -6,7 +6,7 @@ import random
 import string
 
 import pytest
-from test_sandbox import isolation, outcomes  # noqa: F401  (a fixture)
+from sandbox_marks import isolation, outcomes  # noqa: F401  (a fixture)
 
 from qrpo_lib.rewards.sandbox import checks, sandbox
 from qrpo_lib.tasks import leetcode
@@ -190,7 +190,7 @@ def test_texts_are_equal_exactly_where_values_are():
     """The form that digests are taken of, on pairs of random values; by the interpreter's own `==`."""
     generator = random.Random(0)
     encode, equal = checks._canonical, 0
-    dumped = checks.sandbox_worker.dumped
+    dumped = checks.worker.dumped
     for _ in range(20_000):
         a, b = _random_value(generator), _random_value(generator)
         if generator.random() < 0.5:
