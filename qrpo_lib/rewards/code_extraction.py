@@ -107,7 +107,8 @@ def _closed(lines: list[str], start: int, fence: str, indent: int) -> tuple[int,
         if _is_code(code):
             return number, code
         codes.append(code)
-    return closings[0], codes[0]
+    rest_of_text = _without_indent(lines[start:limit], indent)
+    return (limit - 1, rest_of_text) if _is_code(rest_of_text) else (closings[0], codes[0])
 
 
 def _without_indent(lines: list[str], indent: int) -> str:
