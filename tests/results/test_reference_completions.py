@@ -30,7 +30,7 @@ def test_quantiles_of_reference_completions_are_uniform_and_others_are_not():
 def test_where_the_rules_for_code_differ_is_counted_by_split():
     profile = profiles.load("tiny", "code")
     prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split == "train"][:2]
-    forms = ["```python\ndef f(a, b):\n    return 0\n```", "```py\ndef f(a, b):\n    return 0\n```"]  # the authors': one
+    forms = [f"```{language}\ndef f(a, b):\n    return 0\n```" for language in ("python", "py")]
     rows = [{"split": "train", "prompt": prompt.text, "text": text} for prompt in prompts for text in forms]
     counted = reference_results.extraction_differences(pd.DataFrame(rows), profile)
     assert counted.to_dict("records") == [{"split": "train", "completions": 4, "differ": 2}]
