@@ -215,7 +215,7 @@ def _drop_damaged(folder: Path) -> None:
             path.unlink()
         if damaged:
             shutil.rmtree(folder / _TRAINER, ignore_errors=True)
-    if "WORLD_SIZE" in os.environ:  # processes that train together must find the same
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # processes that train together must find the same
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
