@@ -144,14 +144,25 @@ def test_a_submission_that_was_killed_before_its_ids_were_written_is_adopted(dia
 
 
 def test_a_submission_that_never_reached_the_scheduler_is_made_again(diamond, monkeypatch):
-    executor = InMemory()
-    monkeypatch.setattr(executor, "submit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        dispatcher(executor, diamond[0]).advance()
-    monkeypatch.undo()
-    os.environ["QRPO_RUNS"] = str(diamond[0].step.folder.parent)
-    dispatcher(executor, diamond[0]).advance()
-    assert len(executor.all) == 1
+    """It is written down and unknown to the scheduler: the next command submits it once, and the one after it not."""
+    executor, task = InMemory(), diamond[0]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "submit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dispatcher(executor, task).advance()
+    (interrupted,) = dispatch.journal_folder().iterdir()
+    assert (executor.all, executor.alive) == ([], {})
+    for _ in range(2):
+        progress = dispatcher(executor, task).advance()
+        assert (progress.status, progress.jobs) == ({task.name: "queued"}, {task.name: ["1"]})
+        assert [(len(works), after) for _, works, after in executor.all] == [(1, [])]
+    assert executor.all[0][0] != interrupted.name
+    executor.makes("1", task)
+    assert dispatcher(executor, task).advance().status == {task.name: "complete"}
 
 
 def test_a_lost_job_is_submitted_again_with_all_that_waits_for_it(diamond):

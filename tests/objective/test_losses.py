@@ -74,6 +74,30 @@ def test_qrpo_gradient_is_equation_14(pairs):
     torch.testing.assert_close(logps.grad, -2 * 0.05 * residual)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"transform": "log"}, {"partition": "finite"}, {"error": "absolute"}, {"transform": {"name": "sqrt"}}],
+    ids=str,
+)
+def test_qrpo_of_a_pair_is_that_of_its_completions(pairs, settings):
+    """Of each by itself as a sample, and of both their mean."""
+    sides = {
+        side: losses.qrpo(
+            pairs[f"{side}_logps"], pairs[f"ref_{side}_logps"], pairs[f"{side}_rewards"], pairs["ref_rewards"],
+            beta=0.2, **settings
+        )
+        for side in ("chosen", "rejected")
+    }  # fmt: skip
+    assert not torch.isclose(sides["chosen"], sides["rejected"]).any()
+    expected = sides | {"both": torch.stack(list(sides.values())).mean(0)}
+    arguments = [*_logps(pairs), pairs["chosen_rewards"], pairs["rejected_rewards"], pairs["ref_rewards"]]
+    for completions, values in expected.items():
+        torch.testing.assert_close(losses.qrpo_pair(*arguments, beta=0.2, completions=completions, **settings), values)
+    torch.testing.assert_close(losses.qrpo_pair(*arguments, beta=0.2, **settings), expected["both"])
+    with pytest.raises(ValueError, match="unknown completions 'first': use one of both, chosen, rejected"):
+        losses.qrpo_pair(*arguments, beta=0.2, completions="first")
+
+
 def test_absolute_error_is_the_root_of_the_squared(pairs):
     arguments = [pairs[name] for name in ("chosen_logps", "ref_chosen_logps", "chosen_rewards", "ref_rewards")]
     squared, absolute = (losses.qrpo(*arguments, beta=0.1, error=error) for error in losses.ERRORS)
@@ -151,6 +175,10 @@ def test_simpo_by_hand():
     loss = losses.simpo(torch.tensor([-6.0]), torch.tensor([-8.0]), torch.tensor([3]), torch.tensor([2]), beta=2.5)
     gamma = 0.5 * 2.5
     assert float(loss) == pytest.approx(-math.log(1 / (1 + math.exp(-(2.5 * (-2 + 4) - gamma)))), rel=1e-6)
+    at_target = losses.simpo(
+        torch.tensor([-6.0]), torch.tensor([-8.0]), torch.tensor([3]), torch.tensor([2]), beta=2.5, gamma_ratio=2.0
+    )
+    assert float(at_target) == pytest.approx(math.log(2))
 
 
 def test_losses_keep_the_precision_of_the_log_probabilities():

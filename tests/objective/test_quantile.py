@@ -113,6 +113,23 @@ def test_shapes_that_do_not_fit_are_refused(library):
             quantile_reward(library(shape), library(ref_shape))
 
 
+def test_one_number_is_no_list_of_references():
+    for library in (np.array, torch.tensor):
+        with pytest.raises(ValueError, match="at least one reference reward"):
+            quantile_reward(library(1.0), library(2.0))
+
+
+def test_many_references_are_counted_in_torch_too():
+    references = torch.arange(70_000.0)
+    assert quantile_reward(torch.tensor(52_499.5), references).item() == pytest.approx(0.75)
+
+
+def test_whole_numbers_are_compared_with_fractions():
+    for library in (np.array, torch.tensor):
+        assert quantile_reward(library(2), library([1.5, 2.0, 2.5, 3.0])) == 0.5
+        assert quantile_reward(library(2.5), library([1, 2, 3, 4])) == 0.5
+
+
 @pytest.mark.parametrize("library", [np.zeros, torch.zeros], ids=["numpy", "torch"])
 def test_no_prompts_give_no_quantiles(library):
     assert tuple(quantile_reward(library((0,)), library((0, 3))).shape) == (0,)

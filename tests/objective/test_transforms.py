@@ -201,6 +201,33 @@ def test_slope_and_asymptotic_form(f):
     assert transforms.get("identity").asymptotic_log_partition(0.01) * 0.01 == pytest.approx(1 + 0.01 * np.log(0.01))
 
 
+def test_asymptotic_form_of_several_betas():
+    betas = np.array([[0.1, 0.01]])
+    many = transforms.get("square").asymptotic_log_partition(betas)
+    np.testing.assert_allclose(many, 1 / betas + np.log(betas / 2))
+    assert isinstance(transforms.get("square").asymptotic_log_partition(0.1), float)
+
+
+@by_name
+@pytest.mark.parametrize("number", [2, 5])
+def test_a_rounds_partition_function_is_that_over_the_last_rounds_policy(f, number):
+    """Round j's reference has density exp((j - 1) f / b) / Z in the quantile t, so log Z_j is a difference of two."""
+    beta = 0.7
+    with mp.workdps(30):
+        truth = mp_log_partition(f, mp.mpf(beta) / number) - mp_log_partition(f, mp.mpf(beta) / (number - 1))
+    of_round = transforms.of_round(f, number)
+    assert of_round.log_partition(beta) == pytest.approx(float(truth), rel=1e-10)
+    assert of_round(0.3) == f(0.3)
+    with pytest.raises(ValueError, match="no small-beta expansion"):
+        of_round.asymptotic_log_partition(beta)
+
+
+def test_rounds_are_counted_from_one():
+    assert transforms.of_round("log", 1) is transforms.get("log")
+    with pytest.raises(ValueError, match="numbered from 1, got 0"):
+        transforms.of_round("log", 0)
+
+
 def test_unbounded_transformations_have_no_asymptotic_form():
     with pytest.raises(ValueError, match="unbounded above"):
         transforms.get("normal").asymptotic_log_partition(0.1)
@@ -285,6 +312,23 @@ def test_discrete_partition_of_many_prompts():
     assert result[1, 2] == transforms.discrete_log_partition(transforms.get("sqrt"), 0.01, probabilities[1, 2])
 
 
+def test_discrete_partition_of_a_beta_for_each_prompt():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=(3, 5))
+    betas = np.array([0.01, 0.1, 1.0, 3.0, 10.0])
+    result = transforms.discrete_log_partition(transforms.get("square"), betas, probabilities)
+    for i, j in np.ndindex(3, 5):
+        assert result[i, j] == transforms.discrete_log_partition(
+            transforms.get("square"), betas[j], probabilities[i, j]
+        )
+
+
+@pytest.mark.parametrize("excess", [4e-7, -4e-7])
+def test_the_highest_value_has_the_quantile_one_though_shares_are_rounded(excess):
+    """With this beta, 4e-7 in the quantile would be 0.04 in log Z."""
+    value = transforms.discrete_log_partition(transforms.get("identity"), 1e-5, [0.7, 0.3 + excess])
+    assert value == pytest.approx(1e5 + np.log(0.3), abs=1e-4)
+
+
 @pytest.mark.parametrize("bad", [[], [0.5, 0.6], [1.2, -0.2], [np.nan, 1.0], 0.3])
 def test_bad_probabilities_are_refused(bad):
     with pytest.raises(ValueError, match="probabilities must"):
@@ -306,6 +350,10 @@ def test_get_refuses_what_does_not_exist():
     for sigma in (0.0, -1.0, np.inf):
         with pytest.raises(ValueError, match="sigma > 0"):
             transforms.get("scaled-normal", mu=0.0, sigma=sigma)
+    with pytest.raises(ValueError, match="needs a name"):
+        transforms.get({"mu": 0.0, "sigma": 1.0})
+    by_mapping = transforms.get({"name": "scaled-normal", "mu": 2.0, "sigma": 3.0})
+    assert (by_mapping(0.5), by_mapping.mean, by_mapping.scale) == (2.0, 2.0, 3.0)
     f = transforms.get("log")
     assert transforms.get(f) is f
     with pytest.raises(ValueError, match="already built"):

@@ -1,11 +1,14 @@
+import itertools
 import os
 import subprocess
 import sys
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from qrpo_lib.objective import algorithms
 from qrpo_lib.paper import style
 
 
@@ -33,9 +36,39 @@ def test_csv_holds_the_numbers(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figure.csv"), data, rtol=1e-11)
 
 
-def test_the_papers_colours_and_markers():
-    assert (style.ALGORITHMS["qrpo"].color, style.ALGORITHMS["qrpo"].marker) == ("darkorange", "o")
-    assert (style.ALGORITHMS["dpo"].color, style.ALGORITHMS["dpo"].marker) == ("cornflowerblue", "s")
+# In the paper's figures QRPO is orange, DPO and SimPO are blue, REBEL is green; the policies before training are grey
+# here. Hues in degrees on the colour circle.
+HUES = {"qrpo": (20, 45), "dpo": (190, 240), "simpo": (190, 240), "rebel": (100, 160)}
+
+
+def test_each_algorithm_has_the_papers_hue_and_the_starts_are_grey():
+    assert set(style.ALGORITHMS) == {*algorithms.ALGORITHMS, "initial", "sft"}
+    for name, look in style.ALGORITHMS.items():
+        hue, saturation, _ = mpl.colors.rgb_to_hsv(mpl.colors.to_rgb(look.color))
+        if name in HUES:
+            assert HUES[name][0] < 360 * hue < HUES[name][1], name
+            assert saturation > 0.4, name
+        else:
+            assert saturation == 0, name
+        assert look.label.lower() == name
+
+
+def test_no_two_algorithms_look_alike():
+    """Another marker each, and colours that are told apart at a glance: 20 apart in CIELAB, where 2 is just seen."""
+    looks = list(style.ALGORITHMS.values())
+    assert len({look.marker for look in looks}) == len(looks)
+    for one, other in itertools.combinations(looks, 2):
+        assert np.linalg.norm(lab(one.color) - lab(other.color)) > 20, (one, other)
+
+
+def lab(color):
+    """A colour in CIELAB (CIE 15, white D65) from sRGB (IEC 61966-2-1)."""
+    rgb = np.array(mpl.colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ linear / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 UNUSUAL = {"text.usetex": True, "savefig.bbox": "tight", "lines.linewidth": 9, "axes.facecolor": "red"}
@@ -58,9 +91,9 @@ def test_a_matplotlibrc_of_the_users_changes_no_figure(tmp_path):
     program = f"""
 import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-import matplotlib, pandas, test_plots
+import matplotlib, pandas, test_style
 assert matplotlib.rcParams["text.usetex"]
-test_plots.draw({str(tmp_path / "b")!r}, pandas.DataFrame({{"x": [0, 1], "y": [-0.1, 0.2]}}))
+test_style.draw({str(tmp_path / "b")!r}, pandas.DataFrame({{"x": [0, 1], "y": [-0.1, 0.2]}}))
 """
     environment = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

@@ -90,10 +90,22 @@ def test_appendix_rows_hold_both_splits_of_each_setting(best):
     assert row["reward_test"] == pytest.approx(of_row[of_row["split"] == "reporting"]["reward"].mean())
 
 
-def test_selection_rules_can_be_compared(best):
-    compared = selection.compare_rules(best.cells)
-    assert set(compared["algorithm"]) == {"dpo", "simpo", "rebel", "qrpo"}
-    assert not compared["reward_cost"].isna().any()
+def test_the_choice_of_each_selection_rule_is_worth_what_the_made_up_law_says(best):
+    """The plain rule's choice against a search through all cells, the worth of both against `effect`."""
+    compared = selection.compare_rules(best.cells).set_index("algorithm")
+    gains = {"dpo": 0.50, "simpo": 0.08, "rebel": 0.10, "qrpo": 0.60}  # of the best cell of each
+    assert set(compared.index) == set(gains)
+    start, names = best.reporting("initial", "reward").mean(), ["setting", "beta", "learning_rate", "step"]
+    for algorithm, row in compared.iterrows():
+        rows = best.evaluations[best.evaluations["algorithm"] == algorithm]
+        worth = {cell: of_cell.groupby("split")["reward"].mean() for cell, of_cell in rows.groupby(names)}
+        of_paper, of_best = (tuple(row[f"{rule}_{name}"] for name in names) for rule in ("paper", "best"))
+        assert of_best == max(worth, key=lambda cell: worth[cell]["selection"])
+        for rule, cell in (("paper", of_paper), ("best", of_best)):
+            assert row[f"{rule}_reward"] == pytest.approx(worth[cell]["reporting"])
+            assert row[f"{rule}_reward"] - start == pytest.approx(gains[algorithm], abs=0.05)
+        assert row["reward_cost"] == pytest.approx(worth[of_best]["reporting"] - worth[of_paper]["reporting"])
+        assert row["differ"] == (of_paper != of_best)
 
 
 @pytest.fixture
@@ -402,4 +414,19 @@ def test_unfinished_runs_are_left_out(profile):
     assert read.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
     with pytest.raises(ValueError, match="None of these runs is complete"):
         read.evaluations(profile, [unknown])
-    assert isinstance(read.overview(profile, [run, unknown], train.pool.Outcome(0)), pd.DataFrame)
+
+
+def test_the_overview_counts_what_is_done_and_what_failed(profile):
+    """By algorithm and setting, each run once, in the order of the runs; seconds of those that were timed."""
+    cells = [run for run in grid.grid(profile) if run.setting == "off-policy-best"]
+    (first, second), simpo = ([run for run in cells if run.algorithm == name] for name in ("dpo", "simpo"))
+    lost, qrpo = grid.with_seed(first, 77), next(run for run in cells if run.algorithm == "qrpo")
+    outcome = train.pool.Outcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
+    outcome.failed[lost.name] = "ValueError: beta"
+    table = read.overview(profile, [*simpo, first, second, lost, qrpo, first], outcome)
+    expected = [("simpo", 1, 1, 0, np.nan), ("dpo", 3, 2, 1, 2.8), ("qrpo", 1, 1, 0, 0.3)]
+    assert list(table.columns) == ["algorithm", "setting", "runs", "done", "failed", "seconds"]
+    assert set(table["setting"]) == {"off-policy-best"}
+    for (_, row), (algorithm, runs, done, failed, seconds) in zip(table.iterrows(), expected, strict=True):
+        assert (row["algorithm"], row["runs"], row["done"], row["failed"]) == (algorithm, runs, done, failed)
+        assert row["seconds"] == pytest.approx(seconds, nan_ok=True)

@@ -1,3 +1,4 @@
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -23,6 +24,32 @@ def test_bars_end_at_the_values_in_the_papers_order():
     assert axis.get_ylim()[0] < 0.5
     weights = {text.get_text(): text.get_weight() for text in axis.texts}
     assert (weights["3.000"], weights["2.000"]) == ("bold", "normal")
+
+
+def test_each_algorithm_is_drawn_in_its_own_look():
+    rows = pd.DataFrame({"method": ["qrpo", "simpo", "dpo", "rebel"], "value": 1.0, "error": 0.1, "bold": False})
+    axis = figures.draw_best_models(rows, "title", "reward").axes[0]
+    bars = [patch for patch in axis.patches if patch.get_width() < 1]
+    drawn = {label.get_text(): bar.get_facecolor() for label, bar in zip(axis.get_xticklabels(), bars, strict=True)}
+    curves = pd.DataFrame(
+        [
+            {"algorithm": name, "seed": 0, "step": step, "reward": level + step}
+            | {"chosen_log_ratio": -level, "rejected_log_ratio": 2 * level}
+            for level, name in enumerate(("qrpo", "dpo", "simpo", "rebel"), start=1)
+            for step in (0, 1)
+        ]
+    )
+    panels = figures.draw_training_curves(curves).axes
+    for level, name in enumerate(("qrpo", "dpo", "simpo", "rebel"), start=1):
+        look = style.ALGORITHMS[name]
+        assert drawn[look.label] == mpl.colors.to_rgba(look.color, alpha=0.8)
+        for panel, values in zip(panels, ([level, level + 1], [-level] * 2, [2 * level] * 2), strict=True):
+            lines = [line for line in panel.lines if list(line.get_ydata()) == values]
+            assert {(line.get_color(), line.get_marker()) for line in lines} == {
+                (look.color, "None"), (look.color, look.marker)
+            }  # fmt: skip
+    labels = [text.get_text() for text in panels[0].get_legend().get_texts()]
+    assert sorted(labels) == ["DPO", "QRPO", "REBEL", "SimPO"]
 
 
 def test_scaling_has_a_panel_for_each_beta_with_both_lines():

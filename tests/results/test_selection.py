@@ -1,8 +1,10 @@
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from qrpo_lib.results import length_control, selection
+from qrpo_lib.results import selection
 
 RNG = np.random.default_rng(0)
 
@@ -62,6 +64,39 @@ def test_reward_decides_between_lc_rewards_that_are_close():
     assert chosen(scores, "paper") == ("off-policy-best", 5)
 
 
+@pytest.mark.parametrize(("gap", "enters"), [(0.0999, True), (0.1001, False)])
+def test_the_margin_is_two_deviations_of_the_difference(gap, enters):
+    """2 sqrt(0.03^2 + 0.04^2) = 0.1, whichever of the two the larger deviation belongs to."""
+    for stds in ((0.03, 0.04), (0.04, 0.03)):
+        scores = table(
+            checkpoint("offline", 5, 3.0, lc=1.0, std=stds[0]),
+            checkpoint("off-policy-best", 5, 3.0 - gap, lc=2.0, std=stds[1]),
+        )
+        assert chosen(scores, "paper") == (("off-policy-best", 5) if enters else ("offline", 5))
+
+
+def test_without_spread_the_best_reward_is_chosen():
+    scores = table(
+        checkpoint("offline", 5, 3.0, lc=1.0, std=0.0, lc_std=0.0),
+        checkpoint("off-policy-best", 5, 2.999, lc=2.0, std=0.0, lc_std=0.0),
+    )
+    assert chosen(scores, "paper") == ("offline", 5)
+
+
+def test_an_lc_reward_that_one_setting_has_not_decides_nothing():
+    scores = table(
+        checkpoint("offline", 5, 3.00, lc=np.nan),
+        checkpoint("off-policy-best", 5, 2.99, lc=2.0),
+    )
+    assert chosen(scores, "paper") == ("offline", 5)
+
+
+def test_without_a_limit_long_answers_enter():
+    scores = table(checkpoint("offline", 5, 3.0, length=5000.0), checkpoint("off-policy-best", 5, 2.0))
+    (row,) = selection.select(scores, "best", max_mean_length=None).itertuples()
+    assert row.setting == "offline"
+
+
 def test_code_has_no_lc_reward():
     scores = table(checkpoint("off-policy-random", 5, 0.3), checkpoint("off-policy-random", 9, 0.4))
     assert chosen(scores.drop(columns=["lc_reward", "lc_reward_std"]), "paper") == ("off-policy-random", 9)
@@ -103,18 +138,43 @@ def test_deviation_is_that_of_the_means_of_repeats(evaluations):
     assert scores.loc["selection", "reward"] == pytest.approx(np.mean(means))
     assert scores.loc["selection", "reward_std"] == pytest.approx(np.std(means, ddof=1))
     assert scores.loc["selection", "repeats"] == 6
+    assert scores.loc["selection", "length"] == pytest.approx(rows["length"].mean())
+    with_lc = selection.scores(evaluations.assign(lc_reward=3 * evaluations["reward"] + 1)).set_index("split")
+    assert with_lc.loc["selection", "lc_reward"] == pytest.approx(3 * np.mean(means) + 1)
+    assert with_lc.loc["selection", "lc_reward_std"] == pytest.approx(3 * np.std(means, ddof=1))
 
 
-def test_every_model_and_split_has_its_own_length_coefficient(evaluations):
+def test_one_repeat_has_no_deviation(evaluations):
+    alone = evaluations[(evaluations["seed"] == 0) & (evaluations["repeat"] == 0)]
+    scores = selection.scores(alone)
+    assert scores["reward_std"].tolist() == [0.0, 0.0]
+    assert scores["repeats"].tolist() == [1, 1]
+
+
+def test_every_model_and_split_has_its_own_length_coefficient():
+    """Rewards made of a quality and a slope in length: without the slope it is the quality that is left, exactly."""
+    generator = np.random.default_rng(4)
+    # Of each prompt, mean and standard deviation of the reward, then of the length, of three references at -1, 0, 1.
+    prompts = {"b": (1.0, 0.5, 100, 10), "c": (-2.0, 2.0, 60, 20), "a": (0.3, 0.1, 300, 75)}
     references = pd.DataFrame(
-        [{"prompt_id": p, "reward": RNG.normal(), "length": RNG.integers(5, 50)} for p in range(6) for _ in range(8)]
+        [
+            {"prompt_id": name, "reward": mean + spread * i, "length": length + reach * -i}
+            for i in (-1, 0, 1)
+            for name, (mean, spread, length, reach) in prompts.items()
+        ]
     )
+    rows = []
+    for algorithm, beta, step, seed, split in product(("dpo", "qrpo"), (0.1, 0.3), (0, 5), (0, 1), ("s", "r")):
+        slope, quality = generator.normal(size=2)
+        for name, repeat in product("abc", range(4)):
+            mean, spread, length, reach = prompts[name]
+            longer = int(generator.integers(-3, 4))
+            row = {"algorithm": algorithm, "setting": "offline", "beta": beta, "learning_rate": 1e-4, "step": step}
+            row |= {"seed": seed, "split": split, "prompt_id": name, "repeat": repeat}
+            row |= {"reward": mean + spread * (quality + slope * longer), "length": length + reach * longer}
+            rows.append(row | {"expected": mean + spread * quality})
+    evaluations = pd.DataFrame(rows).sample(frac=1, random_state=0)
     controlled = selection.with_lc_reward(evaluations, references)
-    one = (evaluations["seed"] == 1) & (evaluations["split"] == "reporting")
-    rewards, lengths = (
-        length_control.by_prompt(references, name).loc[evaluations[one]["prompt_id"]].to_numpy()
-        for name in ("reward", "length")
-    )
-    rows = evaluations[one]
-    expected = length_control.length_controlled_reward(rows["reward"], rows["length"], rewards, lengths)
-    np.testing.assert_allclose(controlled[one]["lc_reward"], expected)
+    assert controlled.drop(columns="lc_reward").equals(evaluations)
+    np.testing.assert_allclose(controlled["lc_reward"], evaluations["expected"], rtol=1e-9)
+    assert np.abs(controlled["lc_reward"] - evaluations["reward"]).mean() > 0.1

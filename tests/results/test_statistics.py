@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qrpo_lib.results.statistics import clustered_interval, difference, mean_interval, not_below_best
+from qrpo_lib.results.statistics import (
+    Interval,
+    clustered_interval,
+    difference,
+    distance_interval,
+    mean_interval,
+    not_below_best,
+    seed_interval,
+)
 
 
 def test_interval_agrees_with_scipys_bootstrap():
@@ -77,3 +85,92 @@ def test_bold_is_the_best_and_what_it_does_not_beat():
 def test_policies_on_other_prompts_cannot_be_compared():
     with pytest.raises(ValueError, match="same prompts"):
         difference(np.ones((1, 3)), np.ones((2, 4)))
+
+
+def test_two_seeds_are_resampled_too():
+    """Both prompts always agree within a seed: the mean of two drawn seeds is 0, 1/2 or 1, with variance 1/8."""
+    cells = np.array([[0.0] * 6, [1.0] * 6])
+    interval = mean_interval(cells)
+    assert interval.error == pytest.approx(np.sqrt(1 / 8), rel=0.03)
+    assert (interval.low, interval.high) == (0, 1)
+    seeds, prompts = (axis.ravel() for axis in np.indices(cells.shape))
+    clustered = clustered_interval(lambda index: cells.ravel()[index].mean(), prompts, seeds)
+    assert clustered.error == pytest.approx(np.sqrt(1 / 8), rel=0.1)
+
+
+def test_intervals_of_clusters_have_the_level_and_the_seed_that_are_asked_for():
+    """The mean of many normal numbers: its quantiles are those of the normal law."""
+    values = stats.norm.ppf((np.arange(400) + 0.5) / 400)
+
+    def interval(**settings):
+        return clustered_interval(
+            lambda index: values[index].mean(), np.arange(400), np.zeros(400), resamples=4000, **settings
+        )
+
+    assert interval() != interval(seed=1)
+    assert interval(seed=1) == interval(seed=1)
+    for level in (0.95, 0.5):
+        reach = stats.norm.ppf((1 + level) / 2) * values.std() / 20
+        found = interval(level=level)
+        assert (found.low, found.high) == pytest.approx((-reach, reach), abs=0.1 * reach)
+
+
+def test_resamples_without_a_number_are_left_out():
+    """Of two prompts, a resample has both with probability 1/2; a statistic that needs both is then a constant."""
+    both = clustered_interval(lambda rows: 3.0 if len(set(rows)) == 2 else np.nan, [0, 1], [0, 0], resamples=50)
+    assert (both.mean, both.low, both.high, both.error) == (3, 3, 3, 0)
+
+
+def test_clusters_that_cannot_be_resampled_are_refused():
+    with pytest.raises(ValueError, match="at least 2 prompts"):
+        clustered_interval(lambda rows: 0.0, [7, 7, 7], [0, 1, 2])
+    with pytest.raises(ValueError, match="finite on all rows"):
+        clustered_interval(lambda rows: np.nan, [0, 1], [0, 0])
+
+
+def test_policies_that_are_the_same_are_bold_together():
+    values = np.random.default_rng(5).normal(size=(2, 30))
+    assert not_below_best({"one": values, "same": values.copy(), "worse": values - 0.1}) == {"one", "same"}
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 2), (1, 4), (2, 2)])
+def test_a_difference_turns_round_with_its_sides(first, second):
+    """Also with other numbers of seeds, where the mean over the fewer stands against each of the more."""
+    generator = np.random.default_rng(first)
+    one, other = generator.normal(0.4, 1, size=(first, 50)), generator.normal(0, 1, size=(second, 50))
+    forth, back = difference(one, other), difference(other, one)
+    assert forth.mean == pytest.approx(one.mean() - other.mean())
+    assert (forth.mean, forth.low, forth.high) == pytest.approx((-back.mean, -back.high, -back.low))
+    assert (forth.n, forth.seeds) == (back.n, back.seeds) == (50, max(first, second))
+
+
+@pytest.mark.parametrize("level", [0.95, 0.6])
+def test_seed_interval_is_students(level):
+    values = [1.0, 4.0, 2.5, 3.5]
+    interval = seed_interval(values, level=level)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(level)
+    assert (interval.low, interval.high) == pytest.approx(tuple(theirs))
+    assert (interval.mean, interval.error) == pytest.approx((2.75, stats.sem(values)))
+    assert (interval.n, interval.seeds) == (0, 4)
+
+
+def test_one_seed_says_nothing_and_none_is_refused():
+    alone = seed_interval([2.0])
+    assert (alone.mean, alone.low, alone.high, alone.seeds) == (2.0, -np.inf, np.inf, 1)
+    for values in ([], [1.0, np.nan], [[1.0, 2.0]], 1.0):
+        with pytest.raises(ValueError, match="one finite number a seed"):
+            seed_interval(values)
+
+
+def test_distance_interval_solves_the_inequality_for_its_reach():
+    """P(distance > reach) <= 2 exp(-2 n reach^2), which is to be 1 - level; no distance is below 0."""
+    for n, level in ((50, 0.95), (2000, 0.8)):
+        interval = distance_interval(0.9, n, level=level)
+        for reach in (interval.high - 0.9, 0.9 - interval.low):
+            assert 2 * np.exp(-2 * n * reach**2) == pytest.approx(1 - level)
+        assert (interval.mean, interval.n) == (0.9, n)
+    assert distance_interval(0.01, 50).low == 0
+
+
+def test_an_interval_is_written_with_its_ends_in_order():
+    assert str(Interval(0.5, 0.25, 1.0, 40, 3)) == "0.5000 [0.2500, 1.0000]"

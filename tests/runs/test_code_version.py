@@ -162,6 +162,23 @@ def test_what_cannot_be_resolved_is_an_error(tmp_path, source, named):
         version(tmp_path, LIBRARY | {"work.py": source})
 
 
+LATE = {
+    "work.py": "def make(n):\n    from lib import tools\n    return tools.double(n)\n",
+    "tools.py": "def double(n):\n    from .deep.parts import twice as f\n    return f(n)\n\nUNUSED = 1\n",
+    "deep/parts.py": "def twice(n):\n    import lib.deep.last\n    return lib.deep.last.FACTOR * n\n\nUNUSED = 1\n",
+    "deep/last.py": "FACTOR = 2\nUNUSED = 1\n",
+}
+
+
+@pytest.mark.parametrize("name", ["tools.py", "deep/parts.py", "deep/last.py"])
+def test_imports_inside_functions_are_followed(tmp_path, name):
+    """From one function to the next, however each is imported, and only to what is used there."""
+    before = version(tmp_path, LATE)
+    work = LATE[name].replace("return f(n)", "return f(n + 1)").replace("FACTOR * n", "FACTOR - n")
+    assert version(tmp_path, LATE | {name: work.replace("FACTOR = 2", "FACTOR = 3")}) != before
+    assert version(tmp_path, LATE | {name: LATE[name].replace("UNUSED = 1", "UNUSED = 2")}) == before
+
+
 def test_a_local_name_hides_the_modules_own(tmp_path):
     files = {"work.py": "def step():\n    return {0}\n\ndef make(step):\n    return [step for step in range(step)]\n"}
     first, second = ({"work.py": files["work.py"].replace("{0}", number)} for number in "12")

@@ -8,7 +8,7 @@ import pytest
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cleaning, folders
-from qrpo_lib.suite import cli, notebooks, plan, project_profiles
+from qrpo_lib.suite import cli, execution, notebooks, plan, project_profiles
 
 NAME = "training-0123456789ab"
 
@@ -316,10 +316,10 @@ def test_force_does_not_follow_a_link_in_the_place_of_a_run_folder(project, tmp_
     (elsewhere / "mine").write_text("mine")
     job.step.folder.symlink_to(elsewhere)
     with pytest.raises(OSError, match="is a link, not a run folder"):
-        notebooks.execute(job, force=True)
+        execution.execute(job, force=True)
     assert (elsewhere / "mine").exists()
     job.step.folder.unlink()
     folders.complete(job.step, lambda folder: (folder / "old").touch())
-    monkeypatch.setattr(notebooks, "_run_notebook", lambda job, step, folder: (folder / "new").touch())
-    assert (notebooks.execute(job, force=True) / "new").exists()
+    monkeypatch.setattr(execution, "_run_notebook", lambda job, step, folder: (folder / "new").touch())
+    assert (execution.execute(job, force=True) / "new").exists()
     assert not (job.step.folder / "old").exists()

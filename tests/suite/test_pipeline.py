@@ -6,14 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import papermill
 import pytest
 
-from qrpo_lib.runs import folders
-from qrpo_lib.suite import notebooks
+FAULTS = Path(__file__).parents[1] / "faults"
+sys.path.insert(0, str(FAULTS))
+
+from points import Fault  # noqa: E402
+
+from qrpo_lib.runs import folders  # noqa: E402
+from qrpo_lib.suite import notebooks  # noqa: E402
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
 MODELS = ["initial_policy", "reference_sampling", "sweep", "training"]
@@ -34,8 +38,11 @@ def projects(tmp_path_factory):
     return make
 
 
-def command(root, *options, profile=SMALLEST):
+def command(root, *options, profile=SMALLEST, fault=None):
     environment = {key: value for key, value in os.environ.items() if key != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
+    if fault:
+        environment["QRPO_FAULT"] = fault.dumps()
+        environment["PYTHONPATH"] = os.pathsep.join([str(FAULTS / "hook"), os.environ.get("PYTHONPATH", "")])
     arguments = ["reproduce", "--profile", str(profile), "--only", *MODELS, *options]
     return subprocess.Popen(
         [sys.executable, "-m", "qrpo_lib.suite.cli", *arguments], env=environment, stdout=subprocess.PIPE, text=True
@@ -95,16 +102,38 @@ def test_a_lost_figure_is_published_again_without_execution(complete):
     assert published(complete) == before
 
 
-def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, projects):
-    root = projects("killed")
-    for seconds in (6, 12, 18):
-        process = command(root)
-        time.sleep(seconds)
-        assert seconds > 6 or process.poll() is None, "it ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+# Where the command is killed, one kill after the other (`points` names them), and how often a point is passed before.
+KILLS = {
+    "initial_policy: during": 0,
+    "reference_sampling: piece": 0,
+    "training: piece": 1,
+    "training: recorded": 2,
+    "notebook-experiments-sweep: made": 0,
+    "notebook-results-tables: recorded": 0,
+}
+
+
+def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, projects, tmp_path):
+    """What was whole before a kill is kept; nothing is published that an unbroken run would not publish."""
+    root, whole, kept = projects("killed"), published(complete), {}
+    for number, (point, after) in enumerate(KILLS.items()):
+        counted = tmp_path / str(number)
+        counted.mkdir()
+        process = command(root, fault=Fault(point, "kill command", str(counted), after=after))
+        output = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, (point, output)
+        assert set(kept) <= set(made(root)), point
+        kept = made(root)
+        assert {name for name, content in published(root).items() if content != whole.get(name)} == set(), point
     reproduce(root)
-    assert published(root) == published(complete)
+    assert published(root) == whole
+    assert {name: content for name, content in made(root).items() if name in kept} == kept
+    assert set(made(root)) == set(made(complete))
+
+
+def made(root):
+    """The record of each complete run folder by the folder's name. A result that is made again has another record."""
+    return {path.parent.name: path.read_bytes() for path in (root / "runs").glob(f"*/{folders.RECORD}")}
 
 
 def test_a_changed_training_parameter_runs_training_and_what_follows(complete, tmp_path):

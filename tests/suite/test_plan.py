@@ -18,18 +18,99 @@ def by_kind(profile, arm, **assumed):
     return {stage.kind: stage for stage in found if stage.arm == arm}
 
 
-def test_tiny_counts_its_steps_and_writes_nothing(runs_folder, capsys):
-    found = by_kind("tiny", "chat", completion_tokens=50, prompt_tokens=10)
-    profile = profiles.load("tiny", "chat")
-    experiment, sampling, task = profile.experiment, profile.reference_sampling, profile.task
-    prompts = task.train_prompts + task.selection_prompts + task.reporting_prompts
-    assert found["training"].steps >= len(experiment.algorithms) * len(experiment.seeds)
-    assert (
-        found["sampling"].tokens
-        == found["sampling"].steps * prompts * (sampling.completions + sampling.ref_rewards) * 50
-    )
-    assert cli.main(["plan", "--profile", "tiny"]) == 0
-    assert "Assumed, not measured" in capsys.readouterr().out
+COUNTED = """
+extends = "tiny"
+name = "counted"
+
+[arms.chat.task]
+train_prompts = 8
+selection_prompts = 2
+reporting_prompts = 3
+
+[reference_sampling]
+completions = 4
+ref_rewards = 11
+
+[sft]
+epochs = 2
+
+[training]
+epochs = 3
+checkpoints = 7
+
+[evaluation]
+repeats = 2
+
+[experiment]
+arms = ["chat"]
+algorithms = ["dpo", "qrpo"]
+seeds = [0, 1, 2]
+grid_seeds = 2
+
+[experiment.betas]
+dpo = [0.1]
+qrpo = [0.1, 0.3]
+
+[arms.chat.experiment]
+settings = ["off-policy-best", "sft-off-policy-random"]
+scaling = [{ settings = ["off-policy-random"], num_ref_rewards = [1, 11], betas = [0.3] }]
+
+[arms.chat.experiment.transformations]
+setting = "off-policy-best"
+transforms = ["identity", "sqrt"]
+betas = [0.3]
+"""
+# A Llama of width 128 with 640 words: the words' vectors, then of each of 4 layers four square matrices of attention,
+# three of the feed-forward block three times as wide, and two norms; one more norm. The head shares the vectors.
+PARAMETERS = 640 * 128 + 4 * (4 * 128 * 128 + 3 * 128 * 384 + 2 * 128) + 128
+
+
+def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsys):
+    """Answers of 50 tokens to 13 prompts of 10; 10^9 operations and 100 sampled tokens a second."""
+    path = tmp_path / "counted.toml"
+    path.write_text(COUNTED)
+    assumed = {"completion_tokens": 50, "prompt_tokens": 10, "tflops": 1e-3, "tokens_a_second": 100}
+    found = by_kind(str(path), "chat", **assumed)
+    steps = {
+        "policy": 1,
+        "sft": 1,
+        "sampling": 2,  # of the initial and of the fine-tuned policy
+        "evaluation": 3 + 2,  # the study of Figure 3, without SFT, has a third seed
+        # DPO and QRPO in two settings with two seeds; Figure 3 with three; the square root, since the grid has t
+        "training": 2 * 1 * 2 + 2 * 2 * 2 + 2 * 3 + 2,
+    }
+    written = 7 * 5 * 2 * 50  # of one training's evaluations: 7 checkpoints, 5 held-out prompts, 2 repeats
+    read = 3 * 8 * 2 * (10 + 50)
+    tokens = {
+        "policy": 0,
+        "sft": 2 * 8 * (10 + 50),
+        "sampling": 13 * (4 + 11) * 50,
+        "evaluation": 5 * 2 * 50,
+        "training": read + written,
+    }
+    seconds = {
+        "policy": 0,
+        "sft": 8 * PARAMETERS * tokens["sft"] / 1e9,
+        "sampling": tokens["sampling"] / 100,
+        "evaluation": tokens["evaluation"] / 100,
+        "training": 10 * PARAMETERS * read / 1e9 + written / 100,
+    }
+    disk = dict.fromkeys(("policy", "sft", "training"), 4 * PARAMETERS)  # float32
+    disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation")}
+    assert {kind: stage.steps for kind, stage in found.items()} == steps
+    for kind, stage in found.items():
+        assert (stage.done, stage.jobs, stage.nodes, stage.notes) == (0, steps[kind], 1, ())
+        assert stage.tokens == steps[kind] * tokens[kind], kind
+        assert stage.hours == pytest.approx(steps[kind] * seconds[kind] / 3600), kind
+        assert stage.disk == pytest.approx(steps[kind] * disk[kind] / 1e9), kind
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in assumed.items()]
+    assert cli.main(["plan", "--profile", str(path), *options]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (total,) = [line for line in lines if line[:1] == ["all"]]
+    every = sum(steps.values())
+    hours = sum(steps[kind] * seconds[kind] for kind in steps) / 3600
+    assert total[1:4] == [str(every), "0", str(every)]
+    assert f"{hours:,.1f}" in total
     assert not runs_folder.exists()
 
 

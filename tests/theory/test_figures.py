@@ -1,7 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from scipy import integrate, stats
 
+from qrpo_lib.objective import transforms
 from qrpo_lib.theory import asymptotics, figures, tables
 
 
@@ -53,15 +57,92 @@ def test_kl_figure_draws_each_unordered_pair_and_its_leading_term():
     assert len(axes.get_legend().get_texts()) == 4
 
 
-def test_the_other_figures_label_their_cases():
-    gaps = tables.partition_gap_table([1, 3, 20], [1e-3, 0.1])
-    assert _texts(figures.partition_gap_figure(gaps, [0.1]).axes[0]) == ["n = 1", "n = 3", "n = 20"]
-    laws = tables.quantile_law_table(100, n=3, seed=0)
-    assert "uniform" in _texts(figures.quantile_law_figure(laws).axes[0])
-    target = tables.target_table(["identity", "log"], [0.1], [3, 10])
-    assert _texts(figures.target_figure(target, 0.1).axes[0]) == ["identity", "log"]
-    moments = tables.noise_table([0.1, 1.0], [0.5], [1, 10], repeats=50, seed=0)
-    errors = tables.histograms(tables.estimator_errors([0.1, 1.0], n=10, repeats=50, seed=0))
+def _lines(axes):
+    """The lines of an axes' legend by their labels, as (x, y)."""
+    found = {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in axes.lines}
+    return {text.get_text(): found[text.get_text()] for text in axes.get_legend().get_texts()}
+
+
+def test_partition_gap_figure_draws_each_n_and_marks_the_betas():
+    """Against sums over the ranks, which are uniform on 0, 1/n, ..., 1, and the integral of e^(t/beta)."""
+    betas = [1e-3, 0.1, 1.0]
+    axes = figures.partition_gap_figure(tables.partition_gap_table([1, 3, 20], betas), [0.1, 0.3]).axes[0]
+    lines = _lines(axes)
+    assert list(lines) == ["n = 1", "n = 3", "n = 20"]
+    for n, (x, y) in zip((1, 3, 20), lines.values(), strict=True):
+        ranks = [np.logaddexp.reduce(np.arange(n + 1) / n / beta) - np.log(n + 1) for beta in betas]
+        continuous = [1 / beta + np.log(beta * -np.expm1(-1 / beta)) for beta in betas]
+        np.testing.assert_allclose(x, betas)
+        np.testing.assert_allclose(y, np.subtract(ranks, continuous), rtol=1e-6)
+    upright = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2 and line.get_ydata()[1] == 1]
+    assert upright == [0.1, 0.3]
+    assert axes.get_xscale() == "log"
+
+
+def test_quantile_law_figure_draws_each_law():
+    """Binomial(4, 0.4) has its steps at its distribution function; of n = 3 each of four values is as likely."""
+    samples = 4000
+    axes = figures.quantile_law_figure(tables.quantile_law_table(samples, n=3, seed=0)).axes[0]
+    lines = _lines(axes)
+    assert list(lines) == ["continuous", "5 tied values", "estimated, n = 3", "uniform"]
+    ends = np.cumsum([math.comb(4, k) * 0.4**k * 0.6 ** (4 - k) for k in range(5)])
+    expected = {
+        "continuous": lambda q: q,
+        "5 tied values": lambda q: np.r_[0, ends][np.searchsorted(ends, q + 1e-9, side="right")],
+        "estimated, n = 3": lambda q: (np.floor(3 * q + 1e-9) + 1) / 4,
+        "uniform": lambda q: q,
+    }
+    for label, (x, y) in lines.items():
+        assert (x[0], x[-1], y[-1]) == (0, 1, 1)
+        bound = 0 if label == "uniform" else 1.95 / np.sqrt(samples)  # of Kolmogorov's distance, at 0.001
+        assert np.abs(y - expected[label](np.asarray(x))).max() <= bound
+    assert {line.get_drawstyle() for line in axes.lines if line.get_label() != "uniform"} == {"steps-post"}
+
+
+def test_target_figure_draws_bias_and_noise_at_one_beta():
+    """The mean over t of the variance t (1 - t)/n is 1/(6 n); the rest by quadrature over the binomial law."""
+    beta, counts = 0.1, [3, 10]
+    axes = figures.target_figure(tables.target_table(["identity", "log"], [0.5, beta], counts), beta).axes[0]
+    assert len(axes.lines) == 4
+    lines = _lines(axes)
+    assert list(lines) == ["identity", "log"]
+    assert np.isnan(lines["identity"][1]).all()  # unbiased
+    noise = {line.get_color(): line.get_ydata() for line in axes.lines if line.get_linestyle() == "--"}
+    colors = {line.get_label(): line.get_color() for line in axes.lines if line.get_label() in lines}
+    np.testing.assert_allclose(noise[colors["identity"]], [np.sqrt(1 / (6 * n)) / beta for n in counts], rtol=1e-6)
+    f = transforms.get("log")
+    for i, n in enumerate(counts):
+        values = f(f.clamp(np.arange(n + 1) / n, n))
+
+        def moment(t, power, centre, n=n, values=values):
+            return stats.binom.pmf(np.arange(n + 1), n, t) @ (values - centre) ** power
+
+        squared, _ = integrate.quad(lambda t, m=moment: m(t, 1, np.log(t)) ** 2, 0, 1, limit=200)
+        variance, _ = integrate.quad(lambda t, m=moment: m(t, 2, m(t, 1, 0.0)), 0, 1, limit=200)
+        assert lines["log"][0][i] == n
+        assert lines["log"][1][i] == pytest.approx(np.sqrt(squared) / beta, rel=1e-4)
+        assert noise[colors["log"]][i] == pytest.approx(np.sqrt(variance) / beta, rel=1e-4)
+
+
+def test_estimator_figure_draws_densities_and_moments():
+    """From one reference reward, beta log Z-hat is that reward: 1/(2 beta) below beta log Z, with deviation 1."""
+    betas, repeats = [0.1, 1.0], 20_000
+    moments = tables.noise_table(betas, [0.5], [1, 10], repeats=repeats, seed=0)
+    errors = tables.histograms(tables.estimator_errors(betas, n=10, repeats=repeats, seed=1))
     left, right = figures.estimator_figure(errors, moments).axes
-    assert len(left.get_legend().get_texts()) == 2
-    assert len(right.lines) == 4
+    labels = [rf"$\beta$ = {beta:g}" for beta in betas]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == labels
+    solid, dashed = ([line for line in right.lines if line.get_linestyle() == style] for style in ("-", "--"))
+    for beta, label, bias, spread, density in zip(betas, labels, solid, dashed, left.patches, strict=True):
+        assert (bias.get_label(), density.get_label()) == (label, label)
+        assert bias.get_color() == spread.get_color() == density.get_edgecolor()
+        assert list(bias.get_xdata()) == list(spread.get_xdata()) == [1, 10]
+        assert bias.get_ydata()[0] == pytest.approx(1 / (2 * beta), abs=4 / np.sqrt(repeats))
+        assert spread.get_ydata()[0] == pytest.approx(1, abs=3 / np.sqrt(repeats))
+        heights, edges, _ = density.get_data()
+        shares = heights * np.diff(edges)
+        assert shares.sum() == pytest.approx(1)
+        middles = (edges[1:] + edges[:-1]) / 2
+        mean = shares @ middles  # of other draws than the moments at n = 10
+        assert -mean == pytest.approx(bias.get_ydata()[1], abs=0.05)
+        assert np.sqrt(shares @ (middles - mean) ** 2) == pytest.approx(spread.get_ydata()[1], abs=0.05)
