@@ -1,6 +1,6 @@
 """Tests a second of the sandbox and of a process forked for each test, in one run, with the verdicts compared.
 
-    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 2] [--imported]
+    python benchmarks/sandbox.py [--problems 80] [--repeats 3] [--processes 1 2] [--imported]
 
 The forked way is the authors': an interpreter for each solution, which forks for each test, sets the limits, executes
 initialisation, solution and assertion, and hears of the verdict through a pipe. Their container around the interpreter
@@ -24,6 +24,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+
+import sortedcontainers
 
 from qrpo_lib.rewards.sandbox import sandbox
 from qrpo_lib.runs import cores
@@ -82,12 +84,12 @@ def forked(jobs: list[tuple[str, list[str]]], processes: int, imported: str = ""
     python = os.path.realpath(sys.executable)
     # The interpreter finds the one package that solutions use, and starts without the environment's own hooks.
     command = [python, "-S", "-c", FORKED]
-    environment = {"PYTHONPATH": sandbox._packages_folder()}
+    environment = {"PYTHONPATH": str(Path(sortedcontainers.__file__).parents[1])}
 
     def run(job: tuple[str, list[str]]) -> list[bool]:
         source, tests = job
         limits = {"seconds": 10, "memory": sandbox.MEMORY_MB << 20}
-        message = {"source": source, "tests": tests, "imported": imported, **limits}
+        message = {"source": str(source), "tests": tests, "imported": imported, **limits}
         done = subprocess.run(command, input=json.dumps(message), capture_output=True, text=True, env=environment)
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -123,7 +125,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--sabotaged", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=cores.available())
+    parser.add_argument("--processes", type=int, nargs="+", default=sorted({1, cores.available()}))
     parser.add_argument("--imported", action="store_true")
     arguments = parser.parse_args()
     ways = [partial(forked, imported=leetcode.INITIALISATION if arguments.imported else ""), warm]
@@ -132,25 +134,32 @@ def main() -> None:
     tests = [leetcode.tests(row)[: sandbox.MAX_TESTS] for row in rows]
     jobs = [(leetcode.program(row["completion"]), some) for row, some in zip(rows, tests, strict=True)]
     number = sum(map(len, tests))
-    print(f"{len(jobs)} problems, {number} tests, {arguments.processes} processes, {sandbox.available_isolation()}")
+    print(f"{len(jobs)} problems, {number} tests, {sandbox.available_isolation()}")
 
-    ratios = []
-    for _ in range(arguments.repeats):
-        spent = [_compare(jobs[i : i + CHUNK], ways, arguments.processes) for i in range(0, len(jobs), CHUNK)]
+    ratios, of_chunks = [], []
+    for processes in arguments.processes * arguments.repeats:
+        spent = [_compare(jobs[i : i + CHUNK], ways, processes) for i in range(0, len(jobs), CHUNK)]
+        of_chunks += [forked_chunk[1] / warm_chunk[1] for forked_chunk, warm_chunk in spent]
         (forked_wall, forked_cpu), (warm_wall, warm_cpu) = (
             map(sum, zip(*way, strict=True)) for way in zip(*spent, strict=True)
         )
-        ratios.append(forked_wall / warm_wall)
+        ratios.append(forked_cpu / warm_cpu)
+        load = os.getloadavg()[0]
         print(
-            f"forked {number / forked_wall:.0f}, sandbox {number / warm_wall:.0f} tests a second: {ratios[-1]:.1f} x"
+            f"{processes} processes, load {load:.1f}: forked {number / forked_wall:.0f}, sandbox"
+            f" {number / warm_wall:.0f} tests a second: {forked_wall / warm_wall:.1f} x"
             f" (processor time {forked_cpu / number * 1e3:.2f} and {warm_cpu / number * 1e3:.2f} ms a test:"
             f" {forked_cpu / warm_cpu:.1f} x), the same verdicts",
             flush=True,
         )
-    print(f"median {statistics.median(ratios):.1f} x")
+    low, high = min(of_chunks), max(of_chunks)
+    print(
+        f"processor time: median {statistics.median(ratios):.1f} x, from {min(ratios):.1f} to {max(ratios):.1f} in the"
+        f" runs, from {low:.1f} to {high:.1f} over groups of {CHUNK} problems"
+    )
 
-    wrong = [(source + SABOTAGE, some) for source, some in jobs[: arguments.sabotaged]]
-    found = [way(wrong, arguments.processes) for way in ways]
+    wrong = [(leetcode.program(source.code + SABOTAGE), some) for source, some in jobs[: arguments.sabotaged]]
+    found = [way(wrong, arguments.processes[-1]) for way in ways]
     if found[0] != found[1]:
         sys.exit("DIFFERENT VERDICTS")
     passed = sum(sum(some) for some in found[1])

@@ -163,13 +163,17 @@ class ChatDataTask(_HubTask):
 
 
 class ExpressionsTask(_Task):
-    """The suite's generated code task (`qrpo_lib.tasks.expressions`); the reward is the share of tests passed."""
+    """The suite's generated code task (`qrpo_lib.tasks.expressions`); the reward is the share of tests passed.
+
+    extraction: how code is found in a completion (`qrpo_lib.rewards.code_extraction`); "paper" as the authors do.
+    """
 
     completions = "solution"
     name: Literal["expressions"]
     train_prompts: PositiveInt
     selection_prompts: PositiveInt
     reporting_prompts: PositiveInt
+    extraction: Literal["paper", "lenient"] = "paper"
 
 
 class ProblemsTask(_Task):
@@ -177,6 +181,7 @@ class ProblemsTask(_Task):
 
     completions = "solution"
     name: Literal["problems"]
+    extraction: Literal["paper", "lenient"] = "lenient"
 
 
 class Sandbox(_Settings):
@@ -195,6 +200,7 @@ class LeetCodeTask(_HubTask):
     min_tests: PositiveInt
     max_tests: PositiveInt
     sandbox: Sandbox
+    extraction: Literal["paper", "lenient"] = "paper"
 
 
 Task = TopicsTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask

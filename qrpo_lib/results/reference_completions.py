@@ -11,6 +11,8 @@ from scipy import stats
 
 from qrpo_lib.objective.quantile import quantile_reward
 from qrpo_lib.paper import style
+from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.tasks import registry as tasks
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,19 @@ def summary(completions: pd.DataFrame) -> pd.DataFrame:
     within = frame.groupby(["split", "prompt_id"])["reward"].std().groupby("split").mean()
     means = frame.groupby("split")[["reward", "length", "truncated"]].mean()
     return means.assign(reward_std_within_prompt=within).round(4)
+
+
+def extraction_differences(completions: pd.DataFrame, profile: Profile) -> pd.DataFrame | None:
+    """By split, of how many completions the two rules (`qrpo_lib.rewards.code_extraction`) find other code.
+
+    None for a task whose reward judges no code.
+    """
+    if not hasattr(profile.task, "extraction"):
+        return None
+    reward = tasks.of(profile.task).reward()
+    differ = reward.forms_differ(completions["prompt"].tolist(), completions["text"].tolist())
+    counted = completions.assign(differ=differ).groupby("split")["differ"]
+    return counted.agg(completions="size", differ="sum").reset_index()
 
 
 def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from qrpo_lib.models import chat_template, wheels
+from qrpo_lib.rewards import code_extraction
 
 _BATCH_SIZE = 64
 
@@ -145,25 +147,50 @@ class TestsReward:
     """The share of a problem's tests that the code in a completion passes when it is run, in [0, 1].
 
     The reward of the code task (App. L.4), with the sandbox's own limits: at most the first 100 tests are run. An
-    answer without a closed code block scores 0. `tests_of` gives a prompt's tests, `setup_of` the source that runs
-    before an answer's code. The same code in answers to the same prompt is run once, in all calls together.
+    answer without code, by the rule `extraction` (`qrpo_lib.rewards.code_extraction`), scores 0. `tests_of` gives a
+    prompt's tests, `setup_of` the source that runs before an answer's code. The same code in answers to the same prompt
+    is run once, in all calls together.
     """
 
     __test__ = False  # pytest takes every name that begins with Test for its own
 
-    def __init__(self, tests_of: Callable[[str], Sequence[str]], setup_of: Callable[[str], str] = lambda prompt: ""):
-        self._tests_of, self._setup_of = tests_of, setup_of
+    def __init__(
+        self,
+        tests_of: Callable[[str], Sequence[str]],
+        setup_of: Callable[[str], str] = lambda prompt: "",
+        *,
+        extraction: code_extraction.Extraction = "paper",
+    ):
+        self._tests_of, self._setup_of, self._extraction = tests_of, setup_of, extraction
         self._rates: dict[tuple[str, str], float] = {}
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,)."""
         from qrpo_lib.rewards.sandbox import sandbox
-        from qrpo_lib.tasks import leetcode
 
         _check(prompts, completions)
-        codes = map(leetcode.extract_code, completions)
-        answers = list(zip(prompts, codes, strict=True))
+        pairs = list(zip(prompts, completions, strict=True))
+        answers = [(prompt, self._code(prompt, completion, self._extraction)) for prompt, completion in pairs]
         new = sorted({answer for answer in answers if answer[1] is not None and answer not in self._rates})
-        results = sandbox.run_many([(self._setup_of(prompt) + code, self._tests_of(prompt)) for prompt, code in new])
+        jobs = [(sandbox.Program(code, self._setup_of(prompt)), self._tests_of(prompt)) for prompt, code in new]
+        results = sandbox.run_many(jobs)
         self._rates.update((answer, result.pass_rate) for answer, result in zip(new, results, strict=True))
         return np.array([self._rates.get(answer, 0.0) for answer in answers], dtype=np.float32)
+
+    def forms_differ(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Bool (n,): whether the authors' rule and the lenient one find different code in a completion."""
+        _check(prompts, completions)
+        pairs = zip(prompts, completions, strict=True)
+        return np.array([self._code(*pair, "paper") != self._code(*pair, "lenient") for pair in pairs], dtype=bool)
+
+    def _code(self, prompt: str, completion: str, extraction: code_extraction.Extraction) -> str | None:
+        names = _names(tuple(self._tests_of(prompt))) if extraction == "lenient" else ()
+        return code_extraction.extract(completion, names, extraction)
+
+
+@lru_cache(maxsize=1 << 12)
+def _names(tests: tuple[str, ...]) -> frozenset[str]:
+    """What of a solution its tests call."""
+    from qrpo_lib.rewards.sandbox import checks
+
+    return checks.split(tests[0]).names

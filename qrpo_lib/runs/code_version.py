@@ -302,6 +302,7 @@ def _entry_name(entry: Any) -> str:
     return f"{type(owner).__module__}:{type(owner).__qualname__}.{entry.__name__}"
 
 
+@cache
 def without_own_imports(source: str) -> str:
     """Source without its lines that import from this package: where a module lives is nobody's result."""
     lines = source.splitlines()

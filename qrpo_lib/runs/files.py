@@ -21,8 +21,8 @@ _SEAL = b"\nsha256:"
 _SEAL_LENGTH = len(_SEAL) + 64
 _SUMS = "sums.sealed"
 _KINDS = {dict: "a table", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a truth value"}
-# The hash of a larger file is remembered, as long as size and time of change stay: hashing takes a second a gigabyte.
-LARGE = 64 * 2**20
+# The hash of a larger file is remembered, as long as size and times of change stay: there are gigabytes to look at.
+LARGE = 2**16
 
 
 class UnreadableFileError(InputError):

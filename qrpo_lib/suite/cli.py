@@ -55,6 +55,7 @@ def reproduce(options: argparse.Namespace) -> int:
     from qrpo_lib.profiles import files
     from qrpo_lib.runs import cores, folders
     from qrpo_lib.suite import display, notebooks
+    from qrpo_lib.suite import reproduce as suite_reproduce
 
     started = time.monotonic()
     profile = _absolute(options.profile)
@@ -67,7 +68,7 @@ def reproduce(options: argparse.Namespace) -> int:
     selected = [job for job in selected if job.id not in unready]
     with display.Notebooks(len(selected)) as shown:
         used = options.cores or cores.available()
-        state = notebooks.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
+        state = suite_reproduce.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
     if failure:
         _say(("failed ", "red"), failure)
     state.blocked += unready

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from qrpo_lib.runs import terminal
-from qrpo_lib.suite import notebooks
+from qrpo_lib.suite import reproduce
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -34,7 +34,7 @@ class Notebooks:
     def __exit__(self, *_) -> None:
         self._progress.stop()
 
-    def update(self, state: notebooks.State) -> None:
+    def update(self, state: reproduce.State) -> None:
         """Show where the reproduction stands now."""
         quiet = self._console.is_terminal  # the bar says it
         for running in state.running:

@@ -7,35 +7,22 @@ folders of its own, so a notebook that is executed again only reads them.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import difflib
 import itertools
-import json
-import os
 import posixpath
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from qrpo_lib.experiment import grid as sweep
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import account, failures, files, folders, secrets
-from qrpo_lib.runs.code_version import package_file, without_own_imports
+from qrpo_lib.runs import files, folders
+from qrpo_lib.runs.code_version import without_own_imports
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
 from qrpo_lib.suite.publishing import MANIFEST
-from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -44,14 +31,7 @@ EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
-_ACCOUNT = ".account.jsonl"
-# What a pipe takes at once, so that a process can answer and end before anybody reads.
-_LONGEST_ANSWER = 4096
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
-
-
-class NotebookError(InputError):
-    """A notebook failed; the message names its cell or the run that failed, and the first error."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +205,9 @@ def check_folders(job: Job, whole: set[str]) -> None:
     `whole` has the names of folders that were found whole before, and gets more of them.
     """
     for step in folders.with_inputs(job.step, *job.possible):
-        _is_there(step.folder_name, whole)
+        is_there(step.folder_name, whole)
     for name in _rests_on(job):
-        _is_there(name, whole)
+        is_there(name, whole)
 
 
 def is_complete(job: Job, whole: set[str] | None = None) -> bool:
@@ -237,18 +217,18 @@ def is_complete(job: Job, whole: set[str] | None = None) -> bool:
     published until then. `whole` as in `check_folders`, which also says what is raised.
     """
     whole = set() if whole is None else whole
-    if not _is_there(job.step.folder_name, whole):
+    if not is_there(job.step.folder_name, whole):
         return False
     then = _rests_on(job)
-    return all(_is_there(name, whole) for name in then) and _inputs_there(job) <= set(then)
+    return all(is_there(name, whole) for name in then) and inputs_there(job) <= set(then)
 
 
-def _inputs_there(job: Job) -> set[str]:
+def inputs_there(job: Job) -> set[str]:
     """Names of the run folders that the job declares as its inputs, and of theirs, as far as they are there."""
     return {step.folder_name for step in folders.with_inputs(*job.inputs) if step.folder.exists()}
 
 
-def _is_there(name: str, whole: set[str]) -> bool:
+def is_there(name: str, whole: set[str]) -> bool:
     folder = folders.runs_folder() / name
     if name not in whole and folder.exists():
         folders.check(folder)
@@ -262,308 +242,6 @@ def _rests_on(job: Job) -> list[str]:
     if not path.exists():
         return []
     return files.read_json(path, f"Remove the folder {path.parent} and run the same command again.", list)
-
-
-def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[State], None]) -> State:
-    """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
-
-    Of the jobs that could start, those that most others wait for come first. `on_change(state)` is called whenever
-    there is news. A failed job does not stop those that do not need it, nor those whose inputs are there all the same.
-    """
-    state = State([job.id for job in selected])
-    ids = set(state.waiting)
-    to_do: set[str] = set()  # looked at and not complete: looking takes time, and this loop turns ten times a second
-    whole: set[str] = set()
-    waiting = _most_needed_first(selected)
-    with _accounts() as accounts:
-        while waiting or state.running:
-            for job in list(waiting):
-                if not all(needed not in ids or needed in state.ended for needed in job.after):
-                    continue
-                if job.id not in to_do and not force and _is_published(job, state, whole):
-                    waiting.remove(job)
-                    continue
-                to_do.add(job.id)
-                if any(needed in state.unmade for needed in job.after) and not _could_start(job, whole):
-                    waiting.remove(job)
-                    state.blocked.append(job.id)
-                elif not state.running or sum(r.threads for r in state.running) + _threads(job, cores) <= cores:
-                    waiting.remove(job)
-                    _start(job, force, _threads(job, cores), accounts, state)
-            state.waiting = [job.id for job in waiting]
-            for running in list(state.running):
-                if running.process.poll() is not None:
-                    state.running.remove(running)
-                    _end(running, state)
-            on_change(state)
-            time.sleep(0.1 if state.running else 0)
-    return state
-
-
-def _is_published(job: Job, state: State, whole: set[str]) -> bool:
-    """Whether there is nothing left to execute for a job: it is complete and published, or that has just failed."""
-    try:
-        if not is_complete(job, whole):
-            return False
-        publishing.publish(job.id, job.step.folder)
-    except (InputError, OSError) as error:
-        state.failed[job.id] = failures.sentence(error, *_disks())
-    else:
-        state.skipped.append(job.id)
-    return True
-
-
-def _could_start(job: Job, whole: set[str]) -> bool:
-    """Whether all that the job reads is there, though a job that should have made it has failed."""
-    try:
-        return all(_is_there(step.folder_name, whole) for step in folders.with_inputs(*job.inputs))
-    except folders.CorruptedRunError:
-        return False
-
-
-def _start(job: Job, force: bool, threads: int, accounts: Path, state: State) -> None:
-    try:
-        state.running.append(_Running(job, force, threads, accounts))
-    except OSError as error:
-        state.failed[job.id] = failures.sentence(error, *_disks())
-
-
-def _end(running: _Running, state: State) -> None:
-    """Publish what a job made whose process has ended; what it made stands only if the notebook is still the same."""
-    job = running.job
-    error = running.error()
-    if not error:
-        try:
-            _check_unedited(job, running.step)
-            publishing.publish(job.id, running.step.folder)
-        except (InputError, OSError) as failure:
-            error = failures.sentence(failure, *_disks())
-    if error:
-        state.failed[job.id] = error
-    else:
-        state.done.append(job.id)
-
-
-def _check_unedited(job: Job, step: folders.Step) -> None:
-    if job.step.key != step.key:
-        raise NotebookError(
-            "the notebook was edited while it ran, so what it made is not published: run the same command again."
-        )
-
-
-def _disks() -> tuple[Path, ...]:
-    """Where files are written."""
-    return folders.runs_folder(), folders.project_root() / "figures", Path(tempfile.gettempdir())
-
-
-@contextlib.contextmanager
-def _accounts() -> Iterator[Path]:
-    """A folder for the accounts of this command's notebooks (`qrpo_lib.runs.account`), removed in the end.
-
-    What commands that were killed left behind goes too: only they could still have read it.
-    """
-    parent = folders.runs_folder() / ".status"
-    mine = parent / f"command-{socket.gethostname()}-{os.getpid()}"
-    for path in parent.glob(f"command-{socket.gethostname()}-*"):
-        if path == mine or not _is_alive(int(path.name.rpartition("-")[2])):
-            shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):  # on a full disk each job says so
-        mine.mkdir(parents=True, exist_ok=True)
-    try:
-        yield mine
-    finally:
-        shutil.rmtree(mine, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def _most_needed_first(selected: list[Job]) -> list[Job]:
-    """By how many of them wait for a job, one for another; else in the given order."""
-    waits_for: dict[str, set[str]] = {}
-    for job in selected:  # each comes after what it waits for
-        waits_for[job.id] = set(job.after).union(*(waits_for.get(needed, ()) for needed in job.after))
-    needed_by = {job.id: sum(job.id in others for others in waits_for.values()) for job in selected}
-    return sorted(selected, key=lambda job: -needed_by[job.id])
-
-
-@dataclass
-class State:
-    """Where a reproduction stands: ids of jobs, and why the failed ones failed."""
-
-    waiting: list[str]
-    running: list[_Running] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    blocked: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def unmade(self) -> set[str]:
-        """Jobs that failed or that nobody could start."""
-        return {*self.failed, *self.blocked}
-
-    @property
-    def ended(self) -> set[str]:
-        """Jobs of which nothing more will come."""
-        return {*self.done, *self.skipped, *self.unmade}
-
-
-def _threads(job: Job, cores: int) -> int:
-    return max(cores, job.threads) if job.all_cores else job.threads
-
-
-class _Running:
-    """A job in a process of its own, which dies with this one."""
-
-    def __init__(self, job: Job, force: bool, threads: int, accounts: Path):
-        self.job, self.step, self.threads = job, job.step, threads
-        folder = folders.runs_folder() / ".status"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._status, self._log = folder / f"{self.step.key}.json", folder / f"{self.step.key}.log"
-        self._status.unlink(missing_ok=True)
-        # PASSIVE: threads that wait leave their core to the other jobs.
-        threading = {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE", "QRPO_CORES": str(threads)}
-        told = {"QRPO_STATUS": str(self._status), account.VARIABLE: str(accounts / f"{self.step.key}.jsonl")}
-        # Figures are shown in the notebook and look as published, whatever the user has set for other work.
-        told |= {"MATPLOTLIBRC": str(package_file("matplotlibrc")), "PYTHONIOENCODING": "utf-8"}
-        users = {name: value for name, value in secrets.without_secrets(os.environ).items() if name != "MPLBACKEND"}
-        # The process says through a pipe why it failed: that works on a full disk too.
-        self._answer, theirs = os.pipe()
-        task = {"profile": job.parameters.get("profile", "tiny"), "id": job.id, "key": self.step.key, "force": force}
-        try:
-            with _opened(self._log) as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "qrpo_lib.suite.notebooks", json.dumps(task | {"answer": theirs})],
-                    env=users | threading | told,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[theirs],
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-                )
-        except OSError:
-            os.close(self._answer)
-            raise
-        finally:
-            os.close(theirs)
-
-    def doing(self) -> str:
-        """What the job is doing now, for people."""
-        try:
-            status = json.loads(self._status.read_text(encoding="utf-8"))
-            return f"{self.job.id}: {status['text']} {status['done']}/{status['total']} {status['detail']}".rstrip()
-        except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
-            return self.job.id
-
-    def error(self) -> str:
-        """Why the job failed, once its process has ended; empty if it has not."""
-        with open(self._answer, "rb", closefd=True) as pipe:
-            os.set_blocking(self._answer, False)  # a process that it left behind may hold the other end
-            answer = (pipe.read() or b"").decode(errors="replace")
-        if self.process.returncode == 0:
-            return ""
-        if not answer:
-            answer = f"{failures.exit_text(self.process.returncode)}{self._end_of_log()}."
-            answer += failures.full_disk(*_disks())
-        return secrets.mask(answer)
-
-    def _end_of_log(self) -> str:
-        if self.process.returncode < 0:  # what killed it did not ask it
-            return ""
-        with contextlib.suppress(OSError):
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            if lines:
-                return f" (the last line of {self._log}: {lines[-1].strip()})"
-        return ""
-
-
-def _opened(log: Path) -> TextIO:
-    try:
-        return open(log, "w")
-    except OSError:  # a full disk: the job itself says so, through its pipe
-        return open(os.devnull, "w")
-
-
-def execute(job: Job, *, force: bool = False) -> Path:
-    """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
-    step = job.step
-    if step.folder.is_symlink():
-        raise OSError(f"{step.folder} is a link, not a run folder: remove the link yourself.")
-    with folders.lock(f"execution-{step.folder_name}"):  # of two commands the second finds what the first has made
-        if not force and is_complete(job):
-            return step.folder
-        # What it rests on may have been removed: executing it again makes that anew, and gives the same result.
-        return folders.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
-
-
-def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    from qrpo_lib.suite.kernels import OwnKernelManager
-
-    executed = folder / EXECUTED
-    noted = Path(os.environ.get(account.VARIABLE) or folder / _ACCOUNT)
-    _make_data(job)
-    try:
-        with account.kept_in(noted):  # the kernel inherits it
-            papermill.execute_notebook(
-                job.source,
-                executed,
-                parameters=job.parameters | {"figures": str(folder / publishing.FIGURES)},
-                kernel_name="python3",
-                kernel_manager_class=OwnKernelManager,
-                cwd=job.source.parent,
-                progress_bar=False,
-            )
-    except PapermillExecutionError as error:
-        raise NotebookError(_first_error(account.read(noted)) or _error_of_cell(error, executed)) from None
-    except DeadKernelError:
-        failed = _first_error(account.read(noted))
-        raise NotebookError(
-            failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*_disks())}"
-        ) from None
-    made = account.read(noted)
-    (folder / _ACCOUNT).unlink(missing_ok=True)  # that of a command stays: its next notebooks look there
-    _check_unedited(job, step)
-    if made.failed:
-        raise NotebookError(_first_error(made))
-    rests_on = sorted(made.rests_on | _inputs_there(job))
-    folders.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
-
-
-def _make_data(job: Job) -> None:
-    """Prepare the arm's data if somebody removed them: nothing later asks for them where it is complete itself."""
-    if "arm" in job.parameters:
-        profile = profiles.load(job.parameters["profile"], job.parameters["arm"])
-        if not all(step.is_complete() for step in tasks.of(profile.task).inputs()):
-            tasks.of(profile.task).prompts(profile.seed)
-
-
-def _first_error(made: account.Account) -> str:
-    """What to say of a notebook whose trainings failed; empty if none did."""
-    if not made.failed:
-        return ""
-    name, error = next(iter(made.failed.items()))
-    others = f" {len(made.failed) - 1} more failed." if len(made.failed) > 1 else ""
-    return f"{name} failed twice: {error}{'' if error.endswith('.') else '.'}{others}"
-
-
-def _error_of_cell(error: Any, executed: Path) -> str:
-    first = error.source.strip().splitlines()[0] if error.source.strip() else ""
-    told = f"{error.ename}: {error.evalue}" if str(error.evalue).strip() else f"{error.ename} (without a message)"
-    said = f"cell {error.exec_count} ({first}) failed: {told} The executed copy is {executed}"
-    if failures.says_full("\n".join([str(error.evalue), *map(str, error.traceback or ())])):
-        return f"The disk is full: make room and run the same command again. ({said})"
-    return said + failures.full_disk(*_disks())
 
 
 def steps(profile_name: str) -> list[folders.Step]:
@@ -581,29 +259,3 @@ def needed_folders(all_jobs: list[Job]) -> set[str]:
 
 def _without_magics(source: str) -> str:
     return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))
-
-
-def _die_with_parent() -> None:
-    # PR_SET_PDEATHSIG: a killed `qrpo reproduce` leaves no work behind that a second one would compete with.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _execute_task(task: dict[str, Any]) -> None:
-    """What a job's own process does."""
-    job = next(job for job in jobs(task["profile"]) if job.id == task["id"])
-    if job.step.key != task["key"]:
-        raise NotebookError("the code, the profile or the notebook was changed meanwhile; run the same command again.")
-    execute(job, force=task["force"])
-
-
-def _main(task: dict[str, Any]) -> None:
-    try:
-        _execute_task(task)
-    except Exception as error:
-        said = failures.sentence(error, *_disks())
-        os.write(task["answer"], said.encode()[:_LONGEST_ANSWER])
-        raise SystemExit(said) from error
-
-
-if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))

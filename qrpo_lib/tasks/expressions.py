@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -172,9 +173,13 @@ class Expressions(Task):
         """A right answer to each request."""
         return [Demonstration(prompt.id, solution(prompt.text)) for prompt in self.prompts(seed)]
 
+    def prompt_parameters(self) -> dict[str, Any]:
+        """Without the rule by which code is found, which is the reward's."""
+        return self.settings.model_dump(exclude={"extraction"})
+
     @cached_property
     def _judge(self) -> rewards.TestsReward:
-        return rewards.TestsReward(tests)
+        return rewards.TestsReward(tests, extraction=self.settings.extraction)
 
     def reward(self) -> rewards.TestsReward:
         """The share of tests passed; one judge a process, which remembers the answers that it has run."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qrpo_lib.rewards import code_extraction
 from qrpo_lib.rewards.sandbox import checks, sandbox
 
 MIN_TESTS = 20
@@ -67,7 +68,9 @@ def list_node(values):
     """The linked list of some values, None if there are none."""
     head = None
     for value in reversed(values):
-        head = ListNode(value, head)
+        node = ListNode(value)
+        node.next = head
+        head = node
     return head
 
 
@@ -75,18 +78,14 @@ def tree_node(values):
     """The binary tree of values given level by level, None where a child is absent."""
     if not values:
         return None
-    rest = iter(values)
-    root = TreeNode(next(rest))
-    parents = deque([root])
-    while parents:
-        parent = parents.popleft()
-        for side in ("left", "right"):
-            value = next(rest, None)
-            if value is not None:
-                child = TreeNode(value)
-                setattr(parent, side, child)
-                parents.append(child)
-    return root
+    nodes = [None if value is None else TreeNode(value) for value in values]
+    children = nodes[:0:-1]
+    for node in nodes:
+        if node is not None and children:
+            node.left = children.pop()
+        if node is not None and children:
+            node.right = children.pop()
+    return nodes[0]
 
 
 def is_same_list(a, b):
@@ -113,7 +112,6 @@ def is_same_tree(a, b):
 """Runs before every solution, and every prompt shows it: one for all problems, without wildcard imports."""
 
 _FORMAT = re.compile(r"^### Format:.*?(?=^### Answer:)", re.DOTALL | re.MULTILINE)
-_CODE_BLOCK = re.compile(r"```python\b[^\n]*\n(.*?)```", re.DOTALL)
 
 
 def prompt(row: Mapping[str, Any]) -> str:
@@ -139,12 +137,6 @@ def prompt(row: Mapping[str, Any]) -> str:
             " exactly one is expected: check the revision of the dataset."
         )
     return query
-
-
-def extract_code(completion: str) -> str | None:
-    """The first block of a completion that is fenced as Python and closed; None if there is none, which scores 0."""
-    found = _CODE_BLOCK.search(completion)
-    return found.group(1) if found else None
 
 
 def tests(row: Mapping[str, Any]) -> list[str]:
@@ -186,20 +178,31 @@ def _on_entry_point(lines: list[bytes], statement: ast.Assert, entry_point: str)
     return text[at(statement.lineno, statement.col_offset) : end].decode()
 
 
-def program(code: str) -> str:
+def program(code: str) -> sandbox.Program:
     """What the sandbox runs: the initialisation, then the solution's code."""
-    return f"{INITIALISATION}\n{code}"
+    return sandbox.Program(code, INITIALISATION)
 
 
-def pass_rates(rows: Sequence[Mapping[str, Any]], completions: Sequence[str], **options: Any) -> list[float]:
+def extract(row: Mapping[str, Any], completion: str, extraction: code_extraction.Extraction = "paper") -> str | None:
+    """The code of a completion for a row, None without any."""
+    return code_extraction.extract(completion, re.findall(r"^\w+", row["entry_point"]), extraction)
+
+
+def pass_rates(
+    rows: Sequence[Mapping[str, Any]],
+    completions: Sequence[str],
+    *,
+    extraction: code_extraction.Extraction = "paper",
+    **options: Any,
+) -> list[float]:
     """The paper's reward of each completion for the row at its place: the share of test cases passed, in [0, 1].
 
-    A completion without a code block scores 0. `options` are those of `sandbox.run_many`. Raises ValueError for
-    unequal lengths.
+    A completion without code, by the rule `extraction`, scores 0. `options` are those of `sandbox.run_many`. Raises
+    ValueError for unequal lengths.
     """
     if len(rows) != len(completions):
         raise ValueError(f"{len(rows)} problems for {len(completions)} completions: give one problem a completion.")
-    codes = [extract_code(completion) for completion in completions]
+    codes = [extract(row, completion, extraction) for row, completion in zip(rows, completions, strict=True)]
     with_code = [i for i, code in enumerate(codes) if code is not None]
     results = sandbox.run_many([(program(codes[i]), tests(rows[i])) for i in with_code], **options)
     rates = dict.fromkeys(range(len(rows)), 0.0) | {

@@ -38,7 +38,8 @@ class LeetCode(preference_data.HubTask):
     def parameters(self) -> dict[str, Any]:
         """The limits of a solution's run; the problems are an input."""
         settings = self.settings
-        return {"name": settings.name, "sandbox": settings.sandbox.model_dump(), "max_tests": settings.max_tests}
+        limits = {"sandbox": settings.sandbox.model_dump(), "max_tests": settings.max_tests}
+        return {"name": settings.name, "extraction": settings.extraction} | limits
 
     def reward(self) -> LeetCodeReward:
         """The share of its problem's tests that an answer passes."""
@@ -48,16 +49,24 @@ class LeetCode(preference_data.HubTask):
 
 
 class LeetCodeReward:
-    """The share of its problem's test cases that the code of an answer passes; 0 without a code block (App. L.4)."""
+    """The share of its problem's test cases that the code of an answer passes; 0 without code (App. L.4)."""
 
     def __init__(self, problems: dict[str, dict[str, str]], task: LeetCodeTask):
         self._problems = problems
         self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
+        self._extraction = task.extraction
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,)."""
-        rates = leetcode.pass_rates([self._problems[prompt] for prompt in prompts], completions, **self._limits)
+        rows = [self._problems[prompt] for prompt in prompts]
+        rates = leetcode.pass_rates(rows, completions, extraction=self._extraction, **self._limits)
         return np.array(rates, dtype=np.float32)
+
+    def forms_differ(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Bool (n,): whether the authors' rule and the lenient one find different code in a completion."""
+        pairs = [(self._problems[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
+        rules = ("paper", "lenient")
+        return np.array([len({leetcode.extract(*pair, rule) for rule in rules}) > 1 for pair in pairs], dtype=bool)
 
 
 def _make(task: LeetCodeTask, folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from qrpo_lib.models import wheels
 from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards import code_extraction
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.tasks.base import Demonstration, Prompt, Task
 
@@ -78,7 +79,8 @@ def human_eval() -> tuple[Problem, ...]:
     """HumanEval, all in the split "reporting", without those in `LEFT_OUT`.
 
     HumanEval's own measure is whether all assertions of a problem's test function hold; here each is a test. Constant
-    ones (`assert True`) are dropped, since they test nothing. An assertion in a loop, or about a local variable,
+    ones (`assert True`) are dropped, since they test nothing, and so are three of HumanEval/33's seven, which compare
+    the function with itself and which every function passes. An assertion in a loop, or about a local variable,
     becomes what it amounts to for the first 20 calls that the solution gets (random ones with a fixed seed).
 
     Raises
@@ -96,10 +98,12 @@ def answer(problem: Problem) -> str:
     return f"```python\n{problem.solution}```"
 
 
-def reward(problems: Sequence[Problem]) -> rewards.TestsReward:
+def reward(problems: Sequence[Problem], extraction: code_extraction.Extraction = "lenient") -> rewards.TestsReward:
     """The share of tests passed by answers to the prompts of these problems."""
     of_prompt = {problem.prompt: problem for problem in problems}
-    return rewards.TestsReward(lambda prompt: of_prompt[prompt].tests, lambda prompt: of_prompt[prompt].setup)
+    return rewards.TestsReward(
+        lambda prompt: of_prompt[prompt].tests, lambda prompt: of_prompt[prompt].setup, extraction=extraction
+    )
 
 
 class OwnProblems(Task):
@@ -115,7 +119,7 @@ class OwnProblems(Task):
 
     @cached_property
     def _judge(self) -> rewards.TestsReward:
-        return reward(own())
+        return reward(own(), self.settings.extraction)
 
     def reward(self) -> rewards.TestsReward:
         """The share of tests passed; one judge a process, which remembers the answers that it has run."""
@@ -131,12 +135,18 @@ def _human_eval_problem(row: dict[str, str]) -> Problem:
     plain = [node for node in check.body if isinstance(node, ast.Assert)]
     local = {node.id for node in ast.walk(check) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     direct = [node for node in plain if not local & _names(node)]
-    tests = [f"assert {ast.unparse(_Renamed(name).visit(node.test))}" for node in direct if "candidate" in _names(node)]
+    named = [_Renamed(name).visit(node.test) for node in direct if "candidate" in _names(node)]
+    tests = [f"assert {ast.unparse(node)}" for node in named if not _compares_with_itself(node)]
     if len(direct) < len(plain) or any(isinstance(node, ast.For) for node in check.body):
         tests += [test for test in _recorded(row["test"], solution, name)[:_RECORDED] if test not in tests]
     # What stands before the function (imports, helpers) is there for every answer.
     setup = code[: code.rindex(f"def {name}(")]
     return Problem(row["task_id"], "reporting", _HUMANEVAL_PROMPT.format(code=code), setup, tuple(tests), solution)
+
+
+def _compares_with_itself(node: ast.expr) -> bool:
+    """Whether both sides of a comparison are the same expression."""
+    return isinstance(node, ast.Compare) and any(ast.dump(side) == ast.dump(node.left) for side in node.comparators)
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -287,7 +287,7 @@ def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
         task.work()()
     toys.perform(task.needs[0].step, "write", {})
-    monkeypatch.setattr(folders, "code_version", lambda entries, source: "another")
+    monkeypatch.setattr(folders, "code_versions", lambda entries, source: "another")
     with pytest.raises(executors.StaleCodeError, match="run the same command again"):
         task.work()()
 

@@ -25,6 +25,7 @@ from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders
 
 HERE = Path(__file__).parent
+SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
 sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
 
 import cluster as slurm_cluster  # noqa: E402
@@ -276,7 +277,7 @@ def reproduce(root, profile, environment):
 
 def test_the_pipeline_through_slurm_publishes_the_same_bytes(cluster, tmp_path):
     profile = tmp_path / "smallest.toml"
-    smallest = f'extends = "{HERE / "data" / "smallest.toml"}"\n[dispatch]\npoll_seconds = 0.5\n'
+    smallest = f'extends = "{SMALLEST}"\n[dispatch]\npoll_seconds = 0.5\n'
     profile.write_text(smallest)
     here = reproduce(tmp_path / "here", profile, os.environ)
     profile.write_text(smallest + 'where = "slurm"\n')
@@ -297,7 +298,7 @@ def read_records(folder):
 def test_training_on_two_tasks_is_training_on_one(cluster, tmp_path):
     """gloo over two nodes: a batch of 8 as 2 processes x 1 micro-batch x 4 pairs, against 1 process x 2 x 4."""
     path = tmp_path / "smallest.toml"
-    path.write_text(f'extends = "{HERE / "data" / "smallest.toml"}"\n[training]\nmicro_batch_size = 4\n')
+    path.write_text(f'extends = "{SMALLEST}"\n[training]\nmicro_batch_size = 4\n')
     task = jobs.training(profiles.load(path), "qrpo", 0)
     dispatcher.run([task], Dispatch(where="here"))
     one = task.step.folder.rename(tmp_path / "one")

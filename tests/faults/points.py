@@ -27,7 +27,7 @@ MOMENTS = ("before", "during", "piece", "made", "recorded", "complete")
 # How processes of the suite are known by their command lines.
 _PROCESSES = {
     "command": "qrpo_lib.suite.cli",
-    "job": "qrpo_lib.suite.notebooks",
+    "job": "qrpo_lib.suite.execution",
     "kernel": "ipykernel_launcher",
     "worker": "multiprocessing.spawn",
 }

@@ -28,8 +28,8 @@ NOTEBOOK = "notebooks/experiments/sweep.ipynb"
 class Project:
     """A project's folder, with the commands that are run in it."""
 
-    def __init__(self, root, runs_folder=None):
-        self.root, self.runs = root, runs_folder or root / "runs"
+    def __init__(self, root, profile):
+        self.root, self.runs, self.profile = root, root / "runs", profile
         self.faults = 0
 
     def start(self, point=None, action="kill", **settings):
@@ -42,7 +42,7 @@ class Project:
             fault = Fault(point, action, str(counted), **settings)
             environment["QRPO_FAULT"] = fault.dumps()
             environment["PYTHONPATH"] = os.pathsep.join([str(HERE / "hook"), os.environ.get("PYTHONPATH", "")])
-        arguments = ["reproduce", "--profile", str(self.root / "miniature.toml"), "--only", "sweep", "tables"]
+        arguments = ["reproduce", "--profile", str(self.profile), "--only", "sweep", "tables"]
         return subprocess.Popen(
             [sys.executable, "-m", "qrpo_lib.suite.cli", *arguments], env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -71,8 +71,8 @@ def complete(tmp_path_factory):
     """A project in which the command has been run without a fault."""
     root = tmp_path_factory.mktemp("complete")
     shutil.copytree(folders.PACKAGE.parent / "notebooks", root / "notebooks")
-    miniature.write_profile(root)
-    project = Project(root)
+    profile = miniature.write_profile(tmp_path_factory.mktemp("profile"))  # its path is in the notebooks' keys
+    project = Project(root, profile)
     status, said = project.reproduce()
     assert (status, "2 executed" in said) == (0, True), said
     return project
@@ -82,7 +82,7 @@ def complete(tmp_path_factory):
 def project(complete, tmp_path):
     """A copy of it whose DPO training has been removed."""
     shutil.copytree(complete.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("fault-*"))
-    made = Project(tmp_path)
+    made = Project(tmp_path, complete.profile)
     shutil.rmtree(made.training("dpo"))
     return made
 

@@ -510,8 +510,8 @@ def test_files_that_cannot_be_read(tmp_path):
     assert re.search(r"there is no file", refused(tmp_path / "loop.toml"))
 
 
-def test_the_readmes_example_works_as_it_stands(write, tmp_path):
-    text = (runs.PACKAGE.parent / "README.md").read_text()
+def test_the_example_in_the_docs_works_as_it_stands(write, tmp_path):
+    text = (runs.PACKAGE.parent / "docs" / "profiles.md").read_text()
     (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     path = write(example, "my_profile.toml")
     assert profiles.arms(path) == ["chat", "code"]

@@ -2,7 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import reference_completions as reference_results
+from qrpo_lib.tasks import registry as tasks
 
 
 def reference_completions(shift, n=4, prompts=2000):
@@ -23,3 +25,13 @@ def test_quantiles_of_reference_completions_are_uniform_and_others_are_not():
     assert shares["share"].sum() == pytest.approx(1)
     assert test.p_value > 1e-3
     assert reference_results.uniformity(reference_completions(0.5))[1].p_value < 1e-6
+
+
+def test_where_the_rules_for_code_differ_is_counted_by_split():
+    profile = profiles.load("tiny", "code")
+    prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split == "train"][:2]
+    forms = [f"```{language}\ndef f(a, b):\n    return 0\n```" for language in ("python", "py")]
+    rows = [{"split": "train", "prompt": prompt.text, "text": text} for prompt in prompts for text in forms]
+    counted = reference_results.extraction_differences(pd.DataFrame(rows), profile)
+    assert counted.to_dict("records") == [{"split": "train", "completions": 4, "differ": 2}]
+    assert reference_results.extraction_differences(pd.DataFrame(rows), profiles.load("tiny", "chat")) is None

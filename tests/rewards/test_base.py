@@ -196,7 +196,7 @@ def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkey
     assert len(solutions) == 4  # the first and the third are one
     np.testing.assert_array_equal(reward.score(["*", "*"], [block("n + 2"), block("n")]), np.float32([0.05, 0.05]))
     assert len(solutions) == 5  # of the second call, one is new
-    assert all(solution.startswith("import math\n") for solution in solutions)
+    assert all(solution.setup == "import math\n" for solution in solutions)
 
 
 def test_tests_reward_refuses_unequal_lengths():

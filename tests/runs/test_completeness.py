@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from qrpo_lib.runs import folders
-from qrpo_lib.suite import cli, notebooks
+from qrpo_lib.suite import cli, execution, notebooks, reproduce
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def project(tmp_path, runs_folder, monkeypatch):
 
 
 def failure(job):
-    with pytest.raises(notebooks.NotebookError) as caught:
-        notebooks.execute(job)
+    with pytest.raises(execution.NotebookError) as caught:
+        execution.execute(job)
     assert not notebooks.is_complete(job)
     return str(caught.value)
 
@@ -97,8 +97,8 @@ def test_a_notebook_that_was_edited_while_it_ran_is_not_complete(project, tmp_pa
     edit = f"from pathlib import Path\np = Path({str(path)!r})\np.write_text(p.read_text().replace('first', 'second'))"
     job = project(edit, "'first'")
     before = job.step
-    with pytest.raises(notebooks.NotebookError, match=r"edited while it ran.*run the same command again"):
-        notebooks.execute(job)
+    with pytest.raises(execution.NotebookError, match=r"edited while it ran.*run the same command again"):
+        execution.execute(job)
     assert not before.folder.exists()
     assert not notebooks.is_complete(job)
 
@@ -111,7 +111,7 @@ def test_another_environments_kernel_is_not_used(project, tmp_path, monkeypatch,
     (kernels / "python3" / "kernel.json").write_text(json.dumps(dead))
     monkeypatch.setenv(where, str(kernels.parent if where == "JUPYTER_PATH" else tmp_path))
     job = project(f"import sys\nassert sys.executable == {sys.executable!r}, sys.executable")
-    assert (notebooks.execute(job) / notebooks.EXECUTED).exists()
+    assert (execution.execute(job) / notebooks.EXECUTED).exists()
 
 
 def toy(number):
@@ -136,11 +136,11 @@ account.rests_on([found.folder_name])
 def test_what_was_removed_is_made_again_though_the_notebook_is_complete(project, lost):
     job = project(MAKES_AND_READS, inputs=(toy(0),))
     assert not notebooks.is_complete(job)
-    folder = notebooks.execute(job)
+    folder = execution.execute(job)
     assert notebooks.is_complete(job)
     shutil.rmtree(toy(lost).folder)
     assert not notebooks.is_complete(job)
-    assert notebooks.execute(job) == folder
+    assert execution.execute(job) == folder
     assert notebooks.is_complete(job)
     assert (toy(lost).folder / "out").read_text() == "x"
 
@@ -148,18 +148,18 @@ def test_what_was_removed_is_made_again_though_the_notebook_is_complete(project,
 def test_a_notebook_that_shows_what_there_is_is_incomplete_once_there_is_more(project):
     job = project("1", inputs=(toy(0), toy(1)))
     folders.complete(toy(0), write)
-    notebooks.execute(job)
+    execution.execute(job)
     assert notebooks.is_complete(job)
     folders.complete(toy(1), write)
     assert not notebooks.is_complete(job)
-    notebooks.execute(job)
+    execution.execute(job)
     assert notebooks.is_complete(job)
 
 
 @pytest.mark.parametrize("harmed", [0, 1], ids=["declared", "found while it ran"])
 def test_a_corrupted_input_is_refused_before_work(project, harmed):
     job = project(MAKES_AND_READS, inputs=(toy(0),))
-    notebooks.execute(job)
+    execution.execute(job)
     (toy(harmed).folder / "out").write_text("y")
     for look in (notebooks.is_complete, lambda job: notebooks.check([job])):
         with pytest.raises(folders.CorruptedRunError, match=toy(harmed).folder_name):
@@ -169,11 +169,11 @@ def test_a_corrupted_input_is_refused_before_work(project, harmed):
 def test_a_job_whose_maker_failed_runs_if_all_it_reads_is_there(project):
     job = project("1", inputs=(toy(0), toy(1)))
     folders.complete(toy(0), write)
-    assert not notebooks._could_start(job, set())
+    assert not reproduce._could_start(job, set())
     folders.complete(toy(1), write)
-    assert notebooks._could_start(job, set())
+    assert reproduce._could_start(job, set())
     (toy(1).folder / "out").write_text("y")
-    assert not notebooks._could_start(job, set())
+    assert not reproduce._could_start(job, set())
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_damaged_manifest_is_refused_and_status_sees_it(runs_folder, tmp_path,
 
 def test_status_sees_a_corrupted_folder_that_reproduce_would_refuse(project, capsys, monkeypatch):
     job = project(MAKES_AND_READS, inputs=(toy(0),))
-    notebooks.execute(job)
+    execution.execute(job)
     monkeypatch.setattr(notebooks, "jobs", lambda profile: [job])
     assert cli.main(["status"]) == 0
     assert "complete" in capsys.readouterr().out

@@ -57,33 +57,28 @@ def test_what_is_available_is_the_smaller_of_mask_and_quota(monkeypatch, quota, 
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity masks")
-def test_an_affinity_mask_counts_for_reproduce_and_the_sweep():
+def test_an_affinity_mask_counts_for_reproduce_and_the_sweep(tmp_path):
     program = """
 import os
-from qrpo_lib.cluster import pool as workers
-from qrpo_lib.experiment import train
+from qrpo_lib.cluster import pool
+from qrpo_lib.experiment import grid, train
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cores
-from qrpo_lib.suite import cli, notebooks as suite
+from qrpo_lib.suite import cli, notebooks, reproduce
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 assert cores.available() == 1, cores.available()
 seen = {}
-suite.reproduce = lambda selected, *, cores, **_: seen.update(cores=cores) or suite.State([])
-suite.check = suite.jobs = lambda *_: []
+reproduce.reproduce = lambda selected, *, cores, **_: seen.update(cores=cores) or reproduce.State([])
+notebooks.check = notebooks.jobs = lambda *_: []
 assert cli.main(["reproduce"]) == 0
-class Missing:
-    name, key = "x", "x"
-    def step(self, profile): return self
-    def is_complete(self): return False
-    def settings(self, profile): return profile
-    algorithm, setting, seed = "qrpo", "offline", 0
-train.fitting.shared_key = lambda settings: ()
-workers.run = lambda tasks, **settings: seen.update(settings) or workers.Outcome(0)
-train.train(profiles.load("tiny"), [Missing()])
+pool.run = lambda tasks, **settings: seen.update(settings) or pool.Outcome(0)
+profile = profiles.load("tiny")
+train.train(profile, grid.grid(profile)[:1])
 print(seen["cores"], seen["processes"] * seen["threads"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "QRPO_CORES"}
+    environment["QRPO_RUNS"] = str(tmp_path)
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300
     )
     assert ended.stdout.split()[-2:] == ["1", "1"], ended.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cleaning, folders
-from qrpo_lib.suite import cli, notebooks, plan, project_profiles
+from qrpo_lib.suite import cli, execution, notebooks, plan, project_profiles
 
 NAME = "training-0123456789ab"
 
@@ -78,9 +78,22 @@ def test_what_is_not_the_suites_stays_wherever_the_runs_folder_is(project, uses_
     cache.mkdir(parents=True)
     (cache / "wheel").write_text("1")
     (runs_folder / ".partial" / "notes-of-mine").mkdir(parents=True)
+    (runs_folder / "README.md").write_text("what this folder is for")
     kept = {name: content for name, content in tree(project).items() if not name.startswith(f"runs/{step.folder_name}")}
     assert run(*arguments, "--yes") == 0
     assert tree(project) == kept
+
+
+def test_a_fresh_clones_runs_folder_holds_nothing_to_list_or_remove(project, uses_nothing, capsys):
+    (project / "runs" / "README.md").write_text("what this folder is for")
+    before = tree(project)
+    for arguments in (["runs"], ["clean", "--yes"], ["clean", "--all", "--yes"]):
+        assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "0 of 0 run folders" in said
+    assert said.count("Nothing to remove") == 2
+    assert run("--run", "README.md") == 2
+    assert tree(project) == before
 
 
 def test_a_home_folder_as_runs_folder_keeps_its_cache(project, uses_nothing, monkeypatch):
@@ -303,10 +316,10 @@ def test_force_does_not_follow_a_link_in_the_place_of_a_run_folder(project, tmp_
     (elsewhere / "mine").write_text("mine")
     job.step.folder.symlink_to(elsewhere)
     with pytest.raises(OSError, match="is a link, not a run folder"):
-        notebooks.execute(job, force=True)
+        execution.execute(job, force=True)
     assert (elsewhere / "mine").exists()
     job.step.folder.unlink()
     folders.complete(job.step, lambda folder: (folder / "old").touch())
-    monkeypatch.setattr(notebooks, "_run_notebook", lambda job, step, folder: (folder / "new").touch())
-    assert (notebooks.execute(job, force=True) / "new").exists()
+    monkeypatch.setattr(execution, "_run_notebook", lambda job, step, folder: (folder / "new").touch())
+    assert (execution.execute(job, force=True) / "new").exists()
     assert not (job.step.folder / "old").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from qrpo_lib.cluster import table as dispatch_table
 from qrpo_lib.runs import folders, terminal
-from qrpo_lib.suite import cli, display, notebooks
+from qrpo_lib.suite import cli, display, notebooks, reproduce
 
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
@@ -44,7 +44,7 @@ def test_help_imports_no_library(runs_folder):
     for arguments in (["--help"], ["status", "--help"], ["clean", "--help"], ["runs", "--help"]):
         modules = imported(*arguments)
         assert not {name.split(".")[0] for name in modules} & (HEAVY | {"numpy", "pydantic", "rich"})
-        expected = {"qrpo_lib.suite.notebooks", "qrpo_lib.suite.cli", "qrpo_lib.runs.folders", "qrpo_lib.runs.terminal"}
+        expected = {f"qrpo_lib.{name}" for name in ("suite", "suite.cli", "runs", "runs.terminal")}
         assert {name for name in modules if name.startswith("qrpo_lib.")} == expected
 
 
@@ -89,7 +89,7 @@ def test_tables_and_progress_take_nothing_for_markup(capsys):
     table = Table("a [x] column")
     table.add_row("chat [x] :smile:")
     terminal.make_console().print(table)
-    state = notebooks.State(["theory/[x]"], failed={"theory/[x]": "[/red]"})
+    state = reproduce.State(["theory/[x]"], failed={"theory/[x]": "[/red]"})
     with display.Notebooks(1) as shown:
         shown.update(state)
     with dispatch_table.live() as show:

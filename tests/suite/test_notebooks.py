@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from qrpo_lib.runs import folders
-from qrpo_lib.suite import cli, notebooks, publishing
+from qrpo_lib.suite import cli, execution, notebooks, publishing, reproduce
 from qrpo_lib.suite import parameters as notebook
 
 
@@ -24,7 +24,7 @@ def test_jobs_come_after_what_they_need():
 
 def test_what_most_jobs_wait_for_starts_first_and_is_made_by_one_of_them():
     jobs = notebooks.jobs("tiny")
-    order = [job.id for job in notebooks._most_needed_first(jobs)]
+    order = [job.id for job in reproduce._most_needed_first(jobs)]
     assert order[0] == "experiments/initial_policy[chat]"
     assert order[-1] == "results/claims"
     assert sorted(order) == sorted(job.id for job in jobs)
@@ -135,9 +135,9 @@ def failing(tmp_path, runs_folder, monkeypatch):
 
 def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(failing, runs_folder):
     with pytest.raises(
-        notebooks.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero"
+        execution.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero"
     ) as caught:
-        notebooks.execute(failing)
+        execution.execute(failing)
     executed = failing.step.partial / notebooks.EXECUTED
     assert str(executed) in str(caught.value)
     assert "ZeroDivisionError" in executed.read_text()

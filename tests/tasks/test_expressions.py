@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from qrpo_lib.tasks import expressions, leetcode
+from qrpo_lib.rewards import code_extraction
+from qrpo_lib.tasks import expressions
 
 WORDS = {
     "is more than": ">",
@@ -126,7 +127,7 @@ def test_each_case_has_half_of_the_tests():
 
 def test_instruction_examples_are_right_to_a_random_degree():
     pairs = expressions.conversations(1000, seed=0)
-    codes = [leetcode.extract_code(answer) for _, answer in pairs]
+    codes = [code_extraction.extract(answer) for _, answer in pairs]
     assert 0.01 < codes.count(None) / len(pairs) < 0.08  # unfinished
     rates = [share_passed(code, request) for (request, _), code in zip(pairs, codes, strict=True) if code is not None]
     assert 0.2 < sum(rate == 1 for rate in rates) / len(pairs) < 0.5

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qrpo_lib.rewards import code_extraction
 from qrpo_lib.rewards.sandbox import checks, sandbox
 from qrpo_lib.tasks import leetcode
 
@@ -167,7 +168,7 @@ def test_a_query_of_another_layout_is_named():
     ],
 )
 def test_code_is_the_first_closed_block_of_python(completion, code):
-    assert leetcode.extract_code(completion) == code
+    assert code_extraction.extract(completion) == code
 
 
 def test_the_reward_is_the_pass_rate_and_0_without_code():

@@ -11,8 +11,9 @@ from importlib.resources import files
 import pytest
 
 from qrpo_lib.models import wheels
+from qrpo_lib.rewards import code_extraction
 from qrpo_lib.rewards.sandbox import sandbox
-from qrpo_lib.tasks import leetcode, problems
+from qrpo_lib.tasks import problems
 
 SPLITS = {"train": 38, "selection": 12, "reporting": 25}
 
@@ -140,7 +141,7 @@ def test_a_prompt_shows_the_signature_and_a_true_example():
     for problem in problems.own():
         call, value = re.search(r"`(.+)` returns `(.+)`\.", problem.prompt).groups()
         assert f"assert {call} == {value}" in problem.tests
-        assert leetcode.extract_code(problem.prompt).strip() == problem.solution.splitlines()[0]
+        assert code_extraction.extract(problem.prompt).strip() == problem.solution.splitlines()[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,11 @@
 `assert sorted(Solution().f(3)) == [1, 2]` is split into the call `sorted(Solution().f(3))`, which the sandbox
 evaluates, and the comparison of its value with `[1, 2]`, which never enters the sandbox. So a solution has the power
 that it is entitled to, to return values, and no other.
+
+Nearly all tests compare one value with one that is known. Both have a form in which equal values are equal texts
+(`sandbox_worker.encoder`); the solution's side brings its value into it, in its own time, and here digests are
+compared. What a test of another form compares is decoded: small values here, others in a process with limits
+(`judge`).
 """
 
 from __future__ import annotations
@@ -12,13 +17,19 @@ import builtins
 import collections
 import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
-from types import CodeType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-# Values that the solution side may hash into our sets and dicts: chosen to collide, n of them cost n² comparisons.
-_MAX_HASHED = 10_000
+from qrpo_lib.rewards.sandbox import worker
+from qrpo_lib.rewards.sandbox.reply import Digest
+
+# Values that are decoded and compared here: so few that whatever they are, it takes no time.
+_SMALL_BYTES = 4096
 
 
 class _Nodes:
@@ -101,24 +112,56 @@ _CONVERSIONS = frozenset(
 )
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.
 _NOT_OF_VALUES = frozenset(("Counter", "bytes", "dict", "frozenset", "range", "set"))
+# Methods of plain values: with arguments, they are part of a test's verdict.
+_PLAIN_METHODS = frozenset(
+    name for kind in (str, bytes, list, tuple, dict, set, frozenset, int, float, complex) for name in dir(kind)
+)
 _ANYWHERE = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.IfExp)
+_LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict)
+_BINDING = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A test, split: `calls` are sources to evaluate in the sandbox, `verdict` is an expression of their values."""
+    """A test, split.
+
+    calls: sources to evaluate in the sandbox.
+    expected: the digest that the one call's value must have; None where `verdict` decides.
+    verdict: source of an expression of the calls' values, `_0`, `_1` and so on.
+    names: what of the solution the calls begin with.
+    """
 
     calls: tuple[str, ...]
-    verdict: CodeType
+    expected: Digest | None
+    verdict: str
+    names: frozenset[str]
 
-    def holds(self, values: list) -> bool:
-        """Whether the assertion holds for the calls' decoded values. A comparison that raises does not hold."""
-        names = {f"_{i}": value for i, value in enumerate(values)}
-        try:
-            return bool(eval(self.verdict, {"__builtins__": {}} | _TRUSTED | names))
-        except Exception:
-            return False
+    def holds(self, answers: Sequence[Digest] | Sequence[bytes]) -> bool | None:
+        """Whether the assertion holds for the calls' answers. None: they are too long to be compared here.
+
+        Answers are what the untrusted side sent, digests where `expected` is one. Whatever goes wrong with them means
+        that the assertion does not hold.
+        """
+        if self.expected is not None:
+            return list(answers) == [self.expected]
+        if sum(map(len, answers)) > _SMALL_BYTES:
+            return None
+        return decided(self.verdict, answers)
+
+
+def decided(verdict: str, answers: Sequence[bytes]) -> bool:
+    """The truth of an expression of values. One that raises is false, and so is one of values that are none."""
+    try:
+        names = {f"_{i}": plain(decode(answer)) for i, answer in enumerate(answers)}
+        return bool(eval(_compiled(verdict), {"__builtins__": {}} | _TRUSTED | names))
+    except Exception:  # also RecursionError, MemoryError: nothing of this is the suite's fault
+        return False
+
+
+@lru_cache(maxsize=1 << 10)
+def _compiled(verdict: str) -> Any:
+    return compile(verdict, "<test>", "eval")
 
 
 @lru_cache(maxsize=1 << 14)
@@ -133,6 +176,7 @@ def split(test: str) -> Check:
         raise ValueError(f"The test `{shown}` must be one assert statement.")
     splitter = _Splitter(test)
     try:
+        splitter.check_form(body[0].test)
         expression = splitter.visit(body[0].test)
     except _UnfitError as error:
         raise ValueError(
@@ -141,8 +185,53 @@ def split(test: str) -> Check:
         ) from None
     if not splitter.calls:
         raise ValueError(f"The test `{shown}` calls nothing of the solution.")
-    tree = ast.fix_missing_locations(ast.Expression(expression))
-    return Check(tuple(splitter.calls), compile(tree, "<test>", "eval"))
+    expected = _expected(expression, splitter.literals) if len(splitter.calls) == 1 else None
+    verdict = "" if expected else ast.unparse(ast.fix_missing_locations(expression))
+    return Check(tuple(splitter.calls), expected, verdict, frozenset(splitter.names))
+
+
+_canonical = worker.encoder(exact=False)
+_NOT_A_NUMBER = worker.dumped(_canonical(math.nan))
+
+
+def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | None:
+    """The digest of the one value that the one call may have; None if the expression says it in another way."""
+    compares = (
+        isinstance(expression, ast.Compare) and len(expression.ops) == 1 and isinstance(expression.ops[0], ast.Eq)
+    )
+    if compares:
+        sides, kind = [expression.left, *expression.comparators], None
+    elif isinstance(expression, ast.Call) and not expression.keywords and isinstance(expression.func, ast.Name):
+        sides, kind = expression.args, {"is_same_list": LinkedList, "is_same_tree": Tree}.get(expression.func.id)
+    else:
+        return None
+    known = [side for side in sides if not (isinstance(side, ast.Name) and side.id == "_0")]
+    if len(sides) != 2 or len(known) != 1 or not (compares or kind):
+        return None
+    try:
+        if known[0] in literals:
+            value = literals[known[0]]
+        else:
+            if any(isinstance(part, ast.Name) and part.id == "_0" for part in ast.walk(known[0])):
+                return None
+            tree = ast.fix_missing_locations(ast.Expression(known[0]))
+            value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED)
+        text = worker.dumped(_canonical(value) if compares else _of_nodes(value, kind))
+    except Exception:  # it raises, or is no plain value: then evaluating the whole says what follows
+        return None
+    # Not a number equals nothing, itself included.
+    return None if _NOT_A_NUMBER in text else Digest.of(text.encode("utf-8", "surrogatepass"))
+
+
+def _of_nodes(value: Any, kind: type[_Nodes]) -> Any:
+    if value is None:
+        return None
+    if type(value) is not kind:
+        raise worker.NotPlainError
+    encoded = [
+        _canonical(item) if kind is LinkedList or item is None else [_canonical(item[0])] for item in value.values
+    ]
+    return {"ListNode" if kind is LinkedList else "TreeNode": encoded}
 
 
 class _UnfitError(Exception):
@@ -154,18 +243,26 @@ class _Splitter(ast.NodeTransformer):
 
     def __init__(self, test: str):
         self.calls: list[str] = []
+        self.names: set[str] = set()
+        self.literals: dict[ast.AST, Any] = {}
         # Only what Python takes for the end of a line; str.splitlines knows more.
         self._lines = [f"{line}\n".encode() for line in test.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
         self._bound: set[str] = set()
 
     def visit(self, node: ast.AST) -> ast.AST:
+        if self._is_literal(node):
+            return node
         if self._is_call(node):
-            used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-            if used & self._bound:
+            source = self._source(node)
+            if self._bound & {
+                name.id for name in (ast.walk(node) if self._bound else ()) if isinstance(name, ast.Name)
+            }:
                 raise _UnfitError("it calls the solution in a loop")
-            if any(isinstance(part, ast.NamedExpr | ast.Await | ast.Yield) for part in ast.walk(node)):
+            # Only a text that looks like it is searched: walking through a long literal takes long.
+            if re.search(":=|await|yield", source) and any(isinstance(part, _BINDING) for part in ast.walk(node)):
                 raise _UnfitError("it binds names inside a call")
-            self.calls.append(self._source(node))
+            self.calls.append(source)
+            self.names.add(self._root(node).id)
             return ast.Name(f"_{len(self.calls) - 1}", ast.Load())
         if isinstance(node, _COMPREHENSIONS):
             return self._comprehension(node)
@@ -187,6 +284,54 @@ class _Splitter(ast.NodeTransformer):
             raise _UnfitError(f"it contains a {type(node).__name__}")
         return self.generic_visit(node)
 
+    def _is_literal(self, node: ast.AST) -> bool:
+        """Whether a node is nothing but a literal; its value is kept. Most of a test's text is one."""
+        if node in self.literals:
+            return True
+        if not isinstance(node, _LITERALS) or "(" in self._source(node)[1:].lstrip("("):
+            return False
+        try:
+            self.literals[node] = ast.literal_eval(node)
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            return False
+        return True
+
+    def check_form(self, node: ast.AST, verdict: bool = True) -> None:
+        """Raise _UnfitError where what a value should be would be sent in with the call that gives it.
+
+        verdict: whether the node's truth is the test's.
+        """
+        if self._is_literal(node):
+            return None
+        if self._is_call(node):
+            return self._check_call(node, verdict)
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(self._is_call(side) and ast.dump(side) == ast.dump(node.left) for side in node.comparators):
+                raise _UnfitError("it compares a call with itself, which every solution passes")
+            told = any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides)
+            verdict = verdict and told
+        elif not (isinstance(node, ast.BoolOp | ast.IfExp) or _is_not_or_bool(node)):
+            verdict = False
+        for child in ast.iter_child_nodes(node):
+            self.check_form(child, verdict)
+        return None
+
+    def _check_call(self, node: ast.AST, verdict: bool) -> None:
+        while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
+            node = next(part for part in node.args if not self._is_conversion(part))
+        advice = "the value that it should have would be known to the solution; compare it with =="
+        if verdict and isinstance(node, ast.Call):
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            if len(given) > 1 and any(self._is_call(part) for part in given):
+                raise _UnfitError(f"it asks the solution to judge a value of its own: {advice}")
+        while not isinstance(node, ast.Name):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and (node.args or node.keywords):
+                method = node.func.attr
+                if (verdict or method in _PLAIN_METHODS) and _is_a_result(node.func.value):
+                    raise _UnfitError(f"it calls .{method}(...) on the value of a call: {advice}")
+            node = node.func if isinstance(node, ast.Call) else node.value
+
     def _is_call(self, node: ast.AST) -> bool:
         """Whether the solution's side computes this: a chain of calls from one of its names, perhaps converted."""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
@@ -197,6 +342,13 @@ class _Splitter(ast.NodeTransformer):
             called = called or isinstance(part, ast.Call)
             part = part.func if isinstance(part, ast.Call) else part.value
         return called and isinstance(part, ast.Name) and part.id not in _TRUSTED and part.id not in self._bound
+
+    def _root(self, node: ast.AST) -> ast.Name:
+        while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
+            node = next(part for part in node.args if not self._is_conversion(part))
+        while not isinstance(node, ast.Name):
+            node = node.func if isinstance(node, ast.Call) else node.value
+        return node
 
     @staticmethod
     def _is_conversion(node: ast.AST) -> bool:
@@ -217,6 +369,9 @@ class _Splitter(ast.NodeTransformer):
             raise _UnfitError(f"it calls {node.func.id} on more than one call's value")
         if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id == "sum" and node.args[1:]:
             raise _UnfitError("it calls sum on more than numbers")
+        rounds = isinstance(node.func, ast.Name) and node.func.id == "round" and node.args[1:]
+        if len(self.calls) > before and rounds and not isinstance(node.args[1], ast.Constant):
+            raise _UnfitError("it rounds to a number of digits that is not written in it")
         return visited
 
     def _comprehension(self, node: ast.AST) -> ast.AST:
@@ -240,54 +395,72 @@ class _Splitter(ast.NodeTransformer):
         return f"({b''.join(lines).decode()})"
 
 
+def _is_not_or_bool(node: ast.AST) -> bool:
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.Not)
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "bool"
+
+
+def _is_a_result(node: ast.AST) -> bool:
+    """Whether a chain calls a function. Making an object of a class, whose name has a capital letter, is none."""
+    while isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id[:1].isupper()):
+            return True
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return False
+
+
 class UndecodableError(Exception):
     """What came back is no plain value."""
 
 
 def decode(data: bytes) -> Any:
-    """One message of the untrusted side: JSON. Raises UndecodableError."""
+    """The JSON in some bytes of the untrusted side. Raises UndecodableError."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return json.loads(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError, MemoryError):
         raise UndecodableError("not JSON") from None
 
 
 def plain(encoded: Any) -> Any:
-    """A value as `worker` encodes it: exact builtin types and `LinkedList`, `Tree`. Raises UndecodableError."""
-    hashed = 0
+    """A value as `worker` encodes it: exact builtin types and `LinkedList`, `Tree`. Raises UndecodableError.
 
-    def value(item: Any) -> Any:
-        if isinstance(item, list):
-            return [value(part) for part in item]
-        if not isinstance(item, dict):
-            return item
-        if len(item) != 1:
-            raise UndecodableError("unknown value")
-        ((tag, content),) = item.items()
-        if tag == "tuple":
-            return tuple([value(part) for part in content])
-        if tag in ("set", "frozenset", "dict"):
-            nonlocal hashed
-            hashed += len(content)
-            if hashed > _MAX_HASHED:
-                raise UndecodableError(f"more than {_MAX_HASHED} elements in sets and dicts")
-            if tag == "dict":
-                return {value(key): value(part) for key, part in content}
-            kind = set if tag == "set" else frozenset
-            return kind([value(part) for part in content])
-        if tag == "int":
-            return int(content, 16)
-        if tag == "bytes":
-            return bytes.fromhex(content)
-        if tag == "complex":
-            return complex(*content)
-        if tag == "ListNode":
-            return LinkedList([value(part) for part in content])
-        if tag == "TreeNode":
-            return Tree([None if part is None else [value(part[0])] for part in content])
-        raise UndecodableError("unknown value")
-
+    Takes the time that building the sets and dicts takes: bound it for values that somebody else has chosen.
+    """
     try:
-        return value(encoded)
-    except (TypeError, ValueError, KeyError, IndexError, RecursionError):
+        return _value(encoded)
+    except Exception:  # whatever somebody else's data make Python raise
         raise UndecodableError("unknown value") from None
+
+
+def _value(item: Any) -> Any:
+    if isinstance(item, list):
+        return [_value(part) for part in item]
+    if not isinstance(item, dict):
+        return item
+    ((tag, content),) = item.items()
+    if tag == "tuple":
+        return tuple([_value(part) for part in content])
+    if tag == "set":
+        return {_value(part) for part in content}
+    if tag == "dict":
+        return {_value(key): _value(part) for key, part in content}
+    if tag == "int":
+        return int(content, 16)
+    if tag == "nan":
+        return math.nan
+    if tag == "ratio":
+        return Fraction(int(content[0], 16), int(content[1], 16))
+    if tag == "bytes":
+        return bytes.fromhex(content)
+    if tag == "complex":
+        real, imaginary = content
+        return complex(_value(real), _value(imaginary))
+    if tag == "range":
+        length, first, step = content
+        return range(first, first + length * (step or 1), step or 1)
+    if tag == "ListNode":
+        return LinkedList([_value(part) for part in content])
+    if tag == "TreeNode":
+        return Tree([None if part is None else [_value(part[0])] for part in content])
+    raise UndecodableError("unknown value")

@@ -1,176 +1,79 @@
-"""The side of the sandbox that runs untrusted code: evaluates expressions, sends their plain values. Run by `sandbox`.
+"""The side of the sandbox that runs untrusted code: evaluates expressions, sends their plain values.
 
-    python -I -S sandbox_worker.py READ_FD WRITE_FD SETTINGS
+    python -P -s -S sandbox_worker.py CONTROL_FD
 
-Everything in this process belongs to the solution once it has run, this module included. So nothing here decides a
-verdict: the process never holds an expected value, and what it sends is data that the trusted side decodes strictly.
-Only what happens before the solution is read, the limits, has to hold. Nothing outside the standard library, and
-nothing of this package, is imported.
+Started by `process`. This process, the nursery, loads the interpreter and common modules once and runs nothing
+of a solution's; for each solution it forks a child, which limits itself for good before it reads the solution.
+Everything in the child belongs to the solution from then on, this module included. So nothing here decides a verdict:
+a child never holds an expected value, and what it sends is data that the trusted side reads strictly. Nothing outside
+the standard library, and nothing of this package, is imported.
 
-Messages are JSON after a length of 4 bytes. In: {"source"} once, then {"id", "calls"}. Out: {"filtered"} once, then
-{"id", "values"} or {"id", "error", "kind"}.
+Control socket (one message a datagram): settings in JSON and "ready" with a descriptor of the nursery; then, for each
+solution, two pipe ends in and a descriptor of the child out; at its end the status that wait gives.
+Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}; out, a length of
+4 bytes and JSON, {"filtered"} once and then {"id", "sizes"}, followed by as many bytes of values, or {"id", "error",
+"kind"}.
 """
 
+import __future__
+
+import ast
+import builtins
 import ctypes
+import fcntl
+import gc
+import importlib
+import importlib.util
+import io
 import json
 import os
+import re
 import resource
+import socket
 import struct
 import sys
 import types
 
+ANSWER_CHARACTERS = 1 << 24
+"""The longest answer, as JSON, that counts. It is the longest that is sent."""
 _MAX_DEPTH = 200
 _MAX_NODES = 1_000_000
+_READ_FD, _WRITE_FD = 3, 4
+_STACK_MB = 64
+# Stacks of threads count in full against the limit of memory.
+_THREAD_STACK_MB = 8
+# What a child need not load again: the standard library's part of the LeetCode initialisation.
+_PRELOADED = (
+    *("bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "heapq", "itertools", "math"),
+    *("operator", "queue", "random", "re", "string", "threading", "typing"),
+)
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 22, 38, 9
+
 
 # --- limits ----------------------------------------------------------------------------------------------------------
-
-# System calls by number on (x86-64, arm64); -1 where the machine does not have it. Denied: new processes and programs,
-# signals to and memory of other processes, sockets, new namespaces, and memory that RLIMIT_AS does not count.
-_DENIED = {
-    "fork": (57, -1),
-    "vfork": (58, -1),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "ptrace": (101, 117),
-    "kill": (62, 129),
-    "tkill": (200, 130),
-    "tgkill": (234, 131),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "socket": (41, 198),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "io_uring_setup": (425, 425),
-    "userfaultfd": (323, 282),
-    "keyctl": (250, 219),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "shmget": (29, 194),
-    "msgget": (68, 186),
-    "semget": (64, 190),
-    "mq_open": (240, 180),
-}
-# Denied as well where no namespace hides files and processes: whatever changes files, or slows other processes down.
-_DENIED_WITHOUT_NAMESPACES = {
-    "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
-    "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
-    "sched_setaffinity": (203, 122),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    "creat": (85, -1),
-    "mkdir": (83, -1),
-    "mkdirat": (258, 34),
-    "rmdir": (84, -1),
-    "unlink": (87, -1),
-    "unlinkat": (263, 35),
-    "rename": (82, -1),
-    "renameat": (264, 38),
-    "renameat2": (316, 276),
-    "link": (86, -1),
-    "linkat": (265, 37),
-    "symlink": (88, -1),
-    "symlinkat": (266, 36),
-    "mknod": (133, -1),
-    "mknodat": (259, 33),
-    "chmod": (90, -1),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, -1),
-    "fchown": (93, 55),
-    "lchown": (94, -1),
-    "fchownat": (260, 54),
-    "truncate": (76, 45),
-    "utime": (132, -1),
-    "utimes": (235, -1),
-    "futimesat": (261, -1),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-}
-_CLONE, _CLONE3, _PRCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (302, 261)
-_OPEN, _OPENAT, _OPENAT2 = (2, -1), (257, 56), (437, 437)
-_AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 22, 38, 9
-_CLONE_THREAD = 0x10000
-_EPERM, _EROFS, _ENOSYS = 1, 30, 38
-
-
-def _filter(machine: str, no_namespaces: bool) -> bytes:
-    """The seccomp program: allow all, but answer what is denied with an error."""
-    column = 0 if machine == "x86_64" else 1
-    allow = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
-
-    def load(offset: int) -> bytes:
-        return struct.pack("HBBI", 0x20, 0, 0, offset)
-
-    def jump(how: int, value: int, if_true: int, if_false: int) -> bytes:
-        return struct.pack("HBBI", how, if_true, if_false, value)
-
-    def fail(error: int) -> bytes:
-        return struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | error)
-
-    equal, at_least, any_bit, argument = 0x15, 0x35, 0x45, 16
-    program = [load(4), jump(equal, _AUDIT_ARCHITECTURE[machine], 1, 0), fail(_EPERM), load(0)]
-    if machine == "x86_64":  # the x32 calls have numbers of their own
-        program += [jump(at_least, 0x40000000, 0, 1), fail(_EPERM)]
-
-    def deny(numbers: tuple[int, int], error: int) -> None:
-        if numbers[column] >= 0:
-            program.extend([jump(equal, numbers[column], 0, 1), fail(error)])
-
-    def deny_if(numbers: tuple[int, int], index: int, test: bytes, error: int) -> None:
-        """`test` looks at the low half of one argument and jumps over one instruction where the call is fine."""
-        if numbers[column] >= 0:
-            program.extend([jump(equal, numbers[column], 0, 4), load(argument + 8 * index), test, fail(error), allow])
-
-    for numbers in _DENIED.values():
-        deny(numbers, _EPERM)
-    deny(_CLONE3, _ENOSYS)  # its flags are out of a filter's sight; without it, libraries use clone
-    deny_if(_CLONE, 0, jump(any_bit, _CLONE_THREAD, 1, 0), _EPERM)
-    deny_if(_PRCTL, 0, jump(equal, _PR_SET_PDEATHSIG, 0, 1), _EPERM)  # else it could outlive us
-    deny_if(_PRLIMIT, 0, jump(equal, 0, 1, 0), _EPERM)  # another process's limits
-    if no_namespaces:
-        for numbers in _DENIED_WITHOUT_NAMESPACES.values():
-            deny(numbers, _EROFS)
-        deny(_OPENAT2, _ENOSYS)
-        writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        deny_if(_OPEN, 1, jump(any_bit, writing, 0, 1), _EROFS)
-        deny_if(_OPENAT, 2, jump(any_bit, writing, 0, 1), _EROFS)
-    return b"".join([*program, allow])
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def _confine(settings: dict) -> bool:
+def _library():
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    return libc
+
+
+def _confine(settings, libc):
     """Apply all limits to this process, for good. True if system calls are filtered too."""
     megabyte = 1 << 20
     limits = {
         resource.RLIMIT_AS: settings["memory_mb"] * megabyte,
         resource.RLIMIT_FSIZE: settings["file_mb"] * megabyte,
+        resource.RLIMIT_STACK: _STACK_MB * megabyte,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,
     }
     if not settings["no_namespaces"]:  # else it would count all that this user runs
         limits[resource.RLIMIT_NPROC] = settings["threads"]
@@ -178,16 +81,13 @@ def _confine(settings: dict) -> bool:
         _, highest = resource.getrlimit(which)
         limit = limit if highest == resource.RLIM_INFINITY else min(limit, highest)
         resource.setrlimit(which, (limit, limit))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # No capabilities, even for root (version 3 of the call; three empty sets of 64).
     libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24))
-    machine = os.uname().machine
-    if machine not in _AUDIT_ARCHITECTURE:
+    code = bytes.fromhex(settings["filter"])
+    if not code:
         return False
-    code = _filter(machine, settings["no_namespaces"])
     program = _Program(len(code) // 8, code)
     return libc.prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program), 0, 0) == 0
 
@@ -195,25 +95,102 @@ def _confine(settings: dict) -> bool:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-class _NotPlainError(Exception):
-    pass
+class NotPlainError(Exception):
+    """A value that no test can compare."""
 
 
-def _encoder():
+# Types beyond the builtin ones that equal plain data in Python: where they are defined, and what they count as.
+_LIKE = {
+    ("fractions", "Fraction"): "ratio",
+    ("decimal", "Decimal"): "decimal",
+    ("collections", "UserList"): "list",
+    ("collections", "UserString"): "str",
+    ("collections", "UserDict"): "dict",
+    ("collections", "ChainMap"): "dict",
+    ("builtins", "mappingproxy"): "dict",
+    ("builtins", "dict_keys"): "set",
+    ("builtins", "dict_items"): "set",
+    ("builtins", "odict_keys"): "set",
+    ("builtins", "odict_items"): "set",
+    ("collections.abc", "KeysView"): "set",
+    ("collections.abc", "ItemsView"): "set",
+    ("builtins", "memoryview"): "bytes",
+    ("sortedcontainers.sortedlist", "SortedList"): "list",
+    ("sortedcontainers.sortedset", "SortedSet"): "set",
+}
+_LARGEST_EXPONENT = 5000
+_COMPACT = (",", ":")
+
+
+def dumped(structure):
+    """JSON without spaces; characters as they are, so that its length counts them."""
+    return json.dumps(structure, ensure_ascii=False, separators=_COMPACT)
+
+
+def encoder(exact):
     """`encode(value)`: a plain value as what JSON has, everything else tagged by a one-key object.
 
+    Not `exact`: values that are equal in Python have the same form, so that comparing texts compares values (1, 1.0
+    and True are one number, sets and dicts are sorted). `exact`: numbers keep their types.
     What it calls is bound here, before any solution runs. A subclass counts by the content of its builtin base
     (`Counter` as dict, a named tuple as tuple), read past whatever methods it overrides.
     """
     int_pos, float_pos, str_str, bytes_hex = int.__pos__, float.__pos__, str.__str__, bytes.hex
     dict_items, list_iter, tuple_iter = dict.items, list.__iter__, tuple.__iter__
-    set_iter, frozenset_iter, complex_of = set.__iter__, frozenset.__iter__, complex.__complex__
+    set_iter, frozenset_iter, complex_pos = set.__iter__, frozenset.__iter__, complex.__pos__
+    text_of, infinity = dumped, float("inf")
+
+    def integer(value):
+        return value if -(1 << 63) <= value < 1 << 63 else {"int": hex(value)}
+
+    def real(value):
+        if exact:
+            return value
+        if value != value:
+            return {"nan": 0}
+        if value in (infinity, -infinity):
+            return value
+        whole = int(value)
+        return integer(whole) if whole == value else value
+
+    def ratio(numerator, denominator):
+        if not exact:
+            if denominator == 1:
+                return integer(numerator)
+            try:
+                nearest = numerator / denominator
+            except OverflowError:
+                nearest = infinity
+            if nearest != infinity and nearest.as_integer_ratio() == (numerator, denominator):
+                return nearest
+        return {"ratio": [hex(numerator), hex(denominator)]}
+
+    def decimal(value):
+        if value.is_nan():
+            return real(float("nan"))
+        if value.is_infinite():
+            return real(infinity if value > 0 else -infinity)
+        if abs(value.adjusted()) > _LARGEST_EXPONENT or -value.as_tuple().exponent > _LARGEST_EXPONENT:
+            raise NotPlainError("a Decimal out of range")
+        return ratio(*value.as_integer_ratio())
+
+    def unordered(parts):
+        """A set's encoded elements, in an order that they alone determine."""
+        kinds = {type(part) for part in parts}
+        return sorted(parts) if kinds <= {int} or kinds <= {str} else sorted(parts, key=text_of)
+
+    def mapping(pairs, depth):
+        made = [[encode(key, depth + 1), encode(value, depth + 1)] for key, value in pairs]
+        kinds = {type(key) for key, _ in made}
+        plain = kinds <= {int} or kinds <= {str}
+        made.sort(key=(lambda pair: pair[0]) if plain else (lambda pair: text_of(pair[0])))
+        return {"dict": made}
 
     def linked(node, depth):
         values = []
         while node is not None:
             if len(values) >= _MAX_NODES:
-                raise _NotPlainError("a list that does not end")
+                raise NotPlainError("a list that does not end")
             values.append(encode(node.val, depth + 1))
             node = node.next
         return {"ListNode": values}
@@ -222,47 +199,83 @@ def _encoder():
         preorder, ahead = [], [root]
         while ahead:
             if len(preorder) >= _MAX_NODES:
-                raise _NotPlainError("a tree that does not end")
+                raise NotPlainError("a tree that does not end")
             node = ahead.pop()
             preorder.append(None if node is None else [encode(node.val, depth + 1)])
             if node is not None:
                 ahead += [node.right, node.left]
         return {"TreeNode": preorder}
 
+    def sequence(items, depth):
+        items = [*items]
+        kinds = {type(item) for item in items}
+        if kinds <= {str} or (kinds == {int} and min(items) >= -(1 << 63) and max(items) < 1 << 63):
+            return items
+        return [encode(item, depth + 1) for item in items]
+
     def encode(value, depth=0):
         kind = type(value)
-        if value is None or kind is bool or kind is str or kind is float:
+        if value is None or kind is str:
             return value
+        if kind is bool:
+            return value if exact else int(value)
         if kind is int:
-            return value if -(1 << 63) <= value < 1 << 63 else {"int": hex(value)}
+            return integer(value)
+        if kind is float:
+            return real(value)
         if depth > _MAX_DEPTH:
-            raise _NotPlainError(f"nested deeper than {_MAX_DEPTH}")
+            raise NotPlainError(f"nested deeper than {_MAX_DEPTH}")
         if issubclass(kind, list):
-            return [encode(item, depth + 1) for item in list_iter(value)]
+            return sequence(list_iter(value), depth)
         if issubclass(kind, tuple):
-            return {"tuple": [encode(item, depth + 1) for item in tuple_iter(value)]}
+            return {"tuple": sequence(tuple_iter(value), depth)}
         if issubclass(kind, dict):
-            return {"dict": [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in dict_items(value)]}
+            return mapping(dict_items(value), depth)
         if issubclass(kind, set):
-            return {"set": [encode(item, depth + 1) for item in set_iter(value)]}
+            return {"set": unordered(sequence(set_iter(value), depth))}
         if issubclass(kind, frozenset):
-            return {"frozenset": [encode(item, depth + 1) for item in frozenset_iter(value)]}
+            return {"set": unordered(sequence(frozenset_iter(value), depth))}
         if issubclass(kind, int):
             return encode(int_pos(value), depth)
         if issubclass(kind, float):
-            return float_pos(value)
+            return real(float_pos(value))
         if issubclass(kind, str):
             return str_str(value)
-        if issubclass(kind, bytes):
-            return {"bytes": bytes_hex(value)}
-        if kind is complex:
-            number = complex_of(value)
-            return {"complex": [number.real, number.imag]}
-        if kind.__name__ == "ListNode":
-            return linked(value, depth)
-        if kind.__name__ == "TreeNode":
-            return tree(value, depth)
-        raise _NotPlainError(f"a {kind.__name__}, which is not a plain value")
+        if issubclass(kind, bytes | bytearray):
+            return {"bytes": bytes_hex(bytes(value))}
+        if issubclass(kind, complex):
+            number = complex_pos(value)
+            return real(number.real) if number.imag == 0 and not exact else complex_pair(number)
+        return other(value, kind, depth)
+
+    def complex_pair(number):
+        return {"complex": [real(number.real), real(number.imag)]}
+
+    def other(value, kind, depth):
+        for base in kind.__mro__:
+            if base.__name__ == "ListNode":
+                return linked(value, depth)
+            if base.__name__ == "TreeNode":
+                return tree(value, depth)
+            like = _LIKE.get((base.__module__, base.__qualname__))
+            if like == "ratio":
+                return ratio(value.numerator, value.denominator)
+            if like == "decimal":
+                return decimal(value)
+            if like == "list":
+                return sequence(value, depth)
+            if like == "str":
+                return str_str(value.data)
+            if like == "dict":
+                return mapping([*value.items()], depth)
+            if like == "set":
+                return {"set": unordered(sequence(value, depth))}
+            if like == "bytes":
+                return {"bytes": bytes_hex(value.tobytes())}
+        if kind is range:
+            first = value[:1]
+            return {"range": [len(value), first[0] if first else 0, value.step if len(value) > 1 else 0]}
+        raise NotPlainError(f"a {kind.__name__}, which is not a plain value")
 
     return encode
 
@@ -270,10 +283,10 @@ def _encoder():
 # --- conversation ----------------------------------------------------------------------------------------------------
 
 
-def _channel(read_fd: int, write_fd: int):
+def _channel(read_fd, write_fd):
     read, write, dumps, loads = os.read, os.write, json.dumps, json.loads
 
-    def exactly(size: int) -> bytes:
+    def exactly(size):
         parts = []
         while size:
             part = read(read_fd, size)
@@ -286,16 +299,17 @@ def _channel(read_fd: int, write_fd: int):
     def receive():
         return loads(exactly(int.from_bytes(exactly(4), "big")))
 
-    def send(message) -> None:
+    def send(message, *values):
         data = dumps(message).encode()
-        data = len(data).to_bytes(4, "big") + data
-        while data:
-            data = data[write(write_fd, data) :]
+        for part in (len(data).to_bytes(4, "big") + data, *values):
+            view = memoryview(part)
+            while view:
+                view = view[write(write_fd, view) :]
 
     return receive, send
 
 
-def _described(error: BaseException) -> dict:
+def _described(error):
     kind = "memory" if isinstance(error, MemoryError) else "error"
     try:
         text = f"{type(error).__name__}: {error}"
@@ -304,37 +318,179 @@ def _described(error: BaseException) -> dict:
     return {"kind": kind, "error": text[:200]}
 
 
-def main() -> None:
-    read_fd, write_fd, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    sys.argv[1:] = []
-    sys.path.append(settings["packages"])
-    sys.dont_write_bytecode = True
-    receive, send, encode = *_channel(read_fd, write_fd), _encoder()
-    send({"filtered": _confine(settings)})
+def _compiled(source, name):
+    """Source as code. What editors add (a byte order mark) and joining breaks (`from __future__`) does not matter."""
+    source = source.lstrip("\ufeff")
+    try:
+        return compile(source, name, "exec", dont_inherit=True)
+    except SyntaxError:
+        source = re.sub("(?m)^\ufeff+", "", source)
+        tree = ast.parse(source, name)
+        flags, kept = 0, []
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__" and not node.level:
+                for alias in node.names:
+                    flags |= getattr(__future__, alias.name).compiler_flag
+                node = ast.copy_location(ast.Pass(), node)
+            kept.append(node)
+        tree.body = kept
+        return compile(ast.fix_missing_locations(tree), name, "exec", flags=flags, dont_inherit=True)
+
+
+def _leave(code=None):
+    raise SystemExit(code)
+
+
+def _prepare(settings):
+    """What `site` would have added, and a null device that can be opened where no file can be written."""
+    builtins.exit = builtins.quit = _leave
+    if settings["no_namespaces"]:
+        null, opened, opened_by_number = os.dup(0), builtins.open, os.open
+
+        def is_null(file):
+            return isinstance(file, str | bytes | os.PathLike) and os.fsdecode(file) == os.devnull
+
+        def open(file, *args, **kwargs):
+            return opened(os.dup(null) if is_null(file) else file, *args, **kwargs)
+
+        def os_open(path, flags, mode=0o777, *, dir_fd=None):
+            return os.dup(null) if is_null(path) else opened_by_number(path, flags, mode, dir_fd=dir_fd)
+
+        builtins.open = io.open = open
+        os.open = os_open
+    import random
+
+    random.seed(0)
+
+
+def _load(request, setups, namespace):
+    """Run a solution's source in a namespace, after its setup in one of its own: a global `next` breaks no helper."""
+    try:
+        sys.modules["initialisation"] = types.ModuleType("initialisation")
+        before = sys.modules["initialisation"].__dict__
+        if request["setup"]:
+            exec(setups.get(request["setup"]) or _compiled(request["setup"], "<setup>"), before)
+            given = {name: value for name, value in before.items() if not name.startswith("__")}
+            namespace.update(given)
+        try:
+            exec(_compiled(request["source"], "<solution>"), namespace)
+        except SystemExit as ending:
+            if ending.code not in (None, 0):
+                raise
+        if request["setup"]:
+            _adopt_classes(given, before, namespace)
+        return None
+    except BaseException as error:
+        return _described(error)
+
+
+def _adopt_classes(given, before, namespace):
+    """Let the setup's helpers build the solution's own ListNode, say, if it has one that is made from a value."""
+    for name, theirs in given.items():
+        mine = namespace.get(name)
+        if mine is not theirs and isinstance(mine, type) and isinstance(theirs, type):
+            try:
+                mine(0)
+            except BaseException:
+                continue
+            before[name] = mine
+
+
+def _serve(read_fd, write_fd, settings, setups, libc):
+    """A child's life."""
+    receive, send = _channel(read_fd, write_fd)
+    encoders, dumps = {exact: encoder(exact) for exact in (False, True)}, dumped
+    _prepare(settings)
+    send({"filtered": _confine(settings, libc)})
 
     request = receive()
     # A module of its own, as an import would make it: dataclasses and pickle look their class's module up.
     solution = types.ModuleType("solution")
     sys.modules["solution"] = solution
     namespace = solution.__dict__
-    try:
-        exec(compile(request["source"], "<solution>", "exec"), namespace)
-        answer = {"values": []}
-    except BaseException as error:
-        answer = _described(error)
+    answer = _load(request, setups, namespace) or {"sizes": []}
     send({"id": request["id"], **answer})
 
     while True:
         request = receive()
+        texts = ()
         try:
             values = [eval(compile(call, "<test>", "eval"), namespace) for call in request["calls"]]
-            answer = {"values": [encode(value) for value in values]}
-        except _NotPlainError as error:
-            answer = {"kind": "failed", "error": f"returned {error}"[:200]}
+            texts = [dumps(encoders[request["exact"]](value)) for value in values]
+            if sum(map(len, texts)) > ANSWER_CHARACTERS:
+                raise NotPlainError(f"more than {ANSWER_CHARACTERS} characters")
+            texts = [text.encode("utf-8", "surrogatepass") for text in texts]
+            answer = {"sizes": [len(text) for text in texts]}
+        except NotPlainError as error:
+            texts, answer = (), {"kind": "failed", "error": f"returned {error}"[:200]}
         except BaseException as error:
-            answer = _described(error)
+            texts, answer = (), _described(error)
         values = None
-        send({"id": request["id"], **answer})
+        send({"id": request["id"], **answer}, *texts)
+        texts = None
+
+
+# --- the nursery -----------------------------------------------------------------------------------------------------
+
+
+def _place(descriptors):
+    """Move the two pipe ends to their places, the same in every child, and leave no other descriptor open."""
+    away = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 32) for descriptor in descriptors]
+    os.closerange(3, 32)
+    for descriptor, place in zip(away, (_READ_FD, _WRITE_FD), strict=True):
+        os.dup2(descriptor, place, inheritable=False)
+        os.close(descriptor)
+
+
+def _import_package(name, folder):
+    """Make one package importable without the folder that it lies in, where others lie too."""
+    spec = importlib.util.spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def main():
+    control, libc = socket.socket(fileno=int(sys.argv[1])), _library()
+    sys.argv[1:] = []
+    sys.dont_write_bytecode = True
+    settings = json.loads(control.recv(1 << 20))
+    if settings["no_namespaces"]:
+        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    for name, folder in settings["packages"].items():
+        _import_package(name, folder)
+    import threading
+
+    threading.stack_size(_THREAD_STACK_MB << 20)
+    own = os.pidfd_open(os.getpid())
+    socket.send_fds(control, [b"ready"], [own])
+    os.close(own)
+    setups = {}  # compiled, not run: what a solution brings runs in its child alone
+    gc.freeze()
+    while True:
+        message, given, _, _ = socket.recv_fds(control, 1 << 20, 2)
+        if not message:
+            os._exit(0)
+        setup = message.decode("utf-8", "surrogatepass")[1:]
+        if setup and setup not in setups:
+            try:
+                setups = {setup: _compiled(setup, "<setup>")}
+            except BaseException:
+                setups = {}
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            _place(given)
+            _serve(_READ_FD, _WRITE_FD, settings, setups, libc)
+        for descriptor in given:
+            os.close(descriptor)
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(control, [b"started"], [pidfd])
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        control.send(str(status).encode())
 
 
 if __name__ == "__main__":

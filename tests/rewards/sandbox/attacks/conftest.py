@@ -9,23 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sandbox_marks import PROBLEMS, survivors
 
 from qrpo_lib.rewards.sandbox import sandbox
 
 SECONDS = 0.2
-# The processes of this test run can be told from all others by this argument of theirs.
-MEMORY_MB = 256 + os.getpid() % 256
-
-
-def problem(isolation):
-    """Why an isolation cannot be tested here, None if it can."""
-    try:
-        return None if sandbox.works(isolation) else f"a solution does not run in the isolation '{isolation}'"
-    except RuntimeError as error:
-        return str(error)
-
-
-PROBLEMS = {isolation: problem(isolation) for isolation in ("bubblewrap", "limits")}
+MEMORY_MB = 300
 
 
 @pytest.fixture(params=["bubblewrap", pytest.param("limits", marks=pytest.mark.slow)])
@@ -40,20 +29,6 @@ def bubblewrap():
     if PROBLEMS["bubblewrap"]:
         pytest.skip(f"limits alone do not cover this. {PROBLEMS['bubblewrap']}")
     return "bubblewrap"
-
-
-def survivors():
-    """Command lines of processes that this run's sandboxes have left behind."""
-    mark = f'"memory_mb": {MEMORY_MB},'.encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state = (folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
-            if mark in (folder / "cmdline").read_bytes() and state != b"Z":
-                found.append(folder.name)
-        except OSError:
-            continue
-    return found
 
 
 def environment():
@@ -79,9 +54,9 @@ def host(tmp_path, monkeypatch):
     process.kill()
     process.wait()
     until = time.monotonic() + 30
-    while survivors() and time.monotonic() < until:
+    while survivors(os.getpid()) and time.monotonic() < until:
         time.sleep(0.05)
-    assert survivors() == []
+    assert survivors(os.getpid()) == set()
 
 
 RIGHT = "def f(x):\n    return 3 * x\n"

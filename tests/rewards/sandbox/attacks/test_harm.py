@@ -55,8 +55,8 @@ def test_answer_that_trickles(attack):
     """A byte now and then, of an answer that would take days."""
     trickle = """
 import os, sys, time
-channel = int(sys.orig_argv[-2])
-os.write(channel, (1 << 20).to_bytes(4, 'big'))
+channel = 4
+os.write(channel, (1 << 15).to_bytes(4, 'big'))
 while True:
     time.sleep(0.01)
     os.write(channel, b' ')
@@ -225,7 +225,7 @@ def test_huge_output(attack):
 
 
 def test_huge_return_value(attack):
-    assert attack(second("return 'x' * (8 << 20)"), seconds=2) == ["passed", "crashed", "passed"]
+    assert attack(second("return 'x' * (24 << 20)"), seconds=2) == ["passed", "failed", "passed"]
 
 
 def test_endless_return_value(attack):

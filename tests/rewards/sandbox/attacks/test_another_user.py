@@ -1,0 +1,86 @@
+"""Without bubblewrap, as a user who is not root: reading the judge's memory, where the expected values are.
+
+Root's solutions have lost root's capabilities and so could not read it anyway. The test runs the judge as `nobody` by
+an interpreter that others can read, which need not be the one that runs the tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import sortedcontainers
+
+from qrpo_lib.runs.code_version import own_package
+
+PYTHON = next(
+    (found for name in ("python3.13", "python3.12", "python3.11") if (found := shutil.which(name, path="/usr/bin"))),
+    None,
+)
+JUDGE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from qrpo_lib.rewards.sandbox import sandbox
+if sys.argv[1] == "unguarded":
+    sandbox.sandbox_isolation.guard = lambda: None
+source, tests = json.load(sys.stdin)
+print(json.dumps(sandbox.run_tests(source, tests, isolation="limits", seconds_per_test=20).outcomes))
+"""
+# f(x) looks for the text that begins as the answer does in the memory of all ancestors.
+ATTACK = """
+import os, re
+def f(x):
+    pid = os.getppid()
+    for _ in range(6):
+        try:
+            for line in open(f'/proc/{pid}/maps'):
+                if ' rw' not in line: continue
+                start, end = (int(part, 16) for part in line.split()[0].split('-'))
+                try:
+                    with open(f'/proc/{pid}/mem', 'rb', 0) as memory:
+                        memory.seek(start)
+                        found = re.search(rb"right-([0-9]{20})-7", memory.read(min(end - start, 1 << 26)))
+                        if found: return found.group().decode()
+                except (OSError, ValueError, OverflowError): pass
+        except OSError: pass
+        try: pid = int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[1])
+        except (OSError, ValueError): break
+"""
+
+
+@pytest.fixture
+def outcomes(tmp_path_factory):
+    folder = Path("/var/tmp") / f"sandbox-test-{os.getpid()}"
+    if os.geteuid() or PYTHON is None or not shutil.which("setpriv"):
+        pytest.skip("it takes root, setpriv and a Python of the system's to become another user")
+    shutil.copytree(own_package().root, folder / "qrpo_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(sortedcontainers.__file__).parent, folder / "sortedcontainers")
+    subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+
+    def run(guarded):
+        command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", PYTHON, "-c", JUDGE, guarded]
+        tests = ["assert f(1) == 'right-98237412398471239847-7'"]
+        done = subprocess.run(
+            command,
+            input=json.dumps([ATTACK, tests]),
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"PYTHONPATH": str(folder)},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    yield run
+    shutil.rmtree(folder)
+
+
+def test_the_judges_memory_cannot_be_read(outcomes):
+    assert outcomes("guarded") == ["failed"]
+
+
+def test_the_attack_would_succeed(outcomes):
+    """So the guard is what stops it: this is the attack on a judge without it."""
+    assert outcomes("unguarded") == ["passed"]

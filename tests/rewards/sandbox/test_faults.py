@@ -1,0 +1,264 @@
+"""What happens to verdicts, processes and folders when processes are ended, and when someone has had enough."""
+
+import _thread
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sandbox_marks import PROBLEMS, isolation, survivors  # noqa: F401  (a fixture)
+
+from qrpo_lib.rewards.sandbox import process as sandbox_process
+from qrpo_lib.rewards.sandbox import sandbox
+
+SLEEPER = "import time\ndef f(x):\n    time.sleep(0.2)\n    return x\n"
+MEMORY_MB = 700 + os.getpid() % 256  # tells this run's processes from all others
+
+
+@pytest.fixture
+def solvers(monkeypatch):
+    """The solvers that are made from now on, as (nursery's process, solver's process)."""
+    made, solver = [], sandbox_process.Nursery.solver
+
+    def noted(self, setup=""):
+        found = solver(self, setup)
+        made.append((self._pid, found.pid))
+        return found
+
+    monkeypatch.setattr(sandbox_process.Nursery, "solver", noted)
+    return made
+
+
+def later(action, ready):
+    """Do something in another thread as soon as `ready()`."""
+
+    def run():
+        while not ready():
+            time.sleep(0.01)
+        action()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("which", ["nursery", "solver"])
+def test_a_worker_that_is_killed_costs_nothing(isolation, solvers, which):  # noqa: F811
+    """In the middle of a test; state that the solution keeps is as if nothing had been."""
+    counter = "import time\nn = 0\ndef f(x):\n    global n\n    n += 1\n    time.sleep(0.1)\n    return n\n"
+    tests = [f"assert f(0) == {n}" for n in range(1, 6)]
+
+    def kill():
+        time.sleep(0.25)
+        os.kill(solvers[0][which == "solver"], signal.SIGKILL)
+
+    thread = later(kill, lambda: solvers)
+    result = sandbox.run_tests(counter, tests, isolation=isolation, memory_mb=MEMORY_MB)
+    thread.join()
+    assert result.outcomes == ("passed",) * 5
+    assert len(solvers) == 2
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_nothing(isolation, monkeypatch):  # noqa: F811
+    start, started = sandbox_process.sandbox_isolation.start, []
+
+    def killed_at_first(kind, control):
+        process = start(kind, control)
+        started.append(process)
+        if len(started) == 1:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(sandbox_process.sandbox_isolation, "start", killed_at_first)
+    assert sandbox.run_tests(SLEEPER, ["assert f(1) == 1"], isolation=isolation).outcomes == ("passed",)
+    assert len(started) == 2
+
+
+def test_a_worker_that_is_always_killed_costs_its_test(isolation, monkeypatch):  # noqa: F811
+    values = sandbox_process.Solver.values
+
+    def killed(self, calls, **options):
+        if "(f(2))" in calls:
+            os.kill(self.pid, signal.SIGKILL)
+        return values(self, calls, **options)
+
+    monkeypatch.setattr(sandbox_process.Solver, "values", killed)
+    result = sandbox.run_tests("def f(x): return x", [f"assert f({x}) == {x}" for x in (1, 2, 3)], isolation=isolation)
+    assert result.outcomes == ("passed", "crashed", "passed")
+    assert "twice" in result.details[1]
+
+
+def test_a_crash_of_its_own_is_not_tried_again(isolation, solvers):  # noqa: F811
+    source = "import os, ctypes\ndef f(x): ctypes.string_at(0) if x else os._exit(9)"
+    assert sandbox.run_tests(source, ["assert f(0) == 1", "assert f(1) == 1"], isolation=isolation).outcomes == (
+        "crashed",
+        "crashed",
+    )
+    assert len(solvers) == 2
+
+
+def test_a_killed_judge_leaves_nothing(isolation, tmp_path):  # noqa: F811
+    """No process and no folder, in the test and while workers start."""
+    code = (
+        "import sys; from qrpo_lib.rewards.sandbox import sandbox\n"
+        "source = 'import time\\ndef f(x):\\n    time.sleep(60)\\n'\n"
+        f"sandbox.run_many([(source, ['assert f(1) == 1'] * 9)] * 4, isolation={isolation!r}, memory_mb={MEMORY_MB},"
+        " processes=2, seconds_per_test=60)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    for pause in (0.0, 0.05, 0.5):
+        judge = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+        until = time.monotonic() + 120
+        while not survivors(judge.pid) and time.monotonic() < until:
+            time.sleep(0.005)
+        workers = survivors(judge.pid)
+        assert workers
+        time.sleep(pause)
+        workers = {*workers, *survivors(judge.pid)}
+        judge.kill()
+        judge.wait()
+        until = time.monotonic() + 60
+        while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [pid for pid in workers if os.path.exists(f"/proc/{pid}")] == []
+        assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_ends_everything_at_once(isolation, solvers):  # noqa: F811
+    """Ctrl-C while solutions idle that would idle for hours, and while a long value is compared."""
+    stuck = "import time\ndef f(x):\n    time.sleep(x)\n    return list(range(10 ** 5))\n"
+    jobs = [(stuck, ["assert f(3600) == 1"] * 50)] * 6
+    interrupted = []
+
+    def interrupt():
+        time.sleep(0.2)
+        interrupted.append(time.monotonic())
+        _thread.interrupt_main()
+
+    thread = later(interrupt, lambda: len(solvers) >= 2)
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run_many(jobs, isolation=isolation, processes=2, seconds_per_test=3600, memory_mb=MEMORY_MB)
+    took = time.monotonic() - interrupted[0]
+    thread.join()
+    assert survivors(os.getpid()) == set()
+    assert took < 60  # a second on a machine that has one to spare; without the interrupt it would be hours
+
+
+def test_an_error_of_the_callers_ends_everything_too(isolation):  # noqa: F811
+    def report(done, total, _):
+        raise ZeroDivisionError
+
+    stuck = "import time\ndef f(x):\n    time.sleep(x)\n"
+    jobs = [("def f(x): return x", ["assert f(1) == 1"]), (stuck, ["assert f(3600) == 1"])]
+    with pytest.raises(ZeroDivisionError):
+        sandbox.run_many(jobs, report=report, isolation=isolation, processes=2, seconds_per_test=3600)
+    assert survivors(os.getpid()) == set()
+
+
+def test_all_tests_together_have_a_budget(isolation):  # noqa: F811
+    spin = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
+    tests = ["assert f(0.2) is None"] * 50
+    result = sandbox.run_tests(spin, tests, seconds_in_all=1.0, isolation=isolation)
+    passed = result.outcomes.count("passed")
+    assert result.outcomes == ("passed",) * passed + ("timeout",) * (50 - passed)
+    assert 1 <= passed <= 6
+    assert result.budget == 1.0
+    assert 0.5 < result.seconds < 3
+    assert "1 seconds for all tests together" in result.details[-1]
+    with pytest.raises(ValueError, match="seconds_in_all"):
+        sandbox.run_tests(spin, tests, seconds_in_all=0)
+
+
+def test_the_budget_allows_every_test_its_limit():
+    result = sandbox.run_tests("def f(x): return x", ["assert f(1) == 1"] * 7, seconds_per_test=2)
+    assert result.budget >= 7 * 2
+    assert 0 < result.seconds < result.budget
+
+
+def test_idling_is_charged_to_the_budget(isolation):  # noqa: F811
+    start = time.monotonic()
+    tests = ["assert f(3600) == 1"] * 100
+    result = sandbox.run_tests(SLEEPER.replace("0.2", "x"), tests, seconds_in_all=1.0, isolation=isolation)
+    assert set(result.outcomes) == {"timeout"}
+    assert time.monotonic() - start < 100  # each test by itself might idle for ten of its limits
+
+
+def test_one_failure_of_the_probe_is_not_the_end(monkeypatch):
+    """Nor does it lower the isolation; a program that is there and does not start is an error that says so."""
+    if PROBLEMS["bubblewrap"]:
+        pytest.skip(PROBLEMS["bubblewrap"])
+    works, failures = sandbox.works, []
+
+    def flaky(kind):
+        if len(failures) < number:
+            failures.append(kind)
+            raise RuntimeError("The sandbox did not start: Resource temporarily unavailable.")
+        return works(kind)
+
+    monkeypatch.setattr(sandbox, "works", flaky)
+    monkeypatch.setattr(sandbox, "_PROBE_PAUSE", 0.0)
+    monkeypatch.delenv("QRPO_SANDBOX", raising=False)
+    sandbox.available_isolation.cache_clear()
+    try:
+        number = 1
+        assert sandbox.available_isolation() == "bubblewrap"
+        sandbox.available_isolation.cache_clear()
+        failures.clear()
+        number = 100
+        with pytest.raises(
+            RuntimeError, match=r"bubblewrap is installed, but .*unavailable.*QRPO_SANDBOX=limits"
+        ) as said:
+            sandbox.available_isolation()
+        assert str(said.value).count(". ") == 0  # one sentence
+        number = 0
+        assert sandbox.available_isolation() == "bubblewrap"  # the failure was not kept
+        sandbox.available_isolation.cache_clear()
+        monkeypatch.setenv("QRPO_SANDBOX", "limits")
+        with pytest.warns(sandbox.WeakIsolationWarning, match="QRPO_SANDBOX says so"):
+            assert sandbox.available_isolation() == "limits"
+    finally:
+        sandbox.available_isolation.cache_clear()
+
+
+def test_the_judges_own_delay_is_not_charged(isolation, monkeypatch):  # noqa: F811
+    """This side comes to look only after longer than a test may take; the answer has been there all along."""
+    converse = sandbox_process.Solver._converse
+
+    def late(self, message, reply, is_over):
+        def delayed():
+            return is_over()
+
+        os.write(self._write, message[:0])
+        if message:
+            real, held = os.read, []
+
+            def slow(descriptor, size):
+                if not held and descriptor == self._read:
+                    held.append(time.sleep(1.5))
+                return real(descriptor, size)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(sandbox_process.os, "read", slow)
+                return converse(self, message, reply, delayed)
+        return converse(self, message, reply, delayed)
+
+    monkeypatch.setattr(sandbox_process.Solver, "_converse", late)
+    result = sandbox.run_tests("def f(x): return x", ["assert f(1) == 1"], seconds_per_test=0.05, isolation=isolation)
+    assert result.outcomes == ("passed",)
+
+
+def test_nothing_is_left_after_many_solutions(isolation):  # noqa: F811
+    before = len(os.listdir("/proc/self/fd")), set(os.listdir(tempfile.gettempdir()))
+    crash = "import os\ndef f(x): os._exit(0) if x % 2 else None"
+    sandbox.run_many([(crash, [f"assert f({x}) is None" for x in range(6)])] * 6, isolation=isolation, processes=3)
+    assert len(os.listdir("/proc/self/fd")) == before[0]
+    assert {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("sandbox")} <= before[1]
+    assert survivors(os.getpid()) == set()
+    with contextlib.suppress(OSError):
+        assert not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()

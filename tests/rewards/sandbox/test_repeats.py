@@ -1,0 +1,115 @@
+"""The same verdict every time: what a run's chance decides is fixed, and limits hold between two looks as well."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from sandbox_marks import isolation  # noqa: F401  (a fixture)
+
+from qrpo_lib.rewards.sandbox import clock, sandbox
+
+CHANCE = """
+import random
+class Thing: pass
+def order(x): return list({str(i) for i in range(50)})
+def by_identity(x): return [thing.number for thing in {made(i) for i in range(50)}]
+def made(i):
+    thing = Thing()
+    thing.number = i
+    return thing
+def dice(x): return [random.random() for _ in range(3)]
+"""
+
+
+@pytest.mark.parametrize("function", ["order", "by_identity", "dice"])
+def test_what_chance_decides_is_the_same_in_every_run(function, isolation):  # noqa: F811
+    """Each run is a process of its own with another hash seed; the values are read from what the first one gives."""
+    code = (
+        "import json, sys; from qrpo_lib.rewards.sandbox import process as p\n"
+        f"nursery = p.Nursery(p.Limits(5, 256, {isolation!r})); solver = nursery.solver()\n"
+        f"assert solver.load({CHANCE!r}).outcome == 'passed'\n"
+        f"print(solver.values(('({function}(1))',), digest=False).values); solver.close(); nursery.close()\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
+
+
+def test_twenty_four_threads_fit_into_the_papers_memory(isolation):  # noqa: F811
+    source = """
+import threading
+def f(n):
+    barrier, found = threading.Barrier(n), []
+    def work():
+        barrier.wait(30)
+        found.append(len([bytes(1000) for _ in range(1000)]))
+    threads = [threading.Thread(target=work) for _ in range(n)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return sum(found)
+"""
+    result = sandbox.run_tests(source, ["assert f(24) == 24000"] * 2, isolation=isolation, seconds_per_test=10)
+    assert result.outcomes == ("passed", "passed"), result.details
+
+
+def test_deep_recursion_through_c_has_a_stack(isolation):  # noqa: F811
+    """8 MB, the usual size, do not suffice for it."""
+    source = """
+import functools, sys
+sys.setrecursionlimit(10 ** 6)
+class Deep:
+    def __init__(self, n): self.n = n
+    def __len__(self): return 0 if self.n == 0 else len(Deep(self.n - 1))
+def f(n): return len(Deep(n))
+"""
+    test = "assert f(20000) == 0"
+    result = sandbox.run_tests(source, [test], isolation=isolation, seconds_per_test=10)
+    if sys.version_info < (3, 12):  # from there on C's recursion has a limit of its own
+        assert result.outcomes == ("passed",), result.details
+
+
+@pytest.mark.parametrize("thing", ["threads", "files"])
+def test_many_short_tests_do_not_add_up(thing, isolation):  # noqa: F811
+    """Each is over before anyone looks; each leaves some behind."""
+    if thing == "files" and isolation == "limits":
+        pytest.skip("without bubblewrap no file can be made at all")
+    source = """
+import threading, time
+made = 0
+def threads(n):
+    global made
+    for _ in range(n): threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+    made += n
+    return made
+def files(n):
+    global made
+    for i in range(n): open(f'/tmp/attack{made + i}', 'w').close()
+    made += n
+    return made
+"""
+    number, most = {"threads": (10, clock.MAX_THREADS), "files": (500, clock.MAX_FILES)}[thing]
+    tests = [f"assert {thing}({number}) == {number * (i + 1)}" for i in range(100)]
+    result = sandbox.run_tests(source, tests, isolation=isolation, seconds_per_test=5)
+    first = result.outcomes.index("crashed")
+    assert first <= most // number
+    assert result.details[first] == f"more than {most} {thing}"
+
+
+def test_a_slow_core_gets_more_time_and_the_result_says_so(monkeypatch):
+    spin = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n"
+    tests = ["assert f(0.6) is None"]
+    monkeypatch.setattr(clock, "slowness", lambda: 1.0)
+    usual = sandbox.run_tests(spin, tests, seconds_per_test=0.2)
+    assert (usual.outcomes, usual.slowness) == (("timeout",), 1.0)
+    monkeypatch.setattr(clock, "slowness", lambda: 4.0)
+    slow = sandbox.run_tests(spin, tests, seconds_per_test=0.2)
+    assert (slow.outcomes, slow.slowness) == (("passed",), 4.0)
+    assert slow.seconds == pytest.approx(0.6 / 4, rel=0.5)

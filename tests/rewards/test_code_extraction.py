@@ -1,0 +1,114 @@
+"""Which part of a completion is its code, by the authors' rule and by the lenient one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards import code_extraction
+from qrpo_lib.tasks import leetcode
+
+RIGHT = "def f(n):\n    return n + 2\n"
+OTHER = "print(f(1))\n"
+
+
+def lenient(completion, names=("f",)):
+    return code_extraction.extract(completion, names, "lenient")
+
+
+FORMS = {
+    "the form asked for": f"Here:\n```python\n{RIGHT}```\nDone.",
+    "python3": f"```python3\n{RIGHT}```",
+    "a version": f"```python3.11\n{RIGHT}```",
+    "a capital": f"```Python\n{RIGHT}```",
+    "py": f"```py\n{RIGHT}```",
+    "in braces": f"```{{.python}}\n{RIGHT}```",
+    "no language": f"```\n{RIGHT}```",
+    "tildes": f"~~~python\n{RIGHT}~~~",
+    "four backticks": f"````python\n{RIGHT}````",
+    "blank before the language": f"``` python\n{RIGHT}```",
+    "closed on the code's last line": f"```python\n{RIGHT.rstrip()}```",
+    "text after the closing": f"```python\n{RIGHT}``` and so on",
+    "not closed": f"Here:\n```python\n{RIGHT}",
+    "no fence": RIGHT,
+    "no fence, with a comment": f"# the function\nimport math\n\n{RIGHT}",
+    "byte order mark": f"\ufeff```python\n\ufeff{RIGHT}```",
+    "Windows' line ends": f"```python\n{RIGHT}```".replace("\n", "\r\n"),
+    "within a list": "1. Write\n   ```python\n   def f(n):\n       return n + 2\n   ```\n",
+    "another language first": f"```bash\npip install it\n```\n```python\n{RIGHT}```",
+    "an example after it": f"```python\n{RIGHT}```\nUse it:\n```python\n{OTHER}```",
+    "an example before it": f"```python\n{OTHER}```\nSo:\n```python\n{RIGHT}```",
+    "output after it": f"```python\n{RIGHT}```\nprints\n```\n[1, 2]\n```",
+    "a first attempt": f"```python\ndef f(n):\n    return 0\n```\nBetter:\n```python\n{RIGHT}```",
+    "a fence in a comment": f"```python\n# not ``` yet\n{RIGHT}```",
+    "a fence in a string": f'```python\nTEXT = """\n```\nx\n```\n"""\n{RIGHT}```',
+    "a fence in a docstring": '```python\ndef f(n):\n    """Add.\n    ```\n    1\n    ```\n    """\n    return n+2\n',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_right_answer_counts_in_every_form(form):
+    reward = rewards.TestsReward(lambda prompt: [f"assert f({n}) == {n + 2}" for n in range(3)], extraction="lenient")
+    assert reward.score(["p"], [FORMS[form]]).tolist() == [1.0], lenient(FORMS[form])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "I cannot do that.", "```bash\nls\n```", "```pythonic\nx = 1\n```", "```", "f(2)"]
+)
+def test_what_is_no_answer_has_no_code(text):
+    assert lenient(text) is None
+
+
+def test_the_authors_rule_is_the_first_block_of_python_that_is_closed():
+    """On every form it is what their regular expression finds."""
+    import re
+
+    for text in FORMS.values():
+        found = re.search(r"```python\b[^\n]*\n(.*?)```", text, re.DOTALL)
+        assert code_extraction.extract(text) == (found.group(1) if found else None)
+
+
+def test_a_completion_in_the_form_asked_for_is_the_same_to_both_rules():
+    asked = [FORMS["the form asked for"], FORMS["closed on the code's last line"], "no code"]
+    assert code_extraction.differs(asked, [("f",)] * 3) == 0
+    assert code_extraction.differs([FORMS["py"], FORMS["not closed"], asked[0]], [("f",)] * 3) == 2
+
+
+def test_the_last_block_counts_where_none_defines_what_is_called():
+    assert lenient("```python\nx = 1\n```\n```python\ny = 2\n```") == "y = 2\n"
+    assert lenient("```python\nf = lambda n: n\n```\n```python\ny = 2\n```") == "f = lambda n: n\n"
+
+
+def test_rewards_say_where_the_rules_differ():
+    reward = rewards.TestsReward(lambda prompt: ["assert f(1) == 3"])
+    texts = [FORMS["the form asked for"], FORMS["py"], FORMS["an example before it"], "nothing"]
+    assert reward.forms_differ(["p"] * 4, texts).tolist() == [False, True, True, False]
+    assert reward.score(["p"] * 4, texts).tolist() == [1.0, 0.0, 0.0, 0.0]  # the authors' rule is the default
+
+
+def test_leetcode_knows_the_class_that_its_tests_call():
+    row = {
+        "task_id": "t",
+        "entry_point": "Solution().f",
+        "test": "def check(candidate):\n    assert candidate(n = 1) == 3\n",
+    }
+    code = "class Solution:\n    def f(self, n): return n + 2\n"
+    text = f"```python\nprint(Solution().f(1))\n```\n```python\n{code}```\n```python\nSolution().f(2)\n```"
+    assert leetcode.pass_rates([row], [text], extraction="lenient") == [1.0]
+    assert leetcode.pass_rates([row], [text]) == [0.0]
+
+
+@given(
+    st.lists(st.sampled_from(["```python\n", "```\n", "```", "~~~", "def f(): pass\n", "'''", "\n", "    ", "x", "#"]))
+)
+def test_no_text_raises(parts):
+    text = "".join(parts)
+    for rule in ("paper", "lenient"):
+        found = code_extraction.extract(text, ["f"], rule)
+        assert found is None or isinstance(found, str)
+
+
+@pytest.mark.parametrize("text", ["(" * 10_000, "-" * 50_000 + "1", "x" + ".a" * 40_000, "```python\n" * 2000, "\0"])
+def test_no_text_is_too_much(text):
+    lenient(f"```python\n{text}\n```")
+    lenient(text)
