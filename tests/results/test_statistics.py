@@ -103,9 +103,7 @@ def test_intervals_of_clusters_have_the_level_and_the_seed_that_are_asked_for():
     values = stats.norm.ppf((np.arange(400) + 0.5) / 400)
 
     def interval(**settings):
-        return clustered_interval(
-            lambda index: values[index].mean(), np.arange(400), np.zeros(400), **settings
-        )
+        return clustered_interval(lambda index: values[index].mean(), np.arange(400), np.zeros(400), **settings)
 
     assert interval() != interval(seed=1)
     assert interval(seed=1) == interval(seed=1)
