@@ -103,16 +103,14 @@ def test_intervals_of_clusters_have_the_level_and_the_seed_that_are_asked_for():
     values = stats.norm.ppf((np.arange(400) + 0.5) / 400)
 
     def interval(**settings):
-        return clustered_interval(
-            lambda index: values[index].mean(), np.arange(400), np.zeros(400), resamples=4000, **settings
-        )
+        return clustered_interval(lambda index: values[index].mean(), np.arange(400), np.zeros(400), **settings)
 
     assert interval() != interval(seed=1)
     assert interval(seed=1) == interval(seed=1)
     for level in (0.95, 0.5):
         reach = stats.norm.ppf((1 + level) / 2) * values.std() / 20
         found = interval(level=level)
-        assert (found.low, found.high) == pytest.approx((-reach, reach), abs=0.1 * reach)
+        assert (found.low, found.high) == pytest.approx((-reach, reach), abs=0.15 * reach)
 
 
 def test_resamples_without_a_number_are_left_out():
