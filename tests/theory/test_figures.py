@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import same_color
 from scipy import integrate, stats
 
 from qrpo_lib.objective import transforms
@@ -135,7 +136,8 @@ def test_estimator_figure_draws_densities_and_moments():
     solid, dashed = ([line for line in right.lines if line.get_linestyle() == style] for style in ("-", "--"))
     for beta, label, bias, spread, density in zip(betas, labels, solid, dashed, left.patches, strict=True):
         assert (bias.get_label(), density.get_label()) == (label, label)
-        assert tuple(bias.get_color()) == tuple(spread.get_color()) == tuple(density.get_edgecolor())
+        assert same_color(bias.get_color(), spread.get_color())
+        assert same_color(bias.get_color(), density.get_edgecolor())
         assert list(bias.get_xdata()) == list(spread.get_xdata()) == [1, 10]
         assert bias.get_ydata()[0] == pytest.approx(1 / (2 * beta), abs=4 / np.sqrt(repeats))
         assert spread.get_ydata()[0] == pytest.approx(1, abs=3 / np.sqrt(repeats))
