@@ -184,7 +184,7 @@ def test_an_untrained_model_is_shown_as_such_and_decides_nothing(profile, best, 
 
 
 def test_dpos_gain_is_that_of_its_reported_model(profile, best, monkeypatch):
-    monkeypatch.setattr(best_models.grid, "train", lambda *_: None)  # all is trained
+    monkeypatch.setattr(best_models.train, "train", lambda *_: None)  # all is trained
     expected = best_models.gain_rows(best).set_index("method").loc["dpo", "gain"]
     assert best_models.dpo_gain(profile) == pytest.approx(expected)
 
