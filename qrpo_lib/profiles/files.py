@@ -13,6 +13,7 @@ table. Three things replace more than the key that is written:
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import os
@@ -21,6 +22,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +396,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+@cache
+def _toml(text: str) -> Table:
+    return tomllib.loads(text)
+
+
 def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
     """What a file says, and what it extends."""
     said = f"In the profile {shown}"
@@ -499,7 +506,7 @@ def _parsed(path: Path, shown: str) -> Table:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise ProfileError(f"{said} is UTF-16 or binary; save it as UTF-8.")
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        return copy.deepcopy(_toml(content.decode("utf-8-sig")))  # readers take it apart
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ProfileError(f"{said} is not UTF-8 (line {line}); save it as UTF-8.") from None

@@ -59,13 +59,24 @@ class CodeChangedError(InputError):
 def project_root() -> Path:
     """The folder that holds notebooks, figures and runs: `$QRPO_ROOT`, else the checkout of this package, else here."""
     if os.environ.get("QRPO_ROOT"):
-        return Path(os.environ["QRPO_ROOT"]).resolve()
-    return PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else Path.cwd()
+        return _resolved(os.environ["QRPO_ROOT"], os.getcwd())
+    return _checkout() or Path.cwd()
 
 
 def runs_folder() -> Path:
     """Where run folders live: `$QRPO_RUNS`, else `runs` in the project."""
-    return Path(os.environ.get("QRPO_RUNS") or project_root() / "runs").resolve()
+    return _resolved(os.environ.get("QRPO_RUNS") or str(project_root() / "runs"), os.getcwd())
+
+
+# Both are asked for thousands of times by one command.
+@cache
+def _resolved(path: str, working_directory: str) -> Path:
+    return Path(working_directory, path).resolve()
+
+
+@cache
+def _checkout() -> Path | None:
+    return PACKAGE.parent if (PACKAGE.parent / "notebooks").is_dir() else None
 
 
 def cache_folder(name: str) -> Path:
