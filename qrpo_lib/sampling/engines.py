@@ -11,6 +11,14 @@ IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could 
 BACKENDS = ("vllm", "transformers")
 
 
+def meant(backend: str) -> str:
+    """The engine whose results a backend's name stands for, whether or not it is installed: keys are the same anywhere.
+
+    "auto" stands for what there is on this machine.
+    """
+    return resolve(backend) if backend == "auto" else backend
+
+
 def resolve(backend: str) -> str:
     """ "auto" as what it stands for on this machine, other names as they are. Imports nothing."""
     if backend == "auto":

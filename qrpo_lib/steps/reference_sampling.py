@@ -35,7 +35,7 @@ _PROMPTS_IN_A_SHARD = 64
 def step(profile: Profile) -> folders.Step:
     """What determines the reference completions."""
     settings = profile.reference_sampling
-    task, backend = tasks.of(profile.task), engines.resolve(settings.backend)
+    task, backend = tasks.of(profile.task), engines.meant(settings.backend)
     parameters = {
         "task": task.parameters(),
         "seed": profile.seed,

@@ -76,7 +76,7 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
         "repeats": profile.evaluation.repeats,
     }
     inputs = (reference_policy.step(profile), reference_sampling.step(profile))
-    backend = engines.resolve(profile.reference_sampling.backend)
+    backend = engines.meant(profile.reference_sampling.backend)
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
     task, used = tasks.of(profile.task), (backend, "transformers")  # the second where the policy is in memory

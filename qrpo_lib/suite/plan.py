@@ -8,11 +8,8 @@ are counted where data and models are at hand; what is unknown is said (`qrpo_li
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from rich.console import Group
@@ -27,7 +24,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.sampling import vllm_engine
 from qrpo_lib.suite import notebooks, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
@@ -99,16 +95,15 @@ def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:
 def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     """What the profile would run. A step that several arms share is counted in the first of them."""
     found, seen = [], set()
-    with anywhere(profile_name):
-        for arm in profiles.arms(profile_name):
-            profile = profiles.load(profile_name, arm)
-            of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
-            seen |= {task.name for task in of_arm}
-            sizes = plan_sizes.of_arm(profile)
-            for kind in _STAGES:
-                of_kind = [task for task in of_arm if task.kind == kind]
-                if of_kind:
-                    found.append(_stage(profile, kind, of_kind, assumptions, sizes))
+    for arm in profiles.arms(profile_name):
+        profile = profiles.load(profile_name, arm)
+        of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
+        seen |= {task.name for task in of_arm}
+        sizes = plan_sizes.of_arm(profile)
+        for kind in _STAGES:
+            of_kind = [task for task in of_arm if task.kind == kind]
+            if of_kind:
+                found.append(_stage(profile, kind, of_kind, assumptions, sizes))
     return found
 
 
@@ -221,21 +216,6 @@ def _policy_bytes(profile: Profile, sizes: Sizes) -> float:
 
 def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
     return assumed.completion_tokens or profile.reference_sampling.max_new_tokens / 2
-
-
-@contextmanager
-def anywhere(profile_name: str) -> Iterator[None]:
-    """Context in which the keys of a profile that names vLLM can be computed without vLLM."""
-    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
-    # Not for "auto", which stands for what there is on this machine.
-    if vllm_engine.vllm_python() or all(profile.reference_sampling.backend != "vllm" for profile in arms):
-        yield
-        return
-    os.environ["QRPO_VLLM_PYTHON"] = sys.executable
-    try:
-        yield
-    finally:
-        del os.environ["QRPO_VLLM_PYTHON"]
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

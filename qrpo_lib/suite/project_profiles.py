@@ -18,7 +18,7 @@ from pathlib import Path
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import folders as runs
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.suite import notebooks, plan
+from qrpo_lib.suite import notebooks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -68,8 +68,7 @@ def files() -> list[Path]:
 
 
 def _needed_by(profile: str) -> set[str]:
-    with plan.anywhere(profile):
-        return notebooks.needed_folders(notebooks.jobs(profile))
+    return notebooks.needed_folders(notebooks.jobs(profile))
 
 
 def _below(root: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import pytest
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cleaning, folders
-from qrpo_lib.suite import cli, execution, notebooks, plan, project_profiles
+from qrpo_lib.suite import cli, execution, notebooks, project_profiles
 
 NAME = "training-0123456789ab"
 
@@ -223,8 +223,7 @@ OWN = 'extends = "tiny"\nname = "own"\n[experiment.betas]\ndpo = [0.123]\n'
 
 
 def last_step(profile):
-    with plan.anywhere(profile):
-        return notebooks.jobs(profile)[-1].step
+    return notebooks.jobs(profile)[-1].step
 
 
 @pytest.mark.parametrize("place", ["own.toml", "profiles/own.toml", "deeper/still/own.toml"])
@@ -285,8 +284,7 @@ def test_every_kind_of_step_is_known_to_it():
     """A damaged run folder is recognised by these names."""
     names = set()
     for profile in profiles.names():
-        with plan.anywhere(profile):
-            names |= {name.rpartition("-")[0] for name in notebooks.needed_folders(notebooks.jobs(profile))}
+        names |= {name.rpartition("-")[0] for name in notebooks.needed_folders(notebooks.jobs(profile))}
     names = {name for name in names if not name.startswith("notebook-")}
     assert names <= cleaning._STEPS
 

@@ -15,7 +15,7 @@ import pytest
 from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.code_version import Package, entry_names, own_package
-from qrpo_lib.sampling import engines
+from qrpo_lib.sampling import engines, vllm_engine
 from qrpo_lib.steps import (
     dataset_pairs,
     fitting,
@@ -333,3 +333,12 @@ def _printed_keys(project: Path) -> list[str]:
     done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def test_keys_of_a_profile_that_names_vllm_need_no_vllm(monkeypatch):
+    monkeypatch.setattr(vllm_engine, "vllm_python", lambda: None)
+    profile = profiles.load("gh200")
+    assert profile.reference_sampling.backend == "vllm"
+    assert reference_sampling.step(profile).parameters["sampling"]["backend"] == "vllm"
+    with pytest.raises(ValueError, match="which is not installed"):
+        engines.resolve("vllm")
