@@ -127,7 +127,7 @@ def test_target_figure_draws_bias_and_noise_at_one_beta():
 
 def test_estimator_figure_draws_densities_and_moments():
     """From one reference reward, beta log Z-hat is that reward: 1/(2 beta) below beta log Z, with deviation 1."""
-    betas, repeats = [0.1, 1.0], 20_000
+    betas, repeats = [0.1, 1.0], 5000
     moments = tables.noise_table(betas, [0.5], [1, 10], repeats=repeats, seed=0)
     errors = tables.histograms(tables.estimator_errors(betas, n=10, repeats=repeats, seed=1))
     left, right = figures.estimator_figure(errors, moments).axes
