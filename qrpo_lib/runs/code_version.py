@@ -303,13 +303,18 @@ def _entry_name(entry: Any) -> str:
 
 
 @cache
-def without_own_imports(source: str) -> str:
-    """Source without its lines that import from this package: where a module lives is nobody's result."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+def without_own_imports(cell: str) -> str:
+    """A notebook's cell without its lines that import from this package: where a module lives is nobody's result."""
+    lines = cell.splitlines()
+    for node in ast.walk(ast.parse(without_magics(cell))):
         if isinstance(node, ast.Import | ast.ImportFrom) and _imported(node, _SOURCE, own_package())[0]:
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     return "\n".join(line for line in lines if line.strip())
+
+
+def without_magics(cell: str) -> str:
+    """A cell as Python: lines that are IPython's alone are empty."""
+    return "\n".join("" if line.startswith(("%", "!")) else line for line in cell.splitlines())
 
 
 # --- reading a module's source ----------------------------------------------------------------------------------------

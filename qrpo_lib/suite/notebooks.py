@@ -18,7 +18,7 @@ from qrpo_lib.experiment import grid as sweep
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import files, folders
-from qrpo_lib.runs.code_version import without_own_imports
+from qrpo_lib.runs.code_version import without_magics, without_own_imports
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
@@ -63,9 +63,9 @@ class Job:
     @property
     def step(self) -> folders.Step:
         cells = notebook_file.cells(self.source)
-        code = [_without_magics(source) for kind, source in cells if kind == "code"]
+        code = [without_magics(source) for kind, source in cells if kind == "code"]
         # Cells as they stand, but for the lines that say where the package's modules live.
-        shown = [source if kind != "code" else without_own_imports(_without_magics(source)) for kind, source in cells]
+        shown = [source if kind != "code" else without_own_imports(source) for kind, source in cells]
         values = {name: value for name, value in self.parameters.items() if name != "profile"}
         parameters = {"notebook": self.path, "cells": shown, "parameters": values, "settings": self._settings()}
         name = f"notebook-{self.path.replace('/', '-')}"
@@ -255,7 +255,3 @@ def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
     return {step.folder_name for step in folders.with_inputs(*roots)}
-
-
-def _without_magics(source: str) -> str:
-    return "\n".join(line for line in source.splitlines() if not line.startswith(("%", "!")))

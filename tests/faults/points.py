@@ -75,7 +75,9 @@ class Fault:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file of the test")
         elif what == "edit":
             path = Path(of)
-            path.write_text(path.read_text(encoding="utf-8").replace("%matplotlib inline", "%matplotlib inline\\n", 1))
+            path.write_text(
+                path.read_text(encoding="utf-8").replace("%matplotlib inline", "%matplotlib inline\\n# edited", 1)
+            )
         else:
             raise ValueError(f"there is no action {self.action!r}")
 

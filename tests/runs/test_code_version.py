@@ -285,6 +285,11 @@ def test_further_source_counts_with_what_it_reaches(tmp_path):
 def test_lines_that_import_from_the_package_are_dropped_and_nothing_else():
     source = "import json\nfrom qrpo_lib import (\n    losses,\n    runs,\n)\nfrom math import pi\n\nx = pi  # y"
     assert code_version.without_own_imports(source) == "import json\nfrom math import pi\nx = pi  # y"
+    cell = f"%matplotlib inline\n{source}\n!ls"
+    assert (
+        code_version.without_own_imports(cell)
+        == "%matplotlib inline\nimport json\nfrom math import pi\nx = pi  # y\n!ls"
+    )
 
 
 @pytest.mark.parametrize("other", ["python3.12", "python3.13", "python3.14"])

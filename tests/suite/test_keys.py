@@ -121,7 +121,7 @@ TABLE = [
     ("preference_data.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
     ("dataset_pairs.py", 'split != "reporting"', 'split == "reporting"', {"pairs"}),
     # a reward, and what judges answers in processes of its own
-    ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling"}),
+    ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling", "leetcode_data"}),
     ("rewards/base.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
     # data files
     ("smol_prompts.jsonl", '"prompt"', ' "prompt"', {"smol_sampling"}),
@@ -276,7 +276,7 @@ def test_status_prints_every_key_and_makes_no_folder(command, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-MOVES = [("losses", "objective"), ("policy_training", "steps"), ("topics", "some/tasks"), ("rewards", "rewards_of")]
+MOVES = [("losses", "some"), ("fitting", "training"), ("topics", "some/tasks"), ("log_probs", "deep/er")]
 
 
 @pytest.mark.slow
