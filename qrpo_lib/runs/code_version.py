@@ -14,7 +14,7 @@ Where reading cannot follow, the code says what it needs. `package_file("worker.
 that step's own key; and modules that move results around without determining them, which say
 `IS_INFRASTRUCTURE = True`. What a registry among these chooses, a step lists among its entry points.
 
-Uses the standard library alone, and reads source as text: nothing is imported to be hashed.
+Needs nothing outside the standard library, and reads source as text: nothing is imported to be hashed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qrpo_lib.runs.errors import InputError
+
 IS_INFRASTRUCTURE = True
 
 # Reading the package takes longer than most commands: where set, gives the folder that remembers versions, if any.
@@ -43,8 +45,8 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "returns", "annotation"}
 
 
-class UnresolvedCodeError(RuntimeError):
-    """Code names something of this package that is not there, so its version cannot be said."""
+class UnresolvedCodeError(InputError):
+    """Code names something of this package that is not there, so no key that rests on it can be said."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +324,11 @@ def without_magics(cell: str) -> str:
 
 def _read(source: str, dotted: str, package: Package) -> _Module:
     module = _Module()
-    statements = [part for part in ast.parse(source).body if not _is_docstring(part)]
+    try:
+        parsed = ast.parse(source)
+    except SyntaxError as error:
+        raise UnresolvedCodeError(f"{dotted}, line {error.lineno}, is no Python: {error.msg}.") from error
+    statements = [part for part in parsed.body if not _is_docstring(part)]
     foreign: dict[str, str] = {}
     for statement in statements:
         for node in _imports_outside_functions(statement):

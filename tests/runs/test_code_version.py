@@ -10,6 +10,7 @@ import pytest
 
 from qrpo_lib.runs import code_version
 from qrpo_lib.runs.code_version import Package, UnresolvedCodeError
+from qrpo_lib.runs.errors import InputError
 
 LIBRARY = {
     "work.py": """
@@ -155,11 +156,14 @@ def test_the_entry_itself_may_move(tmp_path):
         ("from lib import tools\ndef make():\n    return tools.nothing()", "lib.tools.nothing"),
         ("def make():\n    from .nothing import f\n    return f()", "lib.nothing"),
         ("", "lib.work.make"),
+        ("x = 1\ndef make() return 1", "lib.work, line 2,"),
     ],
 )
-def test_what_cannot_be_resolved_is_an_error(tmp_path, source, named):
-    with pytest.raises(UnresolvedCodeError, match=named.replace(".", r"\.")):
+def test_what_cannot_be_resolved_is_one_sentence(tmp_path, source, named):
+    with pytest.raises(UnresolvedCodeError, match=named.replace(".", r"\.")) as refused:
         version(tmp_path, LIBRARY | {"work.py": source})
+    assert isinstance(refused.value, InputError)  # what the command line and notebooks show without a traceback
+    assert "\n" not in str(refused.value)
 
 
 LATE = {
