@@ -1,7 +1,7 @@
 """The paper's code dataset, LeetCode: filtered, split, with its own solutions (App. L.3, L.6); and its reward.
 
-The folder holds `prompts.parquet`, with columns `prompt_id, split, prompt, chosen, problem` (`chosen` is the dataset's
-answer, `problem` what the tests need, as JSON), and `counts.json`, as in `qrpo_lib.tasks.preference_data`.
+Beside `prompt_id, split, prompt` the prepared rows (`qrpo_lib.tasks.hub_task`) have `chosen`, the dataset's answer, and
+`problem`, what the tests need, as JSON.
 """
 
 from __future__ import annotations
@@ -9,31 +9,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import LeetCodeTask
-from qrpo_lib.runs import folders
-from qrpo_lib.tasks import leetcode, preference_data
+from qrpo_lib.runs import folders, progress
+from qrpo_lib.tasks import hub_task, leetcode
 
 _OF_A_PROBLEM = ("task_id", "entry_point", "test")
 _COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "input_output")
 
 
-class LeetCode(preference_data.HubTask):
+class LeetCode(hub_task.HubTask):
     """LeetCode problems as a task; the reward is the share of tests passed."""
 
     def data(self) -> folders.Step:
         """What determines the prepared dataset."""
         tests = {"min_tests": self.settings.min_tests, "max_tests": self.settings.max_tests}
-        return folders.Step("leetcode_data", self.data_parameters() | tests, code=(_make,))
-
-    def prepared(self) -> Path:
-        """Its folder, made if it is not there."""
-        return folders.complete(self.data(), lambda folder: _make(self.settings, folder))
+        make, code = partial(hub_task.prepare, self.settings, _PREPARATION), ("leetcode_data:_PREPARATION",)
+        return folders.Step("leetcode_data", self.data_parameters() | tests, code=code, make=make)
 
     def parameters(self) -> dict[str, Any]:
         """The limits of a solution's run; the problems are an input."""
@@ -43,7 +39,7 @@ class LeetCode(preference_data.HubTask):
 
     def reward(self) -> LeetCodeReward:
         """The share of its problem's tests that an answer passes."""
-        frame = preference_data.load(self.prepared())
+        frame = hub_task.load(self.prepared())
         problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
         return LeetCodeReward(problems, self.settings)
 
@@ -69,36 +65,26 @@ class LeetCodeReward:
         return np.array([len({leetcode.extract(*pair, rule) for rule in rules}) > 1 for pair in pairs], dtype=bool)
 
 
-def _make(task: LeetCodeTask, folder: Path) -> None:
-    import pandas as pd
+def _usable(
+    rows: Any, role: str, settings: LeetCodeTask, tokenizer: Any, report: progress.Report
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The problems with enough tests that can be judged, of which prompt and answer are not too long."""
+    kept, dropped = [], Counter({"too_long": 0})
+    for number, row in enumerate(rows):
+        report(number, len(rows), "rows")
+        reason = leetcode.unfit(row, min_tests=settings.min_tests, max_tests=settings.max_tests)
+        if reason:
+            dropped["too_few_tests" if "fewer than" in reason else "tests_not_judged"] += 1
+            continue
+        prompt = leetcode.prompt(row)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["response"]}]
+        if hub_task.lengths(tokenizer, [turns])[0] > settings.max_tokens:
+            dropped["too_long"] += 1
+            continue
+        problem = json.dumps({column: row[column] for column in _OF_A_PROBLEM})
+        texts = {"prompt": prompt, "chosen": row["response"], "problem": problem}
+        kept.append({"prompt_id": row["task_id"], "difficulty": row["difficulty"], **texts})
+    return kept, dict(dropped)
 
-    tokenizer = preference_data.tokenizer(task)
-    frames, counts = [], {}
-    for role, name in (("train", task.train_split), ("test", task.test_split)):
-        rows = hub.dataset(task.dataset, task.revision, name)
-        missing = [column for column in _COLUMNS if column not in rows.column_names]
-        if missing:
-            raise hub.HubError(f"{task.dataset} has no column {' and '.join(missing)}: check its revision.")
-        kept, dropped = [], Counter({"too_long": 0})
-        for row in rows.select_columns(list(_COLUMNS)):
-            reason = leetcode.unfit(row, min_tests=task.min_tests, max_tests=task.max_tests)
-            if reason:
-                dropped["too_few_tests" if "fewer than" in reason else "tests_not_judged"] += 1
-                continue
-            prompt = leetcode.prompt(row)
-            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": row["response"]}]
-            if preference_data.lengths(tokenizer, [turns])[0] > task.max_tokens:
-                dropped["too_long"] += 1
-                continue
-            problem = json.dumps({column: row[column] for column in _OF_A_PROBLEM})
-            texts = {"prompt": prompt, "chosen": row["response"], "problem": problem}
-            kept.append({"prompt_id": row["task_id"], "difficulty": row["difficulty"], **texts})
-        if not kept:
-            raise hub.HubError(f"Of {len(rows)} rows of {task.dataset}, {name}, none can be used: {dict(dropped)}.")
-        counts[role] = {"rows": len(rows), **dropped, "remain": len(kept)}
-        frames.append(pd.DataFrame(kept))
-    train, test = frames
-    splits = ["train"] * len(train) + preference_data.held_out_splits(len(test), strata=list(test["difficulty"]))
-    frame = pd.concat([train, test], ignore_index=True).assign(split=splits)
-    frame[["prompt_id", "split", "prompt", "chosen", "problem"]].to_parquet(folder / preference_data.PROMPTS)
-    folders.write_atomically(folder / preference_data.COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
+
+_PREPARATION = hub_task.Preparation(_usable, read=_COLUMNS, kept=("chosen", "problem"), strata="difficulty")

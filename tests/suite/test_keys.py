@@ -118,7 +118,7 @@ TABLE = [
     ("expressions.py", "str]:\n", "str]:\n    count += 0\n", {"code_sampling"}),
     ("problems.py", "_EXAMPLE = 5", "_EXAMPLE = 6", {"smol_code_sampling"}),
     ("leetcode.py", "INITIALISATION = '''", "INITIALISATION = '''import this\n", {"leetcode_data"}),
-    ("preference_data.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
+    ("hub_task.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
     ("dataset_pairs.py", 'split != "reporting"', 'split == "reporting"', {"pairs"}),
     # a reward, and what judges answers in processes of its own
     ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling", "leetcode_data"}),

@@ -9,7 +9,7 @@ from hub_copies import chat_model
 from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import LeetCodeTask, Sandbox
 from qrpo_lib.steps import shifts
-from qrpo_lib.tasks import preference_data
+from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
 DATASET = "newfacade/LeetCodeDataset"
@@ -64,10 +64,10 @@ def task(tmp_path, monkeypatch, runs_folder):
 
 def test_what_is_left_out_and_the_halves(task):
     folder = tasks.of(task).prepared()
-    counts = json.loads((folder / preference_data.COUNTS).read_text())
+    counts = json.loads((folder / hub_task.COUNTS).read_text())
     assert counts["train"] == {"rows": 4, "too_few_tests": 1, "too_long": 1, "remain": 2}
     assert counts["test"] == {"rows": 18, "too_long": 0, "remain": 18}
-    frame = preference_data.load(folder)
+    frame = hub_task.load(folder)
     assert list(frame["prompt_id"][frame["split"] == "train"]) == ["add-0", "add-3"]
     held_out = frame[frame["split"] != "train"]
     difficulty = [DIFFICULTIES[int(name.split("-")[1]) % 3] for name in held_out["prompt_id"]]
