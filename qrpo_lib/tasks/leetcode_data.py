@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-import numpy as np
-
 from qrpo_lib.profiles.settings import LeetCodeTask
+from qrpo_lib.rewards.tests import TestsReward
 from qrpo_lib.runs import folders, progress
 from qrpo_lib.tasks import hub_task, leetcode
 
@@ -37,32 +35,17 @@ class LeetCode(hub_task.HubTask):
         limits = {"sandbox": settings.sandbox.model_dump(), "max_tests": settings.max_tests}
         return {"name": settings.name, "extraction": settings.extraction} | limits
 
-    def reward(self) -> LeetCodeReward:
-        """The share of its problem's tests that an answer passes."""
+    def reward(self) -> TestsReward:
+        """The share of its problem's test cases that an answer's code passes; 0 without code (App. L.4)."""
         frame = hub_task.load(self.prepared())
-        problems = dict(zip(frame["prompt"], map(json.loads, frame["problem"]), strict=True))
-        return LeetCodeReward(problems, self.settings)
-
-
-class LeetCodeReward:
-    """The share of its problem's test cases that the code of an answer passes; 0 without code (App. L.4)."""
-
-    def __init__(self, problems: dict[str, dict[str, str]], task: LeetCodeTask):
-        self._problems = problems
-        self._limits = task.sandbox.model_dump() | {"max_tests": task.max_tests}
-        self._extraction = task.extraction
-
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Float32 rewards (n,)."""
-        rows = [self._problems[prompt] for prompt in prompts]
-        rates = leetcode.pass_rates(rows, completions, extraction=self._extraction, **self._limits)
-        return np.array(rates, dtype=np.float32)
-
-    def forms_differ(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Bool (n,): whether the authors' rule and the lenient one find different code in a completion."""
-        pairs = [(self._problems[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
-        rules = ("paper", "lenient")
-        return np.array([len({leetcode.extract(*pair, rule) for rule in rules}) > 1 for pair in pairs], dtype=bool)
+        problems = dict(zip(frame["prompt"], frame["problem"], strict=True))
+        return TestsReward(
+            cache(lambda prompt: leetcode.tests(json.loads(problems[prompt]))),
+            lambda prompt: leetcode.INITIALISATION,
+            extraction=self.settings.extraction,
+            max_tests=self.settings.max_tests,
+            **self.settings.sandbox.model_dump(),
+        )
 
 
 def _usable(

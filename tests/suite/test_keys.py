@@ -122,7 +122,7 @@ TABLE = [
     ("dataset_pairs.py", 'split != "reporting"', 'split == "reporting"', {"pairs"}),
     # a reward, and what judges answers in processes of its own
     ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling", "leetcode_data"}),
-    ("rewards/base.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
+    ("rewards/models.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
     # data files
     ("smol_prompts.jsonl", '"prompt"', ' "prompt"', {"smol_sampling"}),
     ("smol_problems.jsonl", '"statement"', ' "statement"', {"smol_code_sampling"}),

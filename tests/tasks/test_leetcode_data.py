@@ -87,6 +87,16 @@ def test_prompts_answers_and_rewards_belong_together(task):
     assert reward.score(texts[:3], shifted).tolist() == [0.0] * 3
 
 
+def test_the_profiles_limit_of_tests_holds(task):
+    """Of the twenty tests the first five are run, with a = 0, ..., 4."""
+    reward = tasks.of(task).reward()
+    text = next(prompt.text for prompt in tasks.of(task).prompts(0) if prompt.id == "add-3")
+    small = "```python\nclass Solution:\n    def add(self, a): return a + 3 if a < {limit} else -1\n```"
+    assert reward.score([text] * 2, [small.format(limit=5), small.format(limit=4)]).tolist() == pytest.approx(
+        [1.0, 0.8]
+    )
+
+
 def test_other_columns_are_refused(task, tmp_path):
     for path in (tmp_path / DATASET).iterdir():
         path.write_text(json.dumps({"task_id": "a"}) + "\n")
