@@ -167,7 +167,14 @@ def of_the_paper(name: str) -> Table:
 
 
 def beside(ours: Table, theirs: Table, where: str, label: str, note: str = "") -> str:
-    """Our table with the paper's below it, as Markdown. where: which of the paper's; label, note: what ours is of."""
+    """Our table with the paper's below it, as Markdown.
+
+    Parameters
+    ----------
+    ours, theirs: the tables.
+    where: which of the paper's it is.
+    label, note: what ours is of, and a sentence above it.
+    """
     note = f"{note}\n\n" if note else ""
     return f"{note}Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
 
