@@ -236,6 +236,22 @@ class Evaluation(_Settings):
     repeats: PositiveInt
 
 
+class AlpacaEval(_Settings):
+    """AlpacaEval 2 (App. L.10): the reported models answer its instructions and are compared with the baseline.
+
+    dataset, revision: where the instructions and the baseline's answers are from (`qrpo_lib.steps.alpaca_answers`).
+    annotator: what judges, as the package `alpaca_eval` names it; a paid service.
+    baseline: whose answers are compared with, as AlpacaEval's file names it: gpt-4-1106-preview, `gpt4_turbo` on its
+        leaderboard.
+    """
+
+    dataset: str
+    revision: Commit | None = None
+    instructions: PositiveInt = 805
+    annotator: str
+    baseline: str = "gpt4_1106_preview"
+
+
 class Scaling(_Settings):
     """QRPO with more and more reference rewards (Figure 3), with one partition function or with several.
 
@@ -375,6 +391,7 @@ class Profile(_Settings):
     training: Training
     evaluation: Evaluation
     experiment: Experiment
+    alpaca_eval: AlpacaEval | None = added(None)
     dispatch: Dispatch = Dispatch()
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Imported reference completions against the files that they are read from, and what is refused."""
 
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -14,54 +15,7 @@ from qrpo_lib.steps import fitting, reference_sampling, released
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
 
-PROFILE = """
-seed = 0
-[policy]
-source = "hub"
-model = "owner/model"
-pad_token = "<pad>"
-temperature = 1.0
-top_p = 1.0
-[arms.chat.task]
-name = "magpieair"
-dataset = "owner/data"
-train_split = "train"
-test_split = "test"
-tokenizer = "owner/model"
-max_tokens = 16
-reward.kind = "relevance"
-[reference_sampling]
-backend = "transformers"
-completions = 3
-ref_rewards = 4
-references = "shared"
-max_new_tokens = 8
-batch_size = 8
-threads = 1
-released = { initial = "owner/released" }
-[training]
-setting = "off-policy-best"
-batch_size = 8
-micro_batch_size = 8
-epochs = 1
-checkpoints = 1
-precision = "float32"
-threads = 1
-qrpo = { beta = 0.1, learning_rate = 1e-4, num_ref_rewards = 7 }
-dpo = { beta = 0.1, learning_rate = 1e-4 }
-rebel = { beta = 0.1, learning_rate = 1e-4 }
-simpo = { beta = 2.0, learning_rate = 1e-4 }
-[sft]
-learning_rate = 1e-4
-batch_size = 8
-micro_batch_size = 8
-epochs = 1
-[evaluation]
-repeats = 1
-[experiment]
-algorithms = ["qrpo"]
-seeds = [0]
-"""
+PROFILE = (Path(__file__).parents[1] / "data" / "hub_copies.toml").read_text()
 
 
 @pytest.fixture(scope="module")
