@@ -112,7 +112,7 @@ def told(profile: Profile, annotator: str | None = None) -> str:
 
 
 def evaluate(found: Outputs, profile: Profile, annotator: str | None = None) -> pd.DataFrame:
-    """AlpacaEval's leaderboard of the methods, with the metrics of Table 3 beside its own columns.
+    """AlpacaEval's leaderboard, a row for each method in column `method`, with the metrics of Table 3 beside its own.
 
     annotator: as the package names it; the profile's by default.
     """
@@ -132,5 +132,5 @@ def evaluate(found: Outputs, profile: Profile, annotator: str | None = None) -> 
                 is_return_instead_of_print=True,
             )
             boards.append(board.loc[[method]])
-    board = pd.concat(boards)
+    board = pd.concat(boards).rename_axis("method").reset_index()
     return board.assign(**{ours: board[theirs] for theirs, ours in _METRICS.items() if theirs in board})

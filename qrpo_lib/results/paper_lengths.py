@@ -1,7 +1,7 @@
 """Lengths as the authors count them: tokens of prompt and completion together, by the reward model's tokenizer, cut.
 
 Their online evaluation records them (`run_online_eval.py`, `reward_tokens_len`), and the limit of 1,000 tokens, the
-length-controlled reward and Figure 4 use them. A profile asks for them with `evaluation.lengths = "paper"`.
+length-controlled reward and Figure 4 use them. A profile asks for them with `task.lengths = "paper"`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _AT_ONCE = 4096
 
 def are_used(profile: Profile) -> bool:
     """Whether the profile counts lengths so; completions must then be read with their texts."""
-    return profile.evaluation.lengths == "paper"
+    return getattr(profile.task, "lengths", "completion") == "paper"
 
 
 def counted(profile: Profile, completions: pd.DataFrame) -> pd.DataFrame:

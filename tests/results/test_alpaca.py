@@ -143,7 +143,8 @@ def test_the_package_is_asked_for_the_papers_annotator_and_baseline(profile, pla
     assert [one["name"] for one in asked] == ["initial", "qrpo"]
     assert all(one["reference_outputs"] == entries for one in asked)
     assert {one["annotators_config"] for one in asked} == {"alpaca_eval_gpt4_turbo_fn"}
-    assert board.loc["qrpo", ["alpaca_lc", "alpaca_wr", "alpaca_wr_error"]].tolist() == [50.0, 40.0, 1.5]
+    assert board["method"].tolist() == ["initial", "qrpo"]
+    assert board.loc[1, ["alpaca_lc", "alpaca_wr", "alpaca_wr_error"]].tolist() == [50.0, 40.0, 1.5]
     assert (
         "3 instructions of owner/alpaca, against gpt4_1106_preview, judged by alpaca_eval_gpt4_turbo_fn"
         in alpaca.told(profile)

@@ -21,7 +21,9 @@ def profile(runs_folder, tmp_path, monkeypatch):
     magpieair(tmp_path / "copies" / "owner" / "data")
     chat_model(tmp_path / "copies" / "owner" / "model")
     (tmp_path / "mine.toml").write_text(
-        DATA.read_text().replace("repeats = 1", 'repeats = 1\nlengths = "paper"\nfigure_4 = "paper"')
+        DATA.read_text()
+        .replace("repeats = 1", 'repeats = 1\nfigure_4 = "paper"')
+        .replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
     )
     return profiles.load(tmp_path / "mine.toml")
 
@@ -37,15 +39,8 @@ def test_prompt_and_completion_are_counted_together_and_cut(profile):
     # <|user|> and 4 words, <|assistant|>, the answer, </s>
     assert counted["length"].tolist() == [8, 9, 16, 8]
     assert counted["reward"].tolist() == frame["reward"].tolist()
-    plain = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"lengths": "completion"})})
+    plain = profile.model_copy(update={"task": profile.task.model_copy(update={"lengths": "completion"})})
     assert paper_lengths.counted(plain, frame)["length"].tolist() == [1, 2, 30, 99]
-
-
-def test_a_task_without_tokenizer_cannot_count_so(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text('extends = "tiny"\n[evaluation]\nlengths = "paper"\n')
-    with pytest.raises(profiles.ProfileError, match=r'evaluation.lengths is "paper", but the task topics names no'):
-        profiles.load(path)
 
 
 def test_the_limit_holds_on_the_reporting_prompts_too():
