@@ -150,7 +150,7 @@ def _stage(
     times = [is_open[task.name] for task in of_kind]
     if kind == "evaluation" and not any(_evaluates_checkpoints(task) for task in of_kind):
         # Trainings evaluate their checkpoints themselves: the same work, counted where it belongs.
-        one = _evaluation(profile, assumed, sizes, profile.training.checkpoints)
+        one = _evaluation(profile, assumed, sizes, _checkpoints(profile, sizes))
         costs.append(one)
         times.append(sum(task.kind == "training" and is_open[task.name] for task in of_arm))
     return Stage(
@@ -177,7 +177,7 @@ def _evaluates_checkpoints(task: Task) -> bool:
 
 def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
     if task.kind == "evaluation":
-        checkpoints = profile.training.checkpoints if _evaluates_checkpoints(task) else 1
+        checkpoints = _checkpoints(profile, sizes) if _evaluates_checkpoints(task) else 1
         return _evaluation(profile, assumed, sizes, checkpoints, of_reference=not _evaluates_checkpoints(task))
     if "released" in task.step.parameters:
         return _imported(profile, assumed, sizes)
@@ -258,6 +258,15 @@ def _training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
 
 
 _ESTIMATES = {"policy": _policy, "sft": _sft, "sampling": _sampling, "scoring": _scoring, "training": _training}
+
+
+def _checkpoints(profile: Profile, sizes: Sizes) -> int:
+    """How many checkpoints of a training are evaluated, step 0 aside."""
+    settings = profile.training
+    if settings.checkpoint_every is None:
+        return settings.checkpoints
+    pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
+    return math.ceil(math.ceil(pairs * settings.epochs / settings.batch_size) / settings.checkpoint_every)
 
 
 def _seen(rows: float, batch_size: int, last_batch: str) -> int:

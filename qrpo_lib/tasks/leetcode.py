@@ -26,6 +26,7 @@ import heapq
 import itertools
 import math
 import operator
+import queue
 import random
 import re
 import string
