@@ -1,5 +1,5 @@
-"""How dispatch does on a cluster of 1,000 nodes, by simulation: the real `qrpo_lib.cluster.dispatcher`, a simulated
-scheduler.
+"""How dispatch does on a cluster of 1,000 nodes, by simulation: the real `qrpo_lib.cluster.scheduler`, a simulated
+SLURM.
 
     python benchmarks/scheduling.py             # the paper's job graph, then 100,000 jobs planned
     python benchmarks/scheduling.py --seed 3 --nodes 200 --failures 0.05
@@ -26,9 +26,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qrpo_lib.cluster import dispatcher as dispatch
-from qrpo_lib.cluster import executors
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster import dispatch, executors
+from qrpo_lib.cluster.scheduler import Retries, Scheduler
+from qrpo_lib.cluster.task import After, State, Task, in_order
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders
 
@@ -73,7 +73,7 @@ def wide_graph(jobs: int) -> list[Task]:
 
 def _task(kind: str, *labels, needs: tuple[Task, ...] = ()) -> Task:
     step = folders.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
-    return Task(step, _never_called, (), needs, kind)
+    return Task.of(step, _never_called, (), needs, kind=kind)
 
 
 def _never_called() -> None:
@@ -101,8 +101,8 @@ class Job:
     step: folders.Step
     nodes: int
     limit: float
-    after: executors.After
-    state: executors.State = "pending"
+    after: After
+    state: State = "pending"
     run: int = 0
     started: float = 0.0
     unit_begun: float | None = None
@@ -148,8 +148,8 @@ class SimulatedSlurm(executors.Slurm):
         self._events: list[tuple[float, int, str, Job, int]] = []
         self._count = itertools.count()
 
-    def submit(self, folder, name, works, resources, after):
-        ids = super().submit(folder, name, works, resources, after)
+    def launch(self, batch, works, resources, after):
+        ids = super().launch(batch, works, resources, after)
         self._arrays[ids[0].split("_")[0]] = Array(len(ids))
         for id, work in zip(ids, works, strict=True):
             self.account.repeated += work.step.folder.is_dir()
@@ -162,17 +162,17 @@ class SimulatedSlurm(executors.Slurm):
         return ids
 
     def states(self, jobs):
-        return {job: self.jobs[job].state for _, job in jobs if job in self.jobs and self.jobs[job].state != "ended"}
+        return {job.id: (self.jobs[job.id].state, "") for job in jobs if self.jobs[job.id].state != "ended"}
 
     def cancel(self, jobs):
-        for _, id in jobs:
-            if self.jobs[id].state == "pending":
-                self._leave(self.jobs[id], False)
+        for job in jobs:
+            if self.jobs[job.id].state == "pending":
+                self._leave(self.jobs[job.id], False)
 
-    def outcome(self, folder, job):
-        return None, ""
+    def outcome(self, job):
+        return "lost", ""
 
-    def log(self, folder, job):
+    def log(self, job):
         return ""
 
     def advance(self, until: float) -> None:
@@ -205,7 +205,7 @@ class SimulatedSlurm(executors.Slurm):
     def _array(self, job: Job) -> Array:
         return self._arrays[job.id.split("_")[0]]
 
-    def _released(self, after: executors.After) -> bool | None:
+    def _released(self, after: After) -> bool | None:
         succeeded = [self._counts(id) for id in after.success]
         if any(ended > good for _, ended, good in succeeded):
             return None
@@ -318,20 +318,20 @@ def simulate(tasks: list[Task], nodes: int, failures: float, seed: int, folder: 
     os.environ["QRPO_RUNS"] = str(folder / "runs")
     settings = Dispatch(where="slurm", simultaneous=400, resources=RESOURCES)
     cluster = SimulatedSlurm(settings, nodes, failures, seed, folder / "commands")
-    ordered = dispatch.in_order(tasks)
+    ordered = in_order(tasks)
     started = time.perf_counter()
-    dispatcher = dispatch.Dispatcher(ordered, settings, cluster)
+    scheduler = Scheduler(tasks, cluster, Retries(0, settings.retries))  # virtual time knows no pauses
     own = [time.perf_counter() - started]
     poll_hours, open_tasks = 60 / 3600, True
     while open_tasks:
         clock = time.perf_counter()
-        open_tasks = dispatcher.advance().is_open()
+        open_tasks = scheduler.advance().is_open()
         own.append(time.perf_counter() - clock)
         if open_tasks:
             cluster.advance(cluster.now + poll_hours)
         if cluster.now > 10_000:
-            raise RuntimeError(f"not done after 10,000 hours: {dispatcher.progress.status}")
-    dispatcher.raise_failures()
+            raise RuntimeError(f"not done after 10,000 hours: {scheduler.progress.status}")
+    dispatch.raise_failures(scheduler.progress)
     account = cluster.account
     job_seconds = 3600 * account.hours / account.jobs
     return {
@@ -353,20 +353,18 @@ def simulate(tasks: list[Task], nodes: int, failures: float, seed: int, folder: 
     }
 
 
-class _IdsOnly:
+class _IdsOnly(executors.Submitted):
     """An executor that takes everything at once."""
 
     name, takes_dependencies = "ids", True
 
     def __init__(self):
+        super().__init__(Dispatch(where="slurm"))
         self.count = 0
 
-    def submit(self, folder, name, works, resources, after):
+    def launch(self, batch, works, resources, after):
         self.count += 1
         return [f"{self.count}_{index}" for index in range(len(works))]
-
-    def states(self, jobs):
-        return {}
 
 
 def plan_time(jobs: int, folder: Path) -> dict[str, float | int]:
@@ -375,9 +373,9 @@ def plan_time(jobs: int, folder: Path) -> dict[str, float | int]:
     tasks = wide_graph(jobs)
     clock = time.perf_counter()
     executor = _IdsOnly()
-    progress = dispatch.Dispatcher(dispatch.in_order(tasks), Dispatch(where="slurm"), executor).advance()
+    progress = Scheduler(tasks, executor).advance()
     seconds = time.perf_counter() - clock
-    return {"jobs": progress.count("queued"), "submissions": executor.count, "seconds": round(seconds, 2)}
+    return {"jobs": len(progress.names("queued")), "submissions": executor.count, "seconds": round(seconds, 2)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What runs the jobs of `qrpo_lib.cluster.dispatcher`: a SLURM cluster or local processes, both through submitit.
+"""Executors whose jobs outlive the command: a SLURM cluster, or local processes, both through submitit.
 
 An executor knows jobs by their ids and says which are alive. Whether a result is complete it does not know: that is
 decided by run folders alone. It needs no accounting database (`sacct`): states come from `squeue`, for as long as SLURM
@@ -7,161 +7,145 @@ remembers a job, and from the result that submitit leaves behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import submitit
 from submitit.core import utils as submitit_utils
-from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
+from qrpo_lib.cluster.journal import Batch, Journal
+from qrpo_lib.cluster.task import After, Executor, Job, NoAnswerError, Outcome, State, SubmissionError, Task
+from qrpo_lib.cluster.work import Work
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders, secrets
-from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-State = Literal["pending", "running", "cancelled", "ended"]
-ALIVE: tuple[State, ...] = ("pending", "running")
-
 _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
+# What sbatch says when it has not heard from the controller, which may have taken the job all the same.
+_UNHEARD = re.compile(r"timed out|unable to contact|communication|connect|zero bytes", re.IGNORECASE)
+_UNHEARD_SECONDS = 120
 _COMMAND_SECONDS = 60
 # A local job ends when its work does: the longest time that submitit's local controller can be given.
 _NO_LIMIT_MINUTES = 60 * 24 * 365
 _LOG_LINES = 40
 
 
-@dataclass(frozen=True)
-class After:
-    """Jobs that come first: each of `success` must succeed, each of `end` only end.
+class Submitted(Executor):
+    """What both executors share: the journal, and submitit's files, a folder for each batch of jobs.
 
-    What several workers make together is complete even if one of them was lost, so it is enough that all have ended; a
-    job looks itself whether its inputs are there.
+    Each has ways of its own to `launch` a batch, to `find` the ids of one of which only the name is known, to say what
+    `states` its jobs are in, to `cancel` them, and whether a batch `is_ours`, so that this machine sees its jobs.
     """
 
-    success: tuple[str, ...] = ()
-    end: tuple[str, ...] = ()
-
-    @property
-    def option(self) -> str | None:
-        """As sbatch's `--dependency`."""
-        parts = [f"afterok:{':'.join(self.success)}"] if self.success else []
-        parts += [f"afterany:{':'.join(self.end)}"] if self.end else []
-        return ",".join(parts) or None
-
-
-class SubmissionError(InputError):
-    """The scheduler refused a job."""
-
-
-class NoAnswerError(RuntimeError):
-    """The scheduler could not be asked now."""
-
-
-class StaleCodeError(InputError):
-    """The code was changed between submission and start."""
-
-
-class Work(Checkpointable):
-    """What a job does: make one step's folder, after checking that it may begin. submitit pickles and calls it.
-
-    As it is Checkpointable, submitit requeues the job that runs into its time limit; it then goes on from what the
-    step's partial folder holds.
-    """
-
-    def __init__(
-        self,
-        step: folders.Step,
-        make: Callable[..., Any],
-        arguments: tuple,
-        needs: tuple[str, ...],
-        *,
-        group: bool = False,
-        environment: Mapping[str, str] | None = None,
-    ):
-        self.step, self.make, self.arguments, self.needs = step, make, arguments, needs
-        self.group, self.environment = group, dict(environment or {})
-
-    def __call__(self) -> str:
-        for name in [name for name in os.environ if secrets.is_secret(name)]:
-            del os.environ[name]  # sbatch passes none on, but a login shell may set some again
-        if _key_now(self.step) != self.step.key:
-            raise StaleCodeError("The code was changed since this job was submitted; run the same command again.")
-        missing = [name for name in self.needs if not (folders.runs_folder() / name).is_dir()]
-        if missing:
-            raise FileNotFoundError(f"This job needs what is not complete: {', '.join(missing)}.")
-        os.environ["QRPO_STATUS"] = str(status_path(self.step))
-        os.environ.update(self.environment)
-        job = submitit.JobEnvironment()
-        if job.num_tasks > 1 and self.group:
-            TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
-        elif job.num_tasks > 1 and "CUDA_VISIBLE_DEVICES" in os.environ:  # each task works alone, on a GPU of its own
-            devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[job.local_rank % len(devices)]
-        self.make(*self.arguments)
-        return self.step.folder_name
-
-
-def status_path(step: folders.Step) -> Path:
-    """Where a job writes how far it is (`qrpo_lib.runs.progress`)."""
-    path = folders.runs_folder() / ".status" / f"{step.key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _key_now(step: folders.Step) -> str:
-    return _made_again(step).key
-
-
-def _made_again(step: folders.Step) -> folders.Step:
-    inputs = tuple(_made_again(source) for source in step.inputs)
-    return folders.Step(step.name, step.parameters, inputs=inputs, code=step.code)
-
-
-class _Submitit:
-    """What both executors share: submitit's files, one folder for each batch of jobs."""
+    name: str
 
     def __init__(self, settings: Dispatch):
         self.settings = settings
+        self._journal = Journal()
+        self._unheard: dict[str, float] = {}  # batches whose submission may have arrived, and since when
 
-    def outcome(self, folder: Path, job: str) -> tuple[Literal["success", "error"] | None, str]:
-        """How the job's function ended, with its traceback, if submitit could still write that down."""
-        outcomes = []
-        for path in sorted(folder.glob(f"{job}_*_result.pkl")):
+    def turn(self) -> contextlib.AbstractContextManager:
+        """A context in which no other command submits."""
+        return folders.lock("dispatch")
+
+    def wait(self) -> None:
+        time.sleep(self.settings.poll_seconds)
+
+    def has_room(self, busy: Collection[Task], task: Task) -> bool:
+        """Whether another job may begin beside those; a cluster has a queue of its own."""
+        return len(busy) < self.settings.simultaneous
+
+    def look(self, names: Collection[str]) -> dict[str, list[Job]]:
+        """The latest jobs of these tasks, by whomever they were submitted."""
+        latest: dict[str, list[Job]] = {}
+        for batch in self._journal.read():
+            if batch.executor != self.name or not self.is_ours(batch):
+                continue
+            if not batch.jobs:
+                self._adopt(batch)
+            of_batch: dict[str, list[Job]] = defaultdict(list)
+            for name, id in zip(batch.tasks, batch.jobs, strict=True):
+                if name in names:
+                    of_batch[name].append(Job(id, batch.folder))
+            latest |= of_batch
+        every = [job for jobs in latest.values() for job in jobs]
+        states = self.states(every) if every else {}
+        for job in every:
+            job.state, job.reason = states.get(job.id, ("ended", ""))
+        return latest
+
+    def submit(self, tasks: Sequence[Task], after: After) -> dict[str, list[str]]:
+        """Submit tasks of one kind, as many jobs of each as it has workers; returns their ids."""
+        resources = self.settings.of_kind(tasks[0].kind)
+        size = max(1, self.settings.array_size // resources.workers)
+        ids: dict[str, list[str]] = defaultdict(list)
+        for start in range(0, len(tasks), size):
+            works = [Work(task, resources) for task in tasks[start : start + size] for _ in range(resources.workers)]
+            # First what is about to be done, then the doing, then its ids: a kill between them loses no job.
+            name = f"qrpo-{tasks[0].kind}-{uuid.uuid4().hex[:10]}"
+            batch = self._journal.begin(name, self.name, [work.name for work in works])
             try:
-                outcome, value = submitit_utils.pickle_load(path)
+                with secrets.hidden():
+                    batch.jobs = self.launch(batch, works, resources, after)
+            except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError) as error:
+                self._not_heard(batch, secrets.mask(str(error)))
+            self._journal.write(batch)
+            for work, id in zip(works, batch.jobs, strict=True):
+                ids[work.name].append(id)
+        return ids
+
+    def outcome(self, job: Job) -> Outcome:
+        """How the job's function ended, with its error, if submitit could still write that down."""
+        ended: Outcome = ("lost", "")
+        for path in sorted(job.place.glob(f"{job.id}_*_result.pkl")):
+            try:
+                kind, value = submitit_utils.pickle_load(path)
             except Exception:  # cut off or damaged: unpickling then raises anything; its folder decides
                 continue
-            outcomes.append(outcome)
-            if outcome == "error":
-                return "error", secrets.mask(str(value))
-        return ("success", "") if "success" in outcomes else (None, "")
+            if kind == "error":
+                return "error", secrets.mask(str(value)).strip().splitlines()[-1]
+            ended = ("success", "")
+        return ended
 
-    def log(self, folder: Path, job: str) -> str:
+    def log(self, job: Job) -> str:
         """The end of the job's log."""
         lines: list[str] = []
-        for path in sorted(folder.glob(f"{job}_*_log.out")):
+        for path in sorted(job.place.glob(f"{job.id}_*_log.out")):
             with open(path, "rb") as stream:
                 stream.seek(max(0, path.stat().st_size - 20_000))
                 lines += stream.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
         return secrets.mask("\n".join(lines[-_LOG_LINES:]))
 
-    def _submit(self, executor: submitit.core.core.Executor, works: Sequence[Work]) -> list[str]:
-        try:
-            with secrets.hidden(), executor.batch():
-                jobs = [executor.submit(work) for work in works]
-        except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError) as error:
-            raise SubmissionError(secrets.mask(f"The jobs could not be submitted: {error}")) from None
-        return [job.job_id for job in jobs]
+    def _adopt(self, batch: Batch) -> None:
+        """Find the jobs of a submission that was interrupted, or not answered, before they were written down."""
+        found = self.find(batch)
+        if not found and time.monotonic() - self._unheard.get(batch.name, -_UNHEARD_SECONDS) < _UNHEARD_SECONDS:
+            raise NoAnswerError("it may have taken jobs that it does not show yet")
+        batch.jobs = found + ["none"] * (len(batch.tasks) - len(found))
+        _hand_over(batch)
+        self._journal.write(batch)
+
+    def _not_heard(self, batch: Batch, error: str) -> None:
+        """A submission that failed, or of which nobody knows: then its jobs are looked for before it is made again."""
+        if not _UNHEARD.search(error):
+            self._journal.remove(batch)
+            raise SubmissionError(f"The jobs could not be submitted: {error}")
+        self._unheard[batch.name] = time.monotonic()
+        self._adopt(batch)
 
 
-class Slurm(_Submitit):
+class Slurm(Submitted):
     """Jobs of a cluster. Whole stages are submitted at once, each after the jobs it needs."""
 
     name = "slurm"
@@ -172,8 +156,12 @@ class Slurm(_Submitit):
             raise SubmissionError("There is no SLURM here (no sbatch): run this where sbatch is.")
         super().__init__(settings)
 
-    def parameters(self, name: str, resources: Resources, after: After) -> dict[str, Any]:
-        """The options of sbatch, under submitit's names."""
+    def is_ours(self, batch: Batch) -> bool:
+        """A cluster's jobs are seen from everywhere."""
+        return True
+
+    def executor(self, folder: Path, name: str, resources: Resources, after: str | None) -> submitit.SlurmExecutor:
+        """submitit's executor for a batch of jobs; `after` is sbatch's `--dependency`."""
         settings = self.settings
         options = {
             "job_name": name,
@@ -195,63 +183,61 @@ class Slurm(_Submitit):
                 f"--cpus-per-task={resources.cpus_per_task}",
                 *settings.srun_arguments,
             ],
-            "dependency": after.option,
+            "dependency": after,
             # A node that fails puts its jobs back into the queue; a job whose inputs will never come leaves it.
             "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch},
         }
-        return {key: value for key, value in options.items() if value is not None}
-
-    def executor(self, folder: Path, name: str, resources: Resources, after: After) -> submitit.SlurmExecutor:
-        """submitit's executor for a batch of jobs."""
-        made = submitit.SlurmExecutor(folder, max_num_timeout=self.settings.timeouts, python=self.settings.python)
-        made.update_parameters(**self.parameters(name, resources, after))
+        made = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
+        made.update_parameters(**{key: value for key, value in options.items() if value is not None})
         return made
 
-    def submit(self, folder: Path, name: str, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
-        """Submit one job, or an array of several; returns their ids in the order of `works`."""
-        return self._submit(self.executor(folder, name, resources, after), works)
+    def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
+        """Submit one job, or an array of several."""
+        sizes = Counter(job.split("_")[0] for known in self._journal.read() for job in known.jobs)
+        return _submitted(self.executor(batch.folder, batch.name, resources, dependency(after, sizes)), works)
 
-    def find(self, folder: Path, name: str, count: int) -> list[str]:
-        """The ids of a batch of which only the name is known: its submission was interrupted."""
-        found = {line.strip() for line in _output(["squeue", "--noheader", "--states=all", f"--name={name}", "-o%F"])}
-        if not found:
-            return []
-        (master,) = found
-        return [master] if count == 1 else [f"{master}_{index}" for index in range(count)]
+    def find(self, batch: Batch) -> list[str]:
+        """By the name of the batch."""
+        lines = _output(["squeue", "--noheader", "--states=all", f"--name={batch.name}", "-o%F"])
+        masters, count = sorted({line.strip() for line in lines}), len(batch.tasks)
+        if not masters or count == 1:
+            return masters[:1]
+        return [f"{masters[0]}_{index}" for index in range(count)]
 
-    def states(self, jobs: Iterable[tuple[Path, str]]) -> dict[str, State]:
-        """States of those jobs that SLURM still remembers."""
-        masters = sorted({job.split("_")[0] for _, job in jobs})
-        states: dict[str, State] = {}
-        for start in range(0, len(masters), 500):
-            chosen = ",".join(masters[start : start + 500])
+    def states(self, jobs: Collection[Job]) -> dict[str, tuple[State, str]]:
+        """As squeue has them."""
+        states: dict[str, tuple[State, str]] = {}
+        for chosen in _in_parts(sorted({job.id.split("_")[0] for job in jobs})):
+            command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(chosen)}", "-o%i %T %r"]
             try:
-                lines = _output(["squeue", "--noheader", "--array", "--states=all", f"--jobs={chosen}", "-o%i %T %r"])
+                lines = _output(command)
             except NoAnswerError as error:
                 if "Invalid job id" in str(error):  # so it says when it has forgotten all of them
                     continue
                 raise
             for line in lines:
-                job, state, reason = [*line.split(None, 2), ""][:3]
-                states[job] = _state(state, reason)
+                id, state, reason = [*line.split(None, 2), ""][:3]
+                states[id] = _state(state, reason), reason.replace("_", " ")
         return states
 
-    def cancel(self, jobs: Sequence[tuple[Path, str]]) -> None:
-        """Take the jobs from the queue."""
-        ids = [job for _, job in jobs]
-        for start in range(0, len(ids), 500):
-            subprocess.run(["scancel", *ids[start : start + 500]], capture_output=True, timeout=_COMMAND_SECONDS)
+    def cancel(self, jobs: Collection[Job]) -> None:
+        """With scancel."""
+        for ids in _in_parts([job.id for job in jobs]):
+            subprocess.run(["scancel", *ids], capture_output=True, timeout=_COMMAND_SECONDS)
 
 
-class Processes(_Submitit):
+class Processes(Submitted):
     """Local processes, at most `simultaneous` at once. They survive the notebook that started them."""
 
     name = "processes"
-    takes_dependencies = False
 
-    def submit(self, folder: Path, name: str, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
+    def is_ours(self, batch: Batch) -> bool:
+        """Processes are seen only from their own machine."""
+        return batch.host == socket.gethostname()
+
+    def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
         """Start a process (or, with several tasks, a group of processes) for each of `works`."""
-        executor = submitit.LocalExecutor(folder, python=self.settings.python)
+        executor = submitit.LocalExecutor(batch.folder, python=self.settings.python)
         executor.update_parameters(
             nodes=1,
             tasks_per_node=resources.tasks_per_node,
@@ -261,22 +247,63 @@ class Processes(_Submitit):
             setup=self.settings.setup,
         )
         with submitit.helpers.environment_variables(OMP_NUM_THREADS=str(resources.cpus_per_task)):
-            return self._submit(executor, works)
+            return _submitted(executor, works)
 
-    def find(self, folder: Path, name: str, count: int) -> list[str]:
-        """Processes of an interrupted submission."""
-        found = [path.name for path in Path("/proc").glob("[0-9]*") if _is_controller(path.name, folder)]
+    def find(self, batch: Batch) -> list[str]:
+        """By the folder of the batch."""
+        found = [path.name for path in Path("/proc").glob("[0-9]*") if _is_controller(Job(path.name, batch.folder))]
         return sorted(found, key=int)
 
-    def states(self, jobs: Iterable[tuple[Path, str]]) -> dict[str, State]:
+    def states(self, jobs: Collection[Job]) -> dict[str, tuple[State, str]]:
         """Those that run."""
-        return {job: "running" for folder, job in jobs if _is_controller(job, folder)}
+        return {job.id: ("running", "") for job in jobs if _is_controller(job)}
 
-    def cancel(self, jobs: Sequence[tuple[Path, str]]) -> None:
+    def cancel(self, jobs: Collection[Job]) -> None:
         """Ask the processes to end."""
-        for folder, job in jobs:
-            if _is_controller(job, folder):
-                os.kill(int(job), 15)
+        for job in jobs:
+            if _is_controller(job):
+                os.kill(int(job.id), 15)
+
+
+def executor_for(settings: Dispatch) -> Submitted:
+    """The executor that the profile names."""
+    return Slurm(settings) if settings.where == "slurm" else Processes(settings)
+
+
+def dependency(after: After, sizes: Counter[str]) -> str | None:
+    """sbatch's `--dependency`; an array, of such a size, all of whose jobs are needed stands for them."""
+
+    def ids(jobs: tuple[str, ...]) -> str:
+        needed = Counter(job.split("_")[0] for job in dict.fromkeys(jobs))
+        whole = (array if needed[array := job.split("_")[0]] == sizes[array] else job for job in jobs)
+        return ":".join(dict.fromkeys(whole))
+
+    parts = [f"{word}:{ids(jobs)}" for word, jobs in (("afterok", after.success), ("afterany", after.end)) if jobs]
+    return ",".join(parts) or None
+
+
+def _submitted(executor: submitit.Executor, works: Sequence[Work]) -> list[str]:
+    with executor.batch():
+        jobs = [executor.submit(work) for work in works]
+    return [job.job_id for job in jobs]
+
+
+def _hand_over(batch: Batch) -> None:
+    """Give the jobs what they are to call: submitit names those files after them only once sbatch has answered."""
+    without: dict[str, list[str]] = defaultdict(list)
+    for name, id in zip(batch.tasks, batch.jobs, strict=True):
+        if id != "none" and not (batch.folder / f"{id}_submitted.pkl").exists():
+            without[name].append(id)
+    for path in batch.folder.glob("*.pkl") if without else ():
+        if re.fullmatch(r"[0-9a-f]{32}", path.stem):
+            ids = without[submitit_utils.DelayedSubmission.load(path).function.name]
+            if ids:
+                path.rename(batch.folder / f"{ids.pop()}_submitted.pkl")
+
+
+def _in_parts(ids: list[str]) -> list[list[str]]:
+    # A command line holds only so much.
+    return [ids[start : start + 500] for start in range(0, len(ids), 500)]
 
 
 def _state(state: str, reason: str) -> State:
@@ -298,14 +325,9 @@ def _output(command: list[str]) -> list[str]:
     return process.stdout.splitlines()
 
 
-def _is_controller(job: str, folder: Path) -> bool:
+def _is_controller(job: Job) -> bool:
     # The number may by now be another process's; submitit's controller has the folder on its command line.
     try:
-        return str(folder).encode() in Path(f"/proc/{job}/cmdline").read_bytes().split(b"\0")
+        return str(job.place).encode() in Path(f"/proc/{job.id}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-
-
-def executor_for(settings: Dispatch) -> Slurm | Processes:
-    """The executor that the profile names."""
-    return Slurm(settings) if settings.where == "slurm" else Processes(settings)

@@ -1,9 +1,9 @@
-"""The live table of dispatched jobs, on a terminal or in a notebook."""
+"""The live table of jobs, on a terminal or in a notebook."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group
@@ -11,8 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.cluster import executors
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress
 from qrpo_lib.runs import secrets, terminal
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -43,30 +42,32 @@ def live(console: Console | None = None) -> Iterator[Callable[[Progress], None]]
 
 
 def summary(progress: Progress) -> str:
-    """Counts of every status, in one line."""
-    counts = [f"{progress.count(status)} {status}" for status in _STYLES if progress.count(status)]
-    return ", ".join(counts) + (f" ({progress.note})" if progress.note else "")
+    """Counts of every status, and of what jobs wait for, in one line."""
+    counts = [f"{count} {status}" for status in _STYLES if (count := len(progress.names(status)))]
+    waiting = Counter(reason for name, reason in progress.reasons.items() if progress.status[name] == "queued")
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in waiting.items())
+    notes = "; ".join(note for note in (reasons, progress.note) if note)
+    return ", ".join(counts) + (f" ({notes})" if notes else "")
 
 
 def render(progress: Progress) -> Group:
     """The table, with the counts below it."""
-    table = Table("step", "job", "status", "what it does", box=None, pad_edge=False)
+    table = Table("step", "job", "status", "what it does, or waits for", box=None, pad_edge=False)
     names = list(progress.tasks)
     if len(names) > _MOST_ROWS:
-        names = [name for name in names if progress.status[name] in ("failed", "running")][:_MOST_ROWS]
-    for name in names:
+        names = [name for name in names if progress.status[name] in ("failed", "running") or _is_held(progress, name)]
+    for name in names[:_MOST_ROWS]:
         status = progress.status[name]
         jobs = progress.jobs.get(name, [])
         shown = f"{jobs[0]} +{len(jobs) - 1}" if jobs[1:] else "".join(jobs)
-        doing = _doing(progress.tasks[name]) if status == "running" else ""
-        first = progress.details.get(name, "").split("\n")[0]
+        doing = progress.tasks[name].doing() if status == "running" else progress.reasons.get(name, "")
+        if _is_held(progress, name):
+            doing += f": `scontrol release {jobs[0]}` when its cause is mended"
+        first = progress.failures.get(name, "").split("\n")[0]
         table.add_row(name, shown, Text(status, _STYLES[status]), Text(secrets.mask(first) or doing))
     return Group(table, Text(summary(progress)))
 
 
-def _doing(task: Task) -> str:
-    try:
-        now = json.loads(executors.status_path(task.step).read_text(encoding="utf-8"))
-        return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()
-    except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
-        return ""
+def _is_held(progress: Progress, name: str) -> bool:
+    """Whether a job waits for a person, as SLURM has it after launches that failed."""
+    return progress.status[name] == "queued" and "held" in progress.reasons.get(name, "").lower()

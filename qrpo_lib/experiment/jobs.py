@@ -1,19 +1,18 @@
-"""The steps of the pipeline as tasks of `qrpo_lib.cluster.dispatcher`: what a notebook or `qrpo reproduce` asks for.
+"""The steps of the pipeline as tasks of `qrpo_lib.cluster`: what a notebook or `qrpo reproduce` asks for.
 
 folder = jobs.make(profile, jobs.training(profile, "qrpo", seed=0))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from qrpo_lib.cluster import dispatcher
+from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import folders
-from qrpo_lib.steps import alpaca_answers as answers
+from qrpo_lib.steps import alpaca_answers as alpaca
+from qrpo_lib.steps import answers as sample_answers
 from qrpo_lib.steps import (
     dataset_pairs,
     fitting,
@@ -21,12 +20,12 @@ from qrpo_lib.steps import (
     reference_evaluation,
     reference_policy,
     reference_sampling,
+    rounds,
 )
 from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-K = TypeVar("K")
 # How a step is made that a profile alone determines, and with which of its resources. Tasks that train form a group.
 _MAKERS = {
     "initial_policy": ("policy", initial_policy.run),
@@ -37,57 +36,68 @@ _MAKERS = {
 
 
 def policy(profile: Profile) -> Task:
-    """Step 1."""
+    """The initial policy."""
     return _of_step(initial_policy.step(profile), profile)
 
 
 def sampling(profile: Profile) -> Task:
-    """Step 2."""
+    """The reference policy's completions."""
     return _of_step(reference_sampling.step(profile), profile)
 
 
+def evaluation(profile: Profile, seed: int) -> Task:
+    """The reference policy's completions of held-out prompts: step 0 of every training with that seed."""
+    step = reference_evaluation.step(profile, seed)
+    return _task(step, reference_evaluation.run, (profile, seed), _needs(step, profile), "evaluation", profile)
+
+
 def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
-    """Step 3."""
+    """One trained policy."""
     step = fitting.step(profile, algorithm, seed)
-    return Task(step, fitting.run, (profile, algorithm, seed), _needs(step, profile, seed), kind="training", group=True)
+    needs = (*_needs(step, profile), evaluation(profile, seed))
+    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile, group=True)
+
+
+def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
+    """All rounds of a plan, the last of which has the step's folder."""
+    step = rounds.step(profile, plan, seed, plan.rounds)
+    return _task(step, rounds.run, (profile, plan, seed), _needs(step, profile), "iterative", profile)
+
+
+def answers(profile: Profile, count: int) -> Task:
+    """The initial policy's answers to a few held-out requests, for people to read."""
+    step = sample_answers.step(profile, count)
+    return _task(step, sample_answers.run, (profile, count), _needs(step, profile), "evaluation", profile)
 
 
 def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> Task:
     """Answers of one policy to AlpacaEval's instructions; the policy is there, since it was selected."""
     arguments = (profile, algorithm, seed, checkpoint)
-    return Task(answers.step(*arguments), answers.run, arguments, (), kind="evaluation")
+    return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
 
 
 def _of_step(step: folders.Step, profile: Profile) -> Task:
     kind, run = _MAKERS[step.name]
-    return Task(step, run, (profile,), _needs(step, profile), kind=kind, group=kind == "sft")
+    return _task(step, run, (profile,), _needs(step, profile), kind, profile, group=kind == "sft")
 
 
-def _needs(step: folders.Step, profile: Profile, seed: int | None = None) -> tuple[Task, ...]:
-    needs = [_of_step(source, profile) for source in step.inputs if source.name in _MAKERS]
-    if seed is not None:  # the evaluation at step 0 is of the reference policy, once for all trainings with the seed
-        start = reference_evaluation.step(profile, seed)
-        needs.append(Task(start, reference_evaluation.run, (profile, seed), _needs(start, profile), kind="evaluation"))
-    return tuple(needs)  # other inputs are small, and made by whoever needs them
+def _needs(step: folders.Step, profile: Profile) -> tuple[Task, ...]:
+    # Other inputs are small, and made by whoever needs them.
+    return tuple(_of_step(source, profile) for source in step.inputs if source.name in _MAKERS)
 
 
-def make_needs(profile: Profile, algorithm: Algorithm, seed: int) -> None:
-    """Make again in this process what a training rests on and somebody has removed, though it is complete itself."""
-    task = training(profile, algorithm, seed)
-    if not all(step.is_complete() for step in tasks.inputs(profile.task)):
-        tasks.prompts(profile.task, profile.seed)
-    for need in dispatcher.in_order(task.needs).values():
-        if not need.step.is_complete():
-            need.make(*need.arguments)
+def _task(step, run, arguments, needs, kind: str, profile: Profile, group: bool = False) -> Task:
+    return Task.of(step, run, arguments, needs, kind=kind, group=group, cores=profile.training.threads)
 
 
-def make(profile: Profile, task: Task) -> Path:
-    """The folder of a task, made where the profile says if it is not there; a table shows its jobs meanwhile."""
-    dispatcher.run([task], profile.dispatch)
-    return task.step.folder
+def make_data(profile: Profile) -> None:
+    """Prepare the prompts again in this process if somebody has removed them, though what rests on them is complete."""
+    task = tasks.of(profile.task)
+    if not all(step.is_complete() for step in task.inputs()):
+        task.prompts(profile.seed)
 
 
-def make_all(profile: Profile, wanted: Mapping[K, Task]) -> dict[K, Path]:
-    """The folders of several tasks, made at the same time where the profile allows it."""
-    dispatcher.run(wanted.values(), profile.dispatch)
-    return {label: task.step.folder for label, task in wanted.items()}
+def make(profile: Profile, *wanted: Task) -> Path:
+    """Make tasks where the profile says, those that are not there; a table shows their jobs. The last one's folder."""
+    dispatch.make(wanted, profile.dispatch)
+    return wanted[-1].step.folder

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qrpo_lib.cluster import pool
 from qrpo_lib.experiment.grid import COLUMNS, FAILED, Run, transform_label
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs.errors import InputError
@@ -15,8 +14,10 @@ from qrpo_lib.steps import fitting
 if TYPE_CHECKING:
     import pandas as pd
 
+    from qrpo_lib.experiment import train
 
-def overview(profile: Profile, wanted: Sequence[Run], outcome: pool.Outcome) -> pd.DataFrame:
+
+def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) -> pd.DataFrame:
     """Of each algorithm and setting: how many runs are done, how many failed, and the mean seconds of a run."""
     import pandas as pd
 
@@ -38,7 +39,7 @@ def missing(profile: Profile, wanted: Sequence[Run]) -> str:
     return f"**{len(lost)} of {len(dict.fromkeys(wanted))} runs are missing**, such as {lost[0]}: see the sweep."
 
 
-def failures(outcome: pool.Outcome) -> pd.DataFrame:
+def failures(outcome: train.Outcome) -> pd.DataFrame:
     """The runs that failed twice, with the first error of each."""
     import pandas as pd
 

@@ -4,31 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from qrpo_lib.cluster import pool
+from qrpo_lib.cluster import dispatch
+from qrpo_lib.cluster.scheduler import Scheduler
+from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.workers import Workers
+from qrpo_lib.experiment import jobs
 from qrpo_lib.experiment.grid import FAILED, Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, folders, progress
-from qrpo_lib.steps import fitting
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
-def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> pool.Outcome:
+@dataclass
+class Outcome:
+    """What became of runs, by their names: seconds of those that were trained now, the first errors of the others."""
+
+    total: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outcome:
     """Train the models that are not there yet, and say in the end which failed and why.
 
-    In as many processes as `$QRPO_CORES` (default: `cores.available`) carry with the profile's threads each. A failed
-    run is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
+    On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
+    is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
     each model is a job there. What somebody removed that the models rest on is made again.
     """
     steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
-    missing = [run for run, step in steps.items() if run.name not in known and not step.is_complete()]
-    make = _trained_here if profile.dispatch.where == "here" else _dispatched
-    outcome = make(profile, missing, _without_inputs(steps), what)
-    for run in missing:
-        if run.name not in outcome.failed and not steps[run].folder.is_dir():
-            outcome.failed[run.name] = "the code was edited meanwhile, so that its result is another one's."
+    missing = {
+        run: _task(profile, run) for run, step in steps.items() if run.name not in known and not step.is_complete()
+    }
+    again = [need for run in _without_inputs(steps) for need in _task(profile, run).needs]
+    made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
+    outcome = Outcome(len(missing))
+    for run, task in missing.items():
+        if task.name in made.seconds:
+            outcome.seconds[run.name] = made.seconds[task.name]
+        if not task.step.folder.is_dir():
+            outcome.failed[run.name] = made.why(task)
     outcome.failed |= known
     for run, step in steps.items():
         FAILED.pop(run, None)
@@ -39,88 +59,38 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> pool.
     return outcome
 
 
-def _dispatched(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> pool.Outcome:
-    """`train` in jobs of a cluster, or in local processes that outlive this one."""
-    from qrpo_lib.cluster import dispatcher
-    from qrpo_lib.experiment import jobs  # here: only such profiles need submitit
-
-    tasks = {run.name: jobs.training(run.settings(profile), run.algorithm, run.seed) for run in [*missing, *incomplete]}
-    wanted = {run.name: tasks[run.name] for run in missing}
-    again = {need.name: need for run in incomplete for need in tasks[run.name].needs}
-    error, errors = "", {}
-    try:
-        jobs.make_all(profile, wanted | again)
-    except dispatcher.DispatchError as failure:
-        error, errors = str(failure), failure.failures
-    failed = {name: errors.get(task.name, error) for name, task in wanted.items() if not task.step.folder.is_dir()}
-    return pool.Outcome(len(wanted), failed=failed)
-
-
-def _detail(outcome: pool.Outcome, processes: int) -> str:
-    seconds = outcome.seconds_left(processes)
-    left = "" if seconds is None else f", about {seconds / 60:.0f} min left"
-    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-    return f"{len(outcome.running)} running{failed}{left}"
+def _task(profile: Profile, run: Run) -> Task:
+    return jobs.training(run.settings(profile), run.algorithm, run.seed)
 
 
 def _without_inputs(steps: Mapping[Run, folders.Step]) -> list[Run]:
     """The runs that are complete, but of what they rest on something is not there; one for each such thing."""
-    there = {
-        name for step in folders.with_inputs(*steps.values()) if (name := step.folder_name) and step.folder.exists()
-    }
-    found: dict[tuple[str, ...], Run] = {}
+    there = {one.folder_name for one in folders.with_inputs(*steps.values()) if one.folder.exists()}
+    found: dict[frozenset[str], Run] = {}
     for run, step in steps.items():
-        lost = tuple(
-            sorted(one.folder_name for one in folders.with_inputs(*step.inputs) if one.folder_name not in there)
-        )
+        lost = frozenset(one.folder_name for one in folders.with_inputs(*step.inputs)) - there
         if lost and step.folder_name in there:
             found.setdefault(lost, run)
     return list(found.values())
 
 
-def _trained_here(profile: Profile, missing: list[Run], incomplete: list[Run], what: str) -> pool.Outcome:
-    """`train` in processes of this machine."""
+def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
+    """Make the tasks on this machine, in processes that are kept for the next ones, or where the profile says."""
+    jobs.make_data(profile)
+    if profile.dispatch.where != "here":
+        try:
+            return dispatch.make(tasks, profile.dispatch)
+        except dispatch.DispatchError as error:
+            return error.progress
     threads = profile.training.threads
-    processes = max(1, int(os.environ.get("QRPO_CORES") or cores.available()) // threads)
-    folder = folders.runs_folder() / ".sweep" / f"{profile.name}-{profile.arm}"
-
-    def made(tasks: list[pool.Task], title: str) -> pool.Outcome:
-        if not tasks:
-            return pool.Outcome(0)
-        with progress.bar(title) as report:
-            return pool.run(
-                tasks,
-                processes=processes,
-                threads=threads,
-                log_folder=folder,
-                on_change=lambda now: report(len(now.seconds) + len(now.failed), now.total, _detail(now, processes)),
-            )
-
-    # What runs share comes first, so that no process waits for another one to make it.
-    shared: dict[tuple[str, ...], list[Run]] = {}
-    for run in missing:
-        shared.setdefault(fitting.shared_key(run.settings(profile)), []).append(run)
-    preparing = {f"what {of[0].name} needs": of for of in shared.values()}
-    tasks = [pool.Task(name, fitting.prepare, (of[0].settings(profile),)) for name, of in preparing.items()]
-    again = {f"what {run.name} rested on": run for run in incomplete}
-    tasks += [
-        pool.Task(name, _make_needs, (run.settings(profile), run.algorithm, run.seed)) for name, run in again.items()
-    ]
-    prepared = made(tasks, f"{what}: what the runs share")
-    unprepared = {run.name: error for name, error in prepared.failed.items() for run in preparing.get(name, ())}
-    unprepared |= {again[name].name: error for name, error in prepared.failed.items() if name in again}
-    training = [
-        pool.Task(run.name, fitting.run, (run.settings(profile), run.algorithm, run.seed))
-        for run in missing
-        if run.name not in unprepared
-    ]
-    outcome = made(training, what)
-    outcome.total += len(unprepared)
-    outcome.failed |= unprepared
-    return outcome
+    workers = Workers.kept(int(os.environ.get("QRPO_CORES") or cores.available()), threads)
+    with progress.bar(what) as report:
+        return Scheduler(tasks, workers).run(lambda now: report(*_told(now)))
 
 
-def _make_needs(profile: Profile, algorithm: str, seed: int) -> None:
-    from qrpo_lib.experiment import jobs  # here: only what was removed needs submitit
-
-    jobs.make_needs(profile, algorithm, seed)
+def _told(now: Progress) -> tuple[int, int, str]:
+    """How many tasks are done, how many there are, and what else there is to say."""
+    seconds, failed = now.seconds_left(), len(now.names("failed", "blocked"))
+    left = "" if seconds is None else f", about {seconds / 60:.0f} min left"
+    detail = f"{len(now.names('running', 'queued'))} running{f', {failed} failed' if failed else ''}{left}"
+    return len(now.names("complete", "failed", "blocked")), len(now.tasks), detail

@@ -333,24 +333,27 @@ class Resources(_Settings):
 
 
 class Dispatch(_Settings):
-    """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatcher`); nothing here changes a result.
+    """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatch`); nothing here changes a result.
 
     where: "here", in the notebook's own process; "processes", in local processes; "slurm", in jobs of a cluster.
     simultaneous: jobs of one array, or local processes, at once.
     array_size: the most jobs of one array (SLURM's MaxArraySize).
     retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
+    pause_seconds: before a lost job is submitted again; doubled each time.
     timeouts: how often a job may reach its time limit.
     seconds_before_limit: how long before its limit a job is told to stop.
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.
     python: the interpreter, or the command that starts it in a container; None is the one that runs now.
-    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `training`.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation` (sample answers
+        too), `training`, `iterative`.
     """
 
     where: Literal["here", "processes", "slurm"] = "here"
     simultaneous: PositiveInt = 64
     array_size: PositiveInt = 1000
     retries: Annotated[int, Field(ge=0)] = 2
+    pause_seconds: Annotated[float, Field(ge=0)] = 30
     timeouts: Annotated[int, Field(ge=0)] = 20
     seconds_before_limit: PositiveInt = 120
     poll_seconds: PositiveFloat = 15
@@ -359,7 +362,9 @@ class Dispatch(_Settings):
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[Literal["policy", "sft", "sampling", "scoring", "evaluation", "training"], Resources] = {}
+    resources: dict[
+        Literal["policy", "sft", "sampling", "scoring", "evaluation", "training", "iterative"], Resources
+    ] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):

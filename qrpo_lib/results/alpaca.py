@@ -49,7 +49,8 @@ def outputs(profile: Profile, best: BestModels) -> Outputs:
 def _to_its_instructions(profile: Profile, best: BestModels) -> Outputs:
     alpaca_answers.baseline(profile)  # before any work
     wanted = {method: jobs.alpaca_answers(*_model(profile, best, method)) for method in best.methods}
-    found = {method: alpaca_answers.load(folder) for method, folder in jobs.make_all(profile, wanted).items()}
+    jobs.make(profile, *wanted.values())
+    found = {method: alpaca_answers.load(task.step.folder) for method, task in wanted.items()}
     return {method: [one | {"generator": method} for one in entries] for method, entries in found.items()}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid, train
+from qrpo_lib.experiment import grid, jobs, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
@@ -287,7 +287,8 @@ def _starts(profile: Profile) -> pd.DataFrame:
     parts = []
     for method in sorted(starts):
         for seed in profile.experiment.seeds:
-            rows = reference_evaluation.load(reference_evaluation.run(starts[method], seed))
+            made = jobs.make(starts[method], jobs.evaluation(starts[method], seed))
+            rows = reference_evaluation.load(made)
             rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)

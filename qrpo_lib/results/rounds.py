@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from qrpo_lib.experiment import jobs
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import statistics
@@ -21,20 +23,16 @@ INITIAL = "initial policy"
 
 
 def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[tuple[Plan, int], list[Path]]:
-    """The folders of the rounds of every plan and seed, made where they are missing.
+    """The folders of the rounds of every plan and seed, made where they are missing and where the profile says.
 
     One that fails does not stop the others; the first error is raised in the end.
     """
-    folders, failed = {}, []
-    for plan in plans:
-        for seed in seeds:
-            try:
-                folders[plan, seed] = iterative.run(profile, plan, seed)
-            except Exception as error:
-                failed.append(error)
-    if failed:
-        raise failed[0]
-    return folders
+    wanted = list(itertools.product(plans, seeds))
+    jobs.make(profile, *(jobs.iterative(profile, plan, seed) for plan, seed in wanted))
+    return {
+        (plan, seed): [iterative.step(profile, plan, seed, number + 1).folder for number in range(plan.rounds)]
+        for plan, seed in wanted
+    }
 
 
 def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from qrpo_lib.models import chat_template
+from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.sampling import sampler
-from qrpo_lib.steps import evaluation
-from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.steps import answers, initial_policy
 
 
 def training_losses(folder: Path) -> pd.DataFrame | str:
@@ -30,21 +28,10 @@ def training_losses(folder: Path) -> pd.DataFrame | str:
 
 
 def sample_answers(profile: Profile, folder: Path, count: int) -> pd.DataFrame:
-    """Answers of a saved policy to the first `count` held-out requests, as it samples them in evaluation."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Answers of a saved policy to the first `count` held-out requests, as it samples them in evaluation.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    held_out = [p for p in tasks.of(profile.task).prompts(profile.seed) if p.split in evaluation.HELD_OUT][:count]
-    sampled = sampler.sample(
-        AutoModelForCausalLM.from_pretrained(folder),
-        tokenizer,
-        [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in held_out],
-        completions=1,
-        max_new_tokens=profile.reference_sampling.max_new_tokens,
-        **profile.evaluation_sampling,
-        seed=profile.seed,
-    )
-    requests, answers = [prompt.text for prompt in held_out], [one.text for one in sampled]
-    rewards = tasks.of(profile.task).reward().score(requests, answers)
-    lengths = [len(one.token_ids) for one in sampled]
-    return pd.DataFrame({"request": requests, "answer": answers, "tokens": lengths, "reward": rewards})
+    Where the profile's steps are made elsewhere, the initial policy answers there too.
+    """
+    if profile.dispatch.where != "here" and folder == initial_policy.step(profile).folder:
+        return answers.load(jobs.make(profile, jobs.answers(profile, count)))
+    return answers.sample(profile, folder, count)

@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -21,10 +23,15 @@ _LEAST_BYTES, _LEAST_FILES = 2**20, 8
 _REMEDY = "make room and run the same command again."
 
 
-def sentence(error: BaseException, *folders: Path) -> str:
+def disks() -> tuple[Path, ...]:
+    """Where the suite writes files."""
+    return folders.runs_folder(), folders.project_root() / "figures", Path(tempfile.gettempdir())
+
+
+def sentence(error: BaseException, *places: Path) -> str:
     """An error in one line.
 
-    Of errors that came one from handling another the first is told first. `folders` are where files were being
+    Of errors that came one from handling another the first is told first. `places` are where files were being
     written: if the disk of one is full, that is the cause, whatever the error says.
     """
     chain = _chain(error)
@@ -33,12 +40,12 @@ def sentence(error: BaseException, *folders: Path) -> str:
         told = _told(error)
     if any(_says_full(one) for one in chain):
         return f"The disk is full ({told}): {_REMEDY}"
-    return told + full_disk(*folders)
+    return told + full_disk(*places)
 
 
-def full_disk(*folders: Path) -> str:
+def full_disk(*places: Path) -> str:
     """A clause to add to an error if the disk of one of these folders is full; else empty."""
-    for folder in folders:
+    for folder in places:
         there = next((path for path in (folder, *folder.parents) if path.exists()), None)
         if there is None:
             continue

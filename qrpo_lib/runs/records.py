@@ -10,6 +10,7 @@ import re
 import resource
 import socket
 import subprocess
+import sys
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,7 @@ def write(step: Step, seed: int | None, started: datetime, seconds: float) -> No
         "git": _git(),
         "host": socket.gethostname(),
         "processor": _processor(),
+        "gpus": _gpus(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
@@ -131,6 +133,14 @@ def _processor() -> dict[str, str]:
         "family_and_model": ".".join(fields[name] for name in _PROCESSOR_FIELDS if name in fields),
         "vector_instructions": next((name for flag, name in _VECTOR_INSTRUCTIONS.items() if flag in flags), "other"),
     }
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process sees, if it has used the library that knows them."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def _versions() -> dict[str, str]:

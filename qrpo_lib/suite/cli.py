@@ -18,7 +18,7 @@ from qrpo_lib.runs import terminal
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 if TYPE_CHECKING:
-    from qrpo_lib.suite import notebooks
+    pass
 
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _TABLE_WIDTH_OF_A_FILE = 200
@@ -64,47 +64,25 @@ def reproduce(options: argparse.Namespace) -> int:
     selected = notebooks.select(every, options.only)
     _check_packages(profile)
     notebooks.check(selected)
-    failure, unready = _dispatch(profile, selected)
+    failure, unready = suite_reproduce.make_steps(profile, selected)
     selected = [job for job in selected if job.id not in unready]
+    used = options.cores or cores.available()
     with display.Notebooks(len(selected)) as shown:
-        used = options.cores or cores.available()
-        state = suite_reproduce.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
+        made = suite_reproduce.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
     if failure:
         _say(("failed ", "red"), failure)
-    state.blocked += unready
-    for id, error in state.failed.items():
+    for id, error in made.failures.items():
         _say(("failed ", "red"), f"{id}: {error}")
-    for id in state.blocked:
+    blocked = [*made.names("blocked"), *unready]
+    for id in blocked:
         _say(f"not run: {id}, which needs what failed")
+    executed = len(made.names("complete")) - len(made.skipped)
     _say(
-        f"{len(state.done)} executed, {len(state.skipped)} skipped (complete), {len(state.failed)} failed, "
-        f"{len(state.blocked)} not run, in {time.monotonic() - started:.0f} s. "
+        f"{executed} executed, {len(made.skipped)} skipped (complete), {len(made.failures)} failed, "
+        f"{len(blocked)} not run, in {time.monotonic() - started:.0f} s. "
         f"Figures: {folders.project_root() / 'figures'}"
     )
-    return 1 if state.failed or failure else 0
-
-
-def _dispatch(profile: str, selected: list[notebooks.Job]) -> tuple[str, list[str]]:
-    """Make the steps that the notebooks read where the profile says.
-
-    Returns what failed (or nothing), and the ids of notebooks that read it. What is no task of the pipeline
-    (iterative rounds) the notebook makes itself.
-    """
-    from qrpo_lib.cluster import dispatcher, table
-    from qrpo_lib.profiles import settings as profiles
-    from qrpo_lib.suite import plan
-
-    settings = profiles.load(profile).dispatch
-    if settings.where == "here":  # each notebook makes its own
-        return "", []
-    failure, wanted = "", plan.needed(profile, selected)
-    try:
-        with table.live(terminal.make_console()) as show:
-            dispatcher.run(wanted, settings, on_change=show)
-    except dispatcher.DispatchError as error:
-        failure = str(error)
-    missing = {task.name for task in wanted if not task.step.folder.is_dir()}
-    return failure, [job.id for job in selected if missing & {step.folder_name for step in job.inputs}]
+    return 1 if made.failures or failure else 0
 
 
 def status(options: argparse.Namespace) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from qrpo_lib.cluster import task
 from qrpo_lib.runs import terminal
-from qrpo_lib.suite import reproduce
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -34,19 +34,19 @@ class Notebooks:
     def __exit__(self, *_) -> None:
         self._progress.stop()
 
-    def update(self, state: reproduce.State) -> None:
+    def update(self, progress: task.Progress) -> None:
         """Show where the reproduction stands now."""
         quiet = self._console.is_terminal  # the bar says it
-        for running in state.running:
-            self._tell("running", "", running.job.id, shown=not quiet)
-        for id in state.done:
-            self._tell("done   ", "green", id)
-        for id in state.skipped:
-            self._tell("skipped", "", id, shown=not quiet)
-        for id in state.failed:
+        running = progress.names("running", "queued")
+        for id in running:
+            self._tell("running", "", id, shown=not quiet)
+        for id in progress.names("complete"):
+            skipped = id in progress.skipped
+            self._tell(*(("skipped", "") if skipped else ("done   ", "green")), id, shown=not (skipped and quiet))
+        for id in progress.names("failed"):
             self._tell("failed ", "red", id)
-        ended = len(state.done) + len(state.skipped) + len(state.failed) + len(state.blocked)
-        now = " | ".join(running.doing() for running in state.running)
+        now = " | ".join(": ".join(filter(None, (id, progress.tasks[id].doing()))) for id in running)
+        ended = len(progress.names("complete", "failed", "blocked"))
         self._progress.update(self._task, completed=ended, now=now)
 
     def _tell(self, what: str, style: str, id: str, *, shown: bool = True) -> None:

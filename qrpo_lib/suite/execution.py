@@ -1,20 +1,18 @@
-"""Executing one notebook with papermill, in a process of its own: what it made, why it failed."""
+"""Executing one notebook with papermill in a kernel of its own: what it made, why it failed."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account, failures, folders
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import publishing
-from qrpo_lib.suite.notebooks import EXECUTED, RESTS_ON, inputs_there, is_complete, jobs
-from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.suite.notebooks import EXECUTED, RESTS_ON, inputs_there, is_complete
 
 if TYPE_CHECKING:
     from qrpo_lib.suite.notebooks import Job
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _ACCOUNT = ".account.jsonl"
-# What a pipe takes at once, so that a process can answer and end before anybody reads.
-_LONGEST_ANSWER = 4096
 
 
 class NotebookError(InputError):
@@ -32,20 +28,21 @@ class NotebookError(InputError):
 
 
 def check_unedited(job: Job, step: folders.Step) -> None:
+    """Raise NotebookError if the notebook, or the profile that it reads, is another one than when it was started."""
     if job.step.key != step.key:
         raise NotebookError(
             "the notebook was edited while it ran, so what it made is not published: run the same command again."
         )
 
 
-def disks() -> tuple[Path, ...]:
-    """Where files are written."""
-    return folders.runs_folder(), folders.project_root() / "figures", Path(tempfile.gettempdir())
+def execute(job: Job, step: folders.Step | None = None, force: bool = False) -> Path:
+    """Execute one job with papermill, unless it is complete. Returns its run folder.
 
-
-def execute(job: Job, *, force: bool = False) -> Path:
-    """Execute one job with papermill, in this process, unless it is complete. Returns its run folder."""
-    step = job.step
+    step: what was to be executed when that was decided; something else is refused.
+    """
+    step = step or job.step
+    if job.step.key != step.key:
+        raise NotebookError("the code, the profile or the notebook was changed meanwhile; run the same command again.")
     if step.folder.is_symlink():
         raise OSError(f"{step.folder} is a link, not a run folder: remove the link yourself.")
     with folders.lock(f"execution-{step.folder_name}"):  # of two commands the second finds what the first has made
@@ -63,8 +60,10 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
     from qrpo_lib.suite.kernels import OwnKernelManager
 
     executed = folder / EXECUTED
+    os.environ.pop("MPLBACKEND", None)  # figures are shown in the notebook, whatever the user has set for other work
     noted = Path(os.environ.get(account.VARIABLE) or folder / _ACCOUNT)
-    _make_data(job)
+    if "arm" in job.parameters:  # its data may have been removed, and nothing later asks for them if it is complete
+        jobs.make_data(profiles.load(job.parameters["profile"], job.parameters["arm"]))
     try:
         with account.kept_in(noted):  # the kernel inherits it
             papermill.execute_notebook(
@@ -81,7 +80,7 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
     except DeadKernelError:
         failed = _first_error(account.read(noted))
         raise NotebookError(
-            failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*disks())}"
+            failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*failures.disks())}"
         ) from None
     made = account.read(noted)
     (folder / _ACCOUNT).unlink(missing_ok=True)  # that of a command stays: its next notebooks look there
@@ -90,14 +89,6 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
         raise NotebookError(_first_error(made))
     rests_on = sorted(made.rests_on | inputs_there(job))
     folders.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
-
-
-def _make_data(job: Job) -> None:
-    """Prepare the arm's data if somebody removed them: nothing later asks for them where it is complete itself."""
-    if "arm" in job.parameters:
-        profile = profiles.load(job.parameters["profile"], job.parameters["arm"])
-        if not all(step.is_complete() for step in tasks.of(profile.task).inputs()):
-            tasks.of(profile.task).prompts(profile.seed)
 
 
 def _first_error(made: account.Account) -> str:
@@ -115,25 +106,4 @@ def _error_of_cell(error: Any, executed: Path) -> str:
     said = f"cell {error.exec_count} ({first}) failed: {told} The executed copy is {executed}"
     if failures.says_full("\n".join([str(error.evalue), *map(str, error.traceback or ())])):
         return f"The disk is full: make room and run the same command again. ({said})"
-    return said + failures.full_disk(*disks())
-
-
-def _execute_task(task: dict[str, Any]) -> None:
-    """What a job's own process does."""
-    job = next(job for job in jobs(task["profile"]) if job.id == task["id"])
-    if job.step.key != task["key"]:
-        raise NotebookError("the code, the profile or the notebook was changed meanwhile; run the same command again.")
-    execute(job, force=task["force"])
-
-
-def _main(task: dict[str, Any]) -> None:
-    try:
-        _execute_task(task)
-    except Exception as error:
-        said = failures.sentence(error, *disks())
-        os.write(task["answer"], said.encode()[:_LONGEST_ANSWER])
-        raise SystemExit(said) from error
-
-
-if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+    return said + failures.full_disk(*failures.disks())

@@ -20,7 +20,7 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import files, folders
 from qrpo_lib.runs.code_version import without_magics, without_own_imports
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.steps import initial_policy, reference_sampling, rounds
+from qrpo_lib.steps import answers, initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
 from qrpo_lib.suite.publishing import MANIFEST
 
@@ -28,6 +28,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 __all__ = ["MANIFEST"]  # also found here
 EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
+_ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
@@ -113,7 +114,10 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
 
     threads = profile.reference_sampling.threads
     maker = makers.get(policy.key)
-    first = job("experiments/initial_policy", (policy,), (maker,) if maker else (), threads=threads)
+    # Where steps are made elsewhere, so is what the policy answers (`results.samples`).
+    answered = (answers.step(profile, _ANSWERS),) if profile.dispatch.where != "here" else ()
+    before = (maker,) if maker else ()
+    first = job("experiments/initial_policy", (policy,), before, threads=threads, possible=answered)
     makers.setdefault(policy.key, first)
     sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
     all_runs = job(

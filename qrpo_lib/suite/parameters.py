@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import nbformat
 from pydantic import TypeAdapter, ValidationError
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.suite import notebook_file
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -89,10 +89,10 @@ _LIMITS["seeds"] = _LIMITS["seed"]
 
 def declared_parameters(path: str | Path) -> dict[str, str]:
     """Names and annotations of the parameters of a notebook file, in their order, without running it."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
-            return _declarations(cell.source) or {}
-    raise ParameterError(f"{Path(path).name} has no cell tagged 'parameters'.")
+    source = notebook_file.tagged(Path(path), "parameters")
+    if source is None:
+        raise ParameterError(f"{Path(path).name} has no cell tagged 'parameters'.")
+    return _declarations(source) or {}
 
 
 def check_values(values: dict[str, Any], declared: dict[str, str]) -> None:

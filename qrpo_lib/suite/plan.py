@@ -17,8 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.cluster import dispatcher
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import Task, in_order
 from qrpo_lib.experiment import grid
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
@@ -114,7 +113,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
     experiment = profile.experiment
     known.append(grid.own_run(profile, experiment.algorithms[-1], experiment.seeds[0]))
     models = [pipeline.training(run.settings(profile), run.algorithm, run.seed) for run in dict.fromkeys(known)]
-    return list(dispatcher.in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
+    return list(in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
 
 
 def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:

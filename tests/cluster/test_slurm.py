@@ -7,6 +7,7 @@ taken for whole.
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from qrpo_lib.cluster import dispatcher
+from qrpo_lib.cluster import dispatch, journal, table
 from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Dispatch, Resources
+from qrpo_lib.results import rounds
 from qrpo_lib.runs import folders
+from qrpo_lib.steps import rounds as steps
 
 HERE = Path(__file__).parent
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
@@ -33,7 +36,7 @@ import toys  # noqa: E402
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SETTINGS = {"where": "slurm", "poll_seconds": 0.5, "seconds_before_limit": 25}
+SETTINGS = {"where": "slurm", "poll_seconds": 0.5, "pause_seconds": 0.5, "seconds_before_limit": 25}
 WHOLE = "first half, second half"
 
 
@@ -62,7 +65,7 @@ def root(runs_folder):
 
 
 def run(*tasks, **settings):
-    dispatcher.run(tasks, Dispatch(**SETTINGS | settings))
+    dispatch.make(tasks, Dispatch(**SETTINGS | settings))
 
 
 def computed(root, *tasks):
@@ -84,9 +87,9 @@ def until(condition, seconds=60):
 def in_background(code):
     """A person's own process that dispatches; `code` has `toys`, `run` and the settings."""
     script = (
-        "import sys, toys; from qrpo_lib.cluster import dispatcher as dispatch\n"
+        "import sys, toys; from qrpo_lib.cluster import dispatch\n"
         "from qrpo_lib.profiles import settings as profiles\n"
-        f"def run(*tasks): dispatch.run(tasks, profiles.Dispatch(**{SETTINGS}))\n{code}"
+        f"def run(*tasks): dispatch.make(tasks, profiles.Dispatch(**{SETTINGS}))\n{code}"
     )
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -187,7 +190,7 @@ def test_a_full_disk(cluster, root, runs_folder):
     try:
         before, large = toys.task("before"), toys.task("large", "fill", megabytes=8)
         run(before)
-        with pytest.raises((dispatcher.DispatchError, OSError), match="No space left"):
+        with pytest.raises((dispatch.DispatchError, OSError), match="No space left"):
             run(before, large)
         assert not large.step.folder.exists()
         subprocess.run(["mount", "-o", "remount,size=64m", str(runs_folder)], check=True)
@@ -208,7 +211,7 @@ def test_a_killed_notebook_finds_its_jobs(cluster, root):
     run(*tasks)
     assert [result(task) for task in tasks] == [WHOLE] * 3
     assert computed(root, *tasks) == [1, 1, 1]
-    assert len(list(dispatcher.journal_folder().glob("*"))) == 1
+    assert len(list(journal.folder().glob("*"))) == 1
 
 
 def test_a_dispatcher_killed_before_it_wrote_down_its_jobs_finds_them(cluster, root):
@@ -217,11 +220,11 @@ def test_a_dispatcher_killed_before_it_wrote_down_its_jobs_finds_them(cluster, r
     job_of(root, "slow0")
     process.kill()
     process.wait()
-    (record,) = dispatcher.journal_folder().glob("*/batch.json")
+    (record,) = journal.folder().glob("*/batch.json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"jobs": []}))
     run(*tasks)
     assert computed(root, *tasks) == [1, 1, 1]
-    assert len(list(dispatcher.journal_folder().glob("*"))) == 1
+    assert len(list(journal.folder().glob("*"))) == 1
 
 
 def test_a_shared_step_survives_the_loss_of_one_of_its_workers(cluster, root):
@@ -231,7 +234,7 @@ def test_a_shared_step_survives_the_loss_of_one_of_its_workers(cluster, root):
     process = in_background(
         f"settings = profiles.Dispatch(**{SETTINGS}, resources={{'sampling': profiles.Resources(workers=2)}})\n"
         "shared = toys.task('shared', kind='sampling', seconds=5)\n"
-        "dispatch.run([toys.task('after', needs=(shared,))], settings)"
+        "dispatch.make([toys.task('after', needs=(shared,))], settings)"
     )
     _, worker, _ = job_of(root, "shared")
     os.kill(worker, signal.SIGKILL)  # the other one, which waited for the lock, makes it
@@ -248,7 +251,7 @@ def test_two_people_start_the_same_run_at_once(cluster, root):
     tasks = [toys.task(f"slow{number}", seconds=2) for number in range(3)]
     assert [result(task) for task in tasks] == [WHOLE] * 3
     assert computed(root, *tasks) == [1, 1, 1]
-    assert len(list(dispatcher.journal_folder().glob("*"))) == 1
+    assert len(list(journal.folder().glob("*"))) == 1
 
 
 def test_secrets_reach_no_job_and_no_file(cluster, root, monkeypatch, runs_folder):
@@ -260,6 +263,51 @@ def test_secrets_reach_no_job_and_no_file(cluster, root, monkeypatch, runs_folde
         assert not path.is_file() or b"x" * 30 not in path.read_bytes(), path
 
 
+def test_processes_that_train_together_wait_hours_for_one_another(cluster, root):
+    """Gloo's own limit is half an hour, NCCL's ten minutes; one of them may evaluate for longer."""
+    task = toys.task("group", "wait_in_group", group=True)
+    run(task, resources={"training": Resources(nodes=2)})
+    assert float(result(task)) >= 12 * 3600
+
+
+def fake_sbatch(folder, monkeypatch, script):
+    """Put a command called sbatch before SLURM's own, which is `$REAL` in the script."""
+    folder.mkdir()
+    (folder / "sbatch").write_text(f"#!/bin/sh\nREAL={shutil.which('sbatch')}\n{script}\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_sbatch_that_times_out_after_submitting_is_found(cluster, root, tmp_path, monkeypatch, count):
+    """The jobs run, although submitit had no answer after which it names what they call."""
+    failure = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+    fake_sbatch(tmp_path / "bin", monkeypatch, f'$REAL "$@" >/dev/null; {failure}')
+    tasks = [toys.task(f"unheard{number}") for number in range(count)]
+    run(*tasks)
+    assert computed(root, *tasks) == [1] * count
+    assert len(list(journal.folder().glob("*"))) == 1
+
+
+def test_a_job_held_after_failed_launches_shows_why(cluster, root, monkeypatch):
+    """As SLURM holds a job whose launch has failed on its node; here a person holds it."""
+    said, plain = [], table.summary
+
+    def summary(progress):
+        said.append(plain(progress))
+        if "held" in said[-1].lower():
+            (jobs,) = progress.jobs.values()
+            cluster.command("scontrol", "release", jobs[0])
+        return plain(progress)
+
+    monkeypatch.setattr(table, "summary", summary)
+    fake_sbatch(root / "bin", monkeypatch, '$REAL --hold "$@"')
+    task = toys.task("held")
+    run(task)
+    assert any("JobHeldUser" in line for line in said)
+    assert computed(root, task) == [1]
+
+
 # --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +315,17 @@ def reproduce(root, profile, environment):
     """`qrpo reproduce` of what the models make, in an empty project; returns the bytes of all it published."""
     root.mkdir()
     (root / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
-    command = [sys.executable, "-m", "qrpo_lib.suite.cli", "reproduce", "--profile", str(profile), "--only", "tables"]
+    command = [
+        sys.executable,
+        "-m",
+        "qrpo_lib.suite.cli",
+        "reproduce",
+        "--profile",
+        str(profile),
+        "--only",
+        "tables",
+        "initial_policy",
+    ]
     environment = {key: value for key, value in environment.items() if key != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -285,7 +343,7 @@ def test_the_pipeline_through_slurm_publishes_the_same_bytes(cluster, tmp_path):
     assert any(name.endswith(".csv") for name in here)
     assert through_slurm.keys() == here.keys()
     assert [name for name in here if here[name] != through_slurm[name]] == []
-    made = {"initial_policy", "reference_sampling", "reference_evaluation", "training"}
+    made = {"initial_policy", "reference_sampling", "reference_evaluation", "training", "sample_answers"}
     records = [record for _, record in read_records(tmp_path / "slurm" / "runs") if record["name"] in made]
     assert {record["name"] for record in records} == made
     assert all(record["slurm_job"] for record in records)
@@ -300,15 +358,25 @@ def test_training_on_two_tasks_is_training_on_one(cluster, tmp_path):
     path = tmp_path / "smallest.toml"
     path.write_text(f'extends = "{SMALLEST}"\n[training]\nmicro_batch_size = 4\n')
     task = jobs.training(profiles.load(path), "qrpo", 0)
-    dispatcher.run([task], Dispatch(where="here"))
+    dispatch.make([task], Dispatch(where="here"))
     one = task.step.folder.rename(tmp_path / "one")
     run(task, resources={"training": Resources(nodes=2)})
     two = task.step.folder
     assert json.loads((two / folders.RECORD).read_text())["slurm_job"]
-    (log,) = [p.read_text() for p in dispatcher.journal_folder().glob("qrpo-training-*/*_1_log.out")]
+    (log,) = [p.read_text() for p in journal.folder().glob("qrpo-training-*/*_1_log.out")]
     assert "node=1(2)" in log  # the second process ran, on the second node
     pandas.testing.assert_frame_equal(
         pandas.read_csv(one / "history.csv"), pandas.read_csv(two / "history.csv"), rtol=1e-4, atol=1e-5
     )
     weights = [safetensors.torch.load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=2e-5)
+
+
+def test_rounds_are_made_by_jobs(cluster, tmp_path):
+    path = tmp_path / "smallest.toml"
+    path.write_text(f'extends = "{SMALLEST}"\n[dispatch]\nwhere = "slurm"\npoll_seconds = 0.5\n')
+    plan = steps.Plan(2, "renewed")
+    folders_of_rounds = rounds.run(profiles.load(path), [plan], [0])[plan, 0]
+    assert len(folders_of_rounds) == 2
+    for folder in folders_of_rounds:
+        assert json.loads((folder / folders.RECORD).read_text())["slurm_job"]

@@ -1,14 +1,15 @@
+import contextlib
 import shutil
+import types
 
 import numpy as np
 import pytest
 
-from qrpo_lib.cluster import pool
-from qrpo_lib.experiment import grid, read, train
+from qrpo_lib.cluster.task import Job
+from qrpo_lib.experiment import grid, jobs, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import account
-from qrpo_lib.steps import fitting
+from qrpo_lib.runs import account, folders
 
 # The paper's grid (section 4, App. L): two models, two chat datasets, six settings, three betas, three learning rates;
 # and code with one model and one setting.
@@ -173,29 +174,52 @@ def test_a_grid_that_cannot_be_is_refused(load, text, message):
         load(f'extends = "tiny"\n{text}')
 
 
+class Making:
+    """An executor that makes the folder of each task, unless `failing` has an error for a part of its name."""
+
+    takes_dependencies = False
+    turn = staticmethod(contextlib.nullcontext)
+
+    def __init__(self):
+        self.failing, self.seen, self.leaving = {}, [], False
+
+    def has_room(self, busy, task):
+        return True
+
+    def submit(self, tasks, after):
+        self.seen += [task.name for task in tasks]
+        for task in tasks:
+            if not self.leaving and not self.error(task.name):
+                complete(task.step)
+        return {task.name: [task.name] for task in tasks}
+
+    def error(self, name):
+        return next((error for part, error in self.failing.items() if part in name), None)
+
+    def look(self, names):
+        return {name: [Job(name)] for name in names if name in self.seen}
+
+    def outcome(self, job):
+        error = self.error(job.id)
+        return ("error", error) if error else ("success", "")
+
+    def log(self, job):
+        return ""
+
+    def wait(self):
+        pass
+
+    interrupt = wait
+
+
 @pytest.fixture
 def training(load, monkeypatch, runs_folder):
-    """A profile, three of its runs, and the names of all tasks that a training of them hands to its workers."""
+    """A profile, three of its runs, and the executor that makes them."""
     profile = load('extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [0, 1]\ngrid_seeds = 2\n')
-    runs, seen = grid.grid(profile)[:3], []
-
-    def outcome(failing):
-        """Workers that make the folder of each task's run, unless `failing` has an error for a part of its name."""
-
-        def made(tasks, **settings):
-            outcome = pool.Outcome(len(tasks))
-            for task in tasks:
-                seen.append(task.name)
-                error = next((error for part, error in failing.items() if part in task.name), None)
-                if error:
-                    outcome.failed[task.name] = error
-                elif task.function is fitting.run:
-                    complete(fitting.step(*task.arguments))
-            return outcome
-
-        monkeypatch.setattr(pool, "run", made)
-
-    return profile, runs, outcome, seen
+    making = Making()
+    monkeypatch.setattr(train.Workers, "kept", lambda cores, threads: making)
+    monkeypatch.setattr(jobs, "make_data", lambda profile: None)
+    return profile, grid.grid(profile)[:3], making
 
 
 def complete(step):
@@ -208,12 +232,14 @@ def complete(step):
 
 
 def test_failures_are_told_to_the_command_and_where_results_are_asked_for(training, tmp_path):
-    profile, runs, outcome, _ = training
+    profile, runs, making = training
     names = [run.name for run in runs]
-    outcome({names[1]: "ValueError: beta"})
+    making.failing = {runs[1].step(profile).folder_name: "ValueError: beta"}
     with account.kept_in(tmp_path / "first.jsonl"):
         made = train.train(profile, runs)
     assert made.failed == {names[1]: "ValueError: beta"}
+    assert set(made.seconds) == {names[0], names[2]}
+    assert making.seen.count(runs[1].step(profile).folder_name) == 2  # it is tried once more
     told = account.read(tmp_path / "first.jsonl")
     assert told.failed == made.failed
     there = {run.step(profile).folder_name for run in runs if run is not runs[1]}
@@ -226,45 +252,60 @@ def test_failures_are_told_to_the_command_and_where_results_are_asked_for(traini
 
 
 def test_the_next_notebook_of_a_command_does_not_try_again_and_is_incomplete_too(training, tmp_path):
-    profile, runs, outcome, seen = training
-    outcome({runs[1].name: "ValueError: beta"})
+    profile, runs, making = training
+    making.failing = {runs[1].step(profile).folder_name: "ValueError: beta"}
     with account.kept_in(tmp_path / "first.jsonl"):
         train.train(profile, runs)
-    outcome({})
-    seen.clear()
+    making.failing, making.seen = {}, []
     with account.kept_in(tmp_path / "second.jsonl"):
         assert train.train(profile, runs).failed == {runs[1].name: "ValueError: beta"}
-    assert seen == []
+    assert making.seen == []
     assert account.read(tmp_path / "second.jsonl").failed == {runs[1].name: "ValueError: beta"}
     assert train.train(profile, runs).failed == {}  # another command does
-    assert runs[1].name in seen
+    assert runs[1].step(profile).folder_name in making.seen
 
 
-def test_what_runs_share_is_the_first_error_of_all_of_them(training):
-    profile, runs, outcome, seen = training
-    outcome({"needs": "The disk is full (OSError)"})
+def test_what_runs_share_is_made_once_before_them_and_its_error_is_that_of_all_of_them(training):
+    profile, runs, making = training
+    making.failing = {"reference_sampling": "The disk is full (OSError)"}
     made = train.train(profile, runs)
     assert made.failed == {run.name: "The disk is full (OSError)" for run in runs}
     assert made.total == len(runs)
-    assert len(seen) == 1  # nothing was trained without it
+    assert [name for name in making.seen if name.startswith("training")] == []  # nothing was trained without it
+    making.failing, making.seen = {}, []
+    assert train.train(profile, runs).failed == {}
+    assert [name.rpartition("-")[0] for name in making.seen[-3:]] == ["training"] * 3
+    assert len(set(making.seen)) == len(making.seen)
 
 
-def test_a_result_under_another_key_is_a_failure(training, monkeypatch):
-    profile, runs, _, _ = training
-    monkeypatch.setattr(pool, "run", lambda tasks, **settings: pool.Outcome(len(tasks)))
+def test_a_result_under_another_key_is_a_failure(training):
+    profile, runs, making = training
+    making.leaving = True
+    complete(runs[0].step(profile))
+    shutil.rmtree(runs[0].step(profile).folder)
     failed = train.train(profile, runs).failed
-    assert list(failed) == [run.name for run in runs]
+    assert set(failed) == {run.name for run in runs}
     assert all("edited meanwhile" in error for error in failed.values())
 
 
 def test_what_complete_runs_rest_on_is_made_again(training):
-    profile, runs, outcome, seen = training
-    outcome({})
+    profile, runs, making = training
     train.train(profile, runs)
-    seen.clear()
+    making.seen = []
     train.train(profile, runs)
-    assert seen == []
+    assert making.seen == []
     lost = runs[0].step(profile).inputs[-1]
     shutil.rmtree(lost.folder)
     train.train(profile, runs)
-    assert seen == [f"what {runs[0].name} rested on"]
+    assert making.seen == [lost.folder_name]
+
+
+def test_removed_data_is_prepared_again(load, monkeypatch, runs_folder):
+    prepared, task = [], types.SimpleNamespace(inputs=lambda: [folders.Step("data", {})], prompts=None)
+    task.prompts = lambda seed: prepared.append(seed)
+    monkeypatch.setattr(jobs.tasks, "of", lambda settings: task)
+    profile = load('extends = "tiny"\nseed = 5\n')
+    jobs.make_data(profile)
+    folders.complete(task.inputs()[0], lambda folder: (folder / "out").write_text("x"))
+    jobs.make_data(profile)
+    assert prepared == [5]

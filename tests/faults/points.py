@@ -27,8 +27,7 @@ MOMENTS = ("before", "during", "piece", "made", "recorded", "complete")
 # How processes of the suite are known by their command lines.
 _PROCESSES = {
     "command": "qrpo_lib.suite.cli",
-    "job": "qrpo_lib.suite.execution",
-    "kernel": "ipykernel_launcher",
+    "kernel": "kernel_server.py",
     "worker": "multiprocessing.spawn",
 }
 
@@ -68,7 +67,7 @@ class Fault:
     def _act(self) -> None:
         what, _, of = self.action.partition(" ")
         if what == "kill":
-            os.kill(_ancestor(_PROCESSES[of]) if of else os.getpid(), signal.SIGKILL)
+            os.kill(_process(of), signal.SIGKILL)
             if of:
                 time.sleep(600)  # it dies with what was killed
         elif what == "full":
@@ -171,11 +170,22 @@ def _processor_seconds(pid: int) -> float:
     return -1.0
 
 
+def _process(of: str) -> int:
+    """This process, or the one of those that started it that is so called."""
+    if of == "job":  # it has started the process from which the kernel was forked
+        return _parent(_parent(_ancestor(_PROCESSES["kernel"])))
+    return _ancestor(_PROCESSES[of]) if of else os.getpid()
+
+
 def _ancestor(part: str) -> int:
     """The nearest process, this one or one that it descends from, with this in its command line."""
     pid = os.getpid()
     while pid > 1:
         if part.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        pid = _parent(pid)
     raise LookupError(f"no process with {part} started this one")
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -439,7 +439,7 @@ def test_the_overview_counts_what_is_done_and_what_failed(profile):
     cells = [run for run in grid.grid(profile) if run.setting == "off-policy-best"]
     (first, second), simpo = ([run for run in cells if run.algorithm == name] for name in ("dpo", "simpo"))
     lost, qrpo = grid.with_seed(first, 77), next(run for run in cells if run.algorithm == "qrpo")
-    outcome = train.pool.Outcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
+    outcome = train.Outcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
     outcome.failed[lost.name] = "ValueError: beta"
     table = read.overview(profile, [*simpo, first, second, lost, qrpo, first], outcome)
     expected = [("simpo", 1, 1, 0, np.nan), ("dpo", 3, 2, 1, 2.8), ("qrpo", 1, 1, 0, 0.3)]

@@ -169,11 +169,11 @@ def test_a_corrupted_input_is_refused_before_work(project, harmed):
 def test_a_job_whose_maker_failed_runs_if_all_it_reads_is_there(project):
     job = project("1", inputs=(toy(0), toy(1)))
     folders.complete(toy(0), write)
-    assert not reproduce._could_start(job, set())
+    assert not reproduce.Notebook("x", print, job=job).could_start()
     folders.complete(toy(1), write)
-    assert reproduce._could_start(job, set())
+    assert reproduce.Notebook("x", print, job=job).could_start()
     (toy(1).folder / "out").write_text("y")
-    assert not reproduce._could_start(job, set())
+    assert not reproduce.Notebook("x", print, job=job).could_start()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_what_is_available_is_the_smaller_of_mask_and_quota(monkeypatch, quota, 
 def test_an_affinity_mask_counts_for_reproduce_and_the_sweep(tmp_path):
     program = """
 import os
-from qrpo_lib.cluster import pool
+from qrpo_lib.cluster import task, workers
 from qrpo_lib.experiment import grid, train
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import cores
@@ -68,13 +68,14 @@ from qrpo_lib.suite import cli, notebooks, reproduce
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 assert cores.available() == 1, cores.available()
 seen = {}
-reproduce.reproduce = lambda selected, *, cores, **_: seen.update(cores=cores) or reproduce.State([])
+reproduce.reproduce = lambda selected, *, cores, **_: seen.update(cores=cores) or task.Progress({})
 notebooks.check = notebooks.jobs = lambda *_: []
 assert cli.main(["reproduce"]) == 0
-pool.run = lambda tasks, **settings: seen.update(settings) or pool.Outcome(0)
+workers.Workers.kept = lambda cores, threads: seen.update(trained=cores)
+train.Scheduler.run = lambda scheduler, on_change: scheduler.progress
 profile = profiles.load("tiny")
 train.train(profile, grid.grid(profile)[:1])
-print(seen["cores"], seen["processes"] * seen["threads"])
+print(seen["cores"], seen["trained"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "QRPO_CORES"}
     environment["QRPO_RUNS"] = str(tmp_path)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -175,6 +176,17 @@ def test_record_names_the_vector_instructions_that_kernels_are_chosen_by(runs_fo
     capability = torch.backends.cpu.get_cpu_capability()
     assert record["processor"]["vector_instructions"] == (capability if capability in ("AVX2", "AVX512") else "other")
     assert record["processor"]["name"]
+
+
+def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, monkeypatch):
+    names = ["NVIDIA GH200 120GB", "NVIDIA H100"]
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: len(names), get_device_name=lambda number: names[number]
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert json.loads((folders.complete(step(a=1), write("x")) / folders.RECORD).read_text())["gpus"] == names
+    monkeypatch.delitem(sys.modules, "torch")
+    assert json.loads((folders.complete(step(a=2), write("x")) / folders.RECORD).read_text())["gpus"] == []
 
 
 _SLOW_STEP = """

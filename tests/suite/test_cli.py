@@ -9,9 +9,9 @@ import sys
 import nbformat
 import pytest
 
-from qrpo_lib.cluster import table as dispatch_table
+from qrpo_lib.cluster import table, task
 from qrpo_lib.runs import folders, terminal
-from qrpo_lib.suite import cli, display, notebooks, reproduce
+from qrpo_lib.suite import cli, display, notebooks
 
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
@@ -86,16 +86,15 @@ NAME = "training-0123456789ab"
 def test_tables_and_progress_take_nothing_for_markup(capsys):
     from rich.table import Table
 
-    table = Table("a [x] column")
-    table.add_row("chat [x] :smile:")
-    terminal.make_console().print(table)
-    state = reproduce.State(["theory/[x]"], failed={"theory/[x]": "[/red]"})
+    shown = Table("a [x] column")
+    shown.add_row("chat [x] :smile:")
+    terminal.make_console().print(shown)
+    progress = task.Progress({"theory/[x]": task.Task("theory/[x]", print)})
+    progress.status["theory/[x]"], progress.failures["theory/[x]"] = "failed", "[/red]"
     with display.Notebooks(1) as shown:
-        shown.update(state)
-    with dispatch_table.live() as show:
-        from qrpo_lib.cluster import task
-
-        show(task.Progress({}, {}, {}, {}, "see /data/[x]/log"))
+        shown.update(progress)
+    with table.live() as show:
+        show(task.Progress({}, note="see /data/[x]/log"))
     output = capsys.readouterr().out
     for text in ("a [x] column", "chat [x] :smile:", "failed  theory/[x]", "/data/[x]/log"):
         assert text in output

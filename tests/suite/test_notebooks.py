@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
 
+from qrpo_lib.cluster.task import in_order
 from qrpo_lib.runs import folders
 from qrpo_lib.suite import cli, execution, notebooks, publishing, reproduce
 from qrpo_lib.suite import parameters as notebook
@@ -24,7 +26,7 @@ def test_jobs_come_after_what_they_need():
 
 def test_what_most_jobs_wait_for_starts_first_and_is_made_by_one_of_them():
     jobs = notebooks.jobs("tiny")
-    order = [job.id for job in reproduce._most_needed_first(jobs)]
+    order = list(in_order(reproduce.tasks(jobs, 2, Path("accounts"))))
     assert order[0] == "experiments/initial_policy[chat]"
     assert order[-1] == "results/claims"
     assert sorted(order) == sorted(job.id for job in jobs)

@@ -10,10 +10,10 @@ from qrpo_lib.cluster.task import Task
 from qrpo_lib.runs import folders
 
 
-def task(name: str, action: str = "write", *, needs: tuple[Task, ...] = (), kind: str = "training", **options) -> Task:
+def task(name: str, action: str = "write", *, needs=(), kind: str = "training", group: bool = False, **options) -> Task:
     """A task whose job does `action`, a function of this module, with `options`."""
     step = folders.Step(name, {"action": action, **options}, inputs=tuple(need.step for need in needs))
-    return Task(step, perform, (step, action, options), needs, kind)
+    return Task.of(step, perform, (step, action, options), needs, kind=kind, group=group)
 
 
 def perform(step: folders.Step, action: str, options: dict) -> None:
@@ -60,6 +60,15 @@ def tell(step: folders.Step, folder: Path, variable: str) -> None:
     """Print a variable of the environment, and keep it."""
     print("the variable is", os.environ.get(variable))
     (folder / "result.txt").write_text(str(os.environ.get(variable)))
+
+
+def wait_in_group(step: folders.Step, folder: Path) -> None:
+    """Say how long the processes of the group wait for one another, in seconds."""
+    import torch.distributed
+
+    backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    if folders.is_main_process():
+        (folder / "result.txt").write_text(str(backend.options._timeout.total_seconds()))
 
 
 def note(what: str, step: folders.Step) -> None:

@@ -1,0 +1,84 @@
+"""What a job of a cluster or a local process does: make the run folder of one task, after checking that it may."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import submitit
+from submitit.helpers import Checkpointable, TorchDistributedEnvironment
+
+from qrpo_lib.cluster.task import Task
+from qrpo_lib.profiles.settings import Resources
+from qrpo_lib.runs import folders, secrets
+from qrpo_lib.runs.errors import InputError
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+# One process of a group may sample, score or wait for a lock while the others wait for it in a collective.
+_GROUP_HOURS = 24
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class StaleCodeError(InputError):
+    """The code was changed between submission and start."""
+
+
+class Work(Checkpointable):
+    """Makes a task's folder. submitit pickles and calls it.
+
+    As it is Checkpointable, submitit requeues the job that runs into its time limit; it then goes on from what the
+    step's partial folder holds.
+    """
+
+    def __init__(self, task: Task, resources: Resources):
+        self.name, self.step, self.make, self.arguments = task.name, task.step, task.make, task.arguments
+        self.needs = [need.name for need in task.needs]
+        self.group, self.gpus = task.group, resources.gpus_per_node
+        self.environment = {"QRPO_STATUS": str(task.told), **resources.environment}
+
+    def __call__(self) -> str:
+        for name in [name for name in os.environ if secrets.is_secret(name)]:
+            del os.environ[name]  # sbatch passes none on, but a login shell may set some again
+        if _made_again(self.step).key != self.step.key:
+            raise StaleCodeError("The code was changed since this job was submitted; run the same command again.")
+        missing = [name for name in self.needs if not (folders.runs_folder() / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(f"This job needs what is not complete: {', '.join(missing)}.")
+        os.environ.update(self.environment)
+        job = submitit.JobEnvironment()
+        if job.num_tasks > 1 and self.group:
+            join_group()
+        elif job.num_tasks > 1:
+            take_gpu(job.local_rank, self.gpus)
+        self.make(*self.arguments)
+        return self.name
+
+
+def take_gpu(local_rank: int, gpus: int) -> None:
+    """Leave this process, which works alone beside others of its node, one of the node's GPUs.
+
+    local_rank: SLURM_LOCALID, which of the node's processes this is. gpus: of the node; where the cluster does not say
+    which ones the job has (`CUDA_VISIBLE_DEVICES`), they are numbered from 0.
+    """
+    devices = [device for device in os.environ.get(_VISIBLE, "").split(",") if device]
+    if _VISIBLE not in os.environ:
+        devices = [str(number) for number in range(gpus)]
+    if devices:
+        os.environ[_VISIBLE] = devices[local_rank % len(devices)]
+
+
+def join_group() -> None:
+    """Make this process one of a group that trains together, with time limits of hours where the others wait for it."""
+    TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+    limit = timedelta(hours=_GROUP_HOURS)
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(int(limit.total_seconds() // 60)))  # minutes, of its own groups
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
+
+
+def _made_again(step: folders.Step) -> folders.Step:
+    inputs = tuple(_made_again(source) for source in step.inputs)
+    return folders.Step(step.name, step.parameters, inputs=inputs, code=step.code)

@@ -1,0 +1,211 @@
+"""Executors without a cluster: local processes, what a job checks and takes, and the text given to sbatch."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+
+from qrpo_lib.cluster import dispatch, executors, journal, work
+from qrpo_lib.cluster.task import After, Job
+from qrpo_lib.profiles.settings import Dispatch, Resources
+from qrpo_lib.runs import folders
+from qrpo_lib.runs.code_version import code_version
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "slurm" / "golden"
+sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
+
+import toys  # noqa: E402
+
+
+@pytest.fixture
+def diamond(runs_folder):
+    """a, then b0, b1, b2, then z."""
+    first = toys.task("a")
+    middle = tuple(toys.task(f"b{number}", needs=(first,)) for number in range(3))
+    return first, middle, toys.task("z", needs=middle)
+
+
+# --- local processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    """Jobs can import this checkout and the toys."""
+    monkeypatch.setenv("PYTHONPATH", f"{folders.PACKAGE.parent}:{HERE / 'slurm'}")
+
+
+def test_in_this_process(diamond):
+    dispatch.make([diamond[2]], Dispatch(where="here"))
+    assert diamond[2].step.is_complete()
+
+
+def test_local_processes_make_all_and_hide_secrets(runs_folder, importable, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
+    settings = Dispatch(where="processes", simultaneous=2, poll_seconds=0.2)
+    first = toys.task("first", "tell", variable="HF_TOKEN")
+    last = toys.task("last", needs=(first, toys.task("other")))
+    dispatch.make([last], settings)
+    assert last.step.is_complete()
+    assert (first.step.folder / "result.txt").read_text() == "None"
+    for path in runs_folder.rglob("*"):
+        assert not path.is_file() or b"x" * 30 not in path.read_bytes(), path
+
+
+def test_local_processes_outlive_who_started_them_and_are_found_again(runs_folder, importable):
+    task = toys.task("slow", seconds=4)
+    script = (
+        "import toys; from qrpo_lib.cluster import dispatch\n"
+        "from qrpo_lib.profiles import settings as profiles\n"
+        "dispatch.make([toys.task('slow', seconds=4)], profiles.Dispatch(where='processes', poll_seconds=0.2))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    while not toys.notes(runs_folder.parent, "slow"):
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    dispatch.make([task], Dispatch(where="processes", poll_seconds=0.2))
+    assert task.step.is_complete()
+    assert len(toys.notes(runs_folder.parent, "slow")) == 1
+
+
+def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
+    task = toys.task("a", needs=(toys.task("b"),))
+    with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
+        work.Work(task, Resources())()
+    toys.perform(task.needs[0].step, "write", {})
+    monkeypatch.setattr(folders, code_version.__name__, lambda entries, source: "another")
+    with pytest.raises(work.StaleCodeError, match="run the same command again"):
+        work.Work(task, Resources())()
+
+
+# --- the text given to sbatch -----------------------------------------------------------------------------------------
+
+CASES = {
+    "one_job": (Dispatch(where="slurm"), Resources(), After(), 1),
+    "array_after_a_stage": (
+        Dispatch(where="slurm", account="a-project", partition="normal", simultaneous=16),
+        Resources(nodes=2, tasks_per_node=4, gpus_per_node=4, cpus_per_task=72, memory_gb=460, minutes=720),
+        After(("41", "42_3"), ("43",)),
+        64,
+    ),
+    "container": (
+        Dispatch(
+            where="slurm",
+            setup=["module load cray", "export HF_HUB_OFFLINE=1"],
+            srun_arguments=["--environment=qrpo"],
+            python="/opt/qrpo/bin/python",
+        ),
+        Resources(gpus_per_node=4, sbatch={"constraint": "gpu", "exclusive": True}),
+        After(),
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sbatch_text_is_the_golden_one(name, tmp_path, monkeypatch):
+    """`QRPO_GOLDEN=write pytest ...` writes the files anew; read the difference before committing it."""
+    monkeypatch.setattr(shutil, "which", lambda program, **_: f"/usr/bin/{program}")
+    settings, resources, after, count = CASES[name]
+    folder = tmp_path / "batch"
+    needed = executors.dependency(after, Counter({"41": 1, "42": 4, "43": 1}))
+    executor = executors.Slurm(settings).executor(folder, "qrpo-training-0123456789", resources, needed)
+    if count > 1:
+        executor.parameters["map_count"] = count
+    text = executor._make_submission_file_text(executor._submitit_command_str, "id")
+    text = text.replace(str(folder), "FOLDER").replace(sys.executable, "PYTHON") + "\n"
+    golden = GOLDEN / f"{name}.sh"
+    if os.environ.get("QRPO_GOLDEN") == "write":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_states_of_squeue_are_understood(monkeypatch):
+    """Lines as squeue 22.05 printed them on the test cluster."""
+    lines = ["3_0 RUNNING None", "3_1 PENDING JobArrayTaskLimit", "4 PENDING DependencyNeverSatisfied", "5 NODE_FAIL x"]
+    lines += ["6 CANCELLED None", "7 CANCELLED DependencyNeverSatisfied", "8 PENDING launch failed requeued held"]
+    monkeypatch.setattr(shutil, "which", lambda program, **_: program)
+    monkeypatch.setattr(executors, "_output", lambda command: lines)
+    found = executors.Slurm(Dispatch(where="slurm")).states([Job(id) for id in ("3_0", "4", "5", "6", "7", "8")])
+    states = {"3_0": "running", "3_1": "pending", "4": "ended", "5": "ended", "6": "cancelled", "7": "ended"}
+    assert {id: state for id, (state, _) in found.items()} == states | {"8": "pending"}
+    assert found["8"][1] == "launch failed requeued held"
+    assert found["3_1"][1] == "JobArrayTaskLimit"
+
+
+def test_an_array_all_of_whose_jobs_are_needed_stands_for_them():
+    sizes = Counter({"1": 2, "2": 3, "7": 1})
+    assert executors.dependency(After(("1_0", "1_1"), ("2_0", "2_1")), sizes) == "afterok:1,afterany:2_0:2_1"
+    assert executors.dependency(After(("7",)), sizes) == "afterok:7"
+    assert executors.dependency(After(), sizes) is None
+
+
+# --- what a job does --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "rank", "taken"),
+    [
+        ("4,5,6,7", 4, 2, "6"),
+        ("GPU-a,GPU-b", 2, 1, "GPU-b"),
+        ("3", 4, 2, "3"),  # the cluster has given each task its own
+        (None, 4, 2, "2"),
+        (None, 4, 5, "1"),
+        (None, 0, 1, None),
+        ("", 4, 1, ""),  # none on purpose
+    ],
+)
+def test_each_task_that_works_alone_takes_a_gpu_of_its_own(monkeypatch, visible, gpus, rank, taken):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    work.take_gpu(rank, gpus)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == taken
+
+
+def test_the_work_of_a_job_knows_slurms_local_rank(runs_folder, monkeypatch):
+    """As srun starts the third of four tasks on a node whose cluster does not set CUDA_VISIBLE_DEVICES."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_LOCALID": "2", "SLURM_PROCID": "2", "SLURM_NODEID": "0"}
+    slurm |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here", "SUBMITIT_EXECUTOR": "slurm"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("QRPO_STATUS", "")
+    task = toys.task("telling", "tell", variable="CUDA_VISIBLE_DEVICES")
+    work.Work(task, Resources(gpus_per_node=4, tasks_per_node=4))()
+    assert (task.step.folder / "result.txt").read_text() == "2"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+def test_jobs_of_an_unanswered_submission_get_what_they_are_to_call(runs_folder):
+    """submitit names those files after its jobs only once sbatch has answered."""
+    tasks = [toys.task(f"task{number}") for number in range(4)]
+    batch = journal.Journal().begin("qrpo-training-x", "slurm", [task.name for task in tasks])
+    for number, task in enumerate(tasks):
+        DelayedSubmission(work.Work(task, Resources())).dump(batch.folder / f"{number:032x}.pkl")
+    batch.jobs = [f"9_{number}" for number in range(4)]
+    for _ in range(2):
+        executors._hand_over(batch)
+        for id, task in zip(batch.jobs, tasks, strict=True):
+            path = batch.folder / f"{id}_submitted.pkl"
+            assert DelayedSubmission.load(path).function.name == task.name
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04", b"cno.such\nmodule\n.", b"null"])
+def test_a_damaged_result_of_a_job_counts_as_none(tmp_path, damage):
+    (tmp_path / "7_0_result.pkl").write_bytes(damage)
+    job = Job("7", tmp_path)
+    assert executors.Submitted(Dispatch()).outcome(job) == ("lost", "")
+    shutil.copy(tmp_path / "7_0_result.pkl", tmp_path / "7_1_result.pkl")
+    (tmp_path / "7_1_result.pkl").write_bytes(pickle.dumps(("error", "Traceback ...\nValueError: x")))
+    assert executors.Submitted(Dispatch()).outcome(job) == ("error", "ValueError: x")

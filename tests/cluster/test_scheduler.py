@@ -1,0 +1,549 @@
+"""The scheduler against executors in memory: stages with dependencies as on a cluster, and local work without."""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qrpo_lib.cluster import dispatch, executors, journal, scheduler
+from qrpo_lib.cluster.scheduler import Retries, Scheduler
+from qrpo_lib.cluster.task import ALIVE, After, Job, NoAnswerError, SubmissionError, Task, in_order
+from qrpo_lib.profiles.settings import Dispatch, Resources
+from qrpo_lib.runs.errors import InputError
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
+
+import toys  # noqa: E402
+
+
+class InMemory(executors.Submitted):
+    """An executor whose jobs the test ends by hand. `queue` is what the cluster has: everyone sees the same."""
+
+    name = "in-memory"
+    takes_dependencies = True
+
+    def __init__(self, **settings):
+        super().__init__(Dispatch(where="slurm", **{"pause_seconds": 0} | settings))
+        self.after = []
+        self.all, self.alive, self.ended, self.cancelled, self.answers = [], {}, {}, [], True
+
+    def is_ours(self, batch):
+        return True
+
+    def launch(self, batch, works, resources, after):
+        self.after.append(after)
+        master = str(len(self.all) + 1)
+        ids = [master] if len(works) == 1 else [f"{master}_{index}" for index in range(len(works))]
+        self.all.append((batch.name, works, [*after.success, *after.end]))
+        self.alive |= dict.fromkeys(ids, ("pending", "None"))
+        return ids
+
+    def find(self, batch):
+        return [str(i) for i, (known, _, _) in enumerate(self.all, 1) if known == batch.name]
+
+    def states(self, jobs):
+        if not self.answers:
+            raise NoAnswerError("Unable to contact slurm controller")
+        return dict(self.alive)
+
+    def cancel(self, jobs):
+        self.cancelled += [job.id for job in jobs]
+
+    def outcome(self, job):
+        return self.ended.get(job.id, ("lost", ""))
+
+    def log(self, job):
+        return f"log of {job.id}"
+
+    def end(self, job, outcome=None, text=""):
+        self.alive.pop(job)
+        if outcome:
+            self.ended[job] = (outcome, text)
+
+    def makes(self, job, task):
+        toys.perform(task.step, "write", {})
+        self.end(job, "success")
+
+
+def following(executor, *tasks, **settings):
+    """A scheduler as `dispatch.make` starts it, of a new command: what earlier ones knew is in the journal alone."""
+    executor.settings = Dispatch(where="slurm", **{"pause_seconds": 0} | settings)
+    executor._journal = journal.Journal()
+    retries = Retries(0, executor.settings.retries, executor.settings.pause_seconds)
+    return Scheduler(tasks, executor, retries)
+
+
+@pytest.fixture
+def diamond(runs_folder):
+    """a, then b0, b1, b2, then z."""
+    first = toys.task("a")
+    middle = tuple(toys.task(f"b{number}", needs=(first,)) for number in range(3))
+    return first, middle, toys.task("z", needs=middle)
+
+
+def test_stages_are_arrays_with_dependencies(diamond):
+    executor = InMemory()
+    following(executor, diamond[2]).advance()
+    assert [len(works) for _, works, _ in executor.all] == [1, 3, 1]
+    assert [after for _, _, after in executor.all] == [[], ["1"], ["2_0", "2_1", "2_2"]]
+
+
+def test_an_array_is_cut_and_a_stage_waits_for_all_its_parts(diamond):
+    executor = InMemory()
+    following(executor, diamond[2], array_size=2).advance()
+    assert [(len(works), after) for _, works, after in executor.all] == [
+        (1, []),
+        (2, ["1"]),
+        (1, ["1"]),
+        (1, ["2_0", "2_1", "3"]),
+    ]
+
+
+def test_a_step_that_workers_share_gets_as_many_jobs(runs_folder):
+    shared = toys.task("shared", kind="sampling")
+    after = toys.task("after", needs=(shared,))
+    executor = InMemory()
+    following(executor, after, resources={"sampling": Resources(workers=4)}).advance()
+    assert [(len(works), needed) for _, works, needed in executor.all] == [(4, []), (1, ["1_0", "1_1", "1_2", "1_3"])]
+    assert executor.after == [After(), After(end=("1_0", "1_1", "1_2", "1_3"))]  # one of the four may be lost
+
+
+def test_what_is_complete_gets_no_job_and_no_dependency(diamond):
+    first, middle, last = diamond
+    for task in (first, middle[1]):
+        toys.perform(task.step, "write", {})
+    executor = InMemory()
+    following(executor, last).advance()
+    assert [(len(works), after) for _, works, after in executor.all] == [(2, []), (1, ["1_0", "1_1"])]
+
+
+def test_a_second_dispatcher_finds_the_jobs_of_the_first(diamond):
+    executor = InMemory()
+    following(executor, diamond[2]).advance()
+    progress = following(executor, diamond[2]).advance()
+    assert len(executor.all) == 3
+    assert set(progress.status.values()) == {"queued"}
+
+
+def test_a_submission_that_was_killed_before_its_ids_were_written_is_adopted(diamond, monkeypatch):
+    executor = InMemory()
+    launch = executor.launch
+
+    def killed(*arguments):
+        launch(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor, "launch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        following(executor, diamond[0]).advance()
+    monkeypatch.setattr(executor, "launch", launch)
+    progress = following(executor, diamond[0]).advance()
+    assert len(executor.all) == 1
+    assert progress.status[diamond[0].name] == "queued"
+
+
+def test_a_submission_that_never_reached_the_scheduler_is_made_again(diamond, monkeypatch):
+    """It is written down and unknown to the scheduler: the next command submits it once, and the one after it not."""
+    executor, task = InMemory(), diamond[0]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "launch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            following(executor, task).advance()
+    (interrupted,) = journal.folder().iterdir()
+    assert (executor.all, executor.alive) == ([], {})
+    for _ in range(2):
+        progress = following(executor, task).advance()
+        assert (progress.status, progress.jobs) == ({task.name: "queued"}, {task.name: ["1"]})
+        assert [(len(works), after) for _, works, after in executor.all] == [(1, [])]
+    assert executor.all[0][0] != interrupted.name
+    executor.makes("1", task)
+    assert following(executor, task).advance().status == {task.name: "complete"}
+
+
+def test_a_lost_job_is_submitted_again_with_all_that_waits_for_it(diamond):
+    first, _, last = diamond
+    executor = InMemory()
+    dispatcher = following(executor, last)
+    dispatcher.advance()
+    executor.end("1")
+    dispatcher.advance()
+    assert len(executor.all) == 3  # a shared file system may show its folder a little later
+    dispatcher.advance()
+    assert [after for _, _, after in executor.all[3:]] == [[], ["4"], ["5_0", "5_1", "5_2"]]
+    assert executor.cancelled == ["2_0", "2_1", "2_2", "3"]
+    executor.makes("4", first)
+    assert dispatcher.advance().status[first.name] == "complete"
+
+
+def test_a_job_is_lost_only_so_often(runs_folder):
+    executor = InMemory()
+    task = toys.task("a")
+    dispatcher = following(executor, task, retries=2)
+    for job in ("1", "2", "3"):
+        dispatcher.advance()
+        executor.end(job)
+        dispatcher.advance()
+    assert not dispatcher.advance().is_open()
+    assert len(executor.all) == 3
+    with pytest.raises(dispatch.DispatchError, match=r"lost 3 times(.|\n)*log of 3"):
+        dispatch.raise_failures(dispatcher.progress)
+
+
+def test_an_error_is_told_with_the_log_and_blocks_what_needs_it_only(runs_folder):
+    bad, good = toys.task("bad"), toys.task("good")
+    after = toys.task("after", needs=(bad,))
+    executor = InMemory()
+    dispatcher = following(executor, after, good)
+    dispatcher.advance()
+    executor.end("1_0", "error", "ValueError: beta must be positive")
+    executor.makes("1_1", good)
+    progress = dispatcher.advance()
+    assert [progress.status[task.name] for task in (bad, good, after)] == ["failed", "complete", "blocked"]
+    with pytest.raises(dispatch.DispatchError, match=r"1 of 3 (.|\n)*beta must be positive(.|\n)*log of 1_0"):
+        dispatch.raise_failures(dispatcher.progress)
+
+
+def test_a_cancelled_job_is_not_submitted_against_its_owner(runs_folder):
+    executor = InMemory()
+    task = toys.task("a")
+    dispatcher = following(executor, task)
+    dispatcher.advance()
+    executor.alive["1"] = ("cancelled", "None")
+    assert dispatcher.advance().status[task.name] == "failed"
+    assert following(executor, task).advance().status[task.name] == "queued"  # the command, given again
+
+
+def test_a_scheduler_that_does_not_answer_changes_nothing(diamond):
+    executor = InMemory()
+    dispatcher = following(executor, diamond[2])
+    dispatcher.advance()
+    executor.answers = False
+    assert "does not answer" in dispatcher.advance().note
+    assert len(executor.all) == 3
+
+
+def test_a_folder_counts_whatever_the_job_did(runs_folder):
+    executor = InMemory()
+    task = toys.task("a")
+    dispatcher = following(executor, task)
+    dispatcher.advance()
+    toys.perform(task.step, "write", {})
+    executor.end("1", "error", "killed while it said goodbye")
+    assert not dispatcher.advance().is_open()
+    dispatch.raise_failures(dispatcher.progress)
+
+
+def test_progress_is_told_in_counts_and_rows(diamond):
+    from rich.console import Console
+
+    from qrpo_lib.cluster import table
+
+    executor = InMemory()
+    progress = following(executor, diamond[2]).advance()
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table.render(progress))
+    assert "5 queued" in captured.get()
+    assert diamond[0].name in captured.get()
+
+
+def test_the_journal_holds_no_more_than_names_and_ids(diamond):
+    following(InMemory(), diamond[0]).advance()
+    (record,) = journal.folder().glob("*/batch.json")
+    assert json.loads(record.read_text()).keys() == {"name", "executor", "host", "submitted", "tasks", "jobs"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda record: '{"name": "x', "no whole JSON"),
+        (lambda record: "[]", "a list where a table"),
+        (lambda record: "null", "nothing"),
+        (lambda record: json.dumps({"name": "x"}), "not a submission of this version"),
+        (lambda record: json.dumps(record | {"tasks": "b0"}), "tasks: Input should be a valid list"),
+        (lambda record: json.dumps(record | {"submitted": None}), "submitted: Input should be a valid number"),
+        (lambda record: json.dumps(record | {"name": "another"}), "it is the submission another"),
+        (lambda record: json.dumps(record | {"jobs": ["1", "2"], "tasks": ["a"]}), "2 jobs for 1 tasks"),
+    ],
+)
+def test_a_damaged_submission_is_one_sentence_with_its_file(diamond, damage, why):
+    following(InMemory(), diamond[0]).advance()
+    (path,) = journal.folder().glob("*/batch.json")
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(InputError) as caught:
+        following(InMemory(), diamond[0]).advance()
+    assert str(path) in str(caught.value)
+    assert why in str(caught.value)
+    assert f"remove the folder {path.parent}" in str(caught.value)
+
+
+def test_what_failed_is_in_the_error_by_its_folder(runs_folder):
+    bad, other = toys.task("bad"), toys.task("other")
+    executor = InMemory()
+    dispatcher = following(executor, bad, other)
+    dispatcher.advance()
+    ids = [job for job in executor.alive]
+    executor.end(ids[0], "error", "ValueError: beta is negative")
+    executor.makes(ids[1], other)
+    dispatcher.advance()
+    with pytest.raises(dispatch.DispatchError) as caught:
+        dispatch.raise_failures(dispatcher.progress)
+    assert list(caught.value.progress.failures) == [bad.name]
+    assert caught.value.progress.failures[bad.name].startswith("ValueError: beta is negative")
+
+
+# --- what the queue, the clock and sbatch do --------------------------------------------------------------------------
+
+
+def test_why_a_job_waits_is_shown_and_a_held_one_with_what_to_do(diamond):
+    from rich.console import Console
+
+    from qrpo_lib.cluster import table
+
+    executor = InMemory()
+    dispatcher = following(executor, diamond[2])
+    dispatcher.advance()
+    executor.alive["1"] = ("pending", "launch failed requeued held")
+    executor.alive |= dict.fromkeys(["2_0", "2_1", "2_2", "3"], ("pending", "Dependency"))
+    progress = dispatcher.advance()
+    assert table.summary(progress) == "5 queued (launch failed requeued held: 1, Dependency: 4)"
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table.render(progress))
+    assert "`scontrol release 1`" in captured.get()
+    executor.alive["1"] = ("running", "None")
+    assert "held" not in table.summary(dispatcher.advance())
+
+
+def test_a_lost_job_waits_longer_each_time_and_what_needs_it_with_it(diamond, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
+    executor = InMemory()
+    dispatcher = following(executor, diamond[2], retries=3, pause_seconds=10)
+    dispatcher.advance()
+    begun = []
+    for pause in (10, 20, 40):
+        executor.end(str(len(executor.all) - 2))
+        for job in list(executor.alive):  # SLURM ends what can never start
+            executor.end(job)
+        dispatcher.advance()
+        dispatcher.advance()
+        begun.append(len(executor.all))
+        now[0] += pause - 1
+        progress = dispatcher.advance()
+        assert len(executor.all) == begun[-1]
+        assert progress.reasons == {diamond[0].name: "tried again in 1 s"}
+        assert set(progress.status.values()) == {"waiting"}
+        now[0] += 1
+        dispatcher.advance()
+        assert len(executor.all) == begun[-1] + 3
+
+
+def test_an_earlier_submission_stamped_in_the_future_does_not_stand_for_the_new_one(runs_folder):
+    """Its host's clock was ahead; its job has ended with an error since."""
+    executor, task = InMemory(), toys.task("a")
+    following(executor, task).advance()
+    executor.end("1", "error", "ValueError: of long ago")
+    (path,) = journal.folder().glob("*/batch.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"submitted": time.time() + 3600}))
+    dispatcher = following(executor, task)
+    for _ in range(3):
+        assert dispatcher.advance().status == {task.name: "queued"}
+    executor.makes("2", task)
+    assert dispatcher.advance().status == {task.name: "complete"}
+
+
+class NotHeard(InMemory):
+    """Its next submissions say that they timed out; those `arriving` have arrived, and show after so many looks."""
+
+    def __init__(self, arriving, shown_after=0):
+        super().__init__()
+        self.failing, self.arriving, self.hidden = 1, arriving, shown_after
+
+    def launch(self, batch, works, resources, after):
+        failing, self.failing = self.failing, 0
+        ids = super().launch(batch, works, resources, after) if self.arriving or not failing else []
+        if failing:
+            raise executors.submitit_utils.FailedJobError("sbatch: error: Socket timed out on send/recv operation")
+        return ids
+
+    def find(self, batch):
+        self.hidden -= 1
+        return super().find(batch) if self.hidden < 0 else []
+
+
+@pytest.mark.parametrize("shown_after", [0, 1, 3])
+def test_a_submission_that_timed_out_but_arrived_is_found_and_not_made_twice(runs_folder, shown_after):
+    executor, task = NotHeard(True, shown_after), toys.task("a")
+    dispatcher = following(executor, task)
+    for _ in range(shown_after):
+        assert "may have taken jobs" in dispatcher.advance().note
+    dispatcher.advance()
+    assert dispatcher.advance().status == {task.name: "queued"}
+    assert len(executor.all) == 1
+    executor.makes("1", task)
+    assert dispatcher.advance().status == {task.name: "complete"}
+
+
+def test_a_submission_that_timed_out_and_never_arrived_is_made_again_after_a_while(runs_folder, monkeypatch):
+    executor, task = NotHeard(False), toys.task("a")
+    dispatcher = following(executor, task)
+    dispatcher.advance()
+    assert executor.all == []
+    monkeypatch.setattr(executors, "_UNHEARD_SECONDS", 0)
+    assert dispatcher.advance().status == {task.name: "queued"}
+    assert len(executor.all) == 1
+
+
+def test_a_submission_that_was_refused_is_an_error_and_leaves_no_trace(runs_folder, monkeypatch):
+    def refused(*_):
+        raise executors.submitit_utils.FailedJobError("sbatch: error: invalid account or partition")
+
+    executor = InMemory()
+    monkeypatch.setattr(executor, "launch", refused)
+    with pytest.raises(SubmissionError, match=r"could not be submitted: .*invalid account"):
+        following(executor, toys.task("a")).advance()
+    assert list(journal.folder().glob("*/batch.json")) == []
+
+
+# --- local work: no queue, but room -----------------------------------------------------------------------------------
+
+
+class Local:
+    """An executor without a queue: the test says how each job ends, in the order in which they were started."""
+
+    takes_dependencies = False
+
+    def __init__(self, cores=2, ends=()):
+        self.cores, self.ends = cores, dict(ends)
+        self.begun, self.jobs, self.most = [], {}, 0
+
+    def turn(self):
+        return contextlib.nullcontext()
+
+    def has_room(self, busy, task):
+        return not busy or sum(one.cores for one in busy) + task.cores <= self.cores
+
+    def submit(self, tasks, after):
+        (task,) = tasks
+        self.begun.append(task.name)
+        self.jobs[task.name] = Job(task.name, state="running")
+        self.most = max(self.most, sum(job.state in ALIVE for job in self.jobs.values()))
+        return {task.name: [task.name]}
+
+    def look(self, names):
+        return {name: [job] for name, job in self.jobs.items() if name in names}
+
+    def outcome(self, job):
+        return dict(enumerate(self.ends.get(job.id, []), 1)).get(self.begun.count(job.id), ("success", ""))
+
+    def log(self, job):
+        return ""
+
+    def cancel(self, jobs):
+        raise AssertionError("nothing waits")
+
+    def wait(self):
+        for job in self.jobs.values():
+            job.state = "ended"
+
+    def interrupt(self):
+        self.jobs = {}
+
+
+def never():
+    raise AssertionError("this executor calls nothing")
+
+
+ONCE_MORE = Retries()
+
+
+def local(ends, *tasks, cores=2, retries=ONCE_MORE):
+    executor = Local(cores, ends)
+    return executor, Scheduler(tasks, executor, retries).run(lambda progress: None)
+
+
+def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is_room_for():
+    first = Task("first", never)
+    others = [Task(f"alone{number}", never) for number in range(3)]
+    after = [Task(f"after{number}", never, needs=(first,)) for number in range(4)]
+    executor, progress = local({}, *others, *after)
+    assert executor.begun[0] == "first"
+    assert executor.most == 2
+    assert set(progress.status.values()) == {"complete"}
+    assert next(iter(in_order([*others, *after]))) == "first"
+
+
+def test_one_that_wants_all_cores_runs_alone():
+    executor, _ = local({}, Task("small", never), Task("all", never, cores=8), Task("other", never), cores=2)
+    assert sorted(executor.begun) == ["all", "other", "small"]
+    started = Local(2)
+    tasks = [Task("all", never, cores=8), Task("other", never)]
+    Scheduler(tasks, started).advance()
+    assert started.begun == ["all"]
+
+
+def test_what_fails_is_tried_once_more_after_all_others_and_then_told_with_its_first_error():
+    ends = {"bad": [("error", "KeyError: a"), ("error", "KeyError: b")], "late": [("lost", "killed"), ("success", "")]}
+    tasks = [Task("bad", never), Task("late", never), *(Task(f"good{number}", never) for number in range(3))]
+    executor, progress = local(ends, *tasks, cores=1)
+    assert executor.begun == ["bad", "late", "good0", "good1", "good2", "bad", "late"]
+    assert progress.failures == {"bad": "KeyError: a (the last time: KeyError: b)"}
+    assert progress.retried == {"bad": "KeyError: a", "late": "killed"}
+    assert progress.names("complete") == ["late", "good0", "good1", "good2"]
+    assert set(progress.seconds) == {"late", "good0", "good1", "good2"}
+
+
+def test_why_is_the_first_error_of_what_a_task_needs():
+    shared = Task("shared", never)
+    between = Task("between", never, needs=(shared,))
+    last = Task("last", never, needs=(between,))
+    _, progress = local({"shared": [("error", "The disk is full")] * 2}, last)
+    assert progress.names("blocked") == ["between", "last"]
+    assert progress.why(last) == "The disk is full"
+
+
+class Looking(Task):
+    """A task that looks itself if what it reads is there."""
+
+    looks_itself = True
+
+    def could_start(self):
+        return "there" in self.name
+
+
+def test_a_task_that_looks_itself_starts_if_what_it_reads_is_there_all_the_same():
+    bad, slow = Task("bad", never), Task("slow", never)
+    tasks = [Looking(f"{name} {number}", never, needs=(bad, slow)) for number, name in enumerate(["there", "missing"])]
+    executor, progress = local({"bad": [("error", "x")]}, *tasks, retries=Retries(0, 0))
+    assert progress.names("blocked") == ["missing 1"]
+    assert executor.begun == ["bad", "slow", "there 0"]
+
+
+def test_an_interrupt_stops_what_was_begun():
+    executor = Local()
+
+    def interrupted(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Scheduler([Task("a", never)], executor).run(interrupted)
+    assert executor.jobs == {}
+
+
+def test_time_left_is_the_mean_of_what_was_done():
+    progress = Scheduler([Task(f"task{number}", never) for number in range(10)], Local()).progress
+    assert progress.seconds_left() is None
+    progress.status |= {"task0": "complete", "task1": "complete", "task2": "failed", "task3": "running"}
+    progress.seconds |= {"task0": 2.0, "task1": 4.0}
+    assert progress.seconds_left() == pytest.approx(7 * 3.0)
+    progress.status["task4"] = "running"
+    assert progress.seconds_left() == pytest.approx(7 * 3.0 / 2)
