@@ -1,5 +1,7 @@
 """The command line: `qrpo reproduce | status | runs | plan | download | report | claims | clean`; each has `--help`.
 
+`qrpo` alone says what to do next.
+
 What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status` and `runs` neither
 pandas nor matplotlib nor torch.
 """
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from qrpo_lib.suite import notebooks
 
 _PROFILES = Path(__file__).parents[1] / "profiles"
+_DEFAULT_PROFILE = "tiny"
 _TABLE_WIDTH_OF_A_FILE = 200
 
 
@@ -54,7 +57,7 @@ def reproduce(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not complete yet."""
     from qrpo_lib.profiles import files
     from qrpo_lib.runs import cores, folders
-    from qrpo_lib.suite import display, notebooks
+    from qrpo_lib.suite import display, headlines, notebooks
     from qrpo_lib.suite import reproduce as suite_reproduce
 
     started = time.monotonic()
@@ -81,7 +84,12 @@ def reproduce(options: argparse.Namespace) -> int:
         f"{len(state.blocked)} not run, in {time.monotonic() - started:.0f} s. "
         f"Figures: {folders.project_root() / 'figures'}"
     )
-    return 1 if state.failed or failure else 0
+    if state.failed or failure:
+        return 1
+    for line in headlines.results(profile):
+        _say(line)
+    _say("`qrpo report` shows them, with every notebook, as a site.")
+    return 0
 
 
 def _dispatch(profile: str, selected: list[notebooks.Job]) -> tuple[str, list[str]]:
@@ -105,6 +113,19 @@ def _dispatch(profile: str, selected: list[notebooks.Job]) -> tuple[str, list[st
         failure = str(error)
     missing = {task.name for task in wanted if not task.step.folder.is_dir()}
     return failure, [job.id for job in selected if missing & {step.folder_name for step in job.inputs}]
+
+
+def say_what_is_next(options: argparse.Namespace) -> int:
+    """What `qrpo` says without a command: where this project stands, and commands that make sense now."""
+    from qrpo_lib.suite import headlines
+
+    steps = headlines.next_steps(_DEFAULT_PROFILE)
+    width = max(len(command) for command, _ in steps)
+    _say("Replicate Quantile Reward Policy Optimization. What makes sense now:")
+    for command, purpose in steps:
+        _say("  ", (f"{command:{width}}", "bold"), f"  {purpose}")
+    _say("`qrpo --help` lists all commands.")
+    return 0
 
 
 def status(options: argparse.Namespace) -> int:
@@ -269,7 +290,7 @@ def build_report(options: argparse.Namespace) -> int:
     if not options.output:
         raise ValueError("--output needs the name of a folder; leave it out for `report`.")
     page = site.build(_absolute(options.profile), Path(options.output).resolve())
-    _say(f"Open {page}")
+    _say(f"Open {page.as_uri()}")
     return 0
 
 
@@ -316,7 +337,8 @@ _RUN_FILTERS = {
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qrpo", description="Replicate Quantile Reward Policy Optimization.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=say_what_is_next)
+    commands = parser.add_subparsers(metavar="COMMAND")
     names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
 
     def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
@@ -324,7 +346,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", default="tiny", help=f"{names}, or a .toml file")
+            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file")
         return made
 
     reproduced = add(reproduce, "reproduce")
