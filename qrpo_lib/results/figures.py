@@ -23,101 +23,88 @@ _CURVES = {"reward": "mean online reward (held-out prompts)"} | _PANELS
 
 
 def draw_best_models(
-    rows: pd.DataFrame, title: str, ylabel: str, level: float | None = None, level_label: str = "", digits: int = 3
+    rows: pd.DataFrame, title: str, ylabel: str, digits: int = 3, published: pd.DataFrame | None = None
 ) -> plt.Figure:
-    """Figure 1: a bar for the best model of each algorithm, with its error, the significantly best in bold.
+    """Figure 1: a bar for the best model of each algorithm, the significantly best in bold; beside it the paper's own.
 
     Parameters
     ----------
-    rows: columns `method, value, error, bold`.
-    title, ylabel: the texts above and beside it.
-    level, level_label: a dashed line, such as the initial policy's, and what is written on it.
-    digits: decimals of the values above the bars.
+    rows
+        Columns `method, value, error` (standard error), `bold` and `trained`: a model that was selected before its
+        first step is hatched. Of "initial" the value is drawn as a line.
+    title, ylabel
+        Of the panel. The y axis does not begin at 0.
+    digits
+        Decimals of the values above the bars.
+    published
+        The paper's numbers, with the same columns but `trained`, and `title`.
     """
-    rows = rows.set_index("method")
+    panels = [rows.assign(title=title)]
+    if published is not None:
+        panels.append(published.assign(trained=True))
+    with style.style(), plt.rc_context({"axes.grid.axis": "y", "grid.linestyle": "--"}):
+        figure, axes = plt.subplots(1, len(panels), figsize=(6.2 * len(panels), 4.4), squeeze=False)
+        for axis, shown in zip(axes[0], panels, strict=True):
+            _bars(axis, shown.set_index("method"), digits if shown is panels[0] else None)
+            axis.set(title=shown["title"].iloc[0], ylabel=ylabel if shown is panels[0] else "")
+    return figure
+
+
+def _bars(axis: plt.Axes, rows: pd.DataFrame, digits: int | None) -> None:
+    """One panel of Figure 1. digits: None prints the paper's numbers as they are."""
     names = [name for name in BARS if name in rows.index]
     low, high = (rows["value"] - rows["error"]).min(), (rows["value"] + rows["error"]).max()
-    if level is not None:
-        low, high = min(low, level), max(high, level)
     margin = 0.25 * (high - low) or 0.1 * abs(high) or 1.0
-    with style.style(), plt.rc_context({"axes.grid.axis": "y", "grid.linestyle": "--"}):
-        figure, axis = plt.subplots(figsize=(6.5, 4.6))
-        for position, name in enumerate(names):
-            value, error, bold = rows.loc[name, ["value", "error", "bold"]]
-            color = style.ALGORITHMS[name].color
-            axis.bar(
-                position,
-                value - (low - margin),
-                bottom=low - margin,
-                width=0.62,
-                color=color,
-                alpha=0.8,
-                edgecolor="black",
-            )
-            axis.errorbar(position, value, yerr=error, color="black", capsize=6, linewidth=1.2)
-            weight = "bold" if bold else "normal"
-            axis.annotate(
-                f"{value:.{digits}f}",
-                (position, value + error),
-                (0, 7),
-                textcoords="offset points",
-                ha="center",
-                weight=weight,
-            )
-        if level is not None:
-            axis.axhline(level, color="tomato", linestyle="--", linewidth=1.5)
-            axis.annotate(
-                level_label,
-                (len(names) - 1.5, level),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                color="tomato",
-                style="italic",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1.5},
-            )
-        axis.set_xticks(range(len(names)), [style.ALGORITHMS[name].label for name in names], fontsize="large")
-        for name, label in zip(names, axis.get_xticklabels(), strict=True):
-            label.set_weight("bold" if name == "qrpo" else "normal")
-        axis.set(title=title, ylabel=ylabel, ylim=(low - margin, high + margin))
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
+    bottom = low - margin
+    for position, name in enumerate(names):
+        value, error, bold, trained = rows.loc[name, ["value", "error", "bold", "trained"]]
+        look = {"color": style.ALGORITHMS[name].color, "edgecolor": "black", "alpha": 0.8}
+        axis.bar(position, value - bottom, bottom=bottom, width=0.62, hatch=None if trained else "//", **look)
+        axis.errorbar(position, value, yerr=error, color="black", capsize=6, linewidth=1.2)
+        said = f"{value:g}" if digits is None else f"{value:.{digits}f}"
+        above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        axis.annotate(said, (position, value + error), weight="bold" if bold else "normal", **above)
+        if not trained:
+            inside = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1.5}
+            axis.annotate("untrained", (position, bottom), bbox=box, **inside)
+    axis.set_xticks(range(len(names)), [style.ALGORITHMS[name].label for name in names], fontsize="large")
+    for name, label in zip(names, axis.get_xticklabels(), strict=True):
+        label.set_weight("bold" if name == "qrpo" else "normal")
+    axis.set(ylim=(bottom, high + margin), xlim=(-0.5, len(names) - 0.5))
+    if "initial" in rows.index:
+        level = rows.loc["initial", "value"]
+        axis.axhline(level, color="tomato", linestyle="--", linewidth=1.5)
+        style.label_ends(axis, [(level, "initial\npolicy", "#c0392b")])
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_scaling(rows: pd.DataFrame) -> plt.Figure:
     """Figure 3: reward against the number of reference rewards, off-policy and offline, a panel for each beta.
 
-    rows: columns `setting` ("off-policy", "offline"), `beta, num_ref_rewards, reward, error`.
+    rows: columns `setting` ("off-policy", "offline"), `beta, num_ref_rewards, reward, error` (standard error).
     """
-    betas = sorted(rows["beta"].unique())
+    betas, counts = sorted(rows["beta"].unique()), sorted(rows["num_ref_rewards"].unique())
     with style.style():
-        figure, axes = plt.subplots(1, len(betas), figsize=(5.2 * len(betas), 3.8), squeeze=False)
+        figure, axes = plt.subplots(1, len(betas), figsize=(4.4 * len(betas), 3.4), squeeze=False)
         for axis, beta in zip(axes[0], betas, strict=True):
+            ends = []
             for setting, color in _SCALING.items():
                 line = rows[(rows["beta"] == beta) & (rows["setting"] == setting)].sort_values("num_ref_rewards")
                 if line.empty:
                     continue
-                axis.errorbar(
-                    line["num_ref_rewards"],
-                    line["reward"],
-                    yerr=line["error"],
-                    color=color,
-                    marker="o",
-                    markersize=4,
-                    linewidth=2.4,
-                    elinewidth=1.2,
-                    capsize=3,
-                    label=f"{setting}, $\\beta$={beta:g}",
-                )
+                look = {"color": color, "marker": "o", "markersize": 4, "linewidth": 2.4, "elinewidth": 1.2}
+                axis.errorbar(line["num_ref_rewards"], line["reward"], yerr=line["error"], capsize=3, **look)
+                ends.append((line["reward"].iloc[-1], setting, color))
             axis.set_xscale("log")
-            axis.set_xlabel("Number of references", fontsize="large")
-            axis.set_ylabel("Reward", fontsize="large")
+            axis.set_xticks(counts, [f"{count:g}" for count in counts], minor=False)
+            axis.minorticks_off()
+            axis.set(title=f"$\\beta$ = {beta:g}", xlabel="Number of references")
             axis.grid(True, which="both", linestyle=":", linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
-            low, high = axis.get_ylim()
-            axis.set_ylim(low - 0.4 * (high - low), high)  # room for the legend
-            axis.legend(loc="lower right")
+            style.label_ends(axis, ends)
+        axes[0][0].set_ylabel("Reward (± standard error)")
     return figure
 
 
@@ -170,10 +157,10 @@ def draw_transformations(rows: pd.DataFrame, level: float) -> plt.Figure:
         axis.errorbar(
             positions, rows["reward"], yerr=errors, fmt=look.marker, color=look.color, capsize=5, markersize=9
         )
-        axis.axhline(level, color="dimgray", linestyle="--", label="initial policy")
+        axis.axhline(level, color="dimgray", linestyle="--")
         axis.set_xticks(positions, rows["transform"].str.replace("(", "\n("))
-        axis.set(xlabel="transformation $f$ of the quantile reward", ylabel="mean online reward (reporting)")
-        axis.legend()
+        axis.set(xlabel="transformation $f$ of the quantile reward", ylabel="mean online reward (95 % intervals)")
+        style.label_ends(axis, [(level, "initial\npolicy", "dimgray")])
     return figure
 
 

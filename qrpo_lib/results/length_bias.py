@@ -20,7 +20,6 @@ from qrpo_lib.steps import evaluation
 # Points outside these percentiles of x or of y, or outside this range of x, are not shown, as in the paper's figure.
 PERCENTILES = (3.0, 97.0)
 RANGE = (-2.0, 5.0)
-_LEGEND_SIZE = 12
 
 
 def points(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
@@ -84,25 +83,38 @@ def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
-    """Figure 4: the kept points of each algorithm, a least-squares line, a large marker on it at the mean of x."""
+    """Figure 4, a panel for each algorithm so that no cloud hides another: the kept points, a least-squares line with a
+    large marker at the mean of x, and the other algorithms' lines in grey."""
     with style.style():
-        figure, axis = plt.subplots(figsize=(8, 6))
-        for algorithm, made in of_algorithms.items():
+        figure, axes = plt.subplots(
+            1, len(of_algorithms), figsize=(3.6 * len(of_algorithms), 3.9), sharex=True, sharey=True, squeeze=False
+        )
+        for axis, (algorithm, made) in zip(axes[0], of_algorithms.items(), strict=True):
             look = style.ALGORITHMS[algorithm]
-            x, y = made["x"].to_numpy(), made["y"].to_numpy()
-            rho, mask = spearman(x, y), kept(x, y)
-            x, y = x[mask], y[mask]
-            look_of_points = {"marker": look.marker, "color": look.color, "edgecolor": "white", "linewidth": 0.3}
-            axis.scatter(x, y, s=22, alpha=0.75, zorder=2, **look_of_points)
-            slope, intercept = np.polyfit(x, y, 1)
-            ends = np.array([x.min(), x.max()])
-            axis.plot(ends, slope * ends + intercept, color=look.color, linewidth=5, solid_capstyle="round", zorder=3)
-            label = f"{look.label}, $\\rho = {rho:.2f}$"
-            middle = (x.mean(), slope * x.mean() + intercept)
-            axis.plot(
-                *middle, look.marker, color=look.color, markeredgecolor="black", markersize=13, label=label, zorder=4
-            )
-        axis.set_xlabel("Completion length (normalized)", fontsize="large")
-        axis.set_ylabel("Implicit reward (log-ratio)", fontsize="large")
-        axis.legend(fontsize=_LEGEND_SIZE)
+            x, y, rho = _kept_points(made)
+            axis.scatter(x, y, s=12, alpha=0.5, marker=look.marker, color=look.color, linewidth=0)
+            for other in of_algorithms:
+                ends, heights = _least_squares(*_kept_points(of_algorithms[other])[:2])
+                drawn = (
+                    {"color": look.color, "linewidth": 4} if other == algorithm else {"color": "gray", "linewidth": 1}
+                )
+                axis.plot(ends, heights, **drawn, zorder=3 if other == algorithm else 2)
+            middle = (x.mean(), y.mean())  # a least-squares line goes through it
+            axis.plot(*middle, look.marker, color=look.color, markeredgecolor="black", markersize=11, zorder=4)
+            axis.set(title=f"{look.label}, $\\rho = {rho:.2f}$", xlabel="Completion length (normalized)")
+        axes[0][0].set_ylabel("Implicit reward (log-ratio)")
     return figure
+
+
+def _kept_points(made: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
+    """x and y of the points that are drawn, and their rank correlation."""
+    x, y = made["x"].to_numpy(), made["y"].to_numpy()
+    mask = kept(x, y)
+    return x[mask], y[mask], spearman(x, y)
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the least-squares line through points: their x and y."""
+    slope, intercept = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    return ends, slope * ends + intercept

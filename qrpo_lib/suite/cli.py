@@ -1,7 +1,7 @@
 """The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | clean`.
 
-Each has `--help`. What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status`
-and `runs` neither pandas nor matplotlib nor torch.
+Each has `--help`; `qrpo` alone says what to do next. What a command needs is imported when it runs: `qrpo --help`
+imports none of the library, `status` and `runs` neither pandas nor matplotlib nor torch.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qrpo_lib.runs import terminal
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-if TYPE_CHECKING:
-    pass
-
 _PROFILES = Path(__file__).parents[1] / "profiles"
+_DEFAULT_PROFILE = "tiny"
 _TABLE_WIDTH_OF_A_FILE = 200
 
 
@@ -54,7 +51,7 @@ def reproduce(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not complete yet."""
     from qrpo_lib.profiles import files
     from qrpo_lib.runs import cores, folders
-    from qrpo_lib.suite import display, notebooks
+    from qrpo_lib.suite import display, headlines, notebooks
     from qrpo_lib.suite import reproduce as suite_reproduce
 
     started = time.monotonic()
@@ -82,7 +79,25 @@ def reproduce(options: argparse.Namespace) -> int:
         f"{len(blocked)} not run, in {time.monotonic() - started:.0f} s. "
         f"Figures: {folders.project_root() / 'figures'}"
     )
-    return 1 if made.failures or failure else 0
+    if made.failures or failure:
+        return 1
+    for line in headlines.results(profile):
+        _say(line)
+    _say("`qrpo report` shows them, with every notebook, as a site.")
+    return 0
+
+
+def say_what_is_next(options: argparse.Namespace) -> int:
+    """What `qrpo` says without a command: where this project stands, and commands that make sense now."""
+    from qrpo_lib.suite import headlines
+
+    steps = headlines.next_steps(_DEFAULT_PROFILE)
+    width = max(len(command) for command, _ in steps)
+    _say("Replicate Quantile Reward Policy Optimization. What makes sense now:")
+    for command, purpose in steps:
+        _say("  ", (f"{command:{width}}", "bold"), f"  {purpose}")
+    _say("`qrpo --help` lists all commands.")
+    return 0
 
 
 def status(options: argparse.Namespace) -> int:
@@ -259,7 +274,7 @@ def build_report(options: argparse.Namespace) -> int:
     if not options.output:
         raise ValueError("--output needs the name of a folder; leave it out for `report`.")
     page = site.build(_absolute(options.profile), Path(options.output).resolve())
-    _say(f"Open {page}")
+    _say(f"Open {page.as_uri()}")
     return 0
 
 
@@ -306,7 +321,8 @@ _RUN_FILTERS = {
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qrpo", description="Replicate Quantile Reward Policy Optimization.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=say_what_is_next)
+    commands = parser.add_subparsers(metavar="COMMAND")
     names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
 
     def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
@@ -314,7 +330,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", default="tiny", help=f"{names}, or a .toml file")
+            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file")
         return made
 
     reproduced = add(reproduce, "reproduce")

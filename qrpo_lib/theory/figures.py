@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_hex
 from scipy import stats
 
 from qrpo_lib.paper import style as plots
@@ -68,8 +69,12 @@ def partition_gap_figure(table: pd.DataFrame, used_betas):
         for beta in used_betas:
             axes.axvline(beta, color="lightgray", linewidth=1, zorder=0)
         axes.axhline(0, color="dimgray", linewidth=1)
-        axes.set(xscale="log", xlabel=r"$\beta$", ylabel=r"$\log Z_{f,n}-\log Z_f$ (nats of log-ratio)")
-        axes.legend()
+        axes.set(xscale="log", xlim=(table["beta"].max(), table["beta"].min()), xlabel=r"$\beta$, falling")
+        axes.set(ylabel=r"$\log Z_{f,n}-\log Z_f$ (nats of log-ratio)")
+        largest = table.loc[table.groupby("n")["beta"].idxmin()]
+        plots.label_ends(
+            axes, [(y, f"n = {n}", "#b35900") for n, y in zip(largest["n"], largest["excess_nats"], strict=True)]
+        )
     return figure
 
 
@@ -77,27 +82,32 @@ def partition_gap_figure(table: pd.DataFrame, used_betas):
 
 
 def noise_figure(table: pd.DataFrame, simulated: bool):
-    """Figure 7: standard deviation of beta log Z-hat (by beta) and of R_q-hat (by exact quantile F) against n."""
+    """Figure 7: standard deviation of beta log Z-hat (by beta) and of R_q-hat (by exact quantile F) against n.
+
+    Quantiles F and 1 - F have the same noise, F (1 - F) / n: they share a name.
+    """
     with plots.style():
-        figure, axes = plt.subplots(figsize=(9, 4.5))
+        figure, axes = plt.subplots(figsize=(8.5, 4.5))
+        ends, beyond = [], []
         for kind, colors, name in (("partition", "Reds", r"$\beta$"), ("quantile", "Blues", "F")):
             groups = list(table[table["noise"] == kind].groupby("setting"))
-            shades = plt.get_cmap(colors)(np.linspace(0.9, 0.4, len(groups)))
-            for (setting, rows), color in zip(groups, shades, strict=True):
+            shades = plt.get_cmap(colors)(np.linspace(0.9, 0.45, len(groups)))
+            named: dict[float, tuple[float, list[str], str]] = {}
+            for (setting, rows), color in zip(groups, map(to_hex, shades), strict=True):
                 y = np.log10(rows["simulated"].where(rows["simulated"] > 0)) if simulated else rows["log10_formula"]
                 if y.max() > 8:  # e^50 and e^5000 cannot share an axis with the rest
-                    axes.plot(
-                        [], [], color=color, label=f"{name} = {setting:g} ($10^{{{y.max():.0f}}}$, off the chart)"
-                    )
+                    beyond.append((np.inf, f"{name} = {setting:g}: $10^{{{y.max():.0f}}}$, off the chart", color))
                     continue
-                axes.plot(
-                    rows["n"], y, "-" if kind == "partition" else "--", color=color, label=f"{name} = {setting:g}"
-                )
+                axes.plot(rows["n"], y, "-" if kind == "partition" else "--", color=color, linewidth=2)
+                same = setting if kind == "partition" else round(setting * (1 - setting), 12)
+                named.setdefault(same, (y.iloc[-1], [], color))[1].append(f"{setting:g}")
+            ends += [(y, f"{name} = {', '.join(settings)}", color) for y, settings, color in named.values()]
         axes.set(xscale="log", xlabel="reference rewards n", ylabel=r"$\log_{10}$ standard deviation")
         axes.set_title(
             ("simulated: " if simulated else "formulas: ") + r"$\beta\,\log\hat{Z}$ (solid), $\hat{R}_q$ (dashed)"
         )
-        figure.legend(fontsize="small", loc="outside right upper")
+        axes.margins(x=0.02)
+        plots.label_ends(axes, [*ends, *reversed(beyond)])
     return figure
 
 
@@ -106,31 +116,40 @@ def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
     with plots.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         rows = moments[moments["noise"] == "partition"]
-        colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["setting"].nunique()))
+        colors = map(to_hex, plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["setting"].nunique())))
+        ends = []
         for (beta, group), color in zip(rows.groupby("setting"), colors, strict=True):
             bins = table[np.isclose(table["beta"], beta)]
             edges = [*bins["low"], bins["high"].iloc[-1]]
             left.stairs(bins["density"], edges, color=color, label=rf"$\beta$ = {beta:g}")
             right.plot(group["n"], -group["bias"], color=color, label=rf"$\beta$ = {beta:g}")
             right.plot(group["n"], group["simulated"], "--", color=color)
+            ends.append((-group["bias"].iloc[-1], rf"$\beta$ = {beta:g}", color))
         left.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$", ylabel="density", xscale="symlog")
-        left.legend(fontsize="small")
         right.set(xscale="log", yscale="log", xlabel="reference rewards n", title="minus bias (solid), std (dashed)")
+        plots.label_ends(right, ends)
     return figure
 
 
 def target_figure(table: pd.DataFrame, beta: float):
-    """Bias (solid) and standard deviation (dashed) of the paper's target against n at one beta, for each f."""
+    """Bias (left) and standard deviation (right) of the paper's target against n at one beta, for each f."""
     chosen = table[np.isclose(table["beta"], beta) & (table["partition"] == "exact")]
+    panels = {"bias_nats": "bias", "std_nats": "standard deviation"}
     with plots.style():
-        figure, axes = plt.subplots(figsize=(6.5, 4))
-        for index, (name, rows) in enumerate(chosen.groupby("transformation", sort=False)):
-            visible = rows["bias_nats"].where(rows["bias_nats"] > 1e-9 / beta)  # the identity is unbiased
-            axes.plot(rows["n"], visible, color=f"C{index}", label=name)
-            axes.plot(rows["n"], rows["std_nats"].where(rows["std_nats"] > 0), "--", color=f"C{index}")
-        axes.set(xscale="log", yscale="log", xlabel="reference rewards n", ylabel="nats of log-ratio")
-        axes.set_title(rf"calibrated target at $\beta$ = {beta:g}: bias (solid), std (dashed)")
-        axes.legend(title="no bias for t", fontsize="small")
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+        for axis, (column, title) in zip(axes, panels.items(), strict=True):
+            ends, unbiased = [], []
+            for index, (name, rows) in enumerate(chosen.groupby("transformation", sort=False)):
+                visible = rows[column].where(rows[column] > 1e-9 / beta)  # the identity is unbiased
+                if visible.isna().all():
+                    unbiased.append(name)
+                    continue
+                axis.plot(rows["n"], visible, color=f"C{index}", label=name)
+                ends.append((visible.iloc[-1], name, f"C{index}"))
+            axis.set(xscale="log", yscale="log", xlabel="reference rewards n", ylabel="nats of log-ratio")
+            none = f" (none: {', '.join(unbiased)})" if unbiased else ""
+            axis.set_title(rf"{title} of the calibrated target at $\beta$ = {beta:g}{none}", fontsize="medium")
+            plots.label_ends(axis, ends)
     return figure
 
 
@@ -138,19 +157,38 @@ def target_figure(table: pd.DataFrame, beta: float):
 
 
 def kl_figure(table: pd.DataFrame, powers: pd.DataFrame):
-    """KL against beta for every unordered pair with its derived leading term (dots), and slope 1 for comparison."""
+    """KL over beta squared against falling beta, for every unordered pair of transformations.
+
+    Divided so, a KL of second order levels off, at the constant derived for it (dotted), and a linear one would rise.
+    Pairs with the same constant have the same colour and share a name.
+    """
+    styles = ("-", "--", "-.")
     with plots.style():
-        figure, axes = plt.subplots(figsize=(7, 5))
+        figure, axes = plt.subplots(figsize=(8.5, 4.8))
         pairs = powers[[f < g for f, g in zip(powers["f"], powers["g"], strict=True)]]
-        for index, pair in enumerate(pairs.itertuples()):
-            rows = table[(table["f"] == pair.f) & (table["g"] == pair.g)]
-            axes.plot(rows["beta"], rows["kl"], color=f"C{index}", label=f"{pair.f} | {pair.g}")
-            leading = pair.derived_constant * rows["beta"] ** pair.derived_order
-            axes.plot(rows["beta"], leading, ":", color=f"C{index}", linewidth=1)
-        beta = np.array([table["beta"].min(), table["beta"].max()])
-        axes.plot(beta, beta, "--", color="dimgray", label="linear in beta")
-        axes.set(xscale="log", yscale="log", xlabel=r"$\beta$", ylabel=r"KL$(\pi^*_f\,\|\,\pi^*_g)$ (nats)")
-        axes.legend(fontsize="x-small", ncols=2)
+        constants = pairs["derived_constant"].where(pairs["derived_order"] == 2).round(9)
+        ends = []
+        for index, (constant, same) in enumerate(pairs.groupby(constants.fillna(0))):
+            color, names = f"C{index}", [f"{pair.f} | {pair.g}" for pair in same.itertuples()]
+            for pair, style in zip(same.itertuples(), styles, strict=False):
+                rows = table[(table["f"] == pair.f) & (table["g"] == pair.g)]
+                label = f"{pair.f} | {pair.g}"
+                axes.plot(rows["beta"], rows["kl"] / rows["beta"] ** 2, style, color=color, linewidth=2, label=label)
+            if constant:
+                axes.axhline(constant, color=color, linestyle=":", linewidth=1)
+            else:
+                names = [f"{', '.join(names)}: of order {same['derived_order'].iloc[0]:g}"]
+            ends.append((constant, "\n".join(names), color))
+        beta = np.array([table["beta"].max(), table["beta"].min()])
+        seen = [constant for constant, _, _ in ends if constant]
+        axes.set(xscale="log", yscale="log", xlim=beta, ylim=(min(seen) / 8, max(seen) * 8))
+        axes.set(xlabel=r"$\beta$, falling", ylabel=r"KL$(\pi^*_f\,\|\,\pi^*_g)$ in nats, over $\beta^2$")
+        axes.plot(beta, 1 / beta, "--", color="dimgray")
+        top = axes.get_ylim()[1] / 2
+        axes.annotate(
+            r"if it were linear in $\beta$", (1 / top, top), (8, -3), textcoords="offset points", color="dimgray"
+        )
+        plots.label_ends(axes, ends)
     return figure
 
 

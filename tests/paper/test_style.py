@@ -6,6 +6,7 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib import pyplot as plt
 
 from qrpo_lib.objective import algorithms
@@ -98,3 +99,20 @@ test_style.draw({str(tmp_path / "b")!r}, pandas.DataFrame({{"x": [0, 1], "y": [-
     environment = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
     assert [(tmp_path / "b" / f"figure.{suffix}").read_bytes() for suffix in ("pdf", "png", "csv")] == expected
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_at_the_ends_of_lines_do_not_overlap_and_keep_their_order(scale):
+    values = [5.0, 5.01, 0.1, 4.99, 1000.0, 0.2, float("inf")]
+    with style.style():
+        figure, axis = plt.subplots(figsize=(5, 4))
+        axis.set(yscale=scale, ylim=(0.1, 10))
+        style.label_ends(axis, [(value, f"{value:g}", "black") for value in values])
+        figure.canvas.draw()
+    # Of an annotation this is the text with its line; here the text alone.
+    boxes = {text.get_text(): mpl.text.Text.get_window_extent(text) for text in axis.texts}
+    plt.close(figure)
+    rising = [boxes[f"{value:g}"] for value in sorted(values)]
+    assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(rising))
+    assert rising[-1].y0 < axis.bbox.y1  # moved down from the top edge, not off the figure
+    assert [text.get_text() for text in axis.texts if text.arrow_patch is None] == ["inf"]

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from qrpo_lib.paper import style
-from qrpo_lib.results import figures
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.results import best_models, figures
 
 
 @pytest.fixture(autouse=True)
@@ -16,18 +17,36 @@ def closed():
 
 def test_bars_end_at_the_values_in_the_papers_order():
     rows = pd.DataFrame({"method": ["qrpo", "dpo", "rebel"], "value": [3.0, 2.0, 1.0], "error": 0.1})
-    rows["bold"] = rows["method"] == "qrpo"
-    axis = figures.draw_best_models(rows, "title", "reward", level=0.5, level_label="initial").axes[0]
+    rows = pd.concat([rows, pd.DataFrame({"method": ["initial"], "value": [0.5], "error": [0.1]})], ignore_index=True)
+    rows["bold"], rows["trained"] = rows["method"] == "qrpo", rows["method"] != "dpo"
+    axis = figures.draw_best_models(rows, "title", "reward").axes[0]
     bars = [patch for patch in axis.patches if patch.get_width() < 1]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["REBEL", "DPO", "QRPO"]
     np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in bars], [1.0, 2.0, 3.0])
     assert axis.get_ylim()[0] < 0.5
     weights = {text.get_text(): text.get_weight() for text in axis.texts}
     assert (weights["3.000"], weights["2.000"]) == ("bold", "normal")
+    assert [bool(bar.get_hatch()) for bar in bars] == [False, True, False]  # DPO's model is untrained
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [0.5]
+
+
+def test_the_papers_own_figure_1_is_drawn_beside_ours():
+    rows = pd.DataFrame({"method": ["qrpo", "dpo"], "value": [3.0, 2.0], "error": 0.1, "bold": False, "trained": True})
+    papers = best_models.published_figure_1_rows(profiles.load("tiny", "code"))
+    ours, theirs = figures.draw_best_models(rows, "title", "reward", 1, papers).axes
+    assert ours.get_title() == "title"
+    assert "Table 2" in theirs.get_title()
+    bars = [patch for patch in theirs.patches if patch.get_width() < 1]
+    np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in bars], [26.1, 30.2, 22.3, 32.7])
+    weights = {text.get_text(): text.get_weight() for text in theirs.texts}
+    assert (weights["32.7"], weights["26.1"]) == ("bold", "normal")
+    chat = best_models.published_figure_1_rows(profiles.load("tiny", "chat")).set_index("method")["value"]
+    assert (chat["qrpo"], chat["initial"]) == (0.2005, 0.1518)
 
 
 def test_each_algorithm_is_drawn_in_its_own_look():
-    rows = pd.DataFrame({"method": ["qrpo", "simpo", "dpo", "rebel"], "value": 1.0, "error": 0.1, "bold": False})
+    rows = pd.DataFrame({"method": ["qrpo", "simpo", "dpo", "rebel"], "value": 1.0, "error": 0.1})
+    rows["bold"], rows["trained"] = False, True
     axis = figures.draw_best_models(rows, "title", "reward").axes[0]
     bars = [patch for patch in axis.patches if patch.get_width() < 1]
     drawn = {label.get_text(): bar.get_facecolor() for label, bar in zip(axis.get_xticklabels(), bars, strict=True)}
@@ -65,8 +84,9 @@ def test_scaling_has_a_panel_for_each_beta_with_both_lines():
     assert len(axes) == 2
     for axis, beta in zip(axes, (0.01, 0.1), strict=True):
         assert axis.get_xscale() == "log"
-        texts = {text.get_text() for text in axis.get_legend().get_texts()}
-        assert texts == {f"off-policy, $\\beta$={beta}", f"offline, $\\beta$={beta}"}
+        assert {text.get_text() for text in axis.texts} == {"off-policy", "offline"}
+        assert axis.get_title() == f"$\\beta$ = {beta}"
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "10", "50"]
         line = axis.containers[0].lines[0]
         np.testing.assert_allclose(np.asarray(line.get_xdata(), dtype=float), [1, 10, 50])
         np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [beta, 10 * beta, 50 * beta])

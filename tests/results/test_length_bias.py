@@ -75,11 +75,20 @@ def test_without_variation_there_is_no_correlation():
     assert length_bias.spearman(np.ones(10), np.arange(10.0)) == 0.0
 
 
-def test_the_figure_shows_every_algorithm_with_its_rho():
+def test_the_figure_shows_every_algorithm_in_a_panel_of_its_own():
     drawn = {"dpo": made(1.0), "qrpo": made(0.0, seed=1)}
     figure = length_bias.draw(drawn)
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     plt.close(figure)
-    for name, label in (("dpo", "DPO"), ("qrpo", "QRPO")):
-        rho = length_bias.spearman(drawn[name]["x"].to_numpy(), drawn[name]["y"].to_numpy())
-        assert f"{label}, $\\rho = {rho:.2f}$" in texts
+    slopes = {}
+    for axis, (name, points), label in zip(figure.axes, drawn.items(), ("DPO", "QRPO"), strict=True):
+        x, y = points["x"].to_numpy(), points["y"].to_numpy()
+        assert axis.get_title() == f"{label}, $\\rho = {length_bias.spearman(x, y):.2f}$"
+        mask = length_bias.kept(x, y)
+        np.testing.assert_allclose(axis.collections[0].get_offsets(), np.column_stack([x[mask], y[mask]]))
+        (line,) = [line for line in axis.lines if line.get_linewidth() == 4]
+        (ends, heights), slopes[name] = line.get_data(), np.polyfit(x[mask], y[mask], 1)[0]
+        assert np.diff(heights)[0] / np.diff(ends)[0] == pytest.approx(slopes[name])
+        (other,) = [line for line in axis.lines if line.get_color() == "gray"]
+        assert len(other.get_xdata()) == 2
+        (middle,) = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        np.testing.assert_allclose(middle.get_xydata(), [[x[mask].mean(), y[mask].mean()]])

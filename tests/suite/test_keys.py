@@ -127,7 +127,7 @@ TABLE = [
     ("smol_prompts.jsonl", '"prompt"', ' "prompt"', {"smol_sampling"}),
     ("smol_problems.jsonl", '"statement"', ' "statement"', {"smol_code_sampling"}),
     ("published.json", "{", "{ ", set()),
-    ("report.css", "{", "{ ", set()),
+    ("site.css", "{", "{ ", set()),
     # engines
     ("vllm_worker.py", "import json", "import json\nprint(1)", {"vllm_sampling"}),
     ("transformers_engine.py", "_COMPACT_AT = 0.1", "_COMPACT_AT = 0.2", SAMPLED | ONLINE | {"rounds"}),

@@ -1,8 +1,7 @@
+"""The site: what its pages say, that everything they name is on disk, and what is left alone where it is written."""
+
 import html.parser
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,68 +10,94 @@ import nbformat
 import pandas as pd
 import pytest
 
-from qrpo_lib.paper import claim_views, claims, style
+from qrpo_lib.paper import claims, style
 from qrpo_lib.runs import folders
 from qrpo_lib.suite import cli, notebooks, own_folder
 from qrpo_lib.suite import site as report
+from qrpo_lib.suite.site import ledger, pages
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDE = " ".join(["a_very_long_word_without_any_break" * 6] * 2)
 
 
-class _Links(html.parser.HTMLParser):
-    def __init__(self):
+class _Page(html.parser.HTMLParser):
+    def __init__(self, path):
         super().__init__()
-        self.found = []
+        self.links, self.loaded, self.ids = [], [], set()
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for name, value in attrs if name in ("href", "src") and value]
+        values = dict(attrs)
+        self.ids |= {values.get("id")}
+        self.links += [values[name] for name in ("href", "src") if values.get(name)]
+        if tag in ("img", "script", "iframe", "link") and values.get("rel") != "canonical":
+            self.loaded += [values[name] for name in ("href", "src") if values.get(name)]
 
 
-def links(page):
-    parser = _Links()
-    parser.feed(page.read_text(encoding="utf-8"))
-    return parser.found
+def broken_links(folder):
+    """Links of a site's pages that lead nowhere on disk, and what they load from elsewhere."""
+    read = {path: _Page(path) for path in folder.rglob("*.html")}
+    assert read
+    broken = []
+    for path, page in read.items():
+        for link in page.links:
+            file, _, anchor = link.partition("#")
+            if re.match(r"\w+:", link):
+                broken += [(path.name, link)] if link in page.loaded and not link.startswith("data:") else []
+                continue
+            target = (path.parent / unquote(file.partition("?")[0])).resolve() if file else path
+            if not target.is_file() or (anchor and target in read and unquote(anchor) not in read[target].ids):
+                broken.append((path.name, link))
+    return broken
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site of a project with two notebooks, of which one was executed."""
-    root = tmp_path_factory.mktemp("project")
+    """The site of a project with two notebooks, of which one was executed, and a page."""
+    root = tmp_path_factory.mktemp("project").resolve()
     patch = pytest.MonkeyPatch()
     patch.setenv("QRPO_ROOT", str(root))
     patch.delenv("QRPO_RUNS", raising=False)
-    (root / "notebooks" / "theory").mkdir(parents=True)
+    for folder in ("notebooks/theory", "docs", "code/inner"):
+        (root / folder).mkdir(parents=True)
+    (root / "code" / "loss.py").write_text('"""The loss.\n\nMore."""\nx = "<b>&"\n')
+    links = "[code](../code/loss.py) [folder](../code) [numbers](../figures/tiny/chat/figure-1.csv) [all](../figures)"
+    picture = "![A line](../figures/tiny/chat/figure-1.png) [notebook](../notebooks/theory/first.ipynb)"
+    texts = {"index.md": f"# Start\n\n<!-- verdict counts -->\n\n<!-- failures -->\n\n{links}\n\n{picture}\n"}
+    texts["walk.md"] = "# Walk\n\n[start](index.md#start) and `[no](link.md)`\n\n```\n[no](link.md)\n```\n"
+    for name, text in texts.items():
+        (root / "docs" / name).write_text(text)
     v4 = nbformat.v4
-    for name in ("first", "second"):
-        nbformat.write(v4.new_notebook(), root / "notebooks" / "theory" / f"{name}.ipynb")
-    jobs = [notebooks.Job(f"theory/{name}[arm, 1]", f"theory/{name}") for name in ("first", "second")]
-    patch.setattr(notebooks, "jobs", lambda profile: jobs)
     cells = [
         v4.new_markdown_cell(
-            "# A title\n\nInline $\\beta \\log Z$ and `code $x$`, and\n\n$$\\int_0^1 e^{t/\\beta} dt$$"
+            "# A title\n\nInline $\\beta \\log Z$ and `code $x$`, [the walk](../../docs/walk.md)\n\n"
+            "$$\\int_0^1 e^t dt$$"
         ),
+        v4.new_code_cell("import a"),
         v4.new_code_cell(
             "frame", outputs=[v4.new_output("execute_result", {"text/html": table(), "text/plain": "frame"})]
         ),
-        v4.new_code_cell("print(1)", outputs=[v4.new_output("stream", text=WIDE)]),
+        v4.new_code_cell("print(1)", outputs=[v4.new_output("stream", text=f"\x1b[31m{WIDE}\x1b[0m")]),
+        v4.new_code_cell("1 / 0", outputs=[v4.new_output("error", ename="Oh", evalue="<no>", traceback=[])]),
     ]
+    for name in ("first", "second"):
+        nbformat.write(v4.new_notebook(cells=cells), root / "notebooks" / "theory" / f"{name}.ipynb")
+    jobs = [notebooks.Job(f"theory/{name}[arm, 1]", f"theory/{name}") for name in ("first", "second")]
+    patch.setattr(notebooks, "jobs", lambda profile: jobs)
 
     def make(folder):
         nbformat.write(v4.new_notebook(cells=cells), folder / notebooks.EXECUTED)
-        figure, axis = plt.subplots()
-        axis.plot([0, 1])
-        style.save(figure, "figure-1", pd.DataFrame({"x": [1]}), folder / "figures" / "tiny" / "chat")
-        style.save_table(
-            "table-2", pd.DataFrame({"x": [1]}), "| x |\n|---|\n| 1 |", folder / "figures" / "tiny" / "chat"
-        )
-        plt.close(figure)
-        ledger = claims.Ledger(folder / "figures" / "tiny" / "chat", "tiny, chat")
-        ledger.judge("z-is-the-mgf", 0.0, WIDE)
-        ledger.judge("kl-linear", 1.0, "<i>of order 2</i>")
-        ledger.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
 
     folders.complete(jobs[0].step, make)
+    chat = root / "figures" / "tiny" / "chat"
+    figure, axis = plt.subplots()
+    axis.plot([0, 1])
+    style.save(figure, "figure-1", pd.DataFrame({"x": [1]}), chat)
+    style.save_table("table-2", pd.DataFrame({"x": [1]}), "| x |\n|---|\n| 1 |", chat)
+    plt.close(figure)
+    judged = claims.Ledger(chat, "tiny, chat")
+    judged.judge("z-is-the-mgf", 0.0, WIDE)
+    judged.judge("kl-linear", 1.0, "<i>of order 2</i>")
+    judged.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
     page = report.build("tiny", root / "report")
     yield page
     patch.undo()
@@ -82,31 +107,74 @@ def table():
     return pd.DataFrame([[WIDE] * 12], columns=[f"column {i}" for i in range(12)]).to_html()
 
 
+def text_of(site, name="index.html"):
+    return (site.parent / name).read_text(encoding="utf-8")
+
+
 def test_every_link_leads_somewhere_on_disk(site):
-    pages = sorted(site.parent.glob("*.html"))
-    assert [page.name for page in pages] == ["index.html", "theory-first-arm-1.html"]
-    for page in pages:
-        for link in links(page):
-            if link.startswith("#") and page == site:
-                assert f'id="{link[1:]}"' in site.read_text(encoding="utf-8"), link
-            if not link.startswith(("data:", "#")):
-                assert not re.match(r"\w+:", link), f"{page.name} loads {link} from elsewhere"
-                assert (page.parent / unquote(link)).is_file(), link
+    names = {path.relative_to(site.parent).as_posix() for path in site.parent.rglob("*.html")}
+    written = {"index.html", "walk.html", "ledger.html", "figures.html"}
+    executed = {f"notebooks/theory-{name}-arm-1.html" for name in ("first", "second")}
+    assert names == written | executed | {"source/code.html", "source/code/loss.py.html"}
+    assert broken_links(site.parent) == []
+    assert not list(site.parent.glob("sitemap*"))
+
+
+def test_links_to_the_project_lead_to_pages_of_the_site(site):
+    start = text_of(site)
+    for place in ("source/code/loss.py.html", "source/code.html", "figures/tiny/chat/figure-1.csv", "figures.html"):
+        assert f'href="{place}"' in start, place
+    assert 'href="notebooks/theory-first-arm-1.html"' in start
+    assert "&lt;b&gt;&amp;" in text_of(site, "source/code/loss.py.html")
+    assert "<code>loss.py</code>: The loss." in text_of(site, "source/code.html")
+    assert text_of(site, "walk.html").count("[no](link.md)") == 2
+    assert 'href="../walk.html"' in text_of(site, "notebooks/theory-first-arm-1.html")
 
 
 def test_what_failed_and_what_was_not_run_are_said(site):
-    text = site.read_text(encoding="utf-8")
-    assert "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions" in text
-    for verdict in ("supported", "contradicted"):
-        assert claim_views.badge(verdict) in text
-    assert "theory/second[arm, 1]: not executed yet" in text
-    assert claims.get("kl-linear").rule in text
-    assert "<i>of order 2</i>" not in text
-    assert "&lt;i&gt;of order 2&lt;/i&gt;" in text
+    start, verdicts = text_of(site), text_of(site, "ledger.html")
+    assert "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions" in verdicts
+    for verdict, count in {"supported": 1, "contradicted": 1, "undecided": 0, "not testable": 0}.items():
+        assert f"<strong>{count}</strong> {verdict}</a>" in start
+    assert claims.get("kl-linear").statement in html.unescape(start)
+    assert claims.get("z-is-the-mgf").statement not in start
+    assert "Not executed here" in text_of(site, "notebooks/theory-second-arm-1.html")
+    assert "Not executed here" not in text_of(site, "notebooks/theory-first-arm-1.html")
+    assert html.escape(claims.get("kl-linear").rule) in verdicts
+    assert "<i>of order 2</i>" not in verdicts
+    assert "&lt;i&gt;of order 2&lt;/i&gt;" in verdicts
+    assert html.escape(claims.not_examined()[0].statement) in verdicts
+
+
+def test_a_project_without_a_first_page_gets_one(site):
+    judged = claims.recorded(folders.project_root() / "figures")
+    text = ledger.first_page("A project", judged)
+    assert text.startswith("# A project")
+    assert "kl-linear-tiny-chat" in text
+    assert ledger.failures([one for one in judged if one.id != "kl-linear"]) == "No claim of the paper is contradicted."
+
+
+def test_a_notebook_shows_its_outputs_and_folds_its_code(site):
+    page = text_of(site, "notebooks/theory-first-arm-1.html")
+    assert page.count("<math") == 2
+    assert '<span class="nb">print' in page
+    assert page.count("<summary>Code</summary>") == 3  # cells without outputs share a box with the next
+    assert "\x1b" not in page
+    assert "Oh: &lt;no&gt;" in page
+    assert "<td>a_very_long" in page
+
+
+def test_the_figures_page_has_pictures_tables_and_their_files(site):
+    page = text_of(site, "figures.html")
+    assert 'src="figures/tiny/chat/figure-1.png"' in page
+    for suffix in ("png", "pdf", "csv"):
+        assert f'href="figures/tiny/chat/figure-1.{suffix}"' in page
+        assert (site.parent / f"figures/tiny/chat/figure-1.{suffix}").is_file()
+    assert re.search(r"<th>x</th>.*<td>1</td>", page, re.DOTALL)
 
 
 def test_formulas_become_mathml_and_code_does_not():
-    made = report.with_mathml("Let $n + 1$ be, see `a $b$ c`.\n\n```\n$x$\n```\n$$\\frac{1}{2}$$ and $5")
+    made = pages.with_mathml("Let $n + 1$ be, see `a $b$ c`.\n\n```\n$x$\n```\n$$\\frac{1}{2}$$ and $5")
     assert made.count("<math") == 2
     assert 'display="block"' in made
     assert "`a $b$ c`" in made
@@ -190,7 +258,7 @@ def test_a_marker_that_is_none_is_no_permission(site, tmp_path, marker):
 
 
 def test_a_report_that_fails_leaves_what_was_there(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_ledger_html", lambda ledger: 1 / 0)
+    monkeypatch.setattr(ledger, "page", lambda judged: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.build("tiny", tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -209,40 +277,14 @@ def test_an_output_that_is_no_folder_to_fill_is_one_sentence(site, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_without_executed_notebooks_there_is_no_report(tmp_path, runs_folder, capsys):
+def test_without_any_result_there_is_no_report(tmp_path, runs_folder, capsys, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    monkeypatch.setattr(notebooks, "jobs", lambda profile: [])
     assert cli.main(["report", "--output", str(tmp_path / "out")]) == 2
     assert "run `qrpo reproduce` first" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_in_a_browser_images_load_and_pages_fit_a_phone(site):
-    """Each page in a frame as wide as a phone: no sideways scrolling of the page, every image decoded."""
-    names = sorted(page.name for page in site.parent.glob("*.html"))
-    frames = "".join(f'<iframe src="{name}" width="390" height="800"></iframe>' for name in names)
-    script = """
-    addEventListener("load", () => {
-      const found = [...document.querySelectorAll("iframe")].map(frame => {
-        const page = frame.contentDocument;
-        return {name: frame.getAttribute("src"), width: page.documentElement.scrollWidth,
-                images: [...page.images].map(image => image.naturalWidth),
-                math: page.querySelectorAll("math").length};
-      });
-      document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
-    });"""
-    wrapper = site.parent / "phone-test.htm"
-    wrapper.write_text(f"<!doctype html><body>{frames}<script>{script}</script></body>", encoding="utf-8")
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
-    command += ["--window-size=1200,900", "--virtual-time-budget=20000", "--dump-dom", wrapper.as_uri()]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
-    wrapper.unlink()
-    found = json.loads(re.search(r"<pre id=\"found\">(.*?)</pre>", output, re.DOTALL)[1])
-    assert [page["name"] for page in found] == names
-    for page in found:
-        assert page["width"] <= 390, page
-        assert all(width > 0 for width in page["images"]), page
-    assert sum(len(page["images"]) for page in found) >= 1
-    assert max(page["math"] for page in found) == 2
-
-
-def test_the_package_holds_the_style():
-    assert (Path(report.__file__).parent / "report.css").is_file()
+def test_the_package_holds_what_pages_load():
+    assert {path.suffix for path in report._ASSETS.iterdir()} == {".css", ".js"}
+    declared = (Path(report.__file__).parents[3] / "pyproject.toml").read_text()
+    assert all(f'"*{suffix}"' in declared for suffix in (".css", ".js"))

@@ -18,8 +18,7 @@ def _close_figures():
 
 
 def _texts(axes):
-    legend = axes.get_legend() or axes.figure.legends[0]
-    return [text.get_text() for text in [*axes.texts, *legend.get_texts()]]
+    return [text.get_text() for text in axes.texts]
 
 
 def test_figure_5_shows_the_shares_and_where_the_arrows_turn():
@@ -46,22 +45,40 @@ def test_noise_figure_draws_what_fits_and_names_what_does_not():
     formulas, simulated = (figures.noise_figure(table, simulated=flag).axes[0] for flag in (False, True))
     assert any("off the chart" in text for text in _texts(formulas))
     assert not any("off the chart" in text for text in _texts(simulated))
-    assert len([line for line in simulated.lines if len(line.get_xdata())]) == 3
-    assert len([line for line in formulas.lines if len(line.get_xdata())]) == 2
+    assert (len(simulated.lines), len(formulas.lines)) == (3, 2)
 
 
-def test_kl_figure_draws_each_unordered_pair_and_its_leading_term():
-    profiles = {name: asymptotics.PROFILES[name] for name in ("identity", "log", "square")}
+def test_quantiles_with_the_same_noise_share_a_name():
+    table = tables.noise_table([1.0], [0.1, 0.25, 0.9], [1, 10], repeats=50, seed=0)
+    axes = figures.noise_figure(table, simulated=False).axes[0]
+    assert set(_texts(axes)) == {r"$\beta$ = 1", "F = 0.1, 0.9", "F = 0.25"}
+    noise = axes.lines[2].get_ydata()[0]
+    assert noise == pytest.approx(np.log10(np.sqrt(0.25 * 0.75)))
+
+
+def test_kl_figure_names_pairs_by_the_constant_that_they_level_off_at():
+    """The constant is 5/2 (f'' - g'')^2 where f' = 1 at 1: of identity, square, log and the exponential 0, 1, -1, 1."""
+    profiles = {name: asymptotics.PROFILES[name] for name in ("identity", "log", "square", "exponential")}
     table = tables.kl_table(profiles, list(np.logspace(-4, -1, 9)))
     axes = figures.kl_figure(table, tables.power_table(profiles, table, 1e-2)).axes[0]
-    assert len(axes.lines) == 3 * 2 + 1
-    assert len(axes.get_legend().get_texts()) == 4
+    names = {frozenset(text.split("\n")) for text in _texts(axes)}
+    assert frozenset({"log | square", "exponential | log"}) in names  # 10
+    assert frozenset({"identity | square", "identity | log", "exponential | identity"}) in names  # 2.5
+    assert frozenset({"exponential | square: of order 4"}) in names
+    levels = {line.get_label(): line.get_ydata()[np.argmin(line.get_xdata())] for line in axes.lines}
+    assert levels["log | square"] == pytest.approx(10, rel=1e-3)
+    assert levels["identity | log"] == pytest.approx(2.5, rel=1e-3)
+    assert sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":") == pytest.approx([2.5, 10])
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]  # beta falls to the right
 
 
 def _lines(axes):
-    """The lines of an axes' legend by their labels, as (x, y)."""
-    found = {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in axes.lines}
-    return {text.get_text(): found[text.get_text()] for text in axes.get_legend().get_texts()}
+    """The lines of an axes that have a label, as (x, y)."""
+    return {
+        line.get_label(): (line.get_xdata(), line.get_ydata())
+        for line in axes.lines
+        if not line.get_label().startswith("_")
+    }
 
 
 def test_partition_gap_figure_draws_each_n_and_marks_the_betas():
@@ -69,7 +86,7 @@ def test_partition_gap_figure_draws_each_n_and_marks_the_betas():
     betas = [1e-3, 0.1, 1.0]
     axes = figures.partition_gap_figure(tables.partition_gap_table([1, 3, 20], betas), [0.1, 0.3]).axes[0]
     lines = _lines(axes)
-    assert list(lines) == ["n = 1", "n = 3", "n = 20"]
+    assert list(lines) == sorted(_texts(axes), key=lambda text: int(text[4:])) == ["n = 1", "n = 3", "n = 20"]
     for n, (x, y) in zip((1, 3, 20), lines.values(), strict=True):
         ranks = [np.logaddexp.reduce(np.arange(n + 1) / n / beta) - np.log(n + 1) for beta in betas]
         continuous = [1 / beta + np.log(beta * -np.expm1(-1 / beta)) for beta in betas]
@@ -103,14 +120,12 @@ def test_quantile_law_figure_draws_each_law():
 def test_target_figure_draws_bias_and_noise_at_one_beta():
     """The mean over t of the variance t (1 - t)/n is 1/(6 n); the rest by quadrature over the binomial law."""
     beta, counts = 0.1, [3, 10]
-    axes = figures.target_figure(tables.target_table(["identity", "log"], [0.5, beta], counts), beta).axes[0]
-    assert len(axes.lines) == 4
-    lines = _lines(axes)
-    assert list(lines) == ["identity", "log"]
-    assert np.isnan(lines["identity"][1]).all()  # unbiased
-    noise = {line.get_color(): line.get_ydata() for line in axes.lines if line.get_linestyle() == "--"}
-    colors = {line.get_label(): line.get_color() for line in axes.lines if line.get_label() in lines}
-    np.testing.assert_allclose(noise[colors["identity"]], [np.sqrt(1 / (6 * n)) / beta for n in counts], rtol=1e-6)
+    left, right = figures.target_figure(tables.target_table(["identity", "log"], [0.5, beta], counts), beta).axes
+    lines, noise = _lines(left), {label: y for label, (_, y) in _lines(right).items()}
+    assert (list(lines), list(noise)) == (["log"], ["identity", "log"])
+    assert "none: identity" in left.get_title()
+    assert (_texts(left), set(_texts(right))) == (["log"], {"identity", "log"})
+    np.testing.assert_allclose(noise["identity"], [np.sqrt(1 / (6 * n)) / beta for n in counts], rtol=1e-6)
     f = transforms.get("log")
     for i, n in enumerate(counts):
         values = f(f.clamp(np.arange(n + 1) / n, n))
@@ -122,7 +137,7 @@ def test_target_figure_draws_bias_and_noise_at_one_beta():
         variance, _ = integrate.quad(lambda t, m=moment: m(t, 2, m(t, 1, 0.0)), 0, 1, limit=200)
         assert lines["log"][0][i] == n
         assert lines["log"][1][i] == pytest.approx(np.sqrt(squared) / beta, rel=1e-4)
-        assert noise[colors["log"]][i] == pytest.approx(np.sqrt(variance) / beta, rel=1e-4)
+        assert noise["log"][i] == pytest.approx(np.sqrt(variance) / beta, rel=1e-4)
 
 
 def test_estimator_figure_draws_densities_and_moments():
@@ -132,7 +147,7 @@ def test_estimator_figure_draws_densities_and_moments():
     errors = tables.histograms(tables.estimator_errors(betas, n=10, repeats=repeats, seed=1))
     left, right = figures.estimator_figure(errors, moments).axes
     labels = [rf"$\beta$ = {beta:g}" for beta in betas]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == labels
+    assert set(_texts(right)) == set(labels)
     solid, dashed = ([line for line in right.lines if line.get_linestyle() == style] for style in ("-", "--"))
     for beta, label, bias, spread, density in zip(betas, labels, solid, dashed, left.patches, strict=True):
         assert (bias.get_label(), density.get_label()) == (label, label)

@@ -1,0 +1,60 @@
+"""What the command line says in a few lines: the results of a profile at a glance, and what to do next."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from qrpo_lib.paper import claims
+from qrpo_lib.runs import folders
+from qrpo_lib.suite import notebooks
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+_FIGURE_1 = "figure-1.csv"
+_NAMES = {"initial": "initial policy", "sft": "SFT", "dpo": "DPO", "simpo": "SimPO", "rebel": "REBEL", "qrpo": "QRPO"}
+
+
+def results(profile_name: str) -> list[str]:
+    """Lines with each arm's best models (Figure 1) and the number of verdicts of each kind, as they are published."""
+    figures, name = folders.project_root() / "figures", Path(profile_name).stem
+    lines = [_best_models(path) for path in sorted((figures / name).glob(f"*/{_FIGURE_1}"))]
+    of_paper = [one for one in claims.recorded(figures) if one.origin == "paper"]
+    counted = claims.counts(of_paper, "paper")
+    if of_paper:
+        lines.append(f"The paper's claims: {', '.join(f'{count} {verdict}' for verdict, count in counted.items())}.")
+    return lines
+
+
+def _best_models(path: Path) -> str:
+    """One arm's Figure 1 in a line: method, value, standard error."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    values = ", ".join(
+        f"{_NAMES.get(row['method'], row['method'])} {float(row['value']):.4g} ± {float(row['error']):.2g}"
+        for row in rows
+    )
+    return f"{path.parent.name}: {values}"
+
+
+def next_steps(profile_name: str) -> list[tuple[str, str]]:
+    """Commands that make sense now, each with what it does, the first one first."""
+    jobs = notebooks.jobs(profile_name)
+    executed = sum((job.step.folder / notebooks.EXECUTED).is_file() for job in jobs)
+    if not executed:
+        return [
+            ("make first", "a first look, in two minutes: one notebook of theory and a small training"),
+            ("qrpo plan", "what a reproduction would run, and how long it would take"),
+            ("qrpo reproduce", f"all {len(jobs)} notebooks of the profile {profile_name}, every figure and table"),
+        ]
+    if executed < len(jobs):
+        return [
+            ("qrpo reproduce", f"go on: {executed} of {len(jobs)} notebooks of {profile_name} are executed"),
+            ("qrpo status", "what is complete, and what would stop it"),
+        ]
+    return [
+        ("qrpo report", "results, notebooks and pages as a site to open in a browser"),
+        ("make lab", "JupyterLab on the notebooks: change one thing"),
+        ("qrpo runs training", "every trained policy: algorithm, setting, beta, seed"),
+        ("qrpo reproduce --profile FILE.toml", "the same with settings of your own (docs/profiles.md)"),
+    ]

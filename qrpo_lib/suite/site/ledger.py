@@ -1,0 +1,114 @@
+"""Verdicts on the site: all of them with filters, their counts, and what contradicts the paper first."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from qrpo_lib.paper import claim_views, claims, claims_page
+from qrpo_lib.paper.claims import Judgement
+
+_COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
+_VERDICTS = ("contradicted", "undecided", "supported", "not testable")
+_HEADER = """# Verdicts
+
+Every claim that a notebook judged. Rules and the smallest effects that matter were written before the results that
+they judge. *Supported* and *contradicted* are what the rule says of the measured 95 % intervals; *undecided*: the
+sample cannot tell; *not testable*: a compared policy is untrained, or what the claim is about does not occur at this
+scale.
+"""
+
+
+def filled_in(text: str, judged: Sequence[Judgement]) -> str:
+    """A page's text with the counts of verdicts and the contradicted claims in the places kept for them."""
+    return text.replace(_COUNTS, counts(judged)).replace(_FAILURES, failures(judged))
+
+
+def first_page(title: str, judged: Sequence[Judgement]) -> str:
+    """For a project without a first page of its own."""
+    return f"# {title}\n\n{counts(judged)}\n\n## What does not hold\n\n{failures(judged)}\n"
+
+
+def counts(judged: Sequence[Judgement]) -> str:
+    """The number of verdicts of each kind on claims of the paper, as boxes that lead to the ledger."""
+    counted = claims.counts(judged, "paper")
+    boxes = "".join(
+        f'<a class="count {_class(verdict)}" href="ledger.html?verdict={_class(verdict)}">'
+        f"<strong>{counted.get(verdict, 0)}</strong> {verdict}</a>"
+        for verdict in ("supported", "contradicted", "undecided", "not testable")
+    )
+    return f'<p class="counts">{boxes}</p>'
+
+
+def failures(judged: Sequence[Judgement]) -> str:
+    """The paper's claims that came out otherwise, each a line that leads to the ledger."""
+    items = [
+        f"<li><strong>{html.escape(one.section)}</strong>: "
+        f'<a href="ledger.html#{_anchor(one)}">{html.escape(one.statement)}</a> ({html.escape(one.profile)})</li>'
+        for one in judged
+        if one.origin == "paper" and one.verdict == "contradicted"
+    ]
+    return f"<ul>{''.join(items)}</ul>" if items else "No claim of the paper is contradicted."
+
+
+def page(judged: Sequence[Judgement]) -> str:
+    """The ledger by section, with filters, and what is not examined."""
+    parts = [_HEADER, claims_page.summary(judged), _filters(judged)]
+    for section in dict.fromkeys(one.section for one in judged):
+        title = section if section.startswith("App") else f"Section {section}"
+        cards = "\n".join(_card(one) for one in judged if one.section == section)
+        parts.append(f"## {title}\n\n{cards}")
+    items = [
+        f"<li><strong>{html.escape(one.section)}</strong>: {html.escape(one.statement)}. "
+        f"<em>{html.escape(one.not_examined)}</em></li>"
+        for one in claims.not_examined()
+    ]
+    parts.append(f"## Not examined\n\n<ul>{''.join(items)}</ul>")
+    return "\n\n".join(parts) + "\n"
+
+
+def _filters(judged: Sequence[Judgement]) -> str:
+    boxes = "".join(
+        f'<label><input type="checkbox" name="verdict" value="{verdict}" checked> {verdict}</label>'
+        for verdict in _VERDICTS
+    )
+    names = dict.fromkeys(one.profile for one in judged)
+    options = "".join(f"<option>{html.escape(name)}</option>" for name in names)
+    origins = '<option value="paper">claims of the paper</option><option value="ours">our own questions</option>'
+    return (
+        f'<form class="filters" hidden><fieldset><legend>Verdict</legend>{boxes}</fieldset>'
+        f'<label>Profile <select name="profile"><option value="">all</option>{options}</select></label>'
+        f'<label>Of <select name="origin"><option value="">all</option>{origins}</select></label>'
+        '<label>Words <input type="search" name="words"></label>'
+        '<output aria-live="polite"></output></form>'
+    )
+
+
+def _card(one: Judgement) -> str:
+    """A verdict: statement and measurement in sight, the rule behind a click."""
+    origin = "" if one.origin == "paper" else f" · {claim_views.OURS}"
+    rows = {
+        "rule": claim_views.rule_words(one),
+        "smallest effect": claim_views.effect_words(one),
+        "the paper's number": one.number,
+        "decided by": one.reason,
+        "see": one.evidence,
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
+    return (
+        f'<div class="verdict {_class(one.verdict)}" id="{_anchor(one)}" data-verdict="{one.verdict}" '
+        f'data-profile="{html.escape(one.profile)}" data-origin="{one.origin}">'
+        f'<p><span class="badge">{one.verdict}</span> <strong>{html.escape(one.statement)}</strong> '
+        f"<small>{html.escape(one.profile)}{origin}</small></p>"
+        f"<p>{html.escape(one.measured)}</p>"
+        f"<details><summary>the rule</summary><dl>{listed}</dl></details></div>"
+    )
+
+
+def _class(verdict: str) -> str:
+    return verdict.replace(" ", "-")
+
+
+def _anchor(one: Judgement) -> str:
+    return "-".join([one.id, *re.findall(r"[a-z0-9]+", one.profile.lower())])

@@ -1,0 +1,120 @@
+"""Markdown pages of the site: where they lie, what their links lead to, formulas as MathML."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+_FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
+_CODE = re.compile(r"(```.*?```|`[^`\n]*`|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+)", re.DOTALL)
+_LINK = re.compile(r"\]\((?P<target>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
+_LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".sh": "bash", ".css": "css"}
+_SOURCES = "source"
+# Pages that the site has in another form.
+_INSTEAD = {"docs/claims.md": "ledger.md", "README.md": "index.md", "figures": "figures.md"}
+
+
+class Pages:
+    """The pages of one site, as Markdown in `folder`, from a project in `root`.
+
+    notebooks: the page of each notebook's file, of those that have one.
+    """
+
+    def __init__(self, root: Path, folder: Path, notebooks: Mapping[Path, str]) -> None:
+        self.root, self.folder = root.resolve(), folder
+        self._notebooks = {path.resolve(): name for path, name in notebooks.items()}
+        self._linked: dict[str, Path] = {}  # pages of source files that other pages link to
+        folder.mkdir(parents=True)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def write(self, name: str, text: str) -> None:
+        """A page of Markdown whose links are those of the site already."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(with_mathml(text), encoding="utf-8")
+
+    def write_file(self, path: Path, name: str, text: str) -> None:
+        """The page `name` from the text of a project's file, whose relative links lead from where that file lies."""
+        self.write(name, self.with_links(text, path.parent, name))
+
+    def with_links(self, text: str, base: Path, name: str) -> str:
+        """Markdown whose relative links are made to lead to pages of this site; those that cannot are plain text."""
+
+        def replaced(match: re.Match) -> str:
+            page = self._page_of((base / match["target"]).resolve())
+            if page is None:
+                return match[0]
+            return f"]({posixpath.relpath(page, posixpath.dirname(name) or '.')}{match['anchor'] or ''})"
+
+        return "".join(
+            piece if i % 2 and not piece.startswith("`") else _LINK.sub(replaced, piece)
+            for i, piece in enumerate(re.split(r"(```.*?```)", text, flags=re.DOTALL))
+        )
+
+    def copy_figure(self, path: Path) -> str:
+        """Put a file of `figures/` on the site. Returns its place there."""
+        name = path.relative_to(self.root).as_posix()
+        target = self.folder / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        return name
+
+    def write_linked_sources(self) -> None:
+        """A page for each file and folder of code that a page links to."""
+        for name, path in sorted(self._linked.items()):
+            place = path.relative_to(self.root).as_posix()
+            header = f"---\nsearch:\n  exclude: true\n---\n\n# {place}\n\n"
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(header + (_listing(path) if path.is_dir() else _source(path)), encoding="utf-8")
+
+    def _page_of(self, path: Path) -> str | None:
+        """The place on the site of a project's file, which is put there if need be."""
+        if not path.exists() or not path.is_relative_to(self.root):
+            return None
+        place = path.relative_to(self.root).as_posix()
+        if place in _INSTEAD:
+            return _INSTEAD[place]
+        if path in self._notebooks:
+            return self._notebooks[path]
+        if path.suffix == ".md" and (path.parent == self.root / "docs" or place == "CONTRIBUTING.md"):
+            return path.name
+        if path.is_file() and place.startswith("figures/"):
+            return self.copy_figure(path)
+        name = f"{_SOURCES}/{place}.md"
+        self._linked[name] = path
+        return name
+
+
+def with_mathml(markdown: str) -> str:
+    """Markdown with its TeX formulas as MathML, which browsers show without help. Code stays as it is."""
+    from latex2mathml.converter import convert
+
+    def formula(match: re.Match) -> str:
+        if match["block"] is not None:
+            return convert(match["block"].strip(), display="block")
+        return f"<span>{convert(match['inline'].strip(), display='inline')}</span>"  # <math> first in a line is a block
+
+    pieces = _CODE.split(markdown)
+    return "".join(piece if i % 2 else _FORMULA.sub(formula, piece) for i, piece in enumerate(pieces))
+
+
+def _source(path: Path) -> str:
+    return f"````{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}\n````\n"
+
+
+def _listing(folder: Path) -> str:
+    """The files of a folder, with the first line of what modules say of themselves."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__pycache__")):
+            continue
+        said = re.match(r'"""(.*?)(?:"""|\n)', path.read_text(encoding="utf-8")) if path.suffix == ".py" else None
+        lines.append(f"- `{path.name}{'/' if path.is_dir() else ''}`" + (f": {said[1]}" if said else ""))
+    return "\n".join(lines) + "\n"
