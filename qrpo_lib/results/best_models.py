@@ -23,7 +23,7 @@ from qrpo_lib.results.statistics import Interval, difference, mean_interval, not
 from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shifts
 
 METRICS = ("reward", "lc_reward")
-_POLICIES = {"tiny": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
+_POLICIES = {"tiny": "tiny Llama", "tiny-sketches": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
 
 
 @dataclass

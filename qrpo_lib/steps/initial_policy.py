@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from qrpo_lib.models import chat_template, hub
-from qrpo_lib.profiles.settings import HubPolicy, Profile, SmolLM2Policy, TinyPolicy
+from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, SmolLM2Policy, TinyPolicy
 from qrpo_lib.runs import folders, progress
-from qrpo_lib.tasks import expressions, topics
+from qrpo_lib.tasks import expressions, sketches, topics
 
 _END = "<|end|>"
 _SPECIAL_TOKENS = [_END, "<|user|>", "<|assistant|>"]
@@ -28,7 +28,7 @@ def step(profile: Profile) -> folders.Step:
         return folders.Step("initial_policy", {"policy": {"source": policy.source} | model}, code=(_from_hub,))
     if isinstance(policy, TinyPolicy):
         parameters |= {"seed": profile.seed, "threads": profile.reference_sampling.threads}
-        return folders.Step("initial_policy", parameters, code=(_train_tiny,))
+        return folders.Step("initial_policy", parameters, code=(_trainer(policy),))
     return folders.Step("initial_policy", parameters, code=("wheels:convert_smollm2",))
 
 
@@ -45,7 +45,11 @@ def _make(profile: Profile, folder: Path) -> None:
     elif isinstance(profile.policy, HubPolicy):
         _from_hub(profile.policy, folder)
     else:
-        _train_tiny(profile.policy, profile.seed, profile.reference_sampling.threads, folder)
+        _trainer(profile.policy)(profile.policy, profile.seed, profile.reference_sampling.threads, folder)
+
+
+def _trainer(policy: TinyPolicy):
+    return _train_on_sketches if isinstance(policy, SketchesPolicy) else _train_tiny
 
 
 def _from_hub(settings: HubPolicy, folder: Path) -> None:
@@ -123,6 +127,73 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
                 tokenizer,
                 sequences,
                 learning_rate=learning_rate,
+                batch_size=settings.batch_size,
+                seed=seed,
+                progress=report,
+            )
+        histories.append(pd.DataFrame(fitted.history).assign(stage=stage))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    pd.concat(histories).to_csv(folder / "history.csv", index=False)
+
+
+def _train_on_sketches(settings: SketchesPolicy, seed: int, threads: int, folder: Path) -> None:
+    texts = sketches.documents(settings.pretraining_documents, seed)
+    texts += expressions.documents(settings.code_documents, seed)
+    conversations = sketches.conversations(settings.instruction_examples, seed + 1)
+    conversations += expressions.conversations(settings.code_examples, seed + 1)
+    _pretrain(texts, conversations, settings, seed, threads, folder)
+
+
+def _pretrain(
+    texts: list[str],
+    conversations: list[tuple[str, str]],
+    settings: TinyPolicy,
+    seed: int,
+    threads: int,
+    folder: Path,
+) -> None:
+    """A small Llama with its tokenizer, pretrained on texts and tuned on conversations, saved with its history.
+
+    `_train_tiny` does the same within itself: it is apart as long as the results that it made stand.
+    """
+    import pandas as pd
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from qrpo_lib.training import trainer
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(text for pair in conversations for text in pair)])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=3 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=_CONTEXT,
+        # The default, 0.02, is for large models: here attention would be flat for long, and copying learnt late.
+        initializer_range=settings.hidden_size**-0.5,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    sequences = {
+        "pretraining": [tokenizer(text + _END)["input_ids"] for text in texts],
+        "instruction tuning": [_conversation_ids(tokenizer, *conversation) for conversation in conversations],
+    }
+    rates = (settings.pretraining_learning_rate, settings.instruction_learning_rate)
+    histories = []
+    for (stage, of_stage), rate in zip(sequences.items(), rates, strict=True):
+        with progress.bar(stage) as report:
+            fitted = trainer.fine_tune(
+                model,
+                tokenizer,
+                of_stage,
+                learning_rate=rate,
                 batch_size=settings.batch_size,
                 seed=seed,
                 progress=report,
