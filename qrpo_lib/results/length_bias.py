@@ -2,7 +2,7 @@
 
 x is the length of an answer, standardised by the reference completions of its prompt; y is the sequence log-ratio
 log pi_theta(y|x) / pi_ref(y|x), the implicit reward without beta. Spearman's rho of the two, with an interval from a
-bootstrap over prompts and seeds in which the points are trimmed anew each time.
+jackknife over prompts and seeds in which the points are trimmed anew each time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def correlation(made: pd.DataFrame) -> Interval:
 
 
 def contrast(of_policies: dict[str, pd.DataFrame], first: tuple[str, ...], second: tuple[str, ...]) -> Interval:
-    """Mean rho of the `first` policies less that of the `second`, resampled together: the same prompts and seeds."""
+    """Mean rho of the `first` policies less that of the `second`, left out together: the same prompts and seeds."""
     names = [*first, *second]
     both = pd.concat([of_policies[name].assign(policy=i) for i, name in enumerate(names)], ignore_index=True)
     x, y, policy = both["x"].to_numpy(), both["y"].to_numpy(), both["policy"].to_numpy()

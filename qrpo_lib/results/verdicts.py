@@ -2,8 +2,8 @@
 
     ledger.judge("scales-off-policy", **verdicts.slope(cells, "off-policy", best_models.dpo_gain(settings)))
 
-The rules are in claims.toml. Every interval of a mean is `statistics.mean_interval`'s, a bootstrap at 95 % over prompts
-and training seeds on the reporting split; that function is the place to change how intervals are made.
+The rules are in claims.toml. Every interval of a mean is `statistics.mean_interval`'s, at 95 % over prompts and
+training seeds on the reporting split; that function is the place to change how intervals are made.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def log_slightly_worse(cells: TransformationCells, gain: float | None) -> Measur
 
 
 def less_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Measured:
-    """QRPO and REBEL against DPO and SimPO, one bootstrap over all four. table: `best_models.length_table(points)`."""
+    """QRPO and REBEL against DPO and SimPO, one interval over all four. table: `best_models.length_table(points)`."""
     biased = table["low"] > 0
     listed = (f"{row.method} {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples())
     return {

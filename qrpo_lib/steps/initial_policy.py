@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from qrpo_lib.models import hub, tiny, wheels
-from qrpo_lib.profiles.settings import HubPolicy, Profile, TinyPolicy
+from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, TinyPolicy
 from qrpo_lib.runs import folders
-from qrpo_lib.tasks import expressions, topics
+from qrpo_lib.tasks import expressions, sketches, topics
 
 
 def step(profile: Profile) -> folders.Step:
@@ -22,7 +22,8 @@ def step(profile: Profile) -> folders.Step:
     if isinstance(policy, TinyPolicy):
         threads = profile.reference_sampling.threads
         parameters = {"policy": policy.model_dump(), "seed": seed, "threads": threads}
-        return folders.Step("initial_policy", parameters, make=partial(_train_tiny, policy, seed, threads), seed=seed)
+        train = _train_on_sketches if isinstance(policy, SketchesPolicy) else _train_tiny
+        return folders.Step("initial_policy", parameters, make=partial(train, policy, seed, threads), seed=seed)
     return folders.Step("initial_policy", {"policy": policy.model_dump()}, make=wheels.convert_smollm2, seed=seed)
 
 
@@ -62,5 +63,14 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
     texts = topics.documents(settings.pretraining_documents, seed)
     texts += expressions.documents(settings.code_documents, seed)
     conversations = topics.conversations(settings.instruction_examples, seed + 1)
+    conversations += expressions.conversations(settings.code_examples, seed + 1)
+    tiny.train(settings, texts, conversations, seed=seed, threads=threads, folder=folder)
+
+
+def _train_on_sketches(settings: SketchesPolicy, seed: int, threads: int, folder: Path) -> None:
+    """The same with the texts of the sketches task in place of the topics task's."""
+    texts = sketches.documents(settings.pretraining_documents, seed)
+    texts += expressions.documents(settings.code_documents, seed)
+    conversations = sketches.conversations(settings.instruction_examples, seed + 1)
     conversations += expressions.conversations(settings.code_examples, seed + 1)
     tiny.train(settings, texts, conversations, seed=seed, threads=threads, folder=folder)

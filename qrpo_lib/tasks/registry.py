@@ -26,6 +26,10 @@ def _class_of(settings: profiles.Task) -> type[Task]:
         from qrpo_lib.tasks.topics import Topics
 
         return Topics
+    if isinstance(settings, profiles.SketchesTask):
+        from qrpo_lib.tasks.sketches import Sketches
+
+        return Sketches
     if isinstance(settings, profiles.WrittenTask):
         from qrpo_lib.tasks.written_prompts import WrittenPrompts
 

@@ -195,17 +195,27 @@ def test_error_rates_of_signs_over_few_seeds(seeds):
     assert said.count("contradicted") / DRAWS == pytest.approx(0.025, abs=SLACK)
 
 
-def test_error_rates_with_the_bootstrap_that_verdicts_use(monkeypatch):
-    """Paired differences of 96 prompts, one seed: false verdicts at the boundaries stay near 2.5 %."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+def test_error_rates_with_the_intervals_that_verdicts_use():
+    """Paired differences of 96 prompts and three seeds that differ: false verdicts at the boundaries are rare."""
     generator = np.random.default_rng(0)
-    draws, said = 600, {0.0: [], EFFECT: []}
+    draws, said = 500, {0.0: [], EFFECT: []}
     for truth, verdicts in said.items():
-        for values in generator.normal(truth, 0.5, size=(draws, 96)):
-            interval = statistics.mean_interval(values)
+        for _ in range(draws):
+            of_seeds = generator.normal(truth, 0.05, size=(3, 1))
+            interval = statistics.mean_interval(of_seeds + generator.normal(0, 0.5, size=(3, 96)))
             verdicts.append(rules.superiority({"gap": interval}, EFFECT).verdict)
     assert said[0.0].count("supported") / draws < 0.05
     assert said[EFFECT].count("contradicted") / draws < 0.05
+
+
+def test_error_rates_over_five_worlds():
+    """Worlds that differ, one mean each: each false verdict is said in 2.5 % of the cases."""
+    generator = np.random.default_rng(0)
+    said = []
+    for means in generator.normal(0, 1.0, size=(DRAWS, 5)):
+        said.append(rules.superiority({"gap": statistics.over_worlds(means)}, 0.0).verdict)
+    assert said.count("supported") / DRAWS == pytest.approx(0.025, abs=SLACK)
+    assert said.count("contradicted") / DRAWS == pytest.approx(0.025, abs=SLACK)
 
 
 def test_the_interval_of_a_distance_covers_it():

@@ -9,17 +9,17 @@ from qrpo_lib.results.statistics import (
     distance_interval,
     mean_interval,
     not_below_best,
+    over_worlds,
     seed_interval,
 )
 
 
-def test_interval_agrees_with_scipys_bootstrap():
+def test_of_one_seed_the_interval_is_students():
     values = np.random.default_rng(0).exponential(size=200)
     ours = mean_interval(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
-    assert ours.mean == pytest.approx(values.mean(), rel=1e-12)
-    assert ours.low == pytest.approx(theirs.low, abs=0.01)
-    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs))
+    assert (ours.mean, ours.error, ours.n, ours.seeds) == pytest.approx((values.mean(), stats.sem(values), 200, 1))
 
 
 def test_coverage_is_near_its_level():
@@ -33,39 +33,63 @@ def test_coverage_is_near_its_level():
 
 
 def test_seeded():
-    values = np.random.default_rng(0).normal(size=50)
+    values = np.random.default_rng(0).normal(size=(3, 50))
     assert mean_interval(values, seed=3) == mean_interval(values, seed=3)
     assert mean_interval(values, seed=3) != mean_interval(values, seed=4)
 
 
 @pytest.mark.parametrize("values", [[1.0], np.ones((2, 2, 2)), [1.0, np.nan]])
 def test_unusable_values_are_refused(values):
-    with pytest.raises(ValueError, match="bootstrap needs"):
+    with pytest.raises(ValueError, match="interval needs"):
         mean_interval(np.asarray(values))
 
 
-def test_seeds_and_prompts_are_both_resampled():
-    # y = seed effect + prompt effect: the variance of the resampled mean is known in closed form.
+def test_seeds_and_prompts_are_both_in_the_error():
+    # y = seed effect + prompt effect: the variance of the mean is known in closed form.
     generator = np.random.default_rng(1)
     of_seed, of_prompt = generator.normal(0, 1.0, size=(5, 1)), generator.normal(0, 2.0, size=(1, 100))
     interval = mean_interval(of_seed + of_prompt)
-    expected = np.sqrt(of_seed.var() / 5 + of_prompt.var() / 100)
-    assert interval.error == pytest.approx(expected, rel=0.03)
+    assert interval.error == pytest.approx(np.sqrt(of_seed.var(ddof=1) / 5 + of_prompt.var(ddof=1) / 100))
     assert (interval.n, interval.seeds) == (100, 5)
     only_prompts = mean_interval((of_seed + of_prompt).mean(axis=0))
-    assert only_prompts.error == pytest.approx(of_prompt.std() / 10, rel=0.03)
+    assert only_prompts.error == pytest.approx(of_prompt.std(ddof=1) / 10)
 
 
-def test_clusters_stay_together_and_agree_with_the_mean_of_means():
+def test_where_seeds_alone_vary_the_interval_is_students_over_seeds():
+    of_seed = np.array([[0.3], [1.1], [0.4]])
+    interval = mean_interval(np.broadcast_to(of_seed, (3, 80)))
+    theirs = stats.ttest_1samp(of_seed[:, 0], 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx(tuple(theirs), rel=0.1)
+
+
+def test_an_interval_holds_what_its_level_says():
+    values = np.random.default_rng(0).normal(size=(4, 60))
+    reaches = [mean_interval(values, level=level).high - values.mean() for level in (0.5, 0.8, 0.95)]
+    assert 0 < reaches[0] < reaches[1] < reaches[2]
+    # Narrower tails than Student's of three degrees of freedom, wider than the normal law's.
+    students, normals = (law.ppf(0.975) / law.ppf(0.75) for law in (stats.t(3), stats.norm))
+    assert normals < reaches[2] / reaches[0] < students
+
+
+def test_of_a_mean_the_interval_of_rows_is_that_of_the_cells():
     generator = np.random.default_rng(2)
     cells = generator.normal(size=(3, 40, 1)) + generator.normal(size=(3, 40, 4)) * 0.1
     seeds, prompts, _ = (axis.ravel() for axis in np.indices(cells.shape))
     rows = cells.ravel()
-    clustered = clustered_interval(lambda index: rows[index].mean(), prompts, seeds, resamples=4000)
+    order = generator.permutation(len(rows))
+    clustered = clustered_interval(lambda index: rows[order][index].mean(), prompts[order], seeds[order])
     direct = mean_interval(cells.mean(axis=2))
-    assert clustered.mean == pytest.approx(direct.mean)
-    assert clustered.error == pytest.approx(direct.error, rel=0.06)
-    assert (clustered.n, clustered.seeds) == (40, 3)
+    for name in ("mean", "low", "high", "error", "n", "seeds"):
+        assert getattr(clustered, name) == pytest.approx(getattr(direct, name)), name
+
+
+def test_of_a_correlation_the_interval_is_near_fishers():
+    generator = np.random.default_rng(4)
+    x = generator.normal(size=300)
+    y = 0.6 * x + 0.8 * generator.normal(size=300)
+    found = clustered_interval(lambda rows: stats.pearsonr(x[rows], y[rows])[0], np.arange(300), np.zeros(300))
+    theirs = stats.pearsonr(x, y).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.02)
 
 
 def test_bold_is_the_best_and_what_it_does_not_beat():
@@ -87,43 +111,26 @@ def test_policies_on_other_prompts_cannot_be_compared():
         difference(np.ones((1, 3)), np.ones((2, 4)))
 
 
-def test_two_seeds_are_resampled_too():
-    """Both prompts always agree within a seed: the mean of two drawn seeds is 0, 1/2 or 1, with variance 1/8."""
+def test_two_seeds_say_little():
+    """Student's quantile of one degree of freedom is 12.7: seeds that differ leave a wide interval."""
     cells = np.array([[0.0] * 6, [1.0] * 6])
     interval = mean_interval(cells)
-    assert interval.error == pytest.approx(np.sqrt(1 / 8), rel=0.03)
-    assert (interval.low, interval.high) == (0, 1)
+    assert interval.error == pytest.approx(0.5)
+    assert interval.high - 0.5 == pytest.approx(stats.t.ppf(0.975, 1) * 0.5, rel=0.1)
     seeds, prompts = (axis.ravel() for axis in np.indices(cells.shape))
     clustered = clustered_interval(lambda index: cells.ravel()[index].mean(), prompts, seeds)
-    assert clustered.error == pytest.approx(np.sqrt(1 / 8), rel=0.1)
+    assert (clustered.low, clustered.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_intervals_of_clusters_have_the_level_and_the_seed_that_are_asked_for():
-    """The mean of many normal numbers: its quantiles are those of the normal law."""
-    values = stats.norm.ppf((np.arange(400) + 0.5) / 400)
-
-    def interval(**settings):
-        return clustered_interval(lambda index: values[index].mean(), np.arange(400), np.zeros(400), **settings)
-
-    assert interval() != interval(seed=1)
-    assert interval(seed=1) == interval(seed=1)
-    for level in (0.95, 0.5):
-        reach = stats.norm.ppf((1 + level) / 2) * values.std() / 20
-        found = interval(level=level)
-        assert (found.low, found.high) == pytest.approx((-reach, reach), abs=0.15 * reach)
-
-
-def test_resamples_without_a_number_are_left_out():
-    """Of two prompts, a resample has both with probability 1/2; a statistic that needs both is then a constant."""
-    both = clustered_interval(lambda rows: 3.0 if len(set(rows)) == 2 else np.nan, [0, 1], [0, 0], resamples=50)
-    assert (both.mean, both.low, both.high, both.error) == (3, 3, 3, 0)
-
-
-def test_clusters_that_cannot_be_resampled_are_refused():
+def test_rows_that_give_no_interval_are_refused():
     with pytest.raises(ValueError, match="at least 2 prompts"):
         clustered_interval(lambda rows: 0.0, [7, 7, 7], [0, 1, 2])
     with pytest.raises(ValueError, match="finite on all rows"):
         clustered_interval(lambda rows: np.nan, [0, 1], [0, 0])
+    with pytest.raises(ValueError, match="without those of one prompt"):
+        clustered_interval(lambda rows: 3.0 if len(set(rows)) == 2 else np.nan, [0, 1], [0, 0])
+    with pytest.raises(ValueError, match="every prompt from every seed"):
+        clustered_interval(lambda rows: 0.0, [0, 1, 0], [0, 0, 1])
 
 
 def test_policies_that_are_the_same_are_bold_together():
@@ -172,3 +179,16 @@ def test_distance_interval_solves_the_inequality_for_its_reach():
 
 def test_an_interval_is_written_with_its_ends_in_order():
     assert str(Interval(0.5, 0.25, 1.0, 40, 3)) == "0.5000 [0.2500, 1.0000]"
+
+
+def test_over_worlds_it_is_students():
+    values = [1.0, 4.0, 2.5, 3.5]
+    interval = over_worlds(values, n=96, seeds=3)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx(tuple(theirs))
+    assert (interval.mean, interval.n, interval.seeds, interval.worlds) == (2.75, 96, 3, 4)
+    alone = over_worlds([2.0])
+    assert (alone.mean, alone.low, alone.high) == (2.0, -np.inf, np.inf)
+    for wrong in ([], [1.0, np.inf], 3.0):
+        with pytest.raises(ValueError, match="one finite number a world"):
+            over_worlds(wrong)
