@@ -2,6 +2,9 @@
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,9 +103,9 @@ def words():
     [
         ("qrpo", {"beta": 0.1}),
         ("qrpo", {"beta": 0.3, "transform": "log", "partition": "finite", "error": "absolute"}),
-        ("dpo", {"beta": 0.1}),
-        ("rebel", {"beta": 0.5}),
-        ("simpo", {"beta": 2.0, "gamma_ratio": 0.3}),
+        pytest.param("dpo", {"beta": 0.1}, marks=pytest.mark.slow),
+        pytest.param("rebel", {"beta": 0.5}, marks=pytest.mark.slow),
+        pytest.param("simpo", {"beta": 2.0, "gamma_ratio": 0.3}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -163,6 +166,39 @@ def test_dpo_is_that_of_trl(words, tmp_path):
     torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=0, atol=1e-4)
 
 
+TWO_PROCESSES = """
+import importlib.util, json, os, pathlib, torch
+spec = importlib.util.spec_from_file_location("ours", {module!r})
+ours = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ours)
+model, folder = ours.llama(), pathlib.Path({folder!r})
+one = ours.trainer(folder, ours.made_up_rows(32), model, {{"per_device_train_batch_size": 4}})
+one.train()
+if os.environ["RANK"] == "0":
+    torch.save(model.state_dict(), folder / "weights.pt")
+    (folder / "history.json").write_text(json.dumps(one.state.log_history))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES.format(module=__file__, folder=str(tmp_path / "two")))
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    run = subprocess.run(command, env=environment, timeout=550, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    whole = llama()
+    one = trainer(tmp_path / "one", made_up_rows(32), whole)
+    one.train()
+    history = json.loads((tmp_path / "two" / "history.json").read_text())
+    losses_of = [[entry["loss"] for entry in log if "loss" in entry] for log in (history, one.state.log_history)]
+    assert losses_of[0] == pytest.approx(losses_of[1], rel=2e-6)
+    for name, values in torch.load(tmp_path / "two" / "weights.pt").items():
+        torch.testing.assert_close(values, whole.state_dict()[name], rtol=0, atol=2e-5)
+
+
 def test_length_normalisation_is_beta_over_the_length_of_each_completion(tmp_path):
     """At the start the log-ratio is 0: the loss is the square of each completion's target at beta / |y|."""
     rows = made_up_rows(8)
@@ -194,6 +230,7 @@ def test_length_normalised_loss_is_qrpo_at_its_own_beta(transform, partition):
         assert together[i].item() == pytest.approx(alone.item(), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_splitting_a_batch_does_not_change_its_gradient(tmp_path):
     rows, models = [row | {"weight": 1.0 + i % 3} for i, row in enumerate(made_up_rows(16))], (llama(), llama())
     trainer(tmp_path / "whole", rows, models[0]).train()
@@ -202,6 +239,7 @@ def test_splitting_a_batch_does_not_change_its_gradient(tmp_path):
     torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(tmp_path):
     rows, models = made_up_rows(8), (llama(attention_dropout=0.5), llama(attention_dropout=0.5))
     trainer(tmp_path / "plain", rows, models[0]).train()
@@ -215,6 +253,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     torch.testing.assert_close(weights(models[0]), weights(models[1]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_mean_over_the_rows(tmp_path):
     rows, model = made_up_rows(13), llama()
     ours = trainer(
@@ -264,6 +303,7 @@ def interrupting(step):
     return Interrupting()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path):
     rows, settings = made_up_rows(32), {"save_strategy": "steps", "save_steps": 1}
     whole = llama()
@@ -286,6 +326,7 @@ def test_a_half_trained_model_object_is_no_reference(tmp_path):
             trainer(folder, rows, model)
 
 
+@pytest.mark.slow
 def test_half_trained_weights_are_recognised_in_another_object_too(tmp_path):
     rows, model, settings = made_up_rows(16), llama(), {"save_strategy": "steps", "save_steps": 1}
     with pytest.raises(Interrupt):
@@ -296,6 +337,7 @@ def test_half_trained_weights_are_recognised_in_another_object_too(tmp_path):
         trainer(tmp_path, rows, copy, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"), [({"beta": 0.2}, "beta 0.1, not 0.2"), ({"learning_rate": 1e-3}, "learning_rate 0.003")]
 )
@@ -311,6 +353,7 @@ def test_another_setting_in_the_same_folder_is_refused(changes, said, tmp_path):
     trainer(tmp_path, rows)  # the same is the same
 
 
+@pytest.mark.slow
 def test_a_trained_model_may_be_the_next_reference(tmp_path):
     rows, model = made_up_rows(8), llama()
     trainer(tmp_path / "first", rows, model).train()
@@ -322,6 +365,7 @@ def test_a_trained_model_may_be_the_next_reference(tmp_path):
 # --- adapters, the hub, trackers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lora_trains_the_adapter_against_the_model_without_it(tmp_path):
     peft = pytest.importorskip("peft")
     rows, model = made_up_rows(16), llama()
@@ -358,6 +402,7 @@ def test_without_peft_an_adapter_is_refused_in_a_sentence(tmp_path, monkeypatch)
         trainer(tmp_path, made_up_rows(8), peft_config=object())
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_done_and_goes_to_the_hub(tmp_path, monkeypatch):
     from huggingface_hub import HfApi
 
@@ -389,6 +434,7 @@ def test_the_card_names_the_method_that_was_used(tmp_path):
     assert "Quantile" not in card
 
 
+@pytest.mark.slow
 def test_callbacks_and_trackers(tmp_path):
     from transformers import TrainerCallback
 
