@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qrpo_lib.training.qrpo_config import QRPOConfig
     from qrpo_lib.training.qrpo_trainer import QRPOTrainer
 
-__version__ = "0.1.0"
+__version__: str
 __all__ = [
     "QRPOConfig",
     "QRPOTrainer",
@@ -43,6 +43,13 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("qrpo-lib")
+        except metadata.PackageNotFoundError:  # run from its source, not installed
+            return "0+unknown"
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

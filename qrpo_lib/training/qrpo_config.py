@@ -70,6 +70,8 @@ class QRPOConfig(DPOConfig):
         if isinstance(self.loss_type, list) and len(self.loss_type) == 1:  # as TRL's DPOConfig has it
             self.loss_type = self.loss_type[0]
         loss_type = self.loss_type.lower() if isinstance(self.loss_type, str) else self.loss_type
+        if not torch.accelerator.is_available():  # said so that processes without GPUs find each other
+            self.use_cpu, self.dataloader_pin_memory = True, False
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16
