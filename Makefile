@@ -49,15 +49,15 @@ lint: .venv/.test
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed: $(DEFINITION) | .venv/bin/python
-	$(PIP) -c constraints.txt -e .
+	$(PIP) -c constraints.txt -e '.[notebooks,dispatch,smol]'
 	@touch $@
 
 .venv/.test: $(DEFINITION) | .venv/bin/python
-	$(PIP) -c constraints.txt -e '.[test]'
+	$(PIP) -c constraints.txt -e '.[notebooks,dispatch,smol,test]'
 	@touch $@ .venv/.installed
 
 .venv/.lab: $(DEFINITION) | .venv/bin/python
-	$(PIP) -c constraints.txt -e '.[lab]'
+	$(PIP) -c constraints.txt -e '.[notebooks,dispatch,smol,lab]'
 	@touch $@ .venv/.installed
 
 .venv/.smol: requirements-smol.txt | .venv/bin/python

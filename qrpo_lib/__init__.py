@@ -13,12 +13,27 @@ if TYPE_CHECKING:
     from qrpo_lib.objective.quantile import quantile_reward
     from qrpo_lib.results.length_control import length_controlled_reward
     from qrpo_lib.rewards import sandbox
+    from qrpo_lib.rewards.sampled_references import SampledReferences
+    from qrpo_lib.training.qrpo_config import QRPOConfig
+    from qrpo_lib.training.qrpo_trainer import QRPOTrainer
 
-__version__ = "0.1.0"
-__all__ = ["length_controlled_reward", "losses", "quantile_reward", "sandbox", "transforms"]
+__version__: str
+__all__ = [
+    "QRPOConfig",
+    "QRPOTrainer",
+    "SampledReferences",
+    "length_controlled_reward",
+    "losses",
+    "quantile_reward",
+    "sandbox",
+    "transforms",
+]
 
 # Public name: its module, and the name in it where it is not the module itself.
 _PUBLIC: dict[str, tuple[str, str | None]] = {
+    "QRPOConfig": ("qrpo_lib.training.qrpo_config", "QRPOConfig"),
+    "QRPOTrainer": ("qrpo_lib.training.qrpo_trainer", "QRPOTrainer"),
+    "SampledReferences": ("qrpo_lib.rewards.sampled_references", "SampledReferences"),
     "length_controlled_reward": ("qrpo_lib.results.length_control", "length_controlled_reward"),
     "losses": ("qrpo_lib.objective.losses", None),
     "quantile_reward": ("qrpo_lib.objective.quantile", "quantile_reward"),
@@ -28,6 +43,13 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("qrpo-lib")
+        except metadata.PackageNotFoundError:  # run from its source, not installed
+            return "0+unknown"
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
 from typing import Any
 
-# Templates such as Llama 3's print today's date. Here a day has to stand for all days, or the same prompt would be
-# another one tomorrow: that which Llama 3's template itself takes where it is told none.
-TODAY = datetime(2024, 7, 26)
-_CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-
-
-class UnusableAnswer(ValueError):
-    """A written answer cannot be a completion of this tokenizer's."""
-
-
-def applied(tokenizer: Any, conversation: list, **options: Any) -> Any:
-    """The tokenizer's `apply_chat_template`, with the template's clock stopped at `TODAY`.
-
-    Raises ValueError for a template that asks for the time in a format that it computes.
-    """
-    template = tokenizer.get_chat_template()
-    if "strftime_now" in template:
-        options["chat_template"] = _CLOCK.sub(lambda found: repr(TODAY.strftime(found[2])), template)
-        if "strftime_now(" in options["chat_template"].replace(" ", ""):
-            raise ValueError("The chat template prints the time in a way that cannot be fixed: write a date into it.")
-    return tokenizer.apply_chat_template(conversation, **options)
+from qrpo_lib.training.conversations import TODAY as TODAY
+from qrpo_lib.training.conversations import UnusableAnswer as UnusableAnswer
+from qrpo_lib.training.conversations import applied as applied
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:

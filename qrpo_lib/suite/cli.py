@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | clean`.
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | init | clean`.
 
 Each has `--help`; `qrpo` alone says what to do next. What a command needs is imported when it runs: `qrpo --help`
 imports none of the library, `status` and `runs` neither pandas nor matplotlib nor torch.
@@ -355,6 +355,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
     add(write_protocol, "protocol")
+    created = add(init, "init", profile=False)
+    created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
     reported = add(build_report, "report")
     reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
     cleaned = add(clean, "clean")
@@ -364,6 +366,15 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     cleaned.add_argument("--yes", action="store_true", help="do not ask")
     cleaned.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     return parser
+
+
+def init(options: argparse.Namespace) -> int:
+    """Copy the notebooks that came with the package into a folder, where `qrpo reproduce` then runs."""
+    from qrpo_lib.suite import project
+
+    written = project.create(options.folder)
+    _say(f"{len(written)} files written. Next: cd {options.folder} && qrpo reproduce")
+    return 0
 
 
 def _add_filters(listed: argparse.ArgumentParser) -> None:

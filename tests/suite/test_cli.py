@@ -61,7 +61,7 @@ def test_commands_that_list_import_nothing_heavy(runs_folder, command):
 
 def test_every_command_is_described_by_help():
     output = run("--help").stdout.decode()
-    for name in ("reproduce", "status", "runs", "plan", "download", "report", "claims", "clean"):
+    for name in ("reproduce", "status", "runs", "plan", "download", "report", "claims", "init", "clean"):
         assert f"\n    {name} " in output or f"\n    {name}\n" in output
     assert "--tokens-a-second" in run("plan", "--help").stdout.decode()
     assert "sub-folders" in run("clean", "--help").stdout.decode()

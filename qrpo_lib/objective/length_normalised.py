@@ -1,0 +1,57 @@
+"""QRPO with beta divided by the length of the completion: an option of `QRPOTrainer`, no part of the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qrpo_lib.objective import losses, transforms
+from qrpo_lib.objective.quantile import quantile_reward
+from qrpo_lib.objective.transforms import Named
+
+
+def qrpo(
+    logps: Tensor,
+    ref_logps: Tensor,
+    lengths: Tensor,
+    rewards: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+    error: str = "squared",
+) -> Tensor:
+    """`losses.qrpo` of each completion at its own beta / |y|, so that beta weighs the mean log-ratio of its tokens.
+
+    Shapes, settings and errors as in `losses.qrpo`; `lengths` (...,) are completion tokens, the end token included. The
+    partition function is that of beta / |y|, exact as ever: a completion's target is what `losses.qrpo` fits at that
+    beta. No constant of the prompt is left out, so completions of different lengths have different targets.
+    """
+    if error not in losses.ERRORS:
+        raise ValueError(f"unknown error {error!r}: use one of {', '.join(losses.ERRORS)}.")
+    target = calibrated_target(rewards, lengths, ref_rewards, beta=beta, transform=transform, partition=partition)
+    residual = target.to(logps) - beta / lengths.to(logps) * (logps - ref_logps)
+    return residual.square() if error == "squared" else residual.abs()
+
+
+def calibrated_target(
+    rewards: Tensor,
+    lengths: Tensor,
+    ref_rewards: Tensor,
+    *,
+    beta: float,
+    transform: Named = "identity",
+    partition: str = "exact",
+) -> Tensor:
+    """`losses.calibrated_target` at beta / |y| of each completion: (...,), (...,) and (..., n) to (...,)."""
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta must be a positive number, got {beta}.")
+    if not bool((lengths >= 1).all()):
+        raise ValueError("a completion has at least one token: its length must be at least 1.")
+    n = ref_rewards.shape[-1]
+    f = transforms.get(transform)
+    quantile = f(f.clamp(quantile_reward(rewards, ref_rewards), n))
+    betas = beta / lengths.detach().cpu().double().numpy()
+    log_partition = torch.as_tensor(losses.log_partition(f, betas, n, partition), device=rewards.device)
+    return quantile.double() - torch.as_tensor(betas, device=rewards.device) * log_partition

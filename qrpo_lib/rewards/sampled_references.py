@@ -1,0 +1,168 @@
+"""Reference rewards computed on the spot: completions of the reference policy, sampled and scored before training."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qrpo_lib.rewards import python_function
+from qrpo_lib.runs.errors import InputError
+
+_COMPLETIONS_COLUMNS = ("chosen", "rejected", "completion", "prompt")
+
+
+class SampledReferences:
+    """`QRPOTrainer(..., reference_rewards=SampledReferences(reward_fn, n=8))`.
+
+    Each prompt gets the rewards of `n` completions of the reference policy, at temperature 1 and top-p 1, as the
+    quantile reward is defined; completions of the rows that have no reward are scored by the same function. Prompts
+    that occur in several rows are sampled once.
+
+    Parameters
+    ----------
+    reward_fn: `f(prompts, completions, **columns) -> list of numbers`, as TRL's reward functions; its name
+        ("my_reward.py:f"); or an object with `score(prompts, completions)`. Prompts and completions are texts, or lists
+        of messages where the data are conversational.
+    n: reference completions a prompt.
+    engine: "transformers", "vllm" (its own process, from a saved copy of the policy), or "auto".
+    max_new_tokens: of a completion.
+    batch_size: sequences at a time (transformers).
+    seed: of the sampling; the same seed gives the same rewards.
+
+    Raises InputError for an n below 1, a reward_fn that cannot be called, or rewards that are not numbers.
+    """
+
+    def __init__(
+        self,
+        reward_fn: Callable[..., Sequence[float]] | str | Any,
+        n: int = 8,
+        *,
+        engine: str = "transformers",
+        max_new_tokens: int = 256,
+        batch_size: int = 64,
+        seed: int = 0,
+    ):
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"n must be an integer of at least 1, the reference completions of a prompt; got {n!r}.")
+        if isinstance(reward_fn, str):
+            reward_fn = python_function.load(reward_fn)
+        self._reward = getattr(reward_fn, "score", reward_fn)
+        if not callable(self._reward):
+            raise InputError("reward_fn must be a function of prompts and completions, or name one.")
+        self._n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
+        self._max_new_tokens = max_new_tokens
+        self.completions: list[tuple[Any, str, float]] = []
+
+    def complete(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, *, name: str) -> None:
+        """Put `ref_rewards` into the rows of `found`, and rewards of their completions where there are none.
+
+        `found` are tokenised rows (`qrpo_lib.training.preference_rows.Rows`), `data` the rows as given. What was
+        sampled is kept in `completions`: prompt, text and reward of each. One process samples, all get the same.
+        """
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        state = PartialState()
+        results: list[Any] = [None]
+        if state.is_main_process:
+            results = [self._computed(found, data, model, tokenizer, name)]
+        if state.num_processes > 1:
+            broadcast_object_list(results)
+        for row, values in zip(found.rows, results[0], strict=True):
+            row.update(values)
+
+    def _computed(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, name: str) -> list[dict]:
+        """What is to be added to each row."""
+        rows = [data[source] for source in found.sources]
+        added: list[dict[str, Any]] = [{} for _ in rows]
+        self._score_own(found.rows, rows, added)
+        groups: dict[str, list[int]] = {}
+        for i, row in enumerate(found.rows):
+            if "ref_rewards" not in row:
+                groups.setdefault(json.dumps(row["prompt_ids"]), []).append(i)
+        if not groups:
+            return added
+        firsts = [members[0] for members in groups.values()]
+        texts = self._sampled(model, tokenizer, [found.rows[i]["prompt_ids"] for i in firsts])
+        of_all = [i for i in firsts for _ in range(self._n)]
+        rewards = self._scores([rows[i] for i in of_all], [text for some in texts for text in some])
+        bad = np.flatnonzero(~np.isfinite(rewards))
+        if len(bad):
+            where = found.sources[of_all[bad[0]]]
+            raise InputError(
+                f"{len(bad)} of {len(rewards)} reference completions have no finite reward, first for the prompt of "
+                f"{name} row {where}: a missing score is not a low one; let the reward give every completion a number."
+            )
+        for members, some in zip(groups.values(), rewards.reshape(len(groups), self._n), strict=True):
+            for i in members:
+                added[i]["ref_rewards"] = some.astype(float).tolist()
+        prompts = [rows[i].get("prompt") for i in of_all]
+        flat = [text for some in texts for text in some]
+        self.completions += list(zip(prompts, flat, rewards.astype(float).tolist(), strict=True))
+        return added
+
+    def _score_own(self, tokenised: list[dict], rows: Sequence[Mapping], added: list[dict]) -> None:
+        """Rewards of the rows' own completions, where they have none."""
+        sides = {"completion": "reward"} if "completion_ids" in tokenised[0] else {}
+        sides = sides or {"chosen": "chosen_reward", "rejected": "rejected_reward"}
+        for text, column in sides.items():
+            missing = [i for i, row in enumerate(tokenised) if column not in row]
+            if missing:
+                scores = self._scores([rows[i] for i in missing], [_words(rows[i][text]) for i in missing])
+                for i, score in zip(missing, scores, strict=True):
+                    added[i][column] = float(score)
+
+    def _sampled(self, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[str]]:
+        """`n` texts of each prompt."""
+        from qrpo_lib.sampling import engines, sampler
+
+        settings = {"completions": self._n, "max_new_tokens": self._max_new_tokens, "seed": self._seed}
+        backend = engines.resolve(self._engine)
+        with _policy(model, tokenizer, backend) as policy:
+            drawn = sampler.sample(policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings)
+        texts: list[list[str]] = [[] for _ in prompts]
+        for one in drawn:
+            texts[one.prompt_index].append(one.text)
+        return texts
+
+    def _scores(self, rows: Sequence[Mapping], texts: Sequence[str]) -> np.ndarray:
+        """Float32 rewards of texts, each of the row at its place, in the form of the rows' prompts."""
+        prompts = [_prompt(row) for row in rows]
+        completions = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
+        columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
+        return python_function.scores(self._reward, prompts, completions, columns)
+
+
+@contextlib.contextmanager
+def _policy(model: Any, tokenizer: Any, backend: str) -> Iterator[Any]:
+    """The policy as the engine takes it: in memory, or saved."""
+    if backend == "transformers":
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="qrpo-reference-") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        yield folder
+
+
+def _prompt(row: Mapping) -> Any:
+    if row.get("prompt") is not None:
+        return row["prompt"]
+    from qrpo_lib.training import preference_rows
+
+    return preference_rows.prompt_of(row)
+
+
+def _words(completion: Any) -> str:
+    from qrpo_lib.training import conversations
+
+    return conversations.text_of(completion if isinstance(completion, str) else list(completion)[-1:])

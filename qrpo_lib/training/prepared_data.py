@@ -1,0 +1,124 @@
+"""Data of one's own, ready for `QRPOTrainer`: token ids, checked, with their reference rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from datasets import Dataset
+
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import causal_lm, conversations, preference_rows, run_identity, samples
+from qrpo_lib.training.preference_rows import Rows
+from qrpo_lib.training.qrpo_config import QRPOConfig
+
+
+class ReferenceRewards(Protocol):
+    """What computes rewards of reference completions, such as `qrpo_lib.SampledReferences`."""
+
+    def complete(self, found: Rows, data: Sequence[Mapping], model: Any, tokenizer: Any, *, name: str) -> None:
+        """Puts `ref_rewards`, and rewards that are missing, into tokenised rows; `data` are the rows as given."""
+        ...
+
+
+@dataclass
+class Preparation:
+    """Makes rows of datasets, all of the same form, and remembers what they are.
+
+    of: the sides of a row, "pair" or pointwise (`samples`).
+    longest: tokens of the longest sequence so far.
+    references: how many reference rewards the rows of each dataset have, None where they have none.
+    hashes: of the rows of each dataset.
+    """
+
+    args: QRPOConfig
+    model: Any
+    tokenizer: Any
+    reference_rewards: str | Path | ReferenceRewards | None = None
+    of: tuple[str, ...] = samples.PAIR
+    longest: int = 0
+    references: dict[str, int | None] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """The keyword arguments of the loss on rows of this form."""
+        settings = self.args.loss_settings()
+        if self.of == samples.POINTWISE:
+            settings.pop("completions", None)
+        return settings
+
+    def dataset(self, source: Any, name: str) -> Dataset:
+        """The rows of what the trainer was given, as a dataset of token ids and numbers. Raises InputError."""
+        data = preference_rows.load(source, name)
+        args, context = self.args, causal_lm.context(self.model)
+        ends = conversations.end_tokens(self.tokenizer, getattr(self.model, "generation_config", None))
+        limit = min(args.max_length or math.inf, context)
+        found = preference_rows.tokenised(
+            data, self.tokenizer, ends, max_length=None if limit == math.inf else int(limit), name=name
+        )
+        if warning := found.warning(name):
+            warnings.warn(warning, stacklevel=4)
+        of = samples.sides(found.rows[0])
+        if self.hashes and of != self.of:
+            raise InputError(f"The {name} rows are of another form than the train rows: pairs against completions.")
+        self.of = of
+        self._complete(found, data, name)
+        rows = self._checked(found.rows, name)
+        self.hashes[name] = run_identity.rows_sha256(rows)
+        self.references[name] = len(rows[0]["ref_rewards"]) if "ref_rewards" in rows[0] else None
+        self.longest = max(self.longest, *map(samples.length, rows))
+        return Dataset.from_list(rows)
+
+    def _complete(self, found: Rows, data: Sequence[Mapping], name: str) -> None:
+        """Reference rewards from where the trainer was told that they are."""
+        source = self.reference_rewards
+        if isinstance(source, str | Path):
+            _from_file(found, data, Path(source), name)
+        elif source is not None:
+            source.complete(found, data, self.model, self.tokenizer, name=name)
+
+    def _checked(self, rows: list[dict], name: str) -> list[dict]:
+        try:
+            return samples.checked(
+                rows,
+                name,
+                algorithm=self.args.loss_type,
+                settings=self.loss_settings,
+                num_ref_rewards=self.args.num_reference_rewards,
+                context=causal_lm.context(self.model),
+            )
+        except ValueError as error:
+            text = str(error).replace("ref_rewards is", "reference_rewards is")
+            if "reference_rewards is missing" in text:
+                text += (
+                    " Give each row a column of them, or the trainer reference_rewards=FILE or "
+                    "reference_rewards=SampledReferences(reward_fn, n=...)."
+                )
+            raise InputError(text) from None
+
+
+def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> None:
+    """The reference rewards of each row's prompt, from a file of `prompt` and `reference_rewards`."""
+    column = preference_rows.REFERENCE_REWARDS
+    of_prompt = {}
+    for number, row in enumerate(preference_rows.load(path, "reference_rewards")):
+        if row.get("prompt") is None or row.get(column) is None:
+            raise InputError(f"Row {number} of {path} needs the columns prompt and {column}.")
+        of_prompt[_key(row["prompt"])] = list(row[column])
+    for row, source in zip(found.rows, found.sources, strict=True):
+        key = _key(preference_rows.prompt_of(data[source]))
+        if key not in of_prompt:
+            raise InputError(f"{path} has no reference rewards for the prompt of {name} row {source}.")
+        row["ref_rewards"] = of_prompt[key]
+
+
+def _key(prompt: Any) -> str:
+    if not isinstance(prompt, str):
+        prompt = [{"role": message["role"], "content": message["content"]} for message in prompt]
+    return json.dumps(prompt, sort_keys=True)

@@ -1,0 +1,112 @@
+"""The settings of `QRPOTrainer`, in TRL's conventions."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from trl import DPOConfig
+
+from qrpo_lib.objective.algorithms import ALGORITHMS
+from qrpo_lib.runs.errors import InputError
+
+# Settings of TRL's DPOConfig that the losses here do not have: what is not there must not be thought to act.
+_NOT_HERE = (
+    "loss_weights",
+    "ld_alpha",
+    "f_divergence_type",
+    "f_alpha_divergence_coef",
+    "label_smoothing",
+    "use_weighting",
+    "discopop_tau",
+    "activation_offloading",
+    "sync_ref_model",
+    "padding_free",
+    "use_liger_kernel",
+    "router_aux_loss_coef",
+)
+_OF_QRPO = {"transform": "identity", "partition": "exact", "error": "squared", "completions": "both"}
+
+
+@dataclass
+class QRPOConfig(DPOConfig):
+    """Settings of a `QRPOTrainer`: those of `transformers.TrainingArguments` and `trl.DPOConfig`, and these.
+
+    Parameters
+    ----------
+    loss_type: "qrpo", "dpo", "rebel" or "simpo".
+    beta: strength of the KL regularisation. For QRPO in units of the transformed quantile (the paper: 3e-4 to 0.03),
+        for REBEL in the unit of the reward, for DPO and SimPO without one.
+    transform: QRPO's f of the quantile, a name or a dictionary: "identity", "log", "square", "sqrt", "normal",
+        {"name": "scaled-normal", "mu": ..., "sigma": ...} (Table 4 of the paper).
+    partition: QRPO's log Z: "exact" for continuous rewards, "asymptotic" as the paper's runs, "finite" for n reference
+        rewards.
+    error: QRPO's regression error, "squared" or "absolute".
+    completions: which of a pair QRPO trains on: "both", "chosen" or "rejected".
+    length_normalization: QRPO with beta / |y| for a completion of |y| tokens. Off, as in the paper.
+    num_reference_rewards: how many of each row's reference rewards count, from the first (None: as the first row has).
+    gamma_ratio: SimPO's margin over beta.
+
+    Other defaults than TRL's: `bf16` and `gradient_checkpointing` are on where there is a GPU and off on a CPU, and
+    dropout is always off. Settings of `DPOConfig` that change TRL's own losses are refused. Raises InputError for what
+    cannot be used.
+    """
+
+    loss_type: str = field(default="qrpo", metadata={"help": "One of qrpo, dpo, rebel, simpo."})  # pyright: ignore
+    # in this order: transformers' argument parser takes the second of three
+    transform: dict[str, Any] | str | None = field(default="identity", metadata={"help": "QRPO's f of the quantile."})
+    partition: str = field(default="exact", metadata={"help": "QRPO's log Z: exact, asymptotic or finite."})
+    error: str = field(default="squared", metadata={"help": "QRPO's regression error: squared or absolute."})
+    completions: str = field(default="both", metadata={"help": "Of a pair: both, chosen or rejected."})
+    length_normalization: bool = field(default=False, metadata={"help": "QRPO with beta / |y|."})
+    num_reference_rewards: int | None = field(default=None, metadata={"help": "How many reference rewards count."})
+    gamma_ratio: float = field(default=0.5, metadata={"help": "SimPO's margin over beta."})
+    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "On where there is a GPU."})  # pyright: ignore
+
+    def __post_init__(self):
+        if isinstance(self.loss_type, list) and len(self.loss_type) == 1:  # as TRL's DPOConfig has it
+            self.loss_type = self.loss_type[0]
+        loss_type = self.loss_type.lower() if isinstance(self.loss_type, str) else self.loss_type
+        if not torch.accelerator.is_available():  # said so that processes without GPUs find each other
+            self.use_cpu, self.dataloader_pin_memory = True, False
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = on_gpu and not self.fp16
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = on_gpu
+        if isinstance(self.transform, str) and self.transform.startswith("{"):  # from a command line
+            self.transform = json.loads(self.transform)
+        self.transform = "identity" if self.transform is None else self.transform
+        with warnings.catch_warnings():  # TRL says gradient_checkpointing, which newer transformers rename
+            warnings.filterwarnings("ignore", ".*checkpointing.*", FutureWarning)
+            super().__post_init__()
+        self.loss_type = loss_type
+        self._check()
+
+    def _check(self) -> None:
+        if self.loss_type not in ALGORITHMS:
+            raise InputError(f"There is no loss_type {self.loss_type!r}: use {', '.join(ALGORITHMS)}.")
+        defaults = {one.name: one.default for one in fields(DPOConfig)}
+        changed = [name for name in _NOT_HERE if getattr(self, name, defaults[name]) != defaults[name]]
+        if self.fp16:
+            changed.append("fp16")
+        if changed:
+            raise InputError(f"QRPOTrainer has no {', '.join(changed)}, a setting of TRL's own losses: leave it out.")
+        if not self.disable_dropout:
+            raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
+        if self.truncation_mode != "keep_start":
+            raise InputError("QRPOTrainer cuts completions at their end: leave truncation_mode out.")
+        if self.loss_type != "qrpo":
+            given = [name for name, default in _OF_QRPO.items() if getattr(self, name) != default]
+            given += ["length_normalization"] if self.length_normalization else []
+            if given:
+                raise InputError(f"{', '.join(given)} is QRPO's alone: leave it out for loss_type={self.loss_type!r}.")
+
+    def loss_settings(self) -> dict[str, Any]:
+        """The keyword arguments of the loss on pairs (`qrpo_lib.losses`)."""
+        if self.loss_type == "qrpo":
+            return {"beta": self.beta} | {name: getattr(self, name) for name in _OF_QRPO}
+        return {"beta": self.beta} | ({"gamma_ratio": self.gamma_ratio} if self.loss_type == "simpo" else {})

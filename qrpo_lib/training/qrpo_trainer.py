@@ -1,0 +1,402 @@
+"""`QRPOTrainer`: QRPO, DPO, REBEL and SimPO in the conventions of TRL, on data, models and rewards of one's own.
+
+    trainer = QRPOTrainer("my-model", QRPOConfig("out", beta=0.01), train_dataset="rows.jsonl")
+    trainer.train()
+
+The suite's own steps train with the same samples, losses and log-probabilities (`samples`, `log_probs`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model, reduce
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
+from trl import DPOTrainer
+from trl.trainer.utils import create_model_from_path, use_adapter
+
+from qrpo_lib.objective import length_normalised
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import causal_lm, guard, model_card, run_identity, samples
+from qrpo_lib.training.log_probs import completion_log_probs
+from qrpo_lib.training.prepared_data import Preparation, ReferenceRewards
+from qrpo_lib.training.qrpo_config import QRPOConfig
+
+Rows = Any  # a Dataset, a list of rows, a file or a hub id (`preference_rows.load`)
+
+
+class QRPOTrainer(DPOTrainer):
+    """Fits a policy to preference pairs or, for QRPO, to single completions with rewards.
+
+    Parameters
+    ----------
+    model: name of the hub, folder, or model object. A model object is trained in place.
+    args: a `QRPOConfig`; without one, its defaults.
+    train_dataset, eval_dataset: a dataset, a list of rows, a file (.jsonl, .json, .csv, .parquet) or a hub id, in TRL's
+        standard or conversational form: pairs (`prompt, chosen, rejected`, and as far as the loss needs them
+        `chosen_reward, rejected_reward, reference_rewards`) or single completions (`prompt, completion, reward,
+        reference_rewards`). For evaluation also a dictionary of such.
+    processing_class: the tokenizer (default: the model's own).
+    ref_model: the reference policy, a model or its name (default: `model` as it is given, with `peft_config` the model
+        without its adapter). Its log-probabilities are computed once, before training.
+    reference_rewards: where the rows hold none: a file with `prompt` and `reference_rewards`, or
+        `qrpo_lib.SampledReferences(reward_fn, n=...)`, which samples reference completions and scores them, and scores
+        the rows' own completions where they have no reward.
+    callbacks, optimizers, peft_config: as in TRL's `DPOTrainer`.
+
+    The loss of a batch is the mean over its rows, weighted by their `weight`; how a batch is split into micro-batches
+    and processes changes it by rounding alone. `output_dir` notes what the run is: another beta, other data or other
+    weights are refused there, and `train(resume_from_checkpoint=True)` goes on with the same. Raises InputError before
+    training for rows, settings or models that cannot be used (`guard`).
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the rows of the whole batch, not of the micro-batch
+    _tag_names = ["trl", "qrpo"]  # noqa: RUF012, as TRL has it
+    _name = "QRPO"
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel | Any,
+        args: QRPOConfig | None = None,
+        train_dataset: Rows = None,
+        eval_dataset: Rows | dict[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        ref_model: str | Path | PreTrainedModel | None = None,
+        reference_rewards: str | Path | ReferenceRewards | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any | None = None,
+    ):
+        args = QRPOConfig() if args is None else args
+        if not isinstance(args, QRPOConfig):
+            raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+        if train_dataset is None:
+            raise InputError("train_dataset is missing: a dataset, a list of rows, a file or a hub id.")
+        if peft_config is not None and importlib.util.find_spec("peft") is None:
+            raise InputError("peft_config needs the package peft: pip install 'qrpo-lib[peft]'.")
+        if isinstance(model, str | Path):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model, **_revision(args))
+            model = create_model_from_path(str(model), **_loading(args))
+        run_identity.check_unmarked(model)
+        run_identity.check_unmarked(_base(model))
+        processing_class = processing_class or _tokenizer_of(model)
+        _base(model).get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
+        self._preparation = Preparation(args, _base(model), processing_class, reference_rewards)
+        self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
+        self._reference_given = ref_model
+        train = self._preparation.dataset(train_dataset, "train")
+        validation = self._prepared_for_evaluation(eval_dataset)
+        try:
+            with _precomputing(args):
+                super().__init__(
+                    model,
+                    args=args,
+                    train_dataset=train,
+                    eval_dataset=validation,
+                    processing_class=processing_class,
+                    data_collator=samples.Collator(causal_lm.pad_token_id(processing_class)),
+                    callbacks=callbacks,
+                    optimizers=optimizers,
+                    peft_config=peft_config,
+                )
+        finally:
+            causal_lm.restored(_base(model))  # without TRL's head, which is not used
+        self._begin()
+
+    # --- data and reference -----------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset, *_):
+        return dataset  # prepared before the model is wrapped
+
+    def _precompute_ref_logps(self, dataset, *_):
+        return dataset  # in `_begin`, with this package's log-probabilities
+
+    def _prepared_for_evaluation(self, given: Rows | dict[str, Rows] | None) -> Any:
+        if given is None:
+            return None
+        if isinstance(given, Mapping):
+            return {name: self._preparation.dataset(source, name) for name, source in given.items()}
+        return self._preparation.dataset(given, "eval")
+
+    def _set_signature_columns_if_needed(self):
+        of = self._preparation.of
+        self._signature_columns = [
+            "prompt_ids",
+            *map(samples.ids_column, of),
+            *samples.reward_columns(of),
+            *samples.reference_columns(of),
+            "weight",
+        ]
+
+    def _begin(self) -> None:
+        """Before any step: dropout off, the guard, what the run is, and log pi_ref of all rows, computed once."""
+        causal_lm.without_dropout(self.model)
+        _check_weights(self.model)
+        guard.check(self.model, self._preparation.longest)
+        with self._reference() as reference:
+            weights = run_identity.weights_sha256(reference)
+            data = self._preparation.hashes["train"]
+            self._identity = self._settings_of_run() | {"reference": weights, "data": data}
+            run_identity.check(self.args.output_dir, self._identity)
+            self.train_dataset = self._with_reference(reference, self.train_dataset)
+            if isinstance(self.eval_dataset, dict):
+                sets = self.eval_dataset.items()
+                self.eval_dataset = {name: self._with_reference(reference, rows) for name, rows in sets}
+            elif self.eval_dataset is not None:
+                self.eval_dataset = self._with_reference(reference, self.eval_dataset)
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference policy, in place for a forward pass."""
+        if self.is_deepspeed_enabled and getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3:
+            raise InputError("The reference cannot be computed under DeepSpeed ZeRO-3: use stage 1 or 2, or FSDP.")
+        given = self._reference_given
+        as_reference = contextlib.nullcontext()
+        if given is None:
+            model = self.accelerator.unwrap_model(self.model)
+            if is_peft_model(model):  # "ref": TRL's copy of an adapter that the model came with
+                as_reference = use_adapter(model, "ref" if "ref" in model.peft_config else None)
+        else:
+            model = create_model_from_path(str(given)) if isinstance(given, str | Path) else given
+            causal_lm.without_dropout(model)
+        model.to(self.accelerator.device)
+        with as_reference, causal_lm.plain(_base(model)):
+            yield model
+
+    def _with_reference(self, model: Any, dataset: Dataset) -> Dataset:
+        """The rows with log pi_ref of their completions, where they do not hold it; processes share the work."""
+        of = self._preparation.of
+        if all(column in dataset.column_names for column in samples.reference_columns(of)):
+            return dataset
+        rows, device, state = list(dataset), self.accelerator.device, self.accelerator.state
+        size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
+        logps = torch.zeros(len(of), len(rows), device=device)
+        with torch.no_grad(), self.accelerator.autocast():
+            for chunk in list(samples.micro_batches(rows, size))[state.process_index :: state.num_processes]:
+                batch = self.data_collator([rows[i] for i in chunk])
+                tokens = batch["input_ids"].to(device), batch["completion_mask"].to(device)
+                values, _ = completion_log_probs(model, *tokens)
+                logps[:, torch.as_tensor(chunk, device=device)] = values.float().view(len(of), -1)
+        for column, values in zip(samples.reference_columns(of), reduce(logps, "sum").tolist(), strict=True):
+            dataset = dataset.add_column(column, values)
+        return dataset
+
+    def _settings_of_run(self) -> dict[str, Any]:
+        args = self.args
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        names = ("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed", "bf16")
+        found = {"loss_type": args.loss_type} | self._preparation.loss_settings
+        found |= {"length_normalization": args.length_normalization, "batch size": batch}
+        found |= {name: getattr(args, name) for name in names}
+        return found | {"lr_scheduler_type": str(args.lr_scheduler_type), "optim": str(args.optim)}
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference."""
+        run_identity.check(self.args.output_dir, self._identity)
+        if self.is_world_process_zero():
+            run_identity.begin(self.args.output_dir, self._identity)
+        model = self.accelerator.unwrap_model(self.model)
+        for one in (model, _base(model)):
+            run_identity.mark(one)
+        try:
+            result = super().train(*args, **kwargs)
+        except BaseException:
+            causal_lm.restored(_base(model))
+            raise
+        for one in (model, _base(model)):
+            run_identity.unmark(one)
+        return result
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        items = sum(batch["weight"].sum() for batch in batch_samples)
+        return self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the rows' losses over the weights of the whole batch."""
+        losses = self._losses(model, inputs, "train" if torch.is_grad_enabled() else "eval")
+        items = inputs["weight"].sum() if num_items_in_batch is None else num_items_in_batch
+        processes = 1 if num_items_in_batch is None else self.accelerator.num_processes  # DDP averages gradients
+        loss = (losses * inputs["weight"]).sum() / items * processes
+        return (loss, {}) if return_outputs else loss
+
+    def _losses(self, model, batch: Mapping[str, Tensor], mode: str) -> Tensor:
+        """Of each row, (rows,); what there is to log is added to the metrics."""
+        self._turn_randomness_off()
+        of, settings = self._preparation.of, self._preparation.loss_settings
+        logps, lengths = completion_log_probs(model, batch["input_ids"], batch["completion_mask"])
+        columns = dict(batch)
+        columns |= {f"{side}logps": values for side, values in zip(of, logps.chunk(len(of)), strict=True)}
+        columns |= {f"{side}lengths": values for side, values in zip(of, lengths.chunk(len(of)), strict=True)}
+        if self.args.length_normalization:
+            losses = _length_normalised(columns, of, **settings)
+        else:
+            losses = samples.sample_loss(self.args.loss_type, columns, **settings)
+        with torch.no_grad():
+            metrics = samples.sample_metrics(self.args.loss_type, columns, settings)
+            if self.args.length_normalization:  # these are at beta, not at beta / |y|
+                metrics = {name: values for name, values in metrics.items() if not _is_of_target(name)}
+            sums, weight = self._sums[mode], batch["weight"].double()
+            for name, values in ({"loss": losses} | metrics).items():
+                sums[name] = sums.get(name, 0) + torch.stack([(values.double() * weight).sum(), weight.sum()])
+        return losses
+
+    def _turn_randomness_off(self) -> None:
+        """Evaluation mode, but for the flag by which layers know that they are to be computed again in backward."""
+        self.model.eval()
+        if self.args.gradient_checkpointing and torch.is_grad_enabled():
+            for module in self.model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The loss of a batch; there is nothing else to predict."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """As `transformers.Trainer.evaluate`, also of rows that the trainer has not seen.
+
+        Raises InputError for those once training has begun, if the policy as it was given is no longer there.
+        """
+        if eval_dataset is not None and not isinstance(eval_dataset, str) and not self._is_prepared(eval_dataset):
+            reference_is_there = self._reference_given is not None or is_peft_model(self.model)
+            if self.state.global_step > 0 and not reference_is_there:
+                raise InputError(
+                    "The reference, the model as it was given, has been trained meanwhile: pass these rows to the "
+                    "trainer as eval_dataset, or a ref_model."
+                )
+            prepared = self._prepared_for_evaluation(eval_dataset)
+            sets = prepared if isinstance(prepared, dict) else {"": prepared}
+            with self._reference() as reference:
+                sets = {name: self._with_reference(reference, rows) for name, rows in sets.items()}
+            eval_dataset = sets if isinstance(prepared, dict) else sets[""]
+        return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _is_prepared(self, given: Any) -> bool:
+        sets = list(given.values()) if isinstance(given, Mapping) else [given]
+        wanted = {"prompt_ids", *samples.reference_columns(self._preparation.of)}
+        return all(isinstance(one, Dataset) and wanted <= set(one.column_names) for one in sets)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As the Trainer's, with the mean of each metric over the rows, weighted."""
+        self._sums["eval"] = {}
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._drained("eval").items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the rows' metrics since the last time, over all processes."""
+        if "loss" in logs:
+            logs = logs | self._drained("train")
+        Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
+
+    def _drained(self, mode: str) -> dict[str, float]:
+        sums, self._sums[mode] = self._sums[mode], {}
+        if not sums:
+            return {}
+        totals = self.accelerator.reduce(torch.stack(list(sums.values())), "sum").tolist()
+        return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
+
+    # --- what others see --------------------------------------------------------------------------------------------
+
+    def _send_telemetry(self):
+        """Nothing leaves the machine unasked."""
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | Sequence[str] | None = None
+    ):
+        """Writes `README.md` into `output_dir`: what was trained, from what, on what, how."""
+        if not self.is_world_process_zero():
+            return
+        facts = model_card.Facts(
+            name=model_name or Path(self.args.output_dir).name,
+            base=getattr(self.model.config, "_name_or_path", "") or None,
+            dataset=dataset_name,
+            tags=(*self._tag_names, *((tags,) if isinstance(tags, str) else tags or ())),
+            rows=len(self.train_dataset),
+            pairs=self._preparation.of == samples.PAIR,
+            adapter=is_peft_model(self.model),
+            settings=self._settings_of_run(),
+            reference_rewards=self._preparation.references["train"],
+            step=self.state.global_step,
+            steps=self.state.max_steps,
+        )
+        model_card.write(Path(self.args.output_dir), facts)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _length_normalised(columns: Mapping[str, Tensor], of: tuple[str, ...], completions: str = "both", **settings):
+    """The loss of each row with beta / |y|: of pairs the mean of both sides, or one of them."""
+    wanted = {"both": of, "chosen": of[:1], "rejected": of[1:]}[completions]
+    losses = [
+        length_normalised.qrpo(
+            columns[f"{side}logps"],
+            columns[f"ref_{side}logps"],
+            columns[f"{side}lengths"],
+            columns[f"{side}reward"],
+            columns["ref_rewards"],
+            **settings,
+        )
+        for side in wanted
+    ]
+    return torch.stack(losses).mean(0)
+
+
+def _is_of_target(name: str) -> bool:
+    return name.endswith("target") or name == "share_above_threshold"
+
+
+def _base(model: Any) -> Any:
+    """The model inside of adapters."""
+    return model.get_base_model() if is_peft_model(model) else model
+
+
+def _check_weights(model: torch.nn.Module) -> None:
+    low = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
+    if low:
+        raise InputError(
+            f"The weights to be trained are {', '.join(sorted(low))}: small updates are lost on them; call "
+            "model.float(), and bf16=True still runs the forward pass in bfloat16."
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("No weight of the model is to be trained: all have requires_grad=False.")
+
+
+def _loading(args: QRPOConfig) -> dict[str, Any]:
+    given = args.model_init_kwargs
+    return {"trust_remote_code": args.trust_remote_code} | (dict(given) if isinstance(given, dict) else {})
+
+
+def _revision(args: QRPOConfig) -> dict[str, Any]:
+    return {name: value for name, value in _loading(args).items() if name in ("revision", "trust_remote_code")}
+
+
+def _tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        raise InputError("This model object does not say where its tokenizer is: pass processing_class.")
+    return AutoTokenizer.from_pretrained(name)
+
+
+@contextlib.contextmanager
+def _precomputing(args: QRPOConfig) -> Iterator[None]:
+    """TRL's trainer makes no reference model of its own, and leaves the log-probabilities to this one."""
+    said, args.precompute_ref_log_probs = args.precompute_ref_log_probs, True
+    try:
+        yield
+    finally:
+        args.precompute_ref_log_probs = said

@@ -1,0 +1,89 @@
+"""What a run in an `output_dir` is: its settings, its data and the weights that it started from.
+
+`begin` writes it, `check` refuses to go on with a run of another beta or from half-trained weights, which would
+otherwise be taken for the reference. A model object that an interrupted training left is marked, in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qrpo_lib.runs import files
+from qrpo_lib.runs.errors import InputError
+
+FILE = "qrpo_run.json"
+_MARK = "_qrpo_is_half_trained"
+_MADE = ("checkpoint-*", "config.json", "adapter_config.json")  # what a run leaves that another must not take
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Hash of all weights: names, shapes and values."""
+    key = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        key.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        key.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return key.hexdigest()
+
+
+def rows_sha256(rows: Iterable[Mapping]) -> str:
+    """Hash of rows of plain numbers and lists."""
+    key = hashlib.sha256()
+    for row in rows:
+        key.update(json.dumps(dict(row), sort_keys=True).encode())
+    return key.hexdigest()
+
+
+def check(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
+    """Raises InputError if the folder holds a run that is not this one; `identity` holds plain values by name.
+
+    "reference" among them is the hash of the reference's weights, "data" that of the rows.
+    """
+    folder = Path(output_dir)
+    made = [path for pattern in _MADE for path in folder.glob(pattern)]
+    path = folder / FILE
+    if not made or not path.is_file():
+        return
+    there = files.read_json(path, f"Remove the folder {folder}, or choose another output_dir.")
+    new = json.loads(json.dumps(dict(identity)))
+    differs = [name for name in new if there.get(name) != new[name]]
+    if not differs:
+        return
+    if differs == ["reference"]:
+        raise InputError(
+            f"The run in {folder} started from other weights than this model's, which would become its reference: is "
+            "it the model that an interrupted training left? Load the model again, or choose another output_dir."
+        )
+    shown = [f"{name} {there.get(name)!r}, not {new[name]!r}" for name in differs if name not in ("reference", "data")]
+    shown += ["other data"] if "data" in differs else []
+    shown += ["another reference model"] if "reference" in differs else []
+    raise InputError(f"{folder} holds a run with {'; '.join(shown)}: choose another output_dir, or remove that one.")
+
+
+def begin(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
+    """Note in the folder what its run is."""
+    files.write_atomically(Path(output_dir) / FILE, (json.dumps(dict(identity), indent=2) + "\n").encode())
+
+
+def mark(model: torch.nn.Module) -> None:
+    """From here on the model is no reference, until `unmark`."""
+    setattr(model, _MARK, True)
+
+
+def unmark(model: torch.nn.Module) -> None:
+    """The model is what its training made of it."""
+    vars(model).pop(_MARK, None)
+
+
+def check_unmarked(model: torch.nn.Module) -> None:
+    """Raises InputError for a model object whose training was interrupted: its weights are nobody's reference."""
+    if vars(model).get(_MARK):
+        raise InputError(
+            "This model object was left half-trained by a training that was interrupted, and would be taken for the "
+            "reference: load the model again (with the same output_dir the training goes on from its last checkpoint)."
+        )

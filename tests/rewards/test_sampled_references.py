@@ -1,0 +1,86 @@
+"""Reference rewards that are sampled before training: of the reference policy, one set a prompt, the same again."""
+
+import numpy as np
+import pytest
+from small_llama import EOS, llama, made_up_rows, made_up_tokenizer
+
+from qrpo_lib import SampledReferences
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import preference_rows
+
+
+def length(prompts, completions, level=None):
+    return [len(text.split()) + (level[i] if level else 0) for i, text in enumerate(completions)]
+
+
+def rows_with_texts(count):
+    rows = [dict(row, prompt="x", chosen="one", rejected="one two") for row in made_up_rows(count)]
+    return [
+        {n: v for n, v in row.items() if n not in ("ref_rewards", "chosen_reward", "rejected_reward")} for row in rows
+    ]
+
+
+def completed(rows, references):
+    found = preference_rows.tokenised(rows, made_up_tokenizer(), (EOS,), max_length=None)
+    references.complete(found, rows, llama().eval(), made_up_tokenizer(), name="train")
+    return found.rows
+
+
+def test_every_prompt_gets_its_rewards_once_and_again_the_same():
+    rows = rows_with_texts(4)
+    rows[3]["prompt_ids"] = rows[0]["prompt_ids"]
+    references = SampledReferences(length, n=5, max_new_tokens=6, seed=3)
+    found = completed(rows, references)
+    assert all(len(row["ref_rewards"]) == 5 for row in found)
+    assert found[0]["ref_rewards"] == found[3]["ref_rewards"]
+    assert len(references.completions) == 15
+    assert len({reward for _, _, reward in references.completions}) > 1
+    assert [row["chosen_reward"] for row in found] == [1.0] * 4
+    assert [row["rejected_reward"] for row in found] == [2.0] * 4
+    again = completed(rows, SampledReferences(length, n=5, max_new_tokens=6, seed=3))
+    assert [row["ref_rewards"] for row in again] == [row["ref_rewards"] for row in found]
+    other = completed(rows, SampledReferences(length, n=5, max_new_tokens=6, seed=4))
+    assert [row["ref_rewards"] for row in other] != [row["ref_rewards"] for row in found]
+
+
+def test_columns_reach_the_reward_and_given_rewards_stay():
+    rows = [row | {"level": 100 * i, "chosen_reward": -1.0} for i, row in enumerate(rows_with_texts(3))]
+    found = completed(rows, SampledReferences(length, n=2, max_new_tokens=4))
+    assert [row["chosen_reward"] for row in found] == [-1.0] * 3
+    assert [row["rejected_reward"] for row in found] == [2.0, 102.0, 202.0]
+    assert all(row["ref_rewards"][0] >= 100 * i for i, row in enumerate(found))
+
+
+def test_samples_are_those_of_the_policy_at_temperature_one():
+    """The share of completions that end at once is the probability of the end token after the prompt."""
+    import torch
+
+    model, prompt = llama().eval(), [5, 9]
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[EOS].item()
+    row = {"prompt": "x", "prompt_ids": prompt, "completion_ids": [3, EOS], "completion": "x", "reward": 0.0}
+
+    def ended(prompts, completions):
+        return [float(not text) for text in completions]
+
+    found = preference_rows.tokenised([row], made_up_tokenizer(), (EOS,), max_length=None)
+    references = SampledReferences(ended, n=4000, max_new_tokens=1, batch_size=4000)
+    references.complete(found, [row], model, made_up_tokenizer(), name="train")
+    share = np.mean(found.rows[0]["ref_rewards"])
+    assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / 4000) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [((length, 0), "at least 1"), ((3, 4), "must be a function"), (("nowhere", 4), "MODULE:FUNC")],
+)
+def test_what_cannot_be_used(arguments, said):
+    with pytest.raises(InputError, match=said):
+        SampledReferences(*arguments)
+
+
+def test_reference_completions_without_a_reward_are_refused():
+    with pytest.raises(InputError, match="no finite reward"):
+        completed(
+            rows_with_texts(2), SampledReferences(lambda prompts, completions: [float("nan")] * len(prompts), n=2)
+        )
