@@ -68,7 +68,11 @@ def _bubblewrap() -> tuple[str, ...]:
     program = shutil.which("bwrap")
     if program is None:
         raise RuntimeError("bubblewrap is not installed: apt-get install bubblewrap, or your system's equivalent.")
-    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    # It does not die with this process: killed while it starts, it would leave a child that waits for it for ever. The
+    # worker ends when this process does, and bubblewrap with it. The one capability is for the limit on files in /tmp;
+    # the worker gives it up before it runs anything.
+    command = [program, "--unshare-all", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    command += ["--cap-add", "CAP_SYS_ADMIN"]
     command += ["--clearenv", *(part for item in _ENVIRONMENT.items() for part in ("--setenv", *item))]
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
         if os.path.islink(folder):

@@ -13,6 +13,7 @@ import secrets
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 
 from qrpo_lib.rewards.sandbox import filter
 from qrpo_lib.rewards.sandbox import isolation as sandbox_isolation
-from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS, MAX_THREADS, Census, Clock
-from qrpo_lib.rewards.sandbox.isolation import Isolation
+from qrpo_lib.rewards.sandbox.cgroups import Group
+from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS, MAX_FILES, MAX_THREADS, Census, Clock
+from qrpo_lib.rewards.sandbox.isolation import TMP_MB, Isolation
 from qrpo_lib.rewards.sandbox.reply import Digest, Reply
 
 _FILE_MB = 4
@@ -30,6 +32,8 @@ _START_SECONDS = 120.0
 _END_SECONDS = 60.0
 # Between the closing of its pipes and its end; longer for a process that only closes them.
 _CLOSING_SECONDS = 1.0
+# What a nursery and the kernel need in its control group beside a solver's own memory and files, and the nursery alone.
+_MORE_MEMORY_MB, _MORE_TASKS = 64, 2
 _LONGEST_SETUP = 1 << 15  # in bytes, of one that the nursery compiles once for all; a control message has to hold it
 
 
@@ -68,14 +72,17 @@ class Nursery:
     def __init__(self, limits: Limits, stop: threading.Event | None = None):
         self.limits, self.stop = limits, stop or threading.Event()
         self._process = self._pidfd = self._tmp = None
+        self._group = Group(MAX_THREADS + _MORE_TASKS, limits.memory_mb + TMP_MB + _MORE_MEMORY_MB)
+        self._memory_kills = 0
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             try:
                 self._process = sandbox_isolation.start(limits.isolation, theirs.fileno())
             finally:
                 theirs.close()
-            self._control.send(json.dumps(self._settings()).encode())
+            self._send_settings()
             self._pidfd, self._pid = self._receive_process(_START_SECONDS)
+            self._group.add(self._pid)
             self._tmp = self._tmp_state()
         except (OSError, RuntimeError, ValueError) as error:
             self.close()
@@ -85,16 +92,23 @@ class Nursery:
             self.close()
             raise
 
-    def _settings(self) -> dict:
+    def _send_settings(self) -> None:
         no_namespaces = self.limits.isolation == "limits"
-        return {
+        settings = {
             "memory_mb": self.limits.memory_mb,
             "file_mb": _FILE_MB,
+            "tmp_mb": TMP_MB,
+            "files": MAX_FILES,
             "threads": MAX_THREADS,
             "no_namespaces": no_namespaces,
             "filter": filter.program(no_namespaces).hex(),
             "packages": sandbox_isolation.packages(self.limits.isolation),
         }
+        own = os.pidfd_open(os.getpid())
+        try:
+            socket.send_fds(self._control, [json.dumps(settings).encode()], [own])
+        finally:
+            os.close(own)
 
     def solver(self, setup: str = "") -> Solver:
         """A process that waits for a solution, whose setup will be this. Raises LostError if it is ended meanwhile."""
@@ -129,6 +143,11 @@ class Nursery:
             return int(self._control.recv(64))
         except (OSError, ValueError):
             return None
+
+    def has_taken_too_much_memory(self) -> bool:
+        """Whether the kernel has ended a solver for its group's memory since this was asked last."""
+        before, self._memory_kills = self._memory_kills, self._group.memory_kills()
+        return self._memory_kills > before
 
     def _tmp_state(self) -> tuple | None:
         if self.limits.isolation == "limits":
@@ -177,12 +196,16 @@ class Nursery:
             self._pidfd = None
         elif self._process is not None:
             self._process.kill()
+        self._control.close()
         if self._process is not None:
+            # bubblewrap ends once its child has, which is when nothing inside is left.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_CLOSING_SECONDS)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # started as the leader of a group
             self._process.wait()
             self._process = None
-        self._control.close()
+        self._group.close()
 
 
 class Solver:
@@ -279,6 +302,8 @@ class Solver:
             raise LostError("the process that starts solutions was ended")
         # Nothing inside can send this signal.
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            if self._nursery.has_taken_too_much_memory():
+                return Answer("memory", "more memory than all its limits allow")
             raise LostError("the process was ended from outside")
         return Answer("crashed", "the process ended")
 

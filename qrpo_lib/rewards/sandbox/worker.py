@@ -8,8 +8,9 @@ Everything in the child belongs to the solution from then on, this module includ
 a child never holds an expected value, and what it sends is data that the trusted side reads strictly. Nothing outside
 the standard library, and nothing of this package, is imported.
 
-Control socket (one message a datagram): settings in JSON and "ready" with a descriptor of the nursery; then, for each
-solution, two pipe ends in and a descriptor of the child out; at its end the status that wait gives.
+Control socket (one message a datagram): settings in JSON with a descriptor of the judge's process, and "ready" with
+one of the nursery's; then, for each solution, two pipe ends in and a descriptor of the child's process out; at its end
+the status that wait gives. When the judge ends, so do the nursery and its child, in whatever they are doing.
 Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}; out, a length of
 4 bytes and JSON, {"filtered"} once and then {"id", "sizes"}, followed by as many bytes of values, or {"id", "error",
 "kind"}.
@@ -29,6 +30,7 @@ import json
 import os
 import re
 import resource
+import select
 import socket
 import struct
 import sys
@@ -63,7 +65,21 @@ def _library():
     return libc
 
 
-def _confine(settings, libc):
+def _limit_files(settings, libc):
+    """Bound the number of files in /tmp, which is this process's own, and give up the capability that it takes."""
+    if not settings["no_namespaces"]:
+        nosuid, nodev, remount = 2, 4, 32
+        options = f"size={settings['tmp_mb'] << 20},nr_inodes={settings['files']}".encode()
+        libc.mount(b"tmpfs", b"/tmp", None, nosuid | nodev | remount, options)
+    _drop_capabilities(libc)
+
+
+def _drop_capabilities(libc):
+    # Even root's (version 3 of the call; three empty sets of 64).
+    libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24))
+
+
+def _confine(settings, parent, libc):
     """Apply all limits to this process, for good. True if system calls are filtered too."""
     megabyte = 1 << 20
     limits = {
@@ -82,9 +98,10 @@ def _confine(settings, libc):
         limit = limit if highest == resource.RLIM_INFINITY else min(limit, highest)
         resource.setrlimit(which, (limit, limit))
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # No capabilities, even for root (version 3 of the call; three empty sets of 64).
-    libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24))
+    _drop_capabilities(libc)
     code = bytes.fromhex(settings["filter"])
     if not code:
         return False
@@ -396,12 +413,12 @@ def _adopt_classes(given, before, namespace):
             before[name] = mine
 
 
-def _serve(read_fd, write_fd, settings, setups, libc):
+def _serve(read_fd, write_fd, settings, setups, parent, libc):
     """A child's life."""
     receive, send = _channel(read_fd, write_fd)
     encoders, dumps = {exact: encoder(exact) for exact in (False, True)}, dumped
     _prepare(settings)
-    send({"filtered": _confine(settings, libc)})
+    send({"filtered": _confine(settings, parent, libc)})
 
     request = receive()
     # A module of its own, as an import would make it: dataclasses and pickle look their class's module up.
@@ -450,13 +467,31 @@ def _import_package(name, folder):
     spec.loader.exec_module(module)
 
 
+def _wait_for(descriptor, control, judge):
+    """Until a descriptor can be read. If the judge ends before that, so does this process, and its child with it.
+
+    That is known by its process, and by its end of the socket, which a child that it has forked may hold as well.
+    """
+    poll = select.poll()
+    for one in {descriptor, control, judge}:
+        poll.register(one, select.POLLIN if one != control or one == descriptor else 0)
+    while True:
+        events = dict(poll.poll())
+        if judge in events or events.get(control, 0) & ~select.POLLIN:
+            os._exit(0)
+        if descriptor in events:
+            return
+
+
 def main():
     control, libc = socket.socket(fileno=int(sys.argv[1])), _library()
     sys.argv[1:] = []
     sys.dont_write_bytecode = True
-    settings = json.loads(control.recv(1 << 20))
+    message, (judge,), _, _ = socket.recv_fds(control, 1 << 20, 1)
+    settings = json.loads(message)
     if settings["no_namespaces"]:
         libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    _limit_files(settings, libc)
     for name in _PRELOADED:
         importlib.import_module(name)
     for name, folder in settings["packages"].items():
@@ -470,24 +505,24 @@ def main():
     setups = {}  # compiled, not run: what a solution brings runs in its child alone
     gc.freeze()
     while True:
+        _wait_for(control.fileno(), control.fileno(), judge)
         message, given, _, _ = socket.recv_fds(control, 1 << 20, 2)
-        if not message:
-            os._exit(0)
         setup = message.decode("utf-8", "surrogatepass")[1:]
         if setup and setup not in setups:
             try:
                 setups = {setup: _compiled(setup, "<setup>")}
             except BaseException:
                 setups = {}
-        pid = os.fork()
+        nursery, pid = os.getpid(), os.fork()
         if pid == 0:
             control.close()
             _place(given)
-            _serve(_READ_FD, _WRITE_FD, settings, setups, libc)
+            _serve(_READ_FD, _WRITE_FD, settings, setups, nursery, libc)
         for descriptor in given:
             os.close(descriptor)
         pidfd = os.pidfd_open(pid)
         socket.send_fds(control, [b"started"], [pidfd])
+        _wait_for(pidfd, control.fileno(), judge)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
         control.send(str(status).encode())

@@ -1,10 +1,14 @@
 """Campaigns: the same verdicts in every run on a machine that has too much to do; nothing is left after many solutions.
 
-QRPO_VERDICT_RUNS=20 pytest tests/rewards/sandbox/test_campaign.py     the full number of runs
+QRPO_VERDICT_RUNS=20 QRPO_VERDICT_FILE=runs.jsonl pytest tests/rewards/sandbox/test_campaign.py
+
+is the full number of runs; each is added to the file as it ends, and what is there already is not done again.
+QRPO_VERDICT_BUSY processes (15) compute beside them.
 """
 
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +24,7 @@ from qrpo_lib.tasks import leetcode
 SAMPLE = Path(os.environ.get("QRPO_SHARED", Path(__file__).parents[4] / "shared")) / "data/leetcode_sample.jsonl.gz"
 RUNS = int(os.environ.get("QRPO_VERDICT_RUNS", 2))
 PROBLEMS = int(os.environ.get("QRPO_VERDICT_PROBLEMS", 80 if RUNS > 2 else 20))
-BUSY = 15
+BUSY = int(os.environ.get("QRPO_VERDICT_BUSY", 15 if RUNS > 2 else 3))
 WRONG_SOMETIMES = """
 import zlib
 class Solution(Solution):
@@ -46,8 +50,22 @@ def load(processes):
             process.wait()
 
 
+def verdicts(jobs, right):
+    """One run: a digest of its verdicts, how many there are, those on right solutions that are not "passed"."""
+    start = os.getloadavg()[0]
+    outcomes = [result.outcomes for result in sandbox.run_many(jobs)]
+    unexpected = [(i, j, one) for i in range(right) for j, one in enumerate(outcomes[i]) if one != "passed"]
+    return {
+        "digest": hashlib.sha256(json.dumps(outcomes).encode()).hexdigest(),
+        "verdicts": sum(map(len, outcomes)),
+        "not passed": unexpected,
+        "failed on purpose": sum(one == "failed" for some in outcomes[right:] for one in some),
+        "load": [round(start, 1), round(os.getloadavg()[0], 1)],
+    }
+
+
 @pytest.mark.slow
-def test_the_same_verdicts_in_every_run():
+def test_the_same_verdicts_in_every_run(tmp_path):
     """Right solutions pass every test, and ones that are wrong for some inputs fail the same, at load 15."""
     if not SAMPLE.exists():
         pytest.skip(f"the sample of the dataset is not there: {SAMPLE}")
@@ -58,12 +76,17 @@ def test_the_same_verdicts_in_every_run():
     jobs += [
         (leetcode.program(row["completion"] + WRONG_SOMETIMES), leetcode.tests(row)) for row in rows[: PROBLEMS // 4]
     ]
-    with load(BUSY if RUNS > 2 else 3):
-        runs = [[result.outcomes for result in sandbox.run_many(jobs)] for _ in range(RUNS)]
-    assert sum(map(len, runs[0])) > 1000
-    assert {outcome for run in runs for outcomes in run[:right] for outcome in outcomes} == {"passed"}
-    assert all(run == runs[0] for run in runs)
-    assert "failed" in {outcome for outcomes in runs[0][right:] for outcome in outcomes}
+    done = Path(os.environ.get("QRPO_VERDICT_FILE", tmp_path / "runs.jsonl"))
+    done.touch()
+    with load(BUSY):
+        while len(done.read_text().splitlines()) < RUNS:
+            with done.open("a") as file:
+                file.write(json.dumps(verdicts(jobs, right)) + "\n")
+    runs = [json.loads(line) for line in done.read_text().splitlines()]
+    assert runs[0]["verdicts"] > 1000
+    assert [run["not passed"] for run in runs] == [[]] * len(runs)
+    assert len({run["digest"] for run in runs}) == 1
+    assert runs[0]["failed on purpose"] > 0
 
 
 # Source, and the outcome of each of three tests.

@@ -7,7 +7,8 @@ import sys
 import pytest
 from sandbox_marks import isolation  # noqa: F401  (a fixture)
 
-from qrpo_lib.rewards.sandbox import clock, sandbox
+from qrpo_lib.rewards.sandbox import clock, process, sandbox
+from qrpo_lib.rewards.sandbox.cgroups import Group
 
 CHANCE = """
 import random
@@ -98,9 +99,51 @@ def files(n):
     number, most = {"threads": (10, clock.MAX_THREADS), "files": (500, clock.MAX_FILES)}[thing]
     tests = [f"assert {thing}({number}) == {number * (i + 1)}" for i in range(100)]
     result = sandbox.run_tests(source, tests, isolation=isolation, seconds_per_test=5)
-    first = result.outcomes.index("crashed")
+    first = next(i for i, outcome in enumerate(result.outcomes) if outcome != "passed")
     assert first <= most // number
-    assert result.details[first] == f"more than {most} {thing}"
+    if thing == "threads":
+        assert result.details[first] == f"more than {most} threads"
+    else:
+        assert result.details[first].startswith("OSError: [Errno 28] No space left on device")
+
+
+def test_a_single_test_gets_no_further_than_the_limits(isolation):  # noqa: F811
+    """However fast it is: the kernel counts files, and threads where a control group can be had."""
+    source = """
+import threading, time
+def threads(n):
+    made = 0
+    try:
+        for _ in range(n):
+            threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+            made += 1
+    except RuntimeError: pass
+    return made
+def files(n):
+    made = 0
+    try:
+        for i in range(n):
+            open(f'/tmp/attack{i}', 'w').close()
+            made += 1
+    except OSError: pass
+    return made
+"""
+    group = Group(8, 64)
+    counted = "pids" in group.controllers
+    group.close()
+    nursery = process.Nursery(process.Limits(60, 1024, isolation))
+    try:
+        solver = nursery.solver()
+        solver._census.excess = lambda: None  # nobody looks
+        assert solver.load(source).outcome == "passed"
+        (files,) = solver.values(("files(20_000)",), digest=False).values
+        assert int(files) == 0 if isolation == "limits" else 4000 < int(files) <= clock.MAX_FILES
+        if counted:
+            (threads,) = solver.values(("threads(500)",), digest=False).values
+            assert 50 < int(threads) <= clock.MAX_THREADS
+        solver.close()
+    finally:
+        nursery.close()
 
 
 def test_a_slow_core_gets_more_time_and_the_result_says_so(monkeypatch):

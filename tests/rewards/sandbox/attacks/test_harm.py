@@ -252,8 +252,8 @@ def f(x):
 """
     tests = [f"assert f({x}) == {x}" for x in (1, 2, 3)]
     result = sandbox.run_tests(source, tests, seconds_per_test=5, isolation=bubblewrap)
-    assert result.outcomes == ("passed", "crashed", "passed")
-    assert result.details[1] == "more than 4096 files"
+    assert result.outcomes == ("passed", "error", "passed")
+    assert "No space left on device" in result.details[1]
 
 
 def test_one_huge_file(attack):
