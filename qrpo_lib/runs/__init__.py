@@ -1,4 +1,5 @@
-"""Run folders: keys, atomic completion, records, shared work, progress, errors of one sentence, masked secrets.
+"""Run folders: what determines a result (`keys`), making it once (`folders`), `records`, `paths`, shared work (`shards`),
+progress, errors of one sentence, masked secrets.
 
 Imports nothing else of this package.
 """
