@@ -45,7 +45,7 @@ class Clock:
         self.slowness, self._idle = 1.0, 0.0
         self._looked = time.monotonic()
         self._start = self._used = _computed(pid) or 0.0
-        self._queued: float | None = None
+        self._queued: dict[str, float] | None = None
 
     @property
     def spent(self) -> float:
@@ -58,8 +58,10 @@ class Clock:
         self._update()
         queued = _queued(self._pid)
         if self._queued is not None:
-            waited = (self._used - before) + max(queued - self._queued, 0.0)
-            self._idle += max(min(now - self._looked, _MOST_BETWEEN_LOOKS) - waited, 0.0)
+            waited = sum(seconds - self._queued.get(thread, 0.0) for thread, seconds in queued.items())
+            idled = now - self._looked - (self._used - before) - waited
+            # Waiting for a processor is told once it is over; until then it looked like idling, and is taken back.
+            self._idle = max(self._idle + min(idled, _MOST_BETWEEN_LOOKS), 0.0)
         self._looked, self._queued = now, queued
         return self._idle > self._idle_limit * self.slowness or self.is_used_up()
 
@@ -86,13 +88,20 @@ def _computed(pid: int) -> float | None:
         return None
 
 
-def _queued(pid: int) -> float:
-    """Seconds that the main thread has waited for a processor."""
+def _queued(pid: int) -> dict[str, float]:
+    """Seconds that each thread has waited for a processor; a solution may leave its computing to another thread."""
+    waited = {}
     try:
-        with open(f"/proc/{pid}/schedstat") as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return waited
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                waited[thread] = int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            continue
+    return waited
 
 
 class Census:

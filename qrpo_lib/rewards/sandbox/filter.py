@@ -27,7 +27,7 @@ getitimer 36 102, setitimer 38 103, alarm 37 -, pause 34 -, sched_yield 24 124, 
 sched_getparam 143 121, sched_getscheduler 145 120, sched_get_priority_max 146 125, sched_get_priority_min 147 126,
 getpriority 140 141, getcpu 309 168, getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -, getpgid 121 155,
 getsid 124 156, getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148, getresgid 120 150,
-getgroups 115 158, getrlimit 97 163, setrlimit 160 164, getrusage 98 165, sysinfo 99 179, uname 63 160,
+getgroups 115 158, getrlimit 97 163, getrusage 98 165, sysinfo 99 179, uname 63 160,
 getrandom 318 278, membarrier 324 283, rseq 334 293, set_robust_list 273 99,
 set_tid_address 218 96, restart_syscall 219 128, wait4 61 260, waitid 247 95, exit 60 93, exit_group 231 94,
 recvfrom 45 207, shutdown 48 210, getsockname 51 204, getpeername 52 205, getsockopt 55 209
@@ -38,7 +38,8 @@ creat 85 -, mkdir 83 -, mkdirat 258 34, rmdir 84 -, unlink 87 -, unlinkat 263 35
 renameat2 316 276, symlink 88 -, symlinkat 266 36, truncate 76 45, ftruncate 77 46, fallocate 285 47
 """
 _OPEN, _OPENAT, _OPENAT2 = (2, None), (257, 56), (437, 437)
-_CLONE, _CLONE3, _PRCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (302, 261)
+_CLONE, _CLONE3, _PRCTL = (56, 220), (435, 435), (157, 167)
+_PRLIMIT, _SETRLIMIT, _RLIMIT_CPU = (302, 261), (160, 164), 0
 _FCNTL, _IOCTL, _SOCKETPAIR, _SENDTO = (72, 25), (16, 29), (53, 199), (44, 206)
 
 _AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -97,7 +98,11 @@ def _rules(no_namespaces: bool) -> list[tuple[tuple[int | None, int | None], lis
         read_only = [_argument(index), _instruction(_ANY_BIT, 0, 1, _WRITING), _fail(_EROFS)]
         rules.append((numbers, [*(read_only if no_namespaces else ()), _ALLOW]))
     rules.append((_CLONE, [_argument(0), _instruction(_ANY_BIT, 1, 0, _CLONE_THREAD), _fail(_EPERM), _ALLOW]))
-    rules.append((_PRLIMIT, [_argument(0), equal(0), _fail(_EPERM), _ALLOW]))  # of no other process
+    # Limits of no other process; and not the one at which the kernel sends the signal that means "from outside".
+    asks = [part for high in (False, True) for part in (_argument(2, high=high), equal(0), _fail(_EPERM))]
+    of_time = [_argument(1), _instruction(_EQUAL, 0, len(asks), _RLIMIT_CPU), *asks]
+    rules.append((_PRLIMIT, [_argument(0), equal(0), _fail(_EPERM), *of_time, _ALLOW]))
+    rules.append((_SETRLIMIT, [_argument(0), _instruction(_EQUAL, 0, 1, _RLIMIT_CPU), _fail(_EPERM), _ALLOW]))
     rules.append((_PRCTL, [_argument(0), *_is_one_of(_PRCTLS), _ALLOW]))
     rules.append((_IOCTL, [_argument(1), *_is_one_of(_IOCTLS), _ALLOW]))
     # Flags may be set, but not the one that makes the kernel send signals.

@@ -85,7 +85,6 @@ def _confine(settings, parent, libc):
     limits = {
         resource.RLIMIT_AS: settings["memory_mb"] * megabyte,
         resource.RLIMIT_FSIZE: settings["file_mb"] * megabyte,
-        resource.RLIMIT_STACK: _STACK_MB * megabyte,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
@@ -97,6 +96,10 @@ def _confine(settings, parent, libc):
         _, highest = resource.getrlimit(which)
         limit = limit if highest == resource.RLIM_INFINITY else min(limit, highest)
         resource.setrlimit(which, (limit, limit))
+    # A solution may ask for more, as people do for recursion: the limit of memory counts it.
+    _, highest = resource.getrlimit(resource.RLIMIT_STACK)
+    stack = _STACK_MB * megabyte
+    resource.setrlimit(resource.RLIMIT_STACK, (stack if highest < 0 else min(stack, highest), highest))
     libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it had ended before
         os._exit(0)
