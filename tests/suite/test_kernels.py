@@ -16,7 +16,7 @@ LOOK = """
 import json, os, signal, sys
 print(json.dumps({
     "pid": os.getpid(), "cwd": os.getcwd(), "modules": sorted(sys.modules), "argv": sys.argv[0],
-    "variable": os.environ.get("VARIABLE"), "child": str(signal.getsignal(signal.SIGCHLD)), "path": sys.path,
+    "variable": os.environ.get("VARIABLE"), "child": repr(signal.getsignal(signal.SIGCHLD)), "path": sys.path,
     "main": sorted(name for name in dir(sys.modules["__main__"]) if not name.startswith("_")),
 }))
 """
