@@ -113,6 +113,14 @@ def test_a_server_that_has_ended_is_started_anew(job, forked):
     assert looked(execution.execute(job("second", LOOK)))["pid"] != first["pid"]
 
 
+def test_without_a_server_a_kernel_is_started_all_the_same(job, forked, monkeypatch):
+    def start(server, told):
+        raise OSError(90, "Message too long")
+
+    monkeypatch.setattr(kernels._Server, "start", start)
+    assert looked(execution.execute(job("alone", LOOK)))["argv"].endswith("ipykernel_launcher.py")
+
+
 def test_kernels_end_with_the_process_that_wanted_them(job, tmp_path):
     waiting = job(
         "waiting",
