@@ -32,13 +32,12 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 class Workers(Executor):
     """Processes that stay, for as many tasks at once as keep so many cores busy, or for one that keeps more.
 
-    threads: of each process's libraries.
+    threads: of each process's libraries. idle_seconds: after which a process without work ends.
     """
 
-    def __init__(self, cores: int, threads: int = 1):
+    def __init__(self, cores: int, threads: int = 1, idle_seconds: float = 60):
         self.cores = cores
-        self.idle_seconds = 60.0
-        self._threads = threads
+        self._threads, self._idle_seconds = threads, idle_seconds
         self._idle: list[_Worker] = []
         self._busy: dict[str, _Worker] = {}  # by the ids of their jobs
         self._jobs: dict[str, Job] = {}
@@ -71,7 +70,7 @@ class Workers(Executor):
                 continue
             outcome = worker.outcome()
             if outcome is None:  # it had just ended for want of work
-                self._busy[id] = again = _Worker(self._threads, self.idle_seconds)
+                self._busy[id] = again = _Worker(self._threads, self._idle_seconds)
                 again.give(worker.task)
                 continue
             del self._busy[id]
@@ -101,7 +100,7 @@ class Workers(Executor):
             worker = self._idle.pop()
             if worker.process.is_alive():
                 return worker
-        return _Worker(self._threads, self.idle_seconds)
+        return _Worker(self._threads, self._idle_seconds)
 
 
 _KEPT: dict[int, Workers] = {}

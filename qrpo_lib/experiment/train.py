@@ -76,12 +76,12 @@ def _without_inputs(steps: Mapping[Run, folders.Step]) -> list[Run]:
 
 def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
     """Make the tasks on this machine, in processes that are kept for the next ones, or where the profile says."""
-    jobs.make_data(profile)
     if profile.dispatch.where != "here":
         try:
             return dispatch.make(tasks, profile.dispatch)
         except dispatch.DispatchError as error:
             return error.progress
+    jobs.make_data(profile)
     threads = profile.training.threads
     workers = Workers.kept(int(os.environ.get("QRPO_CORES") or cores.available()), threads)
     with progress.bar(what) as report:

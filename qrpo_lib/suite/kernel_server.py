@@ -53,7 +53,8 @@ def _become(told: dict, output: list[int]) -> None:
     os.environ.clear()
     os.environ.update(told["env"], JPY_PARENT_PID=str(os.getppid()))
     os.chdir(told["cwd"])
-    sys.argv = told["argv"]
+    # ipykernel has looked at that variable when it was imported: a kernel ends with the process that it is of.
+    sys.argv = [*told["argv"], f"--IPKernelApp.parent_handle={os.getppid()}"]
 
 
 if __name__ == "__main__":

@@ -53,10 +53,13 @@ class _Forking(LocalProvisioner):
         """Start a kernel with what comes after `-m` on its command line."""
         environment = settings["env"]
         key = tuple(environment.get(name) for name in _READ_AT_IMPORT)
-        if key not in _SERVERS or _SERVERS[key].process.poll() is not None:
-            _SERVERS[key] = _Server(environment)
         told = {"argv": cmd[cmd.index("-m") + 1 :], "env": environment, "cwd": str(settings.get("cwd") or Path.cwd())}
-        self.process = _SERVERS[key].start(told)
+        try:
+            if key not in _SERVERS or _SERVERS[key].process.poll() is not None:
+                _SERVERS[key] = _Server(environment)
+            self.process = _SERVERS[key].start(told)
+        except OSError:  # the server was killed, or the environment is larger than a message can be
+            return await super().launch_kernel(cmd, **settings)
         self.pid = self.pgid = self.process.pid
         self.cwd = Path(told["cwd"])
         return self.connection_info

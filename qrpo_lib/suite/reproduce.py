@@ -66,7 +66,7 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
     Of the jobs that could start, those that most others wait for come first. `on_change(progress)` is called whenever
     there is news. A failed job does not stop those that do not need it, nor those whose inputs are there all the same.
     """
-    workers = Workers(cores)
+    workers = Workers(cores, idle_seconds=24 * 3600)  # they end with the command
     # The accounts of this command's notebooks (`qrpo_lib.runs.account`): one that starts later reads the earlier ones'.
     with tempfile.TemporaryDirectory(prefix="qrpo-accounts-") as accounts:
         try:

@@ -98,6 +98,18 @@ def test_processes_stay_from_one_task_and_one_scheduler_to_the_next(made, tmp_pa
     assert processes(tmp_path, ["later"]) <= used
 
 
+def test_the_sweeps_of_a_notebook_share_their_processes(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setattr(workers, "_KEPT", {})
+    first = Workers.kept(cores=1, threads=1)
+    run(first, tasks_of(tmp_path, "first"))
+    again = Workers.kept(cores=2, threads=1)
+    run(again, tasks_of(tmp_path, "second"))
+    assert processes(tmp_path, ["first"]) == processes(tmp_path, ["second"])
+    assert again.cores == 2
+    assert Workers.kept(cores=1, threads=2) is not first
+    first.interrupt()
+
+
 def test_what_fails_is_tried_once_more_listed_and_stops_nothing(made, tmp_path):
     folder = str(tmp_path)
     tasks = [Task("bad", fail, (folder,)), Task("late", fail_once, (folder,)), Task("dead", die, (folder,))]
@@ -140,8 +152,7 @@ def test_a_worker_that_is_killed_between_two_tasks_is_replaced(tmp_path, monkeyp
 
 
 def test_a_process_without_work_ends_and_another_one_takes_the_next_task(tmp_path, runs_folder):
-    executor = Workers(cores=1)
-    executor.idle_seconds = 0.1
+    executor = Workers(cores=1, idle_seconds=0.1)
     run(executor, tasks_of(tmp_path, "first"))
     (idle,) = executor._idle
     idle.process.join(60)

@@ -53,10 +53,20 @@ def test_help_imports_no_library(runs_folder):
 def test_commands_that_list_import_nothing_heavy(runs_folder, command):
     folders.complete(folders.Step("work", {}), lambda folder: None)
     loaded = {name.split(".")[0] for name in imported(*command)}
-    allowed = {"submitit"} if command[0] == "clean" else set()
-    assert not loaded & HEAVY - allowed
+    assert not loaded & HEAVY
     if command == ["runs"]:
         assert not loaded & {"numpy", "pydantic"}
+
+
+def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+    (job,) = notebooks.select(notebooks.jobs("tiny"), ["theory/noise"])
+    folders.complete(job.step, lambda folder: (folder / notebooks.EXECUTED).write_text("{}"))
+    modules = imported("reproduce", "--only", "theory/noise")
+    assert (tmp_path / "figures" / notebooks.MANIFEST).exists()  # it was looked at, and published
+    assert not {name.split(".")[0] for name in modules} & (HEAVY | {"nbformat", "jsonschema", "jupyter_client"})
+    assert not list((runs_folder / ".status").glob("*"))
 
 
 def test_every_command_is_described_by_help():

@@ -16,7 +16,7 @@ LOOK = """
 import json, os, signal, sys
 print(json.dumps({
     "pid": os.getpid(), "cwd": os.getcwd(), "modules": sorted(sys.modules), "argv": sys.argv[0],
-    "variable": os.environ.get("VARIABLE"), "child": str(signal.getsignal(signal.SIGCHLD)), "path": sys.path,
+    "variable": os.environ.get("VARIABLE"), "child": repr(signal.getsignal(signal.SIGCHLD)), "path": sys.path,
     "main": sorted(name for name in dir(sys.modules["__main__"]) if not name.startswith("_")),
 }))
 """
@@ -111,6 +111,14 @@ def test_a_server_that_has_ended_is_started_anew(job, forked):
     server.process.kill()
     server.process.wait()
     assert looked(execution.execute(job("second", LOOK)))["pid"] != first["pid"]
+
+
+def test_without_a_server_a_kernel_is_started_all_the_same(job, forked, monkeypatch):
+    def start(server, told):
+        raise OSError(90, "Message too long")
+
+    monkeypatch.setattr(kernels._Server, "start", start)
+    assert looked(execution.execute(job("alone", LOOK)))["argv"].endswith("ipykernel_launcher.py")
 
 
 def test_kernels_end_with_the_process_that_wanted_them(job, tmp_path):
