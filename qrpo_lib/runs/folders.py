@@ -31,7 +31,7 @@ from typing import Any
 from filelock import FileLock
 
 from qrpo_lib.runs import code_version as code_versions
-from qrpo_lib.runs import files, secrets
+from qrpo_lib.runs import files, products, secrets, times
 from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.files import file_sha256, write_atomically
@@ -99,6 +99,14 @@ code_versions.remember_in = _code_versions_folder
 def figures_folder(figures: str | Path) -> Path:
     """Where a notebook puts its figures: a relative path is below the project, wherever the notebook runs."""
     return project_root() / figures
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When a step began to be made, in seconds of wall time and of processor time."""
+
+    wall: float = field(default_factory=time.monotonic)
+    processor: float = field(default_factory=times.processor_seconds)
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,7 @@ def complete(
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock = datetime.now(UTC), _Clock()
     if shared and not step.is_complete():
         shared()
     if _processes() > 1:
@@ -198,7 +206,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, started, clock: float) -> Path:
+def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, started, clock: _Clock) -> Path:
     """`complete` in processes that train together: all call `make`, the main one holds the lock and decides."""
     if not is_main_process():
         if _agreed(None) == "make":
@@ -236,14 +244,14 @@ def _prepare(step: Step, resumable: bool) -> None:
     step.partial.mkdir(parents=True, exist_ok=True)
 
 
-def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock: float) -> None:
+def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock: _Clock) -> None:
     make(step.partial)
     if _code_was_edited(step):
         raise CodeChangedError(
             f"The code was edited while {step.folder_name} was made, so nobody can tell which code made it: "
             "run the same command again."
         )
-    _write_record(step, seed, started, time.monotonic() - clock)
+    _write_record(step, seed, started, clock)
     _sync(step.partial)
     old = _set_aside(step.folder) if step.folder.exists() else None
     step.partial.rename(step.folder)
@@ -372,7 +380,7 @@ def _sha256_of(path: Path) -> str:
     return files.remembered_sha256(path, checksums_folder())
 
 
-def _write_record(step: Step, seed: int | None, started: datetime, seconds: float) -> None:
+def _write_record(step: Step, seed: int | None, started: datetime, clock: _Clock) -> None:
     made = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
@@ -386,9 +394,12 @@ def _write_record(step: Step, seed: int | None, started: datetime, seconds: floa
         "git": _git(),
         "host": socket.gethostname(),
         "processor": _processor(),
+        "float32_products": products.in_force(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
+        "seconds": round(time.monotonic() - clock.wall, 3),
+        "processor_seconds": round(times.processor_seconds() - clock.processor, 3),
+        "made_for": times.made_for(),
         # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
