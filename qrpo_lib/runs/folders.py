@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
@@ -75,15 +74,15 @@ def complete(
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder
-    started, clock = datetime.now(UTC), time.monotonic()
+    clock = run_records.Clock()
     if shared and not step.is_complete():
         shared()
     if _processes() > 1:
-        return _complete_in_group(step, make, seed, resumable, started, clock)
+        return _complete_in_group(step, make, seed, resumable, clock)
     with lock(step.folder_name):
         if again or not step.is_complete():
             _prepare(step, resumable)
-            _make(step, make, seed, started, clock)
+            _make(step, make, seed, clock)
     _remove_shards(step)
     return step.folder
 
@@ -93,7 +92,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, started, clock: float) -> Path:
+def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, clock: run_records.Clock) -> Path:
     """`complete` in processes that train together: all call `make`, the main one holds the lock and decides."""
     if not is_main_process():
         if _agreed(None) == "make":
@@ -106,7 +105,7 @@ def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: 
         else:
             _prepare(step, resumable)
             _agreed("make")
-            _make(step, make, seed, started, clock)
+            _make(step, make, seed, clock)
             _agreed("made")
     return step.folder
 
@@ -131,14 +130,14 @@ def _prepare(step: Step, resumable: bool) -> None:
     step.partial.mkdir(parents=True, exist_ok=True)
 
 
-def _make(step: Step, make: Callable, seed: int | None, started: datetime, clock: float) -> None:
+def _make(step: Step, make: Callable, seed: int | None, clock: run_records.Clock) -> None:
     make(step.partial)
     if _code_was_edited(step):
         raise CodeChangedError(
             f"The code was edited while {step.folder_name} was made, so nobody can tell which code made it: "
             "run the same command again."
         )
-    run_records.write(step, seed, started, time.monotonic() - clock)
+    run_records.write(step, seed, clock)
     _sync(step.partial)
     old = _set_aside(step.folder) if step.folder.exists() else None
     step.partial.rename(step.folder)

@@ -11,12 +11,14 @@ import resource
 import socket
 import subprocess
 import sys
-from datetime import datetime
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrpo_lib.runs import files, paths, secrets
+from qrpo_lib.runs import files, paths, products, secrets, times
 from qrpo_lib.runs.code_version import code_version, entry_names
 from qrpo_lib.runs.errors import InputError
 
@@ -92,7 +94,16 @@ def read_all() -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda item: str(item[1].get("started", "")))
 
 
-def write(step: Step, seed: int | None, started: datetime, seconds: float) -> None:
+@dataclass(frozen=True)
+class Clock:
+    """When a step began to be made: the date, and seconds of wall time and of processor time."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    wall: float = field(default_factory=time.monotonic)
+    processor: float = field(default_factory=times.processor_seconds)
+
+
+def write(step: Step, seed: int | None, clock: Clock) -> None:
     made = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
@@ -107,9 +118,12 @@ def write(step: Step, seed: int | None, started: datetime, seconds: float) -> No
         "host": socket.gethostname(),
         "processor": _processor(),
         "gpus": _gpus(),
+        "float32_products": products.in_force(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
+        "started": clock.started.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock.wall, 3),
+        "processor_seconds": round(times.processor_seconds() - clock.processor, 3),
+        "made_for": times.made_for(),
         # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -29,8 +28,7 @@ class GrowingLayer(DynamicLayer):
         end = start + key_states.shape[-2]
         # Methods of the base class put other keys in place of the view.
         if self.keys is not self._view or end > self._stored_keys.shape[-2]:
-            room = (0, 0, 0, end - start + _BLOCK)
-            self._store(F.pad(self.keys, room), F.pad(self.values, room), start)
+            self._store(_with_room(self.keys, end + _BLOCK), _with_room(self.values, end + _BLOCK), start)
         self._stored_keys[..., start:end, :] = key_states
         self._stored_values[..., start:end, :] = value_states
         self._store(self._stored_keys, self._stored_values, end)
@@ -46,3 +44,10 @@ class GrowingLayer(DynamicLayer):
         self._stored_keys, self._stored_values = keys, values
         self.keys, self.values = keys[..., :length, :], values[..., :length, :]
         self._view = self.keys
+
+
+def _with_room(states: Tensor, tokens: int) -> Tensor:
+    """A copy of (..., tokens, size) with so many tokens, of which further ones hold anything."""
+    store = states.new_empty((*states.shape[:-2], tokens, states.shape[-1]))
+    store[..., : states.shape[-2], :] = states
+    return store

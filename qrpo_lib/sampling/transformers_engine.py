@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qrpo_lib.runs import products
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,6 +22,7 @@ class TransformersEngine:
     def __init__(self, policy, eos_token_id: int, max_model_len):
         self._policy, self._eos = policy, eos_token_id
 
+    @products.fast()
     def sample(self, prompts, *, completions, batch_size, report, seed, **settings) -> list[list[Sampled]]:
         import torch
 

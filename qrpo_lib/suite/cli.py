@@ -139,8 +139,11 @@ def status(options: argparse.Namespace) -> int:
 
 def list_runs(options: argparse.Namespace) -> int:
     """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
-    from qrpo_lib.runs import cleaning, folders, listing
+    from qrpo_lib.runs import cleaning, folders, listing, times
 
+    if options.times:
+        terminal.make_console().print(times.render(times.phases(times.last(record for _, record in folders.records()))))
+        return 0
     every = listing.rows()
     wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
     found = listing.matching(every, options.names, **wanted)
@@ -384,6 +387,7 @@ def _add_filters(listed: argparse.ArgumentParser) -> None:
     form = listed.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: a list of objects with all columns")
     form.add_argument("--csv", action="store_true", help="for programs: a table with all columns")
+    form.add_argument("--times", action="store_true", help="where time went: processor seconds of each kind of step")
 
 
 def _positive(text: str) -> int:

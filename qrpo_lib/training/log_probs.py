@@ -2,9 +2,10 @@
 
 Three savings, none of which changes a result by more than rounding. Tokens that several sequences share as their
 prompt, such as the two completions of a pair, pass through the model once, and padding not at all: the sequences are
-packed into one, and only attention sees them apart (`_attention`). The output head is applied only where a completion
-token is predicted. And no more than a tile of the logits exists at any time (`_TokenLogProbs`), so that memory does
-not grow with sequence length times vocabulary.
+packed into one, and only attention sees them apart (`_attention`), those of similar length together. The output head
+is applied only where a completion token is predicted. And logits are made in tiles (`_TokenLogProbs`), of which no more
+are kept for the backward pass than a fixed budget holds, so that memory does not grow with sequence length times
+vocabulary.
 """
 
 from __future__ import annotations
@@ -18,13 +19,22 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from qrpo_lib.runs import products
 
 # Rotary positions, attention through transformers' interface, and nothing else that mixes tokens. Each is in the tests.
 _PACKABLE = ("llama", "mistral", "qwen2", "qwen3")
 # Logits that exist at a time. On a CPU they should stay in its cache, a GPU needs large products to be busy.
 _TILE = {"cpu": 2**20, "cuda": 2**25}
+# Bytes of logits that a backward pass finds made, rather than making them again.
+_KEPT = {"cpu": 2**28, "cuda": 2**31}
+# Attention of sequences of at least this share of the longest one is computed together. On a GPU all in one: there
+# padding costs less than further kernels.
+_SIMILAR = {"cpu": 0.75}
+# On a CPU, up to so many tokens plain products are faster than the fused kernel, and their scores are small.
+_PLAIN = 64
 
 
 def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +46,8 @@ def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_m
     """
     mask = completion_mask[:, 1:].bool()
     if _packs(extract_model_from_parallel(model).config, input_ids.shape[1]):
-        arguments, predicting = _packed(input_ids, mask)
+        similar = _SIMILAR.get(next(model.parameters()).device.type, 0.0)
+        arguments, predicting = _packed(input_ids, mask, similar)
     else:
         arguments, predicting = {"input_ids": input_ids}, F.pad(mask, (0, 1)).flatten().nonzero().squeeze(1)
     with _head_scoring(model, predicting, input_ids[:, 1:][mask]):
@@ -49,10 +60,11 @@ def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_m
 
 
 class _Packing(NamedTuple):
-    """Where the tokens of padded sequences are in a packed one, and back."""
+    """Where the tokens of padded sequences are in a packed one, and back; the sequences are in groups, each padded."""
 
-    unpack: Tensor  # (sequences, tokens): the place of each token in the packed sequence, anything for padding
-    pack: Tensor  # (packed,): the index of each packed token in the flattened padded sequences
+    unpack: Tensor  # (padded,): the place of each token of all groups in the packed sequence, anything for padding
+    pack: Tensor  # (packed,): the index of each packed token in `unpack`
+    groups: list[tuple[int, int]]  # of each group: sequences, tokens with padding
 
 
 def _packs(config, width: int) -> bool:
@@ -62,14 +74,16 @@ def _packs(config, width: int) -> bool:
     return sdpa and config.model_type in _PACKABLE and (window is None or width <= window)
 
 
-def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
+def _packed(input_ids: Tensor, mask: Tensor, similar: float) -> tuple[dict, Tensor]:
     """The model's arguments, and (scored,) the packed places that predict the tokens in `mask` (sequences, tokens - 1).
 
     What comes after the last token that predicts is left out, and so is a prompt that an earlier sequence has too.
+    `similar`: the share of the longest length with which a sequence is in the same group (`_grouped`).
     """
     ids, predicts = input_ids.cpu().numpy(), mask.cpu().numpy()
     places = np.zeros_like(ids)
     keep = np.zeros(ids.shape, dtype=bool)
+    ends = np.zeros(len(ids), dtype=int)
     first_with: dict[bytes, int] = {}
     total = 0
     for row in range(len(ids)):
@@ -82,26 +96,94 @@ def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
         places[row, :start] = places[first, :start]
         places[row, start:end] = np.arange(total, total + end - start)
         keep[row, start:end] = True
+        ends[row] = end
         total += end - start
-    width = int(keep.any(0).sum())
+    unpack, groups, begins = _grouped(places, ends, similar)
     rows, positions = keep.nonzero()
-    arrays = ids[keep], positions, places[:, :width], rows * width + positions, places[:, :-1][predicts]
+    arrays = ids[keep], positions, unpack, begins[rows] + positions, places[:, :-1][predicts]
     tokens, positions, unpack, pack, predicting = (torch.from_numpy(array).to(input_ids.device) for array in arrays)
     return {
         "input_ids": tokens[None],
         "position_ids": positions[None],
         "attention_mask": tokens.new_ones(1, 1, 1, 1),  # of four dimensions: the model makes none of its own
-        "packing": _Packing(unpack, pack),
+        "packing": _Packing(unpack, pack, groups),
     }, predicting
+
+
+def _grouped(
+    places: np.ndarray, ends: np.ndarray, similar: float
+) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
+    """Sequences in groups of similar length, longest first, each padded to its longest; empty ones are left out.
+
+    `places` (sequences, tokens) with `ends` (sequences,) tokens that count. The places of all groups, flattened one
+    after the other; (sequences, tokens) of each group; and where each sequence begins in the first.
+    """
+    order = np.argsort(-ends, kind="stable")
+    order = order[: np.count_nonzero(ends)]
+    begins = np.zeros(len(ends), dtype=int)
+    parts, groups, total = [np.zeros(0, dtype=places.dtype)], [], 0
+    while len(order):
+        width = int(ends[order[0]])
+        size = int(np.count_nonzero(ends[order] >= similar * width))
+        group, order = order[:size], order[size:]
+        begins[group] = total + width * np.arange(size)
+        parts.append(places[group, :width].ravel())
+        groups.append((size, width))
+        total += size * width
+    return np.concatenate(parts), groups, begins
 
 
 def _attention(module, query, key, value, attention_mask, packing: _Packing | None = None, **settings):
     """transformers' "sdpa" attention, which for packed sequences sees them as they were, padded and causal."""
     if packing is None:
+        return _fused(module, query, key, value, attention_mask, **settings)
+    sizes = [sequences * tokens for sequences, tokens in packing.groups]
+    padded = [_rows(states[0].transpose(0, 1), packing.unpack).split(sizes) for states in (query, key, value)]
+    outputs = []
+    for group, *states in zip(packing.groups, *padded, strict=True):
+        states = [values.unflatten(0, group).transpose(1, 2) for values in states]
+        if group[1] <= _PLAIN and query.device.type == "cpu" and query.dtype == torch.float32:
+            output = _plain(*states, settings.get("scaling"))
+        else:
+            output, _ = _fused(module, *states, None, **settings)
+        outputs.append(output.flatten(0, 1))
+    return _rows(torch.cat(outputs), packing.pack)[None], None
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Causal attention by products of matrices: (rows, heads, tokens, size) each to (rows, tokens, heads, size)."""
+    rows, heads, tokens, size = query.shape
+    # queries share keys and values with others of their group of heads
+    query, key, value = (repeat_kv(states, heads // states.shape[1]).flatten(0, 1) for states in (query, key, value))
+    later = query.new_full((tokens, tokens), -torch.inf).triu(1)
+    scores = torch.baddbmm(later, query, key.transpose(1, 2), alpha=size**-0.5 if scaling is None else scaling)
+    return torch.bmm(scores.softmax(-1), value).unflatten(0, (rows, heads)).transpose(1, 2)
+
+
+def _fused(module, query, key, value, attention_mask, **settings):
+    """transformers' "sdpa" attention; the many small products of its kernel for CPUs stay with torch's own library."""
+    if query.device.type != "cpu" or not products.switched():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    padded = (_rows(states[0].transpose(0, 1), packing.unpack).transpose(1, 2) for states in (query, key, value))
-    output, weights = sdpa_attention_forward(module, *padded, None, **settings)
-    return _rows(output.flatten(0, 1), packing.pack)[None], weights
+    if torch.is_grad_enabled():
+        return _AsTorchComes.apply(module, attention_mask, settings, query, key, value), None
+    with products.as_torch_comes():
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+
+
+class _AsTorchComes(torch.autograd.Function):
+    """Attention outside `products.fast`, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx, module, attention_mask, settings, *states):
+        ctx.states = [values.detach().requires_grad_() for values in states]
+        with products.as_torch_comes(), torch.enable_grad():
+            ctx.output, _ = sdpa_attention_forward(module, *ctx.states, attention_mask, **settings)
+        return ctx.output.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with products.as_torch_comes():
+            return None, None, None, *torch.autograd.grad(ctx.output, ctx.states, gradient, retain_graph=True)
 
 
 # Without `packing` it is the original: every other model in this process is as it was.
@@ -125,7 +207,8 @@ def _head_scoring(model: torch.nn.Module, predicting: Tensor, targets: Tensor) -
     head = extract_model_from_parallel(model).get_output_embeddings()
 
     def forward(hidden: Tensor) -> Tensor:
-        return _TokenLogProbs.apply(_rows(hidden.flatten(0, 1), predicting), head.weight, head.bias, targets)
+        states = _rows(hidden.flatten(0, 1), predicting)
+        return _TokenLogProbs.apply(states, head.weight, head.bias, targets, torch.is_grad_enabled())
 
     head.forward = forward
     try:
@@ -135,14 +218,15 @@ def _head_scoring(model: torch.nn.Module, predicting: Tensor, targets: Tensor) -
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(hidden W^T + b) at the targets, tile after tile of the vocabulary; backward computes the tiles again.
+    """log softmax(hidden W^T + b) at the targets, tile after tile of the vocabulary.
 
     hidden (tokens, width), weight (vocabulary, width), bias (vocabulary,) or None, targets (tokens,) to (tokens,). The
-    products run in autocast's precision, all else in float32 (float64 if hidden is).
+    products run in autocast's precision, all else in float32 (float64 if hidden is). `keep`: for a backward pass, which
+    takes the first tiles as they are, as many as `_KEPT` holds, and computes the others again.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, weight, bias, targets, keep=False):
         device = hidden.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
@@ -150,11 +234,15 @@ class _TokenLogProbs(torch.autograd.Function):
             states = hidden.to(low)
             log_sum = torch.full(targets.shape, -torch.inf, dtype=exact, device=hidden.device)
             scores = torch.zeros_like(log_sum)
+            ctx.tiles, room = [], _KEPT.get(device, _KEPT["cuda"]) if keep else 0
             for part in _parts(states, weight):
                 logits = _logits(states, weight, bias, part, exact)
                 log_sum = torch.logaddexp(log_sum, logits.logsumexp(1))
                 inside, column = _columns(targets, part)
                 scores = torch.where(inside, logits.gather(1, column).squeeze(1), scores)
+                room -= logits.nbytes
+                if room >= 0:
+                    ctx.tiles.append(logits)
         ctx.save_for_backward(states, weight, bias, targets, log_sum)
         ctx.hidden_dtype = hidden.dtype
         return scores - log_sum
@@ -166,10 +254,13 @@ class _TokenLogProbs(torch.autograd.Function):
         of_hidden = torch.zeros(states.shape, dtype=exact, device=states.device)
         of_weight = torch.empty_like(weight)
         of_bias = None if bias is None else torch.empty_like(bias)
+        tiles, ctx.tiles = iter(ctx.tiles), []  # they are changed in place: a second backward pass computes all again
         with torch.autocast(states.device.type, enabled=False):
             for part in _parts(states, weight):
                 # of the logits: gradient * (1[target] - probability)
-                logits = _logits(states, weight, bias, part, exact)
+                logits = next(tiles, None)
+                if logits is None:
+                    logits = _logits(states, weight, bias, part, exact)
                 of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
                 inside, column = _columns(targets, part)
                 of_logits.scatter_add_(1, column, torch.where(inside, gradient, 0)[:, None])
@@ -178,7 +269,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 of_weight[part] = of_logits.to(states.dtype).T @ states
                 if bias is not None:
                     of_bias[part] = of_logits.sum(0)
-        return of_hidden.to(ctx.hidden_dtype), of_weight, of_bias, None
+        return of_hidden.to(ctx.hidden_dtype), of_weight, of_bias, None, None
 
 
 def _parts(states: Tensor, weight: Tensor) -> Iterator[slice]:

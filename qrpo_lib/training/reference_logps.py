@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qrpo_lib.runs import files
+from qrpo_lib.runs import files, products
 from qrpo_lib.runs.code_version import code_version
 from qrpo_lib.training import causal_lm, samples
 from qrpo_lib.training.log_probs import completion_log_probs
@@ -22,6 +22,7 @@ from qrpo_lib.training.log_probs import completion_log_probs
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype")  # of its configuration
 
 
+@products.fast()
 def log_probs(
     policy: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from qrpo_lib.runs import products
 from qrpo_lib.training import batching, callbacks, causal_lm, reference_logps
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training.callbacks import OnCheckpoint, Progress
@@ -49,6 +50,7 @@ class Fitted(NamedTuple):
 # --- entry points ---------------------------------------------------------------------------------------------------
 
 
+@products.fast()
 def fit_policy(
     policy: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -167,6 +169,7 @@ def fit_policy(
     return Fitted(causal_lm.restored(model), trainer.history())
 
 
+@products.fast()
 def fine_tune(
     model: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -433,7 +436,7 @@ def _laid_out(rows: list[dict], order, micro_batch_size: int, **filler) -> Datas
     """
     processes = PartialState().num_processes
     missing = -len(order) % (micro_batch_size * processes) if processes > 1 else 0
-    return Dataset.from_list([*rows, rows[0] | filler]).select([*order, *[len(rows)] * missing])
+    return Dataset.from_list([*rows, rows[0] | filler]).select([*order.tolist(), *[len(rows)] * missing])
 
 
 def _check_settings(precision: str, reference="computed", report_to="none", output_dir=None, **sizes: int) -> None:

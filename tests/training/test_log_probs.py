@@ -3,6 +3,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from qrpo_lib.runs import products
 from qrpo_lib.training import log_probs
 
 VOCABULARY = 300  # more than one part of 128
@@ -158,6 +159,46 @@ def test_bfloat16_is_within_its_rounding_of_float32():
     assert distance(rounded_gradients, gradients) < 1.5 * distance(plain_gradients, gradients)
 
 
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize(("plain", "similar"), [(0, 0.0), (0, 1.0), (64, 0.0), (64, 0.75)])
+def test_attention_is_the_same_however_it_is_computed(monkeypatch, name, plain, similar):
+    """By products or by the fused kernel, in one group or many, by either library; gradients too."""
+    model, weights = model_of(name), torch.tensor([1.0, -0.5, 2.0, 0.25, -1.0])
+    expected, gradients = values_and_gradients(model, SEQUENCES, weights)
+    monkeypatch.setattr(log_probs, "_PLAIN", plain)
+    monkeypatch.setitem(log_probs._SIMILAR, "cpu", similar)
+    monkeypatch.setattr(products, "chosen", lambda: "onednn")
+    with products.fast():
+        values, others = values_and_gradients(model, SEQUENCES, weights)
+    torch.testing.assert_close(values, expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-4)
+
+
+def test_the_fused_kernel_never_calls_the_other_library(monkeypatch):
+    """Forwards and backwards: each of its small products would cost a call."""
+    seen = []
+    real = log_probs.sdpa_attention_forward
+
+    def watched(module, query, *args, **kwargs):
+        seen.append(products.switched())
+        output, weights = real(module, query, *args, **kwargs)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: seen.append(products.switched()))
+        return output, weights
+
+    monkeypatch.setattr(log_probs, "sdpa_attention_forward", watched)
+    monkeypatch.setattr(log_probs, "_PLAIN", 0)
+    monkeypatch.setattr(products, "chosen", lambda: "onednn")
+    model = model_of("llama")
+    with products.fast():
+        values_and_gradients(model, SEQUENCES, torch.ones(5))
+        with torch.no_grad():
+            model(torch.tensor([[2, 3, 4]]))
+    assert len(seen) > 6
+    assert not any(seen)
+
+
 # --- the head -------------------------------------------------------------------------------------------------------
 
 
@@ -202,9 +243,11 @@ def test_head_is_applied_to_completion_tokens_only_in_float32(monkeypatch):
     assert {logits.dtype for logits in scored} == {torch.float32}
 
 
-def test_memory_does_not_grow_with_sequence_length_times_vocabulary(monkeypatch):
-    """What autograd keeps, and the largest tensor that any operation makes."""
+@pytest.mark.parametrize("budget", [0, 30 * 4 * 1200, 2**28])
+def test_memory_does_not_grow_with_sequence_length_times_vocabulary(monkeypatch, budget):
+    """What the backward pass keeps, tiles within their budget included, and the largest tensor of any operation."""
     monkeypatch.setitem(log_probs._TILE, "cpu", 4096)
+    monkeypatch.setitem(log_probs._KEPT, "cpu", budget)
 
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         elements = 0
@@ -219,22 +262,48 @@ def test_memory_does_not_grow_with_sequence_length_times_vocabulary(monkeypatch)
         hidden, weight, _, targets = head_inputs(tokens, vocabulary, torch.float32, bias=False)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
-            values = log_probs._TokenLogProbs.apply(hidden, weight, None, targets)
+            values = log_probs._TokenLogProbs.apply(hidden, weight, None, targets, True)
         assert sum(kept) == tokens * 6 + vocabulary * 6 + 2 * tokens
+        tiles = sum(tile.nbytes for tile in values.grad_fn.tiles)
+        assert tiles <= budget
+        assert tiles == 4 * tokens * vocabulary or tiles > budget - 4 * max(4096, 128 * tokens)
         with Largest() as largest:
             torch.autograd.grad(values.sum(), [hidden, weight])
         assert largest.elements <= max(vocabulary * 6, tokens * 136)
+        assert not values.grad_fn.tiles
+
+
+def test_kept_tiles_give_the_same_gradient_to_the_last_bit_also_a_second_time(monkeypatch):
+    hidden, weight, bias, targets = head_inputs(7, 300, torch.float32, bias=True)
+    gradients = []
+    for budget in (0, 4 * 7 * 128, 2**28):
+        monkeypatch.setitem(log_probs._KEPT, "cpu", budget)
+        values = log_probs._TokenLogProbs.apply(hidden, weight, bias, targets, True)
+        for _ in range(2):
+            gradients.append(torch.autograd.grad(values.sin().sum(), [hidden, weight, bias], retain_graph=True))
+    for others in gradients[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(gradients[0], others, strict=True))
 
 
 def test_packing_of_many_sequences_is_undone_by_unpacking():
     generator = np.random.default_rng(0)
     sequences = [([2 + i % 4] * (1 + i % 4), generator.integers(2, 50, 1 + i % 7).tolist()) for i in range(40)]
     ids, mask = padded(sequences)
-    arguments, predicting = log_probs._packed(ids, mask[:, 1:].bool())
+    arguments, predicting = log_probs._packed(ids, mask[:, 1:].bool(), log_probs._SIMILAR["cpu"])
     packing, packed = arguments["packing"], arguments["input_ids"][0]
-    restored = packed[packing.unpack]
-    for row, (prompt, completion) in enumerate(sequences):
-        whole = prompt + completion
-        assert restored[row, : len(whole) - 1].tolist() == whole[:-1]
-        assert arguments["position_ids"][0, packing.unpack[row, : len(whole) - 1]].tolist() == [*range(len(whole) - 1)]
+    restored, positions = packed[packing.unpack], arguments["position_ids"][0, packing.unpack]
+    wholes = sorted((prompt + completion for prompt, completion in sequences), key=len, reverse=True)
+    assert len(packing.groups) > 2
+    begin = 0
+    for size, width in packing.groups:
+        for whole in wholes[:size]:
+            assert width * log_probs._SIMILAR["cpu"] <= len(whole) - 1 <= width
+            assert restored[begin : begin + len(whole) - 1].tolist() == whole[:-1]
+            assert positions[begin : begin + len(whole) - 1].tolist() == [*range(len(whole) - 1)]
+            begin += width
+        wholes = wholes[size:]
+    assert not wholes
+    assert begin == len(packing.unpack)
+    # a completion's own tokens are taken from its own sequence, a shared prompt's from any that has it
+    assert torch.equal(restored[packing.pack], packed)
     assert len(predicting) == sum(len(completion) for _, completion in sequences)

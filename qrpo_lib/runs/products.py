@@ -1,0 +1,170 @@
+"""Products of float32 matrices on the CPU: by the library that torch comes with, or by oneDNN where that is faster.
+
+    with products.fast():
+        ...                         # training, sampling: float32 products of torch, by the faster of the two
+    products.in_force()             # for the record: which one that is, and what was measured
+
+torch's wheels multiply float32 matrices with MKL, which takes a slow path on some processors of other makers than its
+own: a third to a half of what the same torch's oneDNN reaches there. The switch is torch's documented
+`torch.backends.mkldnn.matmul.fp32_precision`: "bf16" sends products to oneDNN and *allows* it to round to bfloat16,
+which it does only with instructions for that (AMX on Intel's processors, bfloat16 on ARM's). It is therefore used on
+x86-64 without AMX alone, and only after a product by it was as exact as float32 allows; GPUs are not concerned.
+
+The choice may not change from run to run, since the libraries round differently: oneDNN is taken where it is faster by
+a factor that no noise reaches, measured in time of this thread. `$QRPO_PRODUCTS` ("torch" or "onednn") decides instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qrpo_lib.runs.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+VARIABLE = "QRPO_PRODUCTS"
+CHOICES = ("torch", "onednn")
+_THROUGH_ONEDNN, _FULL = "bf16", "ieee"  # torch's names for "may be rounded" and "float32"
+# Measured ratios are about 1 (Intel; AMD Zen 4) or above 2: noise of a tenth cannot reach this from either side.
+_CLEARLY_FASTER = 1.4
+_SHAPE = (1024, 256, 256)  # rows, inner, columns of the product that is measured: 0.13 GFLOP
+_REPEATS = 7
+# Errors relative to |A| |B|: of float32 about 1e-7, of bfloat16 about 1e-4.
+_LARGEST_ERROR = 1e-5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A small product by each library (`CHOICES`): its rate in GFLOP/s on one thread, its error relative to |A| |B|."""
+
+    gflops: dict[str, float]
+    errors: dict[str, float]
+
+
+@contextlib.contextmanager
+def fast() -> Iterator[None]:
+    """Context in which torch's float32 products on the CPU are made by the faster library; also a decorator."""
+    if chosen() == "torch" or switched():
+        yield
+        return
+    with _set(_THROUGH_ONEDNN):
+        yield
+
+
+@contextlib.contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """Context inside `fast` without it: for kernels of many tiny products, where calling oneDNN takes longer."""
+    if not switched():
+        yield
+        return
+    with _set(_FULL):
+        yield
+
+
+def switched() -> bool:
+    """Whether float32 products go to oneDNN now."""
+    return _switch().fp32_precision == _THROUGH_ONEDNN
+
+
+@cache
+def chosen() -> str:
+    """The library of `fast` in this process, one of `CHOICES`. Raises InputError for a `$QRPO_PRODUCTS` unlike them."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted and wanted not in CHOICES:
+        raise InputError(
+            f"{VARIABLE} is {wanted!r}: set it to {' or '.join(CHOICES)}, or unset it to have it measured."
+        )
+    if wanted == "torch" or not _may_switch():
+        return "torch"
+    now = measured()
+    if now.errors["onednn"] > _LARGEST_ERROR:  # it would round: never, whatever is asked for
+        return "torch"
+    return "onednn" if wanted or now.gflops["onednn"] > _CLEARLY_FASTER * now.gflops["torch"] else "torch"
+
+
+def in_force() -> dict[str, Any] | None:
+    """The library of `fast` and what was measured, for a record; None in a process that made no products with it."""
+    if not chosen.cache_info().currsize:
+        return None
+    import torch
+
+    names = {"torch": "MKL" if torch.backends.mkl.is_available() else "torch's BLAS", "onednn": "oneDNN"}
+    now = measured()
+    return {
+        "library": names[chosen()],
+        "gflops": {names[choice]: round(rate, 1) for choice, rate in now.gflops.items()},
+        "error": {names[choice]: float(f"{error:.1e}") for choice, error in now.errors.items()},
+    }
+
+
+def best_rate(shape: tuple[int, int, int] = (2048, 2048, 2048)) -> float:
+    """GFLOP/s that one core reaches here in a float32 product (rows, inner, columns): what utilisation is a share of."""
+    now = measured(shape)
+    return max(rate for choice, rate in now.gflops.items() if now.errors[choice] <= _LARGEST_ERROR)
+
+
+@cache
+def measured(shape: tuple[int, int, int] = _SHAPE) -> Measured:
+    """A product by each library on one thread, the best of `_REPEATS` in turns. Draws no numbers that others draw."""
+    import torch
+
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, generator=generator) for size in (shape[:2], shape[1:]))
+    exact, scale = left.double() @ right.double(), left.abs().double() @ right.abs().double()
+    seconds, errors = dict.fromkeys(CHOICES, float("inf")), {}
+    torch.set_num_threads(1)
+    try:
+        for repeat in range(_REPEATS + 1):
+            for choice, setting in zip(CHOICES, (_FULL, _THROUGH_ONEDNN), strict=True):
+                with _set(setting):
+                    started = time.thread_time()
+                    product = left @ right
+                    took = time.thread_time() - started
+                if repeat:  # the first one pays for what is made once
+                    seconds[choice] = min(seconds[choice], took)
+                else:
+                    errors[choice] = float(((product - exact).abs() / scale).max())
+    finally:
+        torch.set_num_threads(threads)
+    operations = 2 * math.prod(shape)
+    return Measured({choice: operations / max(took, 1e-9) / 1e9 for choice, took in seconds.items()}, errors)
+
+
+def _may_switch(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether oneDNN has no instructions here with which it would round to bfloat16."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or not cpuinfo.is_file():
+        return False
+    flags = re.search(r"^flags\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE)  # x86-64's; ARM's have another name
+    return flags is not None and not any(flag.startswith("amx") for flag in flags[1].split())
+
+
+def _switch() -> torch.backends._FP32Precision:
+    import torch
+
+    return torch.backends.mkldnn.matmul
+
+
+@contextlib.contextmanager
+def _set(value: str) -> Iterator[None]:
+    switch = _switch()
+    before = switch.fp32_precision
+    switch.fp32_precision = value
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
