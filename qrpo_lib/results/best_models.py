@@ -87,10 +87,15 @@ def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def references(profile: Profile) -> pd.DataFrame:
     """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
-    frame = shared_references.once(reference_sampling.load(reference_sampling.run(profile)))
-    frame = frame[frame["split"].isin(evaluation.HELD_OUT)]
-    frame = frame[["prompt_id", "reward", "text"]].assign(length=frame["token_ids"].map(len))
-    return paper_lengths.counted(profile, frame).drop(columns="text")
+    path = reference_sampling.run(profile) / reference_sampling.COMPLETIONS
+    columns = ["prompt_id", "reward", "token_ids"]
+    columns += ["sample_index"] if profile.reference_sampling.references == "shared" else []
+    columns += ["text"] if paper_lengths.are_used(profile) else []
+    frame = pd.read_parquet(path, columns=columns, filters=[("split", "in", list(evaluation.HELD_OUT))])
+    if "sample_index" in frame:
+        frame = shared_references.once(frame)
+    frame = paper_lengths.counted(profile, frame.assign(length=frame["token_ids"].map(len)))
+    return frame[["prompt_id", "reward", "length"]]
 
 
 def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:

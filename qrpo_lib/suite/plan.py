@@ -32,7 +32,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 _BYTES_TO_RESUME = 12  # a parameter: weights and Adam's two moments in float32
-_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "training")
+_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training")
 # Operations a parameter and token: the forward pass, the backward pass, and the forward pass again where activations
 # are not kept (gradient checkpointing).
 _FORWARD, _BACKWARD, _AGAIN = 2, 4, 2
@@ -180,6 +180,9 @@ def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> C
         return _evaluation(profile, assumed, sizes, checkpoints, of_reference=not _evaluates_checkpoints(task))
     if "released" in task.step.parameters:
         return _imported(profile, assumed, sizes)
+    if task.kind == "training":
+        apart = any(source.name == "reference_log_probs" for source in task.step.inputs)
+        return _training(profile, assumed, sizes, reference=not apart)
     estimate = _ESTIMATES.get(task.kind)
     return estimate(profile, assumed, sizes) if estimate else Cost(0, 0, 0, "not estimated")
 
@@ -246,17 +249,32 @@ def _evaluation(
     return Cost(written, seconds, written * _BYTES_A_TOKEN, told)
 
 
-def _training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
-    """The fit alone; checkpoints are evaluated in a stage of their own."""
+def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: bool) -> Cost:
+    """The fit alone, with the reference's log-probabilities if no step before has them; checkpoints are evaluated in a
+    stage of their own."""
     settings, length = profile.training, assumed.prompt_tokens + _completion_tokens(profile, assumed)
     pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
     tokens = pairs * settings.epochs * 2 * length
-    # the last is the reference's log-probabilities
-    seconds, told = _passes(sizes, tokens, _FORWARD + _BACKWARD + _AGAIN + _FORWARD, assumed)
+    factor = _FORWARD + _BACKWARD + _AGAIN + (_FORWARD if reference else 0)
+    seconds, told = _passes(sizes, tokens, factor, assumed)
     return Cost(tokens, seconds, _policy_bytes(profile, sizes), f"{pairs:,} pairs x 2 x {length:.0f} tokens; {told}")
 
 
-_ESTIMATES = {"policy": _policy, "sft": _sft, "sampling": _sampling, "scoring": _scoring, "training": _training}
+def _reference_log_probs(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    """Once for all trainings on the same pairs."""
+    pairs = int(sizes.train.number * profile.training.pairs_per_prompt)
+    tokens = pairs * 2 * (assumed.prompt_tokens + _completion_tokens(profile, assumed))
+    seconds, told = _passes(sizes, tokens, _FORWARD, assumed)
+    return Cost(tokens, seconds, pairs * _BYTES_A_TOKEN, f"{pairs:,} pairs; {told}")
+
+
+_ESTIMATES = {
+    "policy": _policy,
+    "sft": _sft,
+    "sampling": _sampling,
+    "scoring": _scoring,
+    "reference_log_probs": _reference_log_probs,
+}
 
 
 def _checkpoints(profile: Profile, sizes: Sizes) -> int:
