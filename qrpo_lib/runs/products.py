@@ -110,7 +110,7 @@ def in_force() -> dict[str, Any] | None:
 
 
 def best_rate(shape: tuple[int, int, int] = (2048, 2048, 2048)) -> float:
-    """GFLOP/s that one core reaches here in a float32 product (rows, inner, columns): the whole of utilisation."""
+    """GFLOP/s that one core reaches here in a float32 product (rows, inner, columns): the unit of utilisation."""
     now = measured(shape)
     return max(rate for choice, rate in now.gflops.items() if now.errors[choice] <= _LARGEST_ERROR)
 

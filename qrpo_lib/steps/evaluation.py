@@ -5,6 +5,7 @@ Every statistic is computed from the record: rewards, the length-controlled rewa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,19 +26,29 @@ HELD_OUT = ("selection", "reporting")
 
 
 def online_rewards(
-    profile: Profile, model: Any, tokenizer: Any, seed: int, reference: Any | None = None
+    profile: Profile,
+    model: Any,
+    tokenizer: Any,
+    seed: int,
+    reference: Any | None = None,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Completions that the policy writes now, `repeats` of each held-out prompt, with their rewards (App. L.10).
 
+    Parameters
+    ----------
     reference: the reference policy, a model; None if `model` is it.
+    known: rows that this function returned before, with the same reference. Another policy sampled with the same seed
+        writes many of the same completions: what such a row says of one is taken from there, and not computed again.
 
     Returns
     -------
     One row for each completion: `prompt_id, split, repeat, length` (tokens, end-of-sequence included), `finish_reason,
-    reward`, `logp` and `ref_logp` (nats, under the policy and under the reference, at temperature 1), `text`.
+    reward`, `logp` and `ref_logp` (nats, under the policy and under the reference, at temperature 1), `text`,
+    `token_ids`.
     """
     prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split in HELD_OUT]
-    return _recorded(profile, model, tokenizer, seed, prompts, tasks.of(profile.task).reward(), reference)
+    return _recorded(profile, model, tokenizer, seed, prompts, tasks.of(profile.task).reward(), reference, known)
 
 
 def parameters(profile: Profile) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def _recorded(
     prompts: list[Prompt],
     reward: Reward,
     reference: Any,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -87,26 +99,52 @@ def _recorded(
         batch_size=profile.reference_sampling.batch_size,
         seed=seed,
     )
-    logps = np.array([one.logp for one in sampled])
-    ref_logps = logps
-    if reference is not None:
-        rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in sampled]
+    of_prompts = [prompts[one.prompt_index] for one in sampled]
+    before = [] if known is None else list(known.itertuples())
+
+    def reference_logps(indices: list[int]) -> np.ndarray:
+        new = [sampled[i] for i in indices]
+        rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in new]
         computing = {"micro_batch_size": profile.training.micro_batch_size, "precision": profile.training.precision}
-        ref_logps = references.log_probs(reference, tokenizer, rows, **computing)["ref_logps"].astype(np.float64)
-    texts = [prompts[one.prompt_index].text for one in sampled]
+        return references.log_probs(reference, tokenizer, rows, **computing)["ref_logps"]
+
+    logps = ref_logps = np.array([one.logp for one in sampled])
+    if reference is not None:
+        ref_logps = _each_once(
+            [(prompt.id, tuple(one.token_ids)) for prompt, one in zip(of_prompts, sampled, strict=True)],
+            {(row.prompt_id, tuple(row.token_ids)): row.ref_logp for row in reversed(before)},
+            reference_logps,
+        )
+    rewards = _each_once(
+        [(prompt.id, one.text) for prompt, one in zip(of_prompts, sampled, strict=True)],
+        {(row.prompt_id, row.text): row.reward for row in reversed(before)},
+        lambda indices: reward.score([of_prompts[i].text for i in indices], [sampled[i].text for i in indices]),
+    )
     return pd.DataFrame(
         {
-            "prompt_id": [prompts[one.prompt_index].id for one in sampled],
-            "split": [prompts[one.prompt_index].split for one in sampled],
+            "prompt_id": [prompt.id for prompt in of_prompts],
+            "split": [prompt.split for prompt in of_prompts],
             "repeat": [one.sample_index for one in sampled],
             "length": [len(one.token_ids) for one in sampled],
             "finish_reason": [one.finish_reason for one in sampled],
-            "reward": reward.score(texts, [one.text for one in sampled]),
+            "reward": rewards,
             "logp": logps,
             "ref_logp": ref_logps,
             "text": [one.text for one in sampled],
+            "token_ids": [one.token_ids for one in sampled],
         }
     )
+
+
+def _each_once(keys: list[Any], known: dict[Any, float], compute: Callable[[list[int]], Sequence[float]]) -> np.ndarray:
+    """A number for each key: a known one, else what `compute` gives for the index of the first that is like it."""
+    first: dict[Any, int] = {}
+    for index, key in enumerate(keys):
+        if key not in known:
+            first.setdefault(key, index)
+    computed = compute(list(first.values())) if first else ()
+    found = known | dict(zip(first, computed, strict=True))
+    return np.array([found[key] for key in keys], dtype=np.float64)
 
 
 def log_ratio(evaluations: pd.DataFrame) -> pd.Series:

@@ -161,7 +161,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
         path = folder / _piece(step)
         if step > 0 and files.read_sealed(path) is None:
             # The same seed at every checkpoint: the difference between two of them has less noise.
-            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference)
+            known = _recorded_before(step, start, folder)
+            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference, known=known)
             if folders.is_main_process():  # processes that train together evaluate together
                 files.write_sealed(path, online.assign(step=step).to_parquet())
 
@@ -206,6 +207,15 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
     shutil.rmtree(folder / _FINISHED)
     for path in folder.glob("evaluation-*.parquet"):
         path.unlink()
+
+
+def _recorded_before(step: int, start: Path, folder: Path):
+    """What is recorded of the reference policy and at the checkpoints before this step, as one frame in that order."""
+    import pandas as pd
+
+    earlier = [path for path in sorted(folder.glob("evaluation-*.parquet")) if path.name < _piece(step)]
+    pieces = [pd.read_parquet(io.BytesIO(content)) for path in earlier if (content := files.read_sealed(path))]
+    return pd.concat([reference_evaluation.load(start), *pieces], ignore_index=True)
 
 
 def _drop_damaged(folder: Path) -> None:

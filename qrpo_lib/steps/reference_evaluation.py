@@ -1,6 +1,6 @@
 """The online evaluation of the reference policy: step 0 of every training that starts from it, made once for all.
 
-The folder holds `evaluation.parquet`: one row for each completion, in the columns `RECORDED`.
+The folder holds `evaluation.parquet`: one row for each completion, in the columns `RECORDED`, and its `token_ids`.
 """
 
 from __future__ import annotations
@@ -69,4 +69,4 @@ def _make(profile: Profile, seed: int, folder: Path) -> None:
     policy = reference_policy.step(profile).folder
     model = AutoModelForCausalLM.from_pretrained(policy).eval()
     online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
-    online.assign(step=0)[list(RECORDED)].to_parquet(folder / EVALUATION)
+    online.assign(step=0)[[*RECORDED, "token_ids"]].to_parquet(folder / EVALUATION)

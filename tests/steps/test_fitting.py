@@ -209,6 +209,37 @@ def test_recorded_completions_carry_the_log_probabilities_of_policy_and_referenc
     assert evaluation.log_ratio(frame).mean() > 0  # an estimate of KL(tuned || initial)
 
 
+def test_what_is_known_of_a_completion_is_not_computed_again(monkeypatch):
+    """Neither its reward nor its log-probability under the reference; the record is the same to their rounding."""
+    initial, tuned = (reference_policy.run(in_setting(name)) for name in ("offline", "sft-offline"))
+    tokenizer = AutoTokenizer.from_pretrained(initial)
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
+    before = evaluation.online_rewards(PROFILE, models[0], tokenizer, seed=3)
+    plain = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
+    # a known row says what nobody would compute: 1 more
+    known = pandas.concat([before, plain.head(7).assign(reward=plain.reward + 1, ref_logp=plain.ref_logp + 1)])
+    computed, scored = [], []
+    log_probs, score = reference_logps.log_probs, topics.TopicReward.score
+    monkeypatch.setattr(
+        reference_logps, "log_probs", lambda m, t, rows, **k: computed.extend(rows) or log_probs(m, t, rows, **k)
+    )
+    monkeypatch.setattr(topics.TopicReward, "score", lambda s, p, c: scored.extend(c) or score(s, p, c))
+    frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0], known=known)
+
+    ids = [(row.prompt_id, tuple(row.token_ids)) for row in plain.itertuples()]
+    old = {(row.prompt_id, tuple(row.token_ids)) for row in before.itertuples()}
+    assert len(computed) == len(set(ids) - old - set(ids[:7]))
+    assert len(scored) <= len(computed)
+    same = ["prompt_id", "split", "repeat", "length", "finish_reason", "text"]
+    pandas.testing.assert_frame_equal(frame[same], plain[same])
+    said = np.array([one in ids[:7] and one not in old for one in ids])
+    assert said.any()
+    np.testing.assert_allclose(frame["ref_logp"], plain["ref_logp"] + said, atol=1e-4)
+    np.testing.assert_allclose(frame["reward"][~said], plain["reward"][~said], rtol=0, atol=0)
+    again = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0], known=frame)
+    pandas.testing.assert_frame_equal(again, frame)
+
+
 def test_step_0_is_the_evaluation_of_the_reference_policy_shared_by_all_algorithms():
     profile = in_setting("off-policy-best")
     runs_of_two = [fitting.run(profile, name, 0) for name in ("dpo", "rebel")]
