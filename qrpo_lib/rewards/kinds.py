@@ -12,11 +12,11 @@ IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could 
 
 def of(settings: RewardModel | Relevance) -> Any:
     """The reward that a profile names. Raises `hub.HubError` if its model cannot be had."""
-    from qrpo_lib.rewards import base as rewards
+    from qrpo_lib.rewards import models
 
     if settings.kind == "relevance":
-        return rewards.RelevanceReward()
-    return rewards.ChatReward(
+        return models.RelevanceReward()
+    return models.ChatReward(
         hub.model(settings.model, settings.revision),
         kind=settings.kind,
         max_tokens=settings.max_tokens,
@@ -27,7 +27,7 @@ def of(settings: RewardModel | Relevance) -> Any:
 
 def code(settings: RewardModel | Relevance) -> tuple[Any, ...]:
     """The entry points of its code."""
-    return ("rewards.base:RelevanceReward",) if settings.kind == "relevance" else ("rewards.base:ChatReward",)
+    return ("rewards.models:RelevanceReward",) if settings.kind == "relevance" else ("rewards.models:ChatReward",)
 
 
 def parameters(settings: RewardModel | Relevance) -> dict[str, Any]:

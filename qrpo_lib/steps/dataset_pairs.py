@@ -5,6 +5,7 @@ The folder holds `pairs.parquet`, with columns `prompt_id, split, prompt, side, 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,19 +25,20 @@ def step(profile: Profile) -> folders.Step:
     """What determines the scored pairs."""
     task = tasks.of(profile.task)
     parameters = {"task": task.parameters(), "seed": profile.seed}
-    code = (run, task.prompts, task.demonstrations, *task.reward_code())
-    return folders.Step("dataset_pairs", parameters, inputs=task.inputs(), code=code)
+    return folders.Step(
+        "dataset_pairs",
+        parameters,
+        inputs=task.inputs(),
+        code=(task.prompts, task.demonstrations, *task.reward_code()),
+        make=partial(_make, profile),
+        seed=profile.seed,
+        shared=partial(_score, profile),
+    )
 
 
 def run(profile: Profile) -> Path:
     """The folder of the scored pairs, made if it is not there; processes that call this at once share the work."""
-    this = step(profile)
-    return folders.complete(
-        this,
-        lambda folder: scoring.scored(this, _texts(profile)).to_parquet(folder / PAIRS),
-        seed=profile.seed,
-        shared=lambda: scoring.score(this, profile, lambda: _texts(profile)),
-    )
+    return folders.make(step(profile))
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -60,6 +62,14 @@ def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
         rows.append(row | {"prompt_ids": chat_template.prompt_ids(tokenizer, row["prompt"]), "token_ids": ids})
     usable = [row for row in rows if row["prompt_id"] not in unusable]
     return pd.DataFrame(usable, columns=[*frame.columns, "prompt_ids", "token_ids"])
+
+
+def _score(profile: Profile) -> None:
+    scoring.score(step(profile), profile, lambda: _texts(profile))
+
+
+def _make(profile: Profile, folder: Path) -> None:
+    scoring.scored(step(profile), _texts(profile)).to_parquet(folder / PAIRS)
 
 
 def _texts(profile: Profile) -> pd.DataFrame:

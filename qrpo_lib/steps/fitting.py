@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib.objective import algorithms
@@ -41,29 +42,26 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> folders.Step:
         "training": shared,
         "evaluation": evaluation.parameters(profile),
     }
-    inputs = (*_shared_steps(profile), reference_evaluation.step(profile, seed))
-    code = (_make, *algorithms.code(algorithm), *evaluation.code(profile))
-    return folders.Step("training", parameters, inputs=inputs, code=code)
+    return folders.Step(
+        "training",
+        parameters,
+        inputs=(*_shared_steps(profile), reference_evaluation.step(profile, seed)),
+        code=(*algorithms.code(algorithm), *evaluation.code(profile)),
+        make=partial(_make, profile, algorithm, seed),
+        seed=seed,
+        resumable=True,
+    )
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
     """The folder of the trained policy, made if it is not there."""
-    this = step(profile, algorithm, seed)
-    if this.is_complete():
-        return this.folder
-    prepare(profile)
-    start = reference_evaluation.run(profile, seed)
-    return folders.complete(
-        this, lambda folder: _make(profile, algorithm, seed, start, folder), seed=seed, resumable=True
-    )
+    return folders.make(step(profile, algorithm, seed))
 
 
 def prepare(profile: Profile) -> None:
     """Make everything that training shares between algorithms, betas and seeds."""
-    reference_policy.run(profile)
-    reference_sampling.run(profile)
-    if shifts.source(profile.training.setting) == "offline":
-        dataset_pairs.run(profile)
+    for step in _shared_steps(profile):
+        folders.make(step)
 
 
 def shared_key(profile: Profile) -> tuple[str, ...]:
@@ -140,7 +138,7 @@ def _pairs_once(profile: Profile, policy: Path) -> tuple[preferences.Pairs, pref
     return _BUILT[key]
 
 
-def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder: Path) -> None:
+def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> None:
     import pandas as pd
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -194,7 +192,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     history = pd.DataFrame(fitted.history)
     parts = _evaluations(folder, callbacks.checkpoint_steps(int(history["step"].max()), settings.checkpoints))
     history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
-    online = pd.concat([reference_evaluation.load(start), *parts], ignore_index=True)
+    start = reference_evaluation.load(reference_evaluation.step(profile, seed).folder)
+    online = pd.concat([start, *parts], ignore_index=True)
     online[list(RECORDED)].to_parquet(folder / EVALUATION)
     report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
     folders.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())

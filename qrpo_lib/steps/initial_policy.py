@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from qrpo_lib.models import chat_template, hub
-from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, SmolLM2Policy, TinyPolicy
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.models import hub, tiny, wheels
+from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, TinyPolicy
+from qrpo_lib.runs import folders
 from qrpo_lib.tasks import expressions, sketches, topics
-
-_END = "<|end|>"
-_SPECIAL_TOKENS = [_END, "<|user|>", "<|assistant|>"]
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-_CONTEXT = 512
 
 
 def step(profile: Profile) -> folders.Step:
     """What determines the initial policy."""
-    policy = profile.policy
-    parameters = {"policy": policy.model_dump()}
+    policy, seed = profile.policy, profile.seed
     if isinstance(policy, HubPolicy):
         # How its completions are sampled in evaluation is no part of the model.
         model = {"model": hub.identity(policy.model, policy.revision), "pad_token": policy.pad_token}
-        return folders.Step("initial_policy", {"policy": {"source": policy.source} | model}, code=(_from_hub,))
+        parameters = {"policy": {"source": policy.source} | model}
+        return folders.Step("initial_policy", parameters, make=partial(_from_hub, policy), seed=seed)
     if isinstance(policy, TinyPolicy):
-        parameters |= {"seed": profile.seed, "threads": profile.reference_sampling.threads}
-        return folders.Step("initial_policy", parameters, code=(_trainer(policy),))
-    return folders.Step("initial_policy", parameters, code=("wheels:convert_smollm2",))
+        threads = profile.reference_sampling.threads
+        parameters = {"policy": policy.model_dump(), "seed": seed, "threads": threads}
+        train = _train_on_sketches if isinstance(policy, SketchesPolicy) else _train_tiny
+        return folders.Step("initial_policy", parameters, make=partial(train, policy, seed, threads), seed=seed)
+    return folders.Step("initial_policy", {"policy": policy.model_dump()}, make=wheels.convert_smollm2, seed=seed)
 
 
 def run(profile: Profile) -> Path:
     """The folder of the policy, made if it is not there: weights, tokenizer, and `history.csv` of its training."""
-    return folders.complete(step(profile), lambda folder: _make(profile, folder), seed=profile.seed)
-
-
-def _make(profile: Profile, folder: Path) -> None:
-    if isinstance(profile.policy, SmolLM2Policy):
-        from qrpo_lib.models import wheels
-
-        wheels.convert_smollm2(folder)
-    elif isinstance(profile.policy, HubPolicy):
-        _from_hub(profile.policy, folder)
-    else:
-        _trainer(profile.policy)(profile.policy, profile.seed, profile.reference_sampling.threads, folder)
-
-
-def _trainer(policy: TinyPolicy):
-    return _train_on_sketches if isinstance(policy, SketchesPolicy) else _train_tiny
+    return folders.make(step(profile))
 
 
 def _from_hub(settings: HubPolicy, folder: Path) -> None:
@@ -79,153 +59,18 @@ def _from_hub(settings: HubPolicy, folder: Path) -> None:
 
 
 def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> None:
-    import pandas as pd
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from qrpo_lib.training import trainer
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    # One policy for both tasks, as in the paper. A batch has sequences of similar length; batches come in random order.
+    """One policy for both tasks, as in the paper: it is taught the texts and the conversations of both."""
     texts = topics.documents(settings.pretraining_documents, seed)
     texts += expressions.documents(settings.code_documents, seed)
     conversations = topics.conversations(settings.instruction_examples, seed + 1)
     conversations += expressions.conversations(settings.code_examples, seed + 1)
-    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(text for pair in conversations for text in pair)])
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden_size,
-            intermediate_size=3 * settings.hidden_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            max_position_embeddings=_CONTEXT,
-            # The default, 0.02, is for large models: here attention would be flat for long, and copying learnt late.
-            initializer_range=settings.hidden_size**-0.5,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    stages = {
-        "pretraining": (
-            [tokenizer(text + _END)["input_ids"] for text in texts],
-            settings.pretraining_learning_rate,
-        ),
-        "instruction tuning": (
-            [_conversation_ids(tokenizer, *conversation) for conversation in conversations],
-            settings.instruction_learning_rate,
-        ),
-    }
-    histories = []
-    for stage, (sequences, learning_rate) in stages.items():
-        with progress.bar(stage) as report:
-            fitted = trainer.fine_tune(
-                model,
-                tokenizer,
-                sequences,
-                learning_rate=learning_rate,
-                batch_size=settings.batch_size,
-                seed=seed,
-                progress=report,
-            )
-        histories.append(pd.DataFrame(fitted.history).assign(stage=stage))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    pd.concat(histories).to_csv(folder / "history.csv", index=False)
+    tiny.train(settings, texts, conversations, seed=seed, threads=threads, folder=folder)
 
 
 def _train_on_sketches(settings: SketchesPolicy, seed: int, threads: int, folder: Path) -> None:
+    """One policy for the sketches and the code task."""
     texts = sketches.documents(settings.pretraining_documents, seed)
     texts += expressions.documents(settings.code_documents, seed)
     conversations = sketches.conversations(settings.instruction_examples, seed + 1)
     conversations += expressions.conversations(settings.code_examples, seed + 1)
-    _pretrain(texts, conversations, settings, seed, threads, folder)
-
-
-def _pretrain(
-    texts: list[str],
-    conversations: list[tuple[str, str]],
-    settings: TinyPolicy,
-    seed: int,
-    threads: int,
-    folder: Path,
-) -> None:
-    """A small Llama with its tokenizer, pretrained on texts and tuned on conversations, saved with its history.
-
-    `_train_tiny` does the same within itself: it is apart as long as the results that it made stand.
-    """
-    import pandas as pd
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from qrpo_lib.training import trainer
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    tokenizer = _tokenizer(settings.vocabulary_size, [*texts, *(text for pair in conversations for text in pair)])
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=3 * settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=_CONTEXT,
-        # The default, 0.02, is for large models: here attention would be flat for long, and copying learnt late.
-        initializer_range=settings.hidden_size**-0.5,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    sequences = {
-        "pretraining": [tokenizer(text + _END)["input_ids"] for text in texts],
-        "instruction tuning": [_conversation_ids(tokenizer, *conversation) for conversation in conversations],
-    }
-    rates = (settings.pretraining_learning_rate, settings.instruction_learning_rate)
-    histories = []
-    for (stage, of_stage), rate in zip(sequences.items(), rates, strict=True):
-        with progress.bar(stage) as report:
-            fitted = trainer.fine_tune(
-                model,
-                tokenizer,
-                of_stage,
-                learning_rate=rate,
-                batch_size=settings.batch_size,
-                seed=seed,
-                progress=report,
-            )
-        histories.append(pd.DataFrame(fitted.history).assign(stage=stage))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    pd.concat(histories).to_csv(folder / "history.csv", index=False)
-
-
-def _tokenizer(vocabulary_size: int, texts: list[str]):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
-            special_tokens=_SPECIAL_TOKENS,
-            show_progress=False,
-        ),
-    )
-    # The padding token is the end-of-sequence token, as in the models that the paper trains on: a known trap that
-    # every part of the suite has to handle.
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=_END, pad_token=_END)
-    tokenizer.chat_template = _CHAT_TEMPLATE
-    return tokenizer
-
-
-def _conversation_ids(tokenizer, request: str, answer: str) -> list[int]:
-    messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
-    return chat_template.applied(tokenizer, messages, tokenize=True, return_dict=False)
+    tiny.train(settings, texts, conversations, seed=seed, threads=threads, folder=folder)

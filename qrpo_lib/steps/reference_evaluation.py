@@ -5,6 +5,7 @@ The folder holds `evaluation.parquet`: one row for each completion, in the colum
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib.profiles.settings import Profile
@@ -38,14 +39,19 @@ def step(profile: Profile, seed: int) -> folders.Step:
         "max_new_tokens": settings.max_new_tokens,
         "batch_size": settings.batch_size,
     }
-    inputs = (reference_policy.step(profile), *task.inputs())
-    return folders.Step("reference_evaluation", parameters, inputs=inputs, code=(_make, *evaluation.code(profile)))
+    return folders.Step(
+        "reference_evaluation",
+        parameters,
+        inputs=(reference_policy.step(profile), *task.inputs()),
+        code=evaluation.code(profile),
+        make=partial(_make, profile, seed),
+        seed=seed,
+    )
 
 
 def run(profile: Profile, seed: int) -> Path:
     """The folder of the evaluation, made if it is not there."""
-    policy = reference_policy.run(profile)
-    return folders.complete(step(profile, seed), lambda folder: _make(profile, policy, seed, folder), seed=seed)
+    return folders.make(step(profile, seed))
 
 
 def load(folder: Path):
@@ -55,11 +61,12 @@ def load(folder: Path):
     return pd.read_parquet(folder / EVALUATION)
 
 
-def _make(profile: Profile, policy: Path, seed: int, folder: Path) -> None:
+def _make(profile: Profile, seed: int, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(profile.training.threads)
+    policy = reference_policy.step(profile).folder
     model = AutoModelForCausalLM.from_pretrained(policy).eval()
     online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
     online.assign(step=0)[list(RECORDED)].to_parquet(folder / EVALUATION)

@@ -7,6 +7,7 @@ chosen completions (App. L.7, L.9). The folder of the fine-tuned one also holds 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib.models import chat_template
@@ -30,16 +31,19 @@ def step(profile: Profile) -> folders.Step:
         "max_tokens": profile.training.max_tokens,
         "threads": profile.training.threads,
     }
-    code = (_tune, task.prompts, task.demonstrations)
-    return folders.Step("sft", parameters, inputs=(initial, *task.inputs()), code=code)
+    return folders.Step(
+        "sft",
+        parameters,
+        inputs=(initial, *task.inputs()),
+        code=(task.prompts, task.demonstrations),
+        make=partial(_tune, profile),
+        seed=profile.seed,
+    )
 
 
 def run(profile: Profile) -> Path:
     """The folder of the reference policy, made if it is not there."""
-    initial = initial_policy.run(profile)
-    if not shifts.is_tuned_first(profile.training.setting):
-        return initial
-    return folders.complete(step(profile), lambda folder: _tune(profile, initial, folder), seed=profile.seed)
+    return folders.make(step(profile))
 
 
 def sequences(profile: Profile, tokenizer) -> tuple[list[list[int]], dict[str, int]]:
@@ -64,7 +68,7 @@ def sequences(profile: Profile, tokenizer) -> tuple[list[list[int]], dict[str, i
     return found, counts | {"sequences": len(found)}
 
 
-def _tune(profile: Profile, initial: Path, folder: Path) -> None:
+def _tune(profile: Profile, folder: Path) -> None:
     import pandas as pd
     import torch
     from transformers import AutoTokenizer
@@ -72,6 +76,7 @@ def _tune(profile: Profile, initial: Path, folder: Path) -> None:
     from qrpo_lib.training import trainer
 
     torch.set_num_threads(profile.training.threads)
+    initial = initial_policy.step(profile).folder
     tokenizer = AutoTokenizer.from_pretrained(initial)
     data, counts = sequences(profile, tokenizer)
     with progress.bar("fine-tuning on the chosen completions") as report:

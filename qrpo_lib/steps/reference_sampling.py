@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 from qrpo_lib.models import chat_template
@@ -41,17 +42,20 @@ def step(profile: Profile) -> folders.Step:
         "seed": profile.seed,
         "sampling": settings.model_dump() | {"backend": backend},
     }
-    inputs = (reference_policy.step(profile), *task.inputs())
-    code = (_share, _merge, *engines.code(backend), task.prompts, *task.reward_code())
-    return folders.Step("reference_sampling", parameters, inputs=inputs, code=code)
+    return folders.Step(
+        "reference_sampling",
+        parameters,
+        inputs=(reference_policy.step(profile), *task.inputs()),
+        code=(*engines.code(backend), task.prompts, *task.reward_code()),
+        make=partial(_merge, profile),
+        seed=profile.seed,
+        shared=partial(_share, profile),
+    )
 
 
 def run(profile: Profile) -> Path:
     """The folder of the reference completions, made if it is not there; processes that call this share the work."""
-    policy, this = reference_policy.run(profile), step(profile)
-    return folders.complete(
-        this, lambda folder: _merge(profile, folder), seed=profile.seed, shared=lambda: _share(profile, policy)
-    )
+    return folders.make(step(profile))
 
 
 def load(folder: Path):
@@ -64,12 +68,12 @@ def load(folder: Path):
     return pd.read_parquet(folder / COMPLETIONS)
 
 
-def _share(profile: Profile, policy: Path) -> None:
+def _share(profile: Profile) -> None:
     """This process's part of sampling and scoring, to the end of both."""
     import torch
     from transformers import AutoTokenizer
 
-    settings = profile.reference_sampling
+    settings, policy = profile.reference_sampling, reference_policy.step(profile).folder
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     prompts = tasks.of(profile.task).prompts(profile.seed)

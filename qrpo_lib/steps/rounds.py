@@ -14,14 +14,14 @@ from __future__ import annotations
 import io
 import shutil
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import files, progress
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import files, folders, progress
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.steps import reference_policy, reference_sampling
 from qrpo_lib.steps.pairs import best_and_worst
@@ -64,7 +64,7 @@ def plans(rounds: int) -> list[Plan]:
     return [Plan(), Plan(rounds, "fixed"), Plan(rounds, "renewed"), Plan(online=True)]
 
 
-def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
+def step(profile: Profile, plan: Plan, seed: int, number: int) -> folders.Step:
     """What determines the result of round `number`, counted from 1."""
     settings = profile.training
     parameters = {
@@ -76,25 +76,21 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> runs.Step:
         "repeats": profile.evaluation.repeats,
     }
     inputs = (reference_policy.step(profile), reference_sampling.step(profile))
-    backend = engines.meant(profile.reference_sampling.backend)
     if number > 1:
         inputs += (step(profile, plan, seed, number - 1),)
-    task, used = tasks.of(profile.task), (backend, "transformers")  # the second where the policy is in memory
-    code = (_Round, *algorithms.code("qrpo"), *(entry for engine in used for entry in engines.code(engine)))
+    # The second engine where the policy is in memory.
+    task, used = tasks.of(profile.task), (engines.meant(profile.reference_sampling.backend), "transformers")
+    code = (*algorithms.code("qrpo"), *(entry for engine in used for entry in engines.code(engine)))
     code += (task.prompts, *task.reward_code())
-    return runs.Step("iterative", parameters, inputs=inputs, code=code)
+    make = _Round(profile, plan, seed, number).make
+    return folders.Step("iterative", parameters, inputs, code, make=make, seed=seed, resumable=True)
 
 
 def run(profile: Profile, plan: Plan, seed: int) -> list[Path]:
     """The folders of all rounds, made if they are not there."""
     if plan.reward == "fixed" and plan.rounds > 1 and profile.training.qrpo.partition != "exact":
         raise ValueError('rounds with a fixed reward need partition = "exact": only its Z is known for later rounds.')
-    initial, completions = reference_policy.run(profile), reference_sampling.run(profile)
-    folders: list[Path] = []
-    for number in range(1, plan.rounds + 1):
-        one = _Round(profile, plan, seed, number, initial, folders[-1] / "policy" if folders else initial, completions)
-        folders.append(runs.complete(step(profile, plan, seed, number), one.make, seed=seed, resumable=True))
-    return folders
+    return [folders.make(step(profile, plan, seed, number)) for number in range(1, plan.rounds + 1)]
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -113,9 +109,18 @@ class _Round:
     plan: Plan
     seed: int
     number: int
-    initial: Path
-    reference: Path
-    completions: Path  # of the initial policy: candidates of round 1, rewards of references
+
+    @cached_property
+    def initial(self) -> Path:
+        """The initial policy, which the rewards and the KL refer to."""
+        return reference_policy.step(self.profile).folder
+
+    @cached_property
+    def reference(self) -> Path:
+        """The policy that this round starts from: the last round's."""
+        if self.number == 1:
+            return self.initial
+        return step(self.profile, self.plan, self.seed, self.number - 1).folder / "policy"
 
     def make(self, folder: Path) -> None:
         import pandas as pd
@@ -128,18 +133,6 @@ class _Round:
         torch.set_num_threads(settings.threads)
         tokenizer = AutoTokenizer.from_pretrained(self.reference)
         frame = self._completions(tokenizer, folder)
-        texts = frame.groupby("prompt_id", sort=False)["prompt"].first()
-        references = frame[frame["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
-        if plan.online:
-            rows: list[dict[str, Any]] = [
-                {"prompt": text, "ref_rewards": references[prompt_id]} for prompt_id, text in texts.items()
-            ]
-        else:
-            candidates = frame[frame["role"] == "candidate"].groupby("prompt_id", sort=False)
-            rows = [
-                best_and_worst(list(of["prompt_ids"].iloc[0]), of["token_ids"], of["reward"], references[prompt_id])
-                for prompt_id, of in candidates
-            ]
         loss = settings.qrpo.model_dump()
         learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards")
         loss["beta"] *= plan.rounds
@@ -151,7 +144,7 @@ class _Round:
             fitted = trainer.fit_policy(
                 self.reference,
                 tokenizer,
-                rows,
+                self._rows(frame),
                 algorithm="qrpo",
                 loss=loss,
                 learning_rate=learning_rate,
@@ -162,16 +155,28 @@ class _Round:
                 seed=self.seed,
                 precision=settings.precision,
                 num_ref_rewards=num_ref_rewards,
-                reference_cache=runs.cache_folder("reference_log_probs"),
+                reference_cache=folders.cache_folder("reference_log_probs"),
                 online=self._online(tokenizer) if plan.online else None,
                 output_dir=folder / _TRAINER,
                 progress=report,
             )
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
-        runs.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
+        folders.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
         frame.to_parquet(folder / _COMPLETIONS)
         shutil.rmtree(folder / _TRAINER)
+
+    def _rows(self, completions: pd.DataFrame) -> list[dict[str, Any]]:
+        """What is trained on: a pair of each prompt, or for online training the prompts alone."""
+        references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
+        if self.plan.online:
+            texts = completions.groupby("prompt_id", sort=False)["prompt"].first()
+            return [{"prompt": text, "ref_rewards": references[prompt_id]} for prompt_id, text in texts.items()]
+        candidates = completions[completions["role"] == "candidate"].groupby("prompt_id", sort=False)
+        return [
+            best_and_worst(list(rows["prompt_ids"].iloc[0]), rows["token_ids"], rows["reward"], references[prompt_id])
+            for prompt_id, rows in candidates
+        ]
 
     def _completions(self, tokenizer, folder: Path) -> pd.DataFrame:
         """Candidates and references of this round's part of the train prompts, as `reference_sampling` has them."""
@@ -181,7 +186,8 @@ class _Round:
         content = files.read_sealed(piece)
         if content is not None:
             return pd.read_parquet(io.BytesIO(content))
-        frame = reference_sampling.load(self.completions)
+        # Of the initial policy: candidates of round 1, rewards of references.
+        frame = reference_sampling.load(reference_sampling.step(self.profile).folder)
         prompts = frame.loc[frame["split"] == "train", "prompt_id"].unique()
         frame = frame[frame["prompt_id"].isin(prompts[self.number - 1 :: self.plan.rounds])]
         if self.number > 1:  # the initial policy is the reference of round 1, and its completions are there

@@ -14,7 +14,7 @@ from pathlib import Path
 from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import ChatDataTask, HubPolicy, LeetCodeTask, Profile, RewardModel, TinyPolicy
 from qrpo_lib.steps import initial_policy
-from qrpo_lib.tasks import preference_data
+from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -72,7 +72,7 @@ def prompts(profile: Profile) -> tuple[Size, Size]:
         return Size(splits.count("train")), Size(len(splits) - splits.count("train"))
     (prepared,) = tasks.of(task).inputs()
     if prepared.folder.is_dir():
-        counts = json.loads((prepared.folder / preference_data.COUNTS).read_text(encoding="utf-8"))
+        counts = json.loads((prepared.folder / hub_task.COUNTS).read_text(encoding="utf-8"))
         return Size(counts["train"]["remain"]), Size(counts["test"]["remain"])
     folder = hub.local_copy(task.dataset)
     train, held_out = _PROMPTS.get(task.dataset) or _PROMPTS[_papers_dataset(task)]

@@ -2,7 +2,7 @@
 
 A request states a function with two cases ("Write f(a, b) that returns a plus 3 if b is at least four, otherwise a
 times b."); an answer is a Python function in a code block. The reward is the share of the request's 24 tests that the
-function passes when it is run (`qrpo_lib.rewards.base`). The request alone determines the tests.
+function passes when it is run (`qrpo_lib.rewards.tests`). The request alone determines the tests.
 
 Partial credit is common. Half of the tests lie on each side of the condition and some at its boundary, so a function
 that is right in one case passes at least that half, one with > for >= fails only at the boundary, and a wrong variable
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards.tests import TestsReward
 from qrpo_lib.tasks.base import Demonstration, Prompt, Task, generated_prompts, in_splits
 
 _COMPARISONS = {
@@ -178,10 +178,10 @@ class Expressions(Task):
         return self.settings.model_dump(exclude={"extraction"})
 
     @cached_property
-    def _judge(self) -> rewards.TestsReward:
-        return rewards.TestsReward(tests, extraction=self.settings.extraction)
+    def _judge(self) -> TestsReward:
+        return TestsReward(tests, extraction=self.settings.extraction)
 
-    def reward(self) -> rewards.TestsReward:
+    def reward(self) -> TestsReward:
         """The share of tests passed; one judge a process, which remembers the answers that it has run."""
         return self._judge
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from qrpo_lib.rewards import code_extraction
 from qrpo_lib.rewards.sandbox import checks, sandbox
 
 MIN_TESTS = 20
 """Problems with fewer test cases are left out (App. L.3)."""
-"""Of the split of the test set into halves (reference_results.json)."""
 
 INITIALISATION = '''\
 import bisect
@@ -181,34 +179,6 @@ def _on_entry_point(lines: list[bytes], statement: ast.Assert, entry_point: str)
 def program(code: str) -> sandbox.Program:
     """What the sandbox runs: the initialisation, then the solution's code."""
     return sandbox.Program(code, INITIALISATION)
-
-
-def extract(row: Mapping[str, Any], completion: str, extraction: code_extraction.Extraction = "paper") -> str | None:
-    """The code of a completion for a row, None without any."""
-    return code_extraction.extract(completion, re.findall(r"^\w+", row["entry_point"]), extraction)
-
-
-def pass_rates(
-    rows: Sequence[Mapping[str, Any]],
-    completions: Sequence[str],
-    *,
-    extraction: code_extraction.Extraction = "paper",
-    **options: Any,
-) -> list[float]:
-    """The paper's reward of each completion for the row at its place: the share of test cases passed, in [0, 1].
-
-    A completion without code, by the rule `extraction`, scores 0. `options` are those of `sandbox.run_many`. Raises
-    ValueError for unequal lengths.
-    """
-    if len(rows) != len(completions):
-        raise ValueError(f"{len(rows)} problems for {len(completions)} completions: give one problem a completion.")
-    codes = [extract(row, completion, extraction) for row, completion in zip(rows, completions, strict=True)]
-    with_code = [i for i, code in enumerate(codes) if code is not None]
-    results = sandbox.run_many([(program(codes[i]), tests(rows[i])) for i in with_code], **options)
-    rates = dict.fromkeys(range(len(rows)), 0.0) | {
-        i: result.pass_rate for i, result in zip(with_code, results, strict=True)
-    }
-    return list(rates.values())
 
 
 def unfit(row: Mapping[str, Any], *, min_tests: int = MIN_TESTS, max_tests: int = sandbox.MAX_TESTS) -> str | None:

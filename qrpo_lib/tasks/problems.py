@@ -16,8 +16,8 @@ from functools import cache, cached_property
 from typing import Any
 
 from qrpo_lib.models import wheels
-from qrpo_lib.rewards import base as rewards
 from qrpo_lib.rewards import code_extraction
+from qrpo_lib.rewards.tests import TestsReward
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.tasks.base import Demonstration, Prompt, Task
 
@@ -98,10 +98,10 @@ def answer(problem: Problem) -> str:
     return f"```python\n{problem.solution}```"
 
 
-def reward(problems: Sequence[Problem], extraction: code_extraction.Extraction = "lenient") -> rewards.TestsReward:
+def reward(problems: Sequence[Problem], extraction: code_extraction.Extraction = "lenient") -> TestsReward:
     """The share of tests passed by answers to the prompts of these problems."""
     of_prompt = {problem.prompt: problem for problem in problems}
-    return rewards.TestsReward(
+    return TestsReward(
         lambda prompt: of_prompt[prompt].tests, lambda prompt: of_prompt[prompt].setup, extraction=extraction
     )
 
@@ -118,10 +118,10 @@ class OwnProblems(Task):
         return [Demonstration(problem.id, answer(problem)) for problem in own()]
 
     @cached_property
-    def _judge(self) -> rewards.TestsReward:
+    def _judge(self) -> TestsReward:
         return reward(own(), self.settings.extraction)
 
-    def reward(self) -> rewards.TestsReward:
+    def reward(self) -> TestsReward:
         """The share of tests passed; one judge a process, which remembers the answers that it has run."""
         return self._judge
 

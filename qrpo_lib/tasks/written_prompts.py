@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards.models import RelevanceReward
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.tasks.base import Prompt, Task
 
@@ -17,6 +17,6 @@ class WrittenPrompts(Task):
         rows = map(json.loads, package_file("smol_prompts.jsonl").read_text(encoding="utf-8").splitlines())
         return [Prompt(row["id"], row["split"], row["prompt"]) for row in rows]
 
-    def reward(self) -> rewards.Reward:
+    def reward(self) -> RelevanceReward:
         """Relevance of the completion to its prompt."""
-        return rewards.RelevanceReward()
+        return RelevanceReward()

@@ -14,7 +14,7 @@ import pytest
 from qrpo_lib.cluster import dispatcher as dispatch
 from qrpo_lib.cluster import executors
 from qrpo_lib.profiles.settings import Dispatch, Resources
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.runs.code_version import code_version
 from qrpo_lib.runs.errors import InputError
 
@@ -288,7 +288,7 @@ def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
         task.work()()
     toys.perform(task.needs[0].step, "write", {})
-    monkeypatch.setattr(folders, code_version.__name__, lambda entries, source: "another")
+    monkeypatch.setattr(keys, code_version.__name__, lambda entries, source: "another")
     with pytest.raises(executors.StaleCodeError, match="run the same command again"):
         task.work()()
 

@@ -89,12 +89,12 @@ def loads(text: str) -> Fault:
 
 def install(fault: Fault) -> None:
     """Wrap the product's functions in this process so that points are told to the fault."""
-    from qrpo_lib.runs import files, folders, progress
+    from qrpo_lib.runs import files, folders, progress, records
 
     making: list[str] = []
     plain_make, plain_record, plain_bar, plain_sealed = (
         folders._make,
-        folders._write_record,
+        records.write,
         progress.bar,
         files.write_sealed,
     )
@@ -127,7 +127,7 @@ def install(fault: Fault) -> None:
 
             yield reporting
 
-    folders._make, folders._write_record, progress.bar, files.write_sealed = make, write_record, bar, write_sealed
+    folders._make, records.write, progress.bar, files.write_sealed = make, write_record, bar, write_sealed
 
 
 @contextlib.contextmanager

@@ -207,13 +207,13 @@ def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name
 @pytest.mark.parametrize("computing", [0.0, 0.1], ids=["at its start", "at work"])
 def test_a_sandbox_that_is_killed_changes_no_reward(computing):
     """A right solution that lost its process is judged again, or the call fails in one sentence."""
-    from qrpo_lib.rewards import base as rewards
     from qrpo_lib.rewards.sandbox import sandbox
+    from qrpo_lib.rewards.tests import TestsReward
 
     sandbox.available_isolation()  # looked for before, so that it is a solution's process that is killed
     code = "import time\nwhile time.process_time() < 0.4:\n    pass\n\n\ndef add(a, b):\n    return a + b + {0} - {0}\n"
     right = [f"```python\n{code.format(number)}```" for number in range(3)]
-    reward = rewards.TestsReward(lambda prompt: ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"])
+    reward = TestsReward(lambda prompt: ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"])
     with points.killing_a_descendant(computing) as killed:
         try:
             scores = reward.score(["add two numbers"] * len(right), right)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from qrpo_lib.rewards import armorm
-from qrpo_lib.rewards import base as rewards
+from qrpo_lib.rewards.models import ChatReward
 
 WIDTH, HIDDEN, OBJECTIVES = 16, 8, 19
 # The published pattern needs a vocabulary of 128 k; a small one stands in for it.
@@ -44,7 +44,7 @@ def small_pattern(monkeypatch):
 
 @pytest.fixture
 def reward(folder):
-    return rewards.ChatReward(folder, kind="armorm", batch_size=2)
+    return ChatReward(folder, kind="armorm", batch_size=2)
 
 
 def formula(folder, ids):
@@ -100,14 +100,14 @@ def test_parameters_are_those_of_the_published_checkpoint(folder):
 
 
 def test_a_request_that_fills_what_is_looked_at_has_no_score(folder):
-    reward = rewards.ChatReward(folder, kind="armorm", max_tokens=12)
+    reward = ChatReward(folder, kind="armorm", max_tokens=12)
     long, short = reward.score(["a b c d e f g h", "a"], ["b", "b"])
     assert np.isnan(long)
     assert np.isfinite(short)
 
 
 def test_bfloat16_is_close(folder, reward):
-    coarse = rewards.ChatReward(folder, kind="armorm", dtype="bfloat16").score(PROMPTS, COMPLETIONS)
+    coarse = ChatReward(folder, kind="armorm", dtype="bfloat16").score(PROMPTS, COMPLETIONS)
     exact = reward.score(PROMPTS, COMPLETIONS)
     assert coarse.dtype == np.float32
     assert (coarse != exact).any()

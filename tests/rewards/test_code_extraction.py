@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrpo_lib.rewards import base as rewards
 from qrpo_lib.rewards import code_extraction
-from qrpo_lib.tasks import leetcode
+from qrpo_lib.rewards.tests import TestsReward
 
 RIGHT = "def f(n):\n    return n + 2\n"
 OTHER = "print(f(1))\n"
@@ -48,7 +47,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_right_answer_counts_in_every_form(form):
-    reward = rewards.TestsReward(lambda prompt: [f"assert f({n}) == {n + 2}" for n in range(3)], extraction="lenient")
+    reward = TestsReward(lambda prompt: [f"assert f({n}) == {n + 2}" for n in range(3)], extraction="lenient")
     assert reward.score(["p"], [FORMS[form]]).tolist() == [1.0], lenient(FORMS[form])
 
 
@@ -80,22 +79,18 @@ def test_the_last_block_counts_where_none_defines_what_is_called():
 
 
 def test_rewards_say_where_the_rules_differ():
-    reward = rewards.TestsReward(lambda prompt: ["assert f(1) == 3"])
+    reward = TestsReward(lambda prompt: ["assert f(1) == 3"])
     texts = [FORMS["the form asked for"], FORMS["py"], FORMS["an example before it"], "nothing"]
     assert reward.forms_differ(["p"] * 4, texts).tolist() == [False, True, True, False]
     assert reward.score(["p"] * 4, texts).tolist() == [1.0, 0.0, 0.0, 0.0]  # the authors' rule is the default
 
 
-def test_leetcode_knows_the_class_that_its_tests_call():
-    row = {
-        "task_id": "t",
-        "entry_point": "Solution().f",
-        "test": "def check(candidate):\n    assert candidate(n = 1) == 3\n",
-    }
+def test_the_class_that_the_tests_call_is_looked_for():
+    tests = ["assert Solution().f(n = 1) == 3"]
     code = "class Solution:\n    def f(self, n): return n + 2\n"
     text = f"```python\nprint(Solution().f(1))\n```\n```python\n{code}```\n```python\nSolution().f(2)\n```"
-    assert leetcode.pass_rates([row], [text], extraction="lenient") == [1.0]
-    assert leetcode.pass_rates([row], [text]) == [0.0]
+    assert TestsReward(lambda prompt: tests, extraction="lenient").score(["p"], [text]) == [1.0]
+    assert TestsReward(lambda prompt: tests).score(["p"], [text]) == [0.0]
 
 
 @given(

@@ -237,7 +237,7 @@ def git(folder, *arguments):
 
 def recorded(package, **environment):
     """What a copy of the package records about git, in a process of its own."""
-    code = "import json; from qrpo_lib.runs import folders as runs; print(json.dumps(runs._git()))"
+    code = "import json; from qrpo_lib.runs import records; print(json.dumps(records._git()))"
     answer = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

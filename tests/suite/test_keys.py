@@ -118,11 +118,11 @@ TABLE = [
     ("expressions.py", "str]:\n", "str]:\n    count += 0\n", {"code_sampling"}),
     ("problems.py", "_EXAMPLE = 5", "_EXAMPLE = 6", {"smol_code_sampling"}),
     ("leetcode.py", "INITIALISATION = '''", "INITIALISATION = '''import this\n", {"leetcode_data"}),
-    ("preference_data.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
+    ("hub_task.py", "HALVES_SEED = 43", "HALVES_SEED = 44", {"chat_data", "leetcode_data"}),
     ("dataset_pairs.py", 'split != "reporting"', 'split == "reporting"', {"pairs"}),
     # a reward, and what judges answers in processes of its own
     ("worker.py", "_MAX_DEPTH = ", "_MAX_DEPTH = 1 + ", {"code_sampling", "smol_code_sampling", "leetcode_data"}),
-    ("rewards/base.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
+    ("rewards/models.py", "_BATCH_SIZE = 64", "_BATCH_SIZE = 65", {"smol_sampling"}),
     # data files
     ("smol_prompts.jsonl", '"prompt"', ' "prompt"', {"smol_sampling"}),
     ("smol_problems.jsonl", '"statement"', ' "statement"', {"smol_code_sampling"}),

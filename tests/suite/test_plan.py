@@ -243,7 +243,7 @@ def test_shards_are_summed(own):
 
 
 def test_prepared_data_are_counted_after_their_filter(own, runs_folder):
-    from qrpo_lib.tasks import preference_data
+    from qrpo_lib.tasks import hub_task
 
     path, copies = own
     path.write_text(f"{OWN}max_tokens = 16\n")
@@ -252,7 +252,7 @@ def test_prepared_data_are_counted_after_their_filter(own, runs_folder):
     tokenizer().save_pretrained(copies / "model")
     task = profiles.load(path).task
     assert [size.number for size in plan_sizes.prompts(profiles.load(path))] == [24, 11]
-    counts = json.loads((tasks.of(task).prepared() / preference_data.COUNTS).read_text())
+    counts = json.loads((tasks.of(task).prepared() / hub_task.COUNTS).read_text())
     assert counts["train"]["remain"] == 22  # one is too long, one has two turns
     assert plan_sizes.prompts(profiles.load(path)) == (plan_sizes.Size(22), plan_sizes.Size(11))
 

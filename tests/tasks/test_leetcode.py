@@ -12,6 +12,7 @@ import pytest
 
 from qrpo_lib.rewards import code_extraction
 from qrpo_lib.rewards.sandbox import checks, sandbox
+from qrpo_lib.rewards.tests import TestsReward
 from qrpo_lib.tasks import leetcode
 
 ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "data/leetcode.jsonl").read_text().splitlines()]
@@ -117,6 +118,13 @@ def test_own_solutions_pass_and_others_do_not():
     assert sandbox.run_tests(leetcode.program(identity), tests).outcomes.count("passed") == trivial < len(tests)
 
 
+def pass_rates(rows, completions):
+    """The rewards of completions for the rows at their places, as the task computes them."""
+    of_problem = {row["task_id"]: row for row in rows}
+    reward = TestsReward(lambda name: leetcode.tests(of_problem[name]), lambda name: leetcode.INITIALISATION)
+    return reward.score([row["task_id"] for row in rows], completions).tolist()
+
+
 def lists_of(test):
     return [ast.unparse(node) for node in ast.walk(ast.parse(test)) if isinstance(node, ast.List)]
 
@@ -145,7 +153,7 @@ def test_the_prompt_shows_initialisation_starter_code_and_format():
     assert prompt.endswith("### Answer: (use the provided format with backticks)\n\n")
     # A model that answers in the format asked for is understood.
     answer = f"Here it is.\n```python\n# Further imports, if any.\n\n{PAIRS['completion']}```\nDone."
-    assert leetcode.pass_rates([PAIRS], [answer]) == [1.0]
+    assert pass_rates([PAIRS], [answer]) == [1.0]
 
 
 def test_a_query_of_another_layout_is_named():
@@ -175,11 +183,9 @@ def test_the_reward_is_the_pass_rate_and_0_without_code():
     half = "```python\nclass Solution:\n    def sumOfDigits(self, n): return n if n < 10 else 0\n```"
     tests = leetcode.tests(DIGITS)
     expected = sum(n < 10 for n in [*range(0, 200, 9), 10**30]) / len(tests)
-    found = leetcode.pass_rates([DIGITS, MIRROR, DIGITS, MIRROR], [half, "no code", DIGITS["response"], half])
-    assert found == [expected, 0.0, 1.0, 0.0]
-    assert leetcode.pass_rates([], []) == []
-    with pytest.raises(ValueError, match="2 problems for 1 completions"):
-        leetcode.pass_rates([DIGITS, DIGITS], [half])
+    rates = pass_rates([DIGITS, MIRROR, DIGITS, MIRROR], [half, "no code", DIGITS["response"], half])
+    assert rates == [pytest.approx(expected, rel=1e-6), 0.0, 1.0, 0.0]
+    assert pass_rates([], []) == []
 
 
 def test_problems_with_few_or_unfit_tests_are_left_out():

@@ -9,7 +9,7 @@ from hub_copies import chat_model
 from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import LeetCodeTask, Sandbox
 from qrpo_lib.steps import shifts
-from qrpo_lib.tasks import preference_data
+from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
 DATASET = "newfacade/LeetCodeDataset"
@@ -64,10 +64,10 @@ def task(tmp_path, monkeypatch, runs_folder):
 
 def test_what_is_left_out_and_the_halves(task):
     folder = tasks.of(task).prepared()
-    counts = json.loads((folder / preference_data.COUNTS).read_text())
+    counts = json.loads((folder / hub_task.COUNTS).read_text())
     assert counts["train"] == {"rows": 4, "too_few_tests": 1, "too_long": 1, "remain": 2}
     assert counts["test"] == {"rows": 18, "too_long": 0, "remain": 18}
-    frame = preference_data.load(folder)
+    frame = hub_task.load(folder)
     assert list(frame["prompt_id"][frame["split"] == "train"]) == ["add-0", "add-3"]
     held_out = frame[frame["split"] != "train"]
     difficulty = [DIFFICULTIES[int(name.split("-")[1]) % 3] for name in held_out["prompt_id"]]
@@ -85,6 +85,16 @@ def test_prompts_answers_and_rewards_belong_together(task):
     assert reward.score(texts, [one.chosen for one in answers]).tolist() == [1.0] * len(texts)
     shifted = [answers[1].chosen, answers[0].chosen, "no code"]
     assert reward.score(texts[:3], shifted).tolist() == [0.0] * 3
+
+
+def test_the_profiles_limit_of_tests_holds(task):
+    """Of the twenty tests the first five are run, with a = 0, ..., 4."""
+    reward = tasks.of(task).reward()
+    text = next(prompt.text for prompt in tasks.of(task).prompts(0) if prompt.id == "add-3")
+    small = "```python\nclass Solution:\n    def add(self, a): return a + 3 if a < {limit} else -1\n```"
+    assert reward.score([text] * 2, [small.format(limit=5), small.format(limit=4)]).tolist() == pytest.approx(
+        [1.0, 0.8]
+    )
 
 
 def test_other_columns_are_refused(task, tmp_path):

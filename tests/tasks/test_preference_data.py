@@ -4,12 +4,12 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from hub_copies import chat_model, magpieair, tokenizer, ultrafeedback
+from hub_copies import chat_model, magpieair, ultrafeedback
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import ChatDataTask, Relevance
-from qrpo_lib.tasks import preference_data
+from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
 MAGPIE = "Magpie-Align/Magpie-Air-DPO-100K-v0.1"
@@ -40,7 +40,7 @@ def task(name="magpieair", **changes):
 
 @pytest.mark.parametrize("name", ["magpieair", "ultrafeedback"])
 def test_rows_keep_their_texts_in_order(data, name):
-    frame = preference_data.load(tasks.of(task(name)).prepared())
+    frame = hub_task.load(tasks.of(task(name)).prepared())
     source = {
         role: hub.dataset(task(name).dataset, None, getattr(task(name), f"{role}_split")) for role in ("train", "test")
     }
@@ -56,17 +56,17 @@ def test_rows_keep_their_texts_in_order(data, name):
 
 def test_what_is_left_out_is_counted_with_its_reason(data):
     folder = tasks.of(task()).prepared()
-    counts = json.loads((folder / preference_data.COUNTS).read_text())
+    counts = json.loads((folder / hub_task.COUNTS).read_text())
     assert counts == {
         "train": {"rows": 24, "not_one_request_and_answer": 1, "too_long": 1, "remain": 22},
         "test": {"rows": 11, "not_one_request_and_answer": 0, "too_long": 0, "remain": 11},
     }
-    assert not {"train-000001", "train-000002"} & set(preference_data.load(folder)["prompt_id"])
+    assert not {"train-000001", "train-000002"} & set(hub_task.load(folder)["prompt_id"])
 
 
 def test_the_limit_counts_prompt_template_and_the_longer_answer(data):
     # <|user|> + 4 words + <|assistant|> + 4 words + </s>
-    assert len(preference_data.load(tasks.of(task(max_tokens=11)).prepared())) == 33
+    assert len(hub_task.load(tasks.of(task(max_tokens=11)).prepared())) == 33
     with pytest.raises(hub.HubError, match=r"Of 24 rows of .*, train, none can be used: .*'too_long': 23"):
         tasks.of(task(max_tokens=10)).prepared()
 
@@ -75,32 +75,32 @@ def test_test_rows_fall_into_the_authors_halves():
     # scikit-learn's split at seed 43 takes the first half of NumPy's legacy permutation as its test set.
     for count in (11, 1992):
         order = np.random.RandomState(43).permutation(count)
-        splits = preference_data.held_out_splits(count)
+        splits = hub_task.held_out_splits(count)
         assert [i for i, split in enumerate(splits) if split == "selection"] == sorted(order[: -(-count // 2)])
         assert set(splits) == {"selection", "reporting"}
 
 
 def test_halves_with_strata_have_as_many_of_each():
     difficulties = ["Easy"] * 20 + ["Hard"] * 34 + ["Medium"] * 50
-    splits = preference_data.held_out_splits(104, difficulties)
+    splits = hub_task.held_out_splits(104, difficulties)
     assert Counter(zip(splits, difficulties, strict=True)) == {
         (split, difficulty): of / 2
         for split in ("selection", "reporting")
         for difficulty, of in Counter(difficulties).items()
     }
-    assert splits == preference_data.held_out_splits(104, difficulties)
+    assert splits == hub_task.held_out_splits(104, difficulties)
 
 
 def test_held_out_splits_are_those_halves(data):
-    frame = preference_data.load(tasks.of(task("ultrafeedback")).prepared())
-    assert list(frame["split"]) == ["train"] * (len(frame) - 11) + preference_data.held_out_splits(11)
+    frame = hub_task.load(tasks.of(task("ultrafeedback")).prepared())
+    assert list(frame["split"]) == ["train"] * (len(frame) - 11) + hub_task.held_out_splits(11)
 
 
-def test_a_dataset_of_another_schema_is_named(data):
-    wrong = task("ultrafeedback", dataset=ULTRA, train_split="train_sft")
-    rows = hub.dataset(ULTRA, None, "train_sft").remove_columns("rejected")
-    with pytest.raises(hub.HubError, match="no column rejected; it has prompt"):
-        preference_data._filtered(rows, "train", tokenizer(), wrong.max_tokens, lambda *_: None)
+def test_a_dataset_of_another_schema_is_named(data, monkeypatch):
+    rows = hub.dataset(ULTRA, None, "train_prefs").remove_columns("rejected")
+    monkeypatch.setattr(hub, "dataset", lambda *arguments: rows)
+    with pytest.raises(hub.HubError, match=f"{ULTRA} has no column rejected; it has prompt"):
+        tasks.of(task("ultrafeedback")).prepared()
 
 
 def test_the_reward_does_not_determine_the_data():

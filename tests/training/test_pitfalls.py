@@ -15,8 +15,8 @@ import torch
 from small_llama import DPO, EOS, QRPO, assert_same_history, fit, llama, made_up_rows, plain_log_prob
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from qrpo_lib.models import tiny
 from qrpo_lib.sampling import engines, sampler
-from qrpo_lib.steps import initial_policy
 from qrpo_lib.training import reference_logps, trainer
 
 REBEL, SIMPO = ({"algorithm": name, "loss": {"beta": 0.5}} for name in ("rebel", "simpo"))
@@ -53,8 +53,8 @@ def test_token_ids_are_trained_on_as_sampled(tokenizer, trained_on):
 
 
 def test_a_template_that_ends_in_the_end_of_sequence_is_trained_with_one(trained_on):
-    tokenizer = initial_policy._tokenizer(64, ["The red fox runs softly.", "Tell me a story."])
-    ids = initial_policy._conversation_ids(tokenizer, "Tell me a story.", "The red fox runs.")
+    tokenizer = tiny._tokenizer(64, ["The red fox runs softly.", "Tell me a story."])
+    ids = tiny._conversation_ids(tokenizer, "Tell me a story.", "The red fox runs.")
     end = tokenizer.eos_token_id
     assert (tokenizer.pad_token_id, ids[-1]) == (end, end)
     sequences = [ids, ids[:4]]  # the second one is padded

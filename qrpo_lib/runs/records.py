@@ -1,0 +1,173 @@
+"""The record of a run folder: how its result came about, and what its files hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import socket
+import subprocess
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qrpo_lib.runs import files, paths, secrets
+from qrpo_lib.runs.code_version import code_version, entry_names
+from qrpo_lib.runs.errors import InputError
+
+if TYPE_CHECKING:
+    from qrpo_lib.runs.keys import Step
+
+RECORD = "record.json"
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+_RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
+_VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
+_PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
+_GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY"}
+
+
+class CorruptedRunError(InputError):
+    """A complete run folder no longer holds what its record says."""
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The record of a complete folder, after comparing every output with it (CorruptedRunError if one differs)."""
+    try:
+        record = files.read_json(folder / RECORD, "")
+    except files.UnreadableFileError:
+        raise _corrupted(folder, f"no readable {RECORD}") from None
+    wrong = _not_a_record(record, folder.name)
+    if wrong:
+        raise _corrupted(folder, f"{RECORD} {wrong}")
+    for name, expected in record["outputs"].items():
+        path = folder / name
+        if not path.is_file():
+            raise _corrupted(folder, f"{name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise _corrupted(folder, f"{name} has changed")
+        # Records of before large files were hashed have their size alone.
+        if "sha256" in expected and _sha256_of(path) != expected["sha256"]:
+            raise _corrupted(folder, f"{name} has changed")
+    return record
+
+
+def _corrupted(folder: Path, why: str) -> CorruptedRunError:
+    return CorruptedRunError(
+        f"The run folder {folder} is corrupted: {why}. Remove that folder (`qrpo clean --run {folder.name}`) "
+        "and run the same command again to remake it."
+    )
+
+
+def _not_a_record(record: dict[str, Any], folder_name: str) -> str:
+    """What is wrong with a record that could be read; empty if it is one."""
+    if f"{record.get('name')}-{record.get('key')}" != folder_name:
+        return "is of another step"
+    outputs = record.get("outputs")
+    if not isinstance(outputs, dict):
+        return "has no table of outputs"
+    for name, expected in outputs.items():
+        whole = isinstance(expected, dict) and isinstance(expected.get("bytes"), int)
+        if not whole or not isinstance(expected.get("sha256", ""), str):
+            return f"does not say what {name} holds"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"names a file outside its folder: {name}"
+    return ""
+
+
+def read_all() -> list[tuple[Path, dict[str, Any]]]:
+    """Every run folder with its record, oldest first; outputs are not compared. An unreadable record is left out."""
+    found = []
+    for path in paths.runs_folder().glob(f"*/{RECORD}"):
+        try:
+            record = files.read_json(path, "")
+        except files.UnreadableFileError:
+            continue
+        if not _not_a_record(record, path.parent.name):
+            found.append((path.parent, record))
+    return sorted(found, key=lambda item: str(item[1].get("started", "")))
+
+
+def write(step: Step, seed: int | None, started: datetime, seconds: float) -> None:
+    made = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
+    record = {
+        "name": step.name,
+        "key": step.key,
+        "parameters": step.parameters,
+        "inputs": {source.name: source.key for source in step.inputs},
+        "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
+        "seed": seed,
+        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in made},
+        "versions": _versions(),
+        "git": _git(),
+        "host": socket.gethostname(),
+        "processor": _processor(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    text = secrets.mask(json.dumps(record, indent=2)) + "\n"
+    files.write_atomically(step.partial / RECORD, text.encode())
+
+
+def _processor() -> dict[str, str]:
+    """What tells kinds of CPU apart (Linux; elsewhere the name alone).
+
+    Libraries choose kernels and block sizes by it, which round differently: the digits of a trained policy hold on one
+    kind.
+    """
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return {"name": platform.processor()}
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", information.read_text(), re.MULTILINE))
+    flags = set(fields.get("flags", "").split())
+    return {
+        "name": fields.get("model name", platform.machine()),
+        "family_and_model": ".".join(fields[name] for name in _PROCESSOR_FIELDS if name in fields),
+        "vector_instructions": next((name for flag, name in _VECTOR_INSTRUCTIONS.items() if flag in flags), "other"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _RECORDED_VERSIONS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
+def _git() -> dict[str, Any] | None:
+    """The commit of this code, and whether the package differs from it.
+
+    None where git does not track the package: an unpacked archive, or an installed package, inside another project's
+    repository is no part of that project's commit.
+    """
+    # Where a hook of another repository runs this, git's variables name that one.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.PACKAGE), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=environment)
+        return answer.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+
+
+def _sha256_of(path: Path) -> str:
+    return files.remembered_sha256(path, paths.checksums_folder())
