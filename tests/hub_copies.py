@@ -4,6 +4,8 @@
 whose tokenizer knows single words.
 """
 
+import json
+
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -112,3 +114,38 @@ def ultrafeedback(folder, train=24, test=11):
             row = {"prompt": prompt, "prompt_id": f"{i:064x}", "chosen": both[0], "rejected": both[1]}
             rows.append(row | {"messages": both[0], "score_chosen": 8.0, "score_rejected": 4.5})
         datasets.Dataset.from_list(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def _two_words(i, j):
+    return f"{WORDS[(i + j) % len(WORDS)]} {WORDS[j % len(WORDS)]}"
+
+
+def _number(i, j):
+    return float(100 * i + j)
+
+
+def released_references(folder, prompts, completions=7, counted_with=None, answer=_two_words, reward=_number):
+    """A dataset with the columns of the authors' released reference completions, for prompts {split: [text, …]}.
+
+    Completion j of a split's prompt i is `answer(i, j)`, its reward `reward(i, j)`; the reward model's tokens are those
+    of `counted_with` (default: `tokenizer()`).
+    """
+    counting = counted_with or tokenizer()
+    splits = {}
+    for split, texts in prompts.items():
+        rows = []
+        for i, prompt in enumerate(texts):
+            answers = [answer(i, j) for j in range(completions)]
+            read = [counting.apply_chat_template(_messages(prompt, one), return_dict=False) for one in answers]
+            rows.append(
+                {
+                    "chosen": _messages(prompt, answers[0]),
+                    "rejected": _messages(prompt, answers[1]),
+                    "ref_completions": _messages(prompt, json.dumps(answers)),
+                    "ref_rewards": [reward(i, j) for j in range(completions)],
+                    "ref_completions_reward_tokens": [list(ids) for ids in read],
+                    "ref_completions_reward_tokens_len": [len(ids) for ids in read],
+                }
+            )
+        splits[split] = datasets.Dataset.from_list(rows)
+    datasets.DatasetDict(splits).save_to_disk(str(folder))

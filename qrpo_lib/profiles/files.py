@@ -43,7 +43,8 @@ DISCRIMINATORS = {
     ("training", "qrpo", "transform"): "name",
 }
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
-_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"))
+_COMMIT_OF |= {"initial": "initial_revision", "sft": "sft_revision"}  # of released reference completions
+_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("reference_sampling", "released"))
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _WORLD = "-world-"
@@ -284,7 +285,7 @@ def _merged(base: Table, changes: Table, path: tuple[str, ...] = ()) -> Table:
     merged = dict(base)
     for key in removed:
         merged = _without(merged, _split(key, path))
-    if kind:
+    if path in _TABLES_WITH_COPIES:
         for source, commit in _COMMIT_OF.items():
             if source in changes and changes[source] != base.get(source):
                 merged.pop(commit, None)

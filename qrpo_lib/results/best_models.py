@@ -20,7 +20,7 @@ from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_bias, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
-from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shifts
+from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shared_references, shifts
 
 METRICS = ("reward", "lc_reward")
 _POLICIES = {"tiny": "tiny Llama", "tiny-sketches": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
@@ -87,7 +87,7 @@ def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def references(profile: Profile) -> pd.DataFrame:
     """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
-    frame = reference_sampling.load(reference_sampling.run(profile))
+    frame = shared_references.once(reference_sampling.load(reference_sampling.run(profile)))
     frame = frame[frame["split"].isin(evaluation.HELD_OUT)]
     return frame[["prompt_id", "reward"]].assign(length=frame["token_ids"].map(len))
 

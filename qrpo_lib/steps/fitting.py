@@ -121,7 +121,7 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
             pairs_per_prompt=settings.pairs_per_prompt,
             ties=settings.ties,
             max_tokens=settings.max_tokens,
-            num_ref_rewards=profile.reference_sampling.ref_rewards,
+            num_ref_rewards=profile.reference_sampling.num_references,
         )
         built.append(preferences.Pairs(rows, report | unusable))
     return built[0], built[1]
@@ -130,7 +130,7 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
 def _pairs_once(profile: Profile, policy: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
     """The pairs, built once for the runs of one process that differ in the loss alone."""
     settings = profile.training.model_dump(exclude=set(algorithms.ALGORITHMS))
-    key = (*shared_key(profile), json.dumps(settings), profile.seed, profile.reference_sampling.ref_rewards)
+    key = (*shared_key(profile), json.dumps(settings), profile.seed, profile.reference_sampling.num_references)
     if key not in _BUILT:
         while len(_BUILT) >= _MOST_BUILT:
             _BUILT.pop(next(iter(_BUILT)))
@@ -177,7 +177,9 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
             batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size,
             epochs=settings.epochs,
+            last_batch=settings.last_batch,
             checkpoints=settings.checkpoints,
+            checkpoint_every=settings.checkpoint_every,
             seed=seed,
             precision=settings.precision,
             num_ref_rewards=num_ref_rewards,
@@ -190,7 +192,9 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
         return
     fitted.save(folder / "policy", tokenizer, settings.precision)
     history = pd.DataFrame(fitted.history)
-    parts = _evaluations(folder, callbacks.checkpoint_steps(int(history["step"].max()), settings.checkpoints))
+    steps = int(history["step"].max())
+    reached = callbacks.checkpoint_steps(steps, settings.checkpoints, settings.checkpoint_every)
+    parts = _evaluations(folder, reached)
     history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
     start = reference_evaluation.load(reference_evaluation.step(profile, seed).folder)
     online = pd.concat([start, *parts], ignore_index=True)

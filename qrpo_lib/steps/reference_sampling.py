@@ -1,7 +1,9 @@
 """Step 2, reference sampling: completions of every prompt from the reference policy at temperature 1, with rewards.
 
 The folder holds `completions.parquet`: the first `completions` samples of a prompt are candidates for pairs (`role`
-"candidate"), the others give its reference rewards (`role` "reference"); and `seeds.json`: backend and seeds.
+"candidate"), the others give its reference rewards (`role` "reference"), alone or with the candidates
+(`qrpo_lib.steps.shared_references`); and `seeds.json`: backend and seeds. What somebody has published can take the
+place of sampling (`qrpo_lib.steps.released`).
 
 Any number of processes may run the same sampling at once, on one machine or on several that share the run folders, and
 divide its shards between them; a killed one loses at most its shard, and the result does not depend on who made what:
@@ -23,7 +25,7 @@ from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders, progress, shards
 from qrpo_lib.sampling import engines
 from qrpo_lib.sampling import sampler as sampling
-from qrpo_lib.steps import reference_policy, scoring
+from qrpo_lib.steps import initial_policy, reference_policy, released, scoring, shared_references
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks.base import Prompt
 
@@ -36,18 +38,24 @@ _PROMPTS_IN_A_SHARD = 64
 def step(profile: Profile) -> folders.Step:
     """What determines the reference completions."""
     settings = profile.reference_sampling
-    task, backend = tasks.of(profile.task), engines.meant(settings.backend)
-    parameters = {
-        "task": task.parameters(),
-        "seed": profile.seed,
-        "sampling": settings.model_dump() | {"backend": backend},
-    }
+    task = tasks.of(profile.task)
+    parameters = {"task": task.parameters(), "seed": profile.seed}
+    if released.source(profile):
+        return folders.Step(
+            "reference_sampling",
+            parameters | released.parameters(profile),
+            inputs=(initial_policy.step(profile), *task.inputs()),
+            code=(task.prompts,),
+            make=partial(_import, profile),
+        )
+    backend = engines.meant(settings.backend)
+    parameters["sampling"] = settings.model_dump(exclude={"released"}) | {"backend": backend}
     return folders.Step(
         "reference_sampling",
         parameters,
         inputs=(reference_policy.step(profile), *task.inputs()),
         code=(*engines.code(backend), task.prompts, *task.reward_code()),
-        make=partial(_merge, profile),
+        make=partial(_merge_shared if settings.references == "shared" else _merge, profile),
         seed=profile.seed,
         shared=partial(_share, profile),
     )
@@ -134,6 +142,15 @@ def _merge(profile: Profile, folder: Path) -> None:
         "seeds": [_seed(profile, number) for number in range(len(names))],
     }
     folders.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
+
+
+def _merge_shared(profile: Profile, folder: Path) -> None:
+    _merge(profile, folder)
+    shared_references.rewrite(folder / COMPLETIONS)
+
+
+def _import(profile: Profile, folder: Path) -> None:
+    released.make(profile, initial_policy.step(profile).folder, folder / COMPLETIONS)
 
 
 def _sampled(this: folders.Step, names: list[str]):

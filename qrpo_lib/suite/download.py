@@ -20,6 +20,7 @@ from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import ChatDataTask, HubPolicy, LeetCodeTask
 from qrpo_lib.runs import folders
+from qrpo_lib.steps import released
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -56,6 +57,7 @@ def sources(profile_name: str) -> list[Source]:
             found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, ChatDataTask) and hasattr(profile.task.reward, "model"):
             found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
+        found += [Source("dataset", *one) for one in released.sources(profile)]
     # A tokenizer is usually the policy's own, then named without a revision a second time.
     named = {(one.kind, one.name) for one in found if one.revision}
     return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]

@@ -56,3 +56,7 @@ def check_available(profile: Profile) -> None:
     of(profile.task).check_available()
     if profile.policy.source == "hub":
         hub.check(profile.policy.model, profile.policy.revision, "model")
+    released = profile.reference_sampling.released
+    for tuned in (False, True) if released else ():
+        if released.of(tuned):
+            hub.check(*released.of(tuned), "dataset")

@@ -6,17 +6,29 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+LAST_BATCHES = ("keep", "drop")
 _POOL = 50  # batches whose sequences are sorted by length together in fine-tuning
 
 
-def training_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Random batches; inside a batch the rows are sorted by length, so that micro-batches need little padding."""
-    return _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, batch_size)
+def training_order(
+    lengths: Sequence[int], batch_size: int, epochs: int, seed: int, last_batch: str = "keep"
+) -> np.ndarray:
+    """Random batches; inside a batch the rows are sorted by length, so that micro-batches need little padding.
+
+    With `last_batch="drop"` only whole batches of each epoch. Raises ValueError if there is none.
+    """
+    return _sorted_in_blocks(_epochs(len(lengths), batch_size, epochs, seed, last_batch), lengths, batch_size)
 
 
-def length_grouped_order(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> np.ndarray:
-    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a short one comes last."""
-    order = _sorted_in_blocks(_epoch_permutations(len(lengths), epochs, seed), lengths, _POOL * batch_size)
+def length_grouped_order(
+    lengths: Sequence[int], batch_size: int, epochs: int, seed: int, last_batch: str = "keep"
+) -> np.ndarray:
+    """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a short one comes last.
+
+    `last_batch` as in `training_order`.
+    """
+    epochs_in_order = _epochs(len(lengths), batch_size, epochs, seed, last_batch)
+    order = _sorted_in_blocks(epochs_in_order, lengths, _POOL * batch_size)
     whole = len(order) // batch_size
     batches = order[: whole * batch_size].reshape(whole, batch_size)
     return np.concatenate([np.random.default_rng(seed).permutation(batches).ravel(), order[whole * batch_size :]])
@@ -36,9 +48,17 @@ def by_prompt(prompts: Sequence[Sequence[int]], lengths: Sequence[int], micro_ba
         yield order[start : start + micro_batch_size]
 
 
-def _epoch_permutations(rows: int, epochs: int, seed: int) -> np.ndarray:
+def _epochs(rows: int, batch_size: int, epochs: int, seed: int, last_batch: str) -> np.ndarray:
+    """A permutation of the rows for each epoch, one after another, cut to whole batches with `last_batch="drop"`."""
+    if last_batch not in LAST_BATCHES:
+        raise ValueError(f"unknown last_batch {last_batch!r}: use one of {', '.join(LAST_BATCHES)}.")
+    kept = rows if last_batch == "keep" else rows // batch_size * batch_size
+    if not kept:
+        raise ValueError(
+            f"{rows} rows fill no batch of {batch_size}, and last_batch='drop' trains on whole ones alone."
+        )
     generator = np.random.default_rng(seed)
-    return np.concatenate([generator.permutation(rows) for _ in range(epochs)])
+    return np.concatenate([generator.permutation(rows)[:kept] for _ in range(epochs)])
 
 
 def _sorted_in_blocks(order: np.ndarray, lengths: Sequence[int], size: int) -> np.ndarray:

@@ -17,13 +17,16 @@ OnCheckpoint = Callable[[int, PreTrainedModel], None]
 
 
 class Checkpoints(TrainerCallback):
-    """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
+    """Step 0 and the checkpoints' steps: validation metrics, the caller's callback, the state that resuming needs."""
 
-    def __init__(self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
+    def __init__(
+        self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None, every: int | None = None
+    ):
         self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
+        self.every = every
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.steps = checkpoint_steps(state.max_steps, self.count)
+        self.steps = checkpoint_steps(state.max_steps, self.count, self.every)
         if state.global_step == 0:  # not when training continues
             self._reach(0)
 
@@ -49,9 +52,13 @@ class Checkpoints(TrainerCallback):
                 self.on_checkpoint(step, self.trainer.model)
 
 
-def checkpoint_steps(steps: int, count: int) -> set[int]:
-    """Of so many steps of training, those at which the policy is evaluated, step 0 aside: equally spaced, with the
-    last."""
+def checkpoint_steps(steps: int, count: int, every: int | None = None) -> set[int]:
+    """Of so many steps of training, those at which the policy is evaluated, step 0 aside, the last among them.
+
+    `count` equally spaced ones, or one after each `every` steps.
+    """
+    if every is not None:
+        return {*range(every, steps, every), steps}
     return {round(i * steps / count) for i in range(1, count + 1)} - {0}
 
 

@@ -61,7 +61,9 @@ def fit_policy(
     batch_size: int,
     micro_batch_size: int,
     epochs: int = 1,
+    last_batch: str = "keep",
     checkpoints: int = 5,
+    checkpoint_every: int | None = None,
     seed: int = 0,
     precision: str = "float32",
     num_ref_rewards: int | None = None,
@@ -94,11 +96,14 @@ def fit_policy(
     from the current policy, in the same order. It may not change the model, and for `output_dir` to resume exactly
     it must draw the same for the same step and model. The reference is then live.
 
-    A model object is trained in place, a path is loaded. At step 0 and at `checkpoints` equally spaced steps the
-    validation metrics are measured and `on_checkpoint(step, model)` is called, with the model in evaluation mode; the
-    callback may sample from it and copy it, not change it. With `output_dir` the trainer's state is saved there at the
-    checkpoints, and the same call continues from the last one and ends with the same weights. `report_to` names a
-    tracker ("tensorboard", "trackio"), which writes below `output_dir`; `progress(step, steps, text)` is for a bar.
+    The rows of an epoch that fill no batch make a smaller one, or with `last_batch="drop"` none.
+
+    A model object is trained in place, a path is loaded. At step 0 and at `checkpoints` equally spaced steps, or after
+    each `checkpoint_every` steps and the last, the validation metrics are measured and `on_checkpoint(step, model)` is
+    called, with the model in evaluation mode; the callback may sample from it and copy it, not change it. With
+    `output_dir` the trainer's state is saved there at the checkpoints, and the same call continues from the last one
+    and ends with the same weights. `report_to` names a tracker ("tensorboard", "trackio"), which writes below
+    `output_dir`; `progress(step, steps, text)` is for a bar.
 
     The history is tidy: one row for each step and split ("train", "validation"), with `step`, `loss`,
     `chosen_log_ratio`, `rejected_log_ratio`, `implicit_reward_accuracy`, with rewards `chosen_quantile`,
@@ -109,6 +114,7 @@ def fit_policy(
     Raises ValueError before training begins for rows or settings that cannot be used, and names the row.
     """
     sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "epochs": epochs}
+    sizes |= {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     _check_settings(precision, reference, report_to, output_dir, checkpoints=checkpoints, **sizes)
     common = _common_settings(batch_size, micro_batch_size, seed, precision, report_to)
     first = next(iter(validation_rows if online else train_rows), {})
@@ -127,7 +133,7 @@ def fit_policy(
                 for i, row in enumerate(rows):
                     row.update({name: float(values[i]) for name, values in logps.items()})
     lengths = [0 if online else pairs.length(row) for row in train]
-    order = batching.training_order(lengths, batch_size, epochs, seed)
+    order = batching.training_order(lengths, batch_size, epochs, seed, last_batch)
     dataset = _laid_out(
         [{"row": i, "weight": 1.0} for i in range(len(train))] if online else train, order, micro_batch_size, weight=0.0
     )
@@ -154,7 +160,9 @@ def fit_policy(
             online=_Online(online, train, checking) if online else None,
         )
         trainer.add_callback(callbacks.Reporter(progress))
-        trainer.add_callback(callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint))
+        trainer.add_callback(
+            callbacks.Checkpoints(trainer, checkpoints, output_dir is not None, on_checkpoint, checkpoint_every)
+        )
         trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(folder))
     return Fitted(causal_lm.restored(model), trainer.history())
 
@@ -168,6 +176,7 @@ def fine_tune(
     batch_size: int,
     micro_batch_size: int | None = None,
     epochs: int = 1,
+    last_batch: str = "keep",
     max_grad_norm: float = 10.0,
     checkpoints: int = 5,
     seed: int = 0,
@@ -181,7 +190,7 @@ def fine_tune(
 
     `sequences` are token ids, prompt and completion in one, end-of-sequence token included where the model is to learn
     it. Adam, cosine schedule, 10 % warm-up, gradients clipped at `max_grad_norm` (App. L.7). Sequences of similar
-    length share a batch. A model object is trained in place. Checkpoints, `output_dir` and the rest as in `fit_policy`.
+    length share a batch. A model object is trained in place. `last_batch`, checkpoints and the rest as in `fit_policy`.
     History rows: `step`, `loss` (nats a token), `grad_norm`, `learning_rate`. Raises ValueError for a sequence of fewer
     than two tokens or longer than the context.
     """
@@ -196,7 +205,7 @@ def fine_tune(
     for i, ids in enumerate(sequences):
         if not 2 <= len(ids) <= context:
             raise ValueError(f"sequence {i} has {len(ids)} tokens: it must have at least 2 and at most {context}.")
-    order = batching.length_grouped_order([len(ids) for ids in sequences], batch_size, epochs, seed)
+    order = batching.length_grouped_order([len(ids) for ids in sequences], batch_size, epochs, seed, last_batch)
     rows = [{"input_ids": list(ids), "labels": list(ids)} for ids in sequences]
 
     with contextlib.ExitStack() as stack:

@@ -287,3 +287,13 @@ def test_runs_of_one_process_share_their_pairs(monkeypatch):
     assert [split.rows for split in built] == [split.rows for split in fresh]
     other = fitting._pairs_once(in_setting("off-policy-random"), policy)
     assert other[0].rows != built[0].rows
+
+
+def test_a_dropped_batch_and_checkpoints_by_steps_reach_the_record():
+    """32 train prompts in batches of 6: five whole ones; checkpoints after 2, 4 and the last."""
+    profile = in_setting("off-policy-best", ties="keep", batch_size=6, micro_batch_size=6, last_batch="drop")
+    folder = fitting.run(profile.with_training(checkpoint_every=2), "qrpo", 0)
+    assert sorted(fitting.load_evaluation(folder)["step"].unique()) == [0, 2, 4, 5]
+    assert fitting.load_history(folder)["step"].max() == 5
+    kept = fitting.step(profile.with_training(last_batch="keep"), "qrpo", 0)
+    assert kept.key != fitting.step(profile, "qrpo", 0).key
