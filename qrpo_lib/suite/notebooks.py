@@ -31,7 +31,7 @@ EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
-THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
+THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets")
 
 
 @dataclass(frozen=True)
