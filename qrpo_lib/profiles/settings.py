@@ -486,6 +486,16 @@ def worlds(name_or_path: str | Path) -> tuple[int, ...]:
     return files.worlds(files.layers(name_or_path))
 
 
+def arms_of_worlds(name_or_path: str | Path) -> dict[str, dict[int, str]]:
+    """Of each arm as the files name it, its name in each world; empty for a profile without worlds."""
+    chain = files.layers(name_or_path)
+    found: dict[str, dict[int, str]] = {}
+    for arm in arms(name_or_path) if files.worlds(chain) else ():
+        base, world = files.arm_and_world(chain, arm)
+        found.setdefault(base, {})[world] = arm
+    return found
+
+
 def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
     """The profile of that name, or of that TOML file, in the arm of that name, or its first one.
 

@@ -87,9 +87,22 @@ def jobs(profile_name: str) -> list[Job]:
     makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm, makers)
-    steps = tuple(step for job in made for step in (job.step, *job.inputs))
-    ids = tuple(job.id for job in made)
-    return [*made, Job("results/claims", "results/claims", {"profile": profile_name}, steps, ids)]
+    # What shows verdicts that other notebooks have published, and the pool's among them.
+    together = ["results/worlds"] if profiles.worlds(profile_name) else []
+    for path in (*together, "results/power", "results/claims"):
+        steps = tuple(step for job in made for step in (job.step, *job.inputs))
+        made.append(Job(path, path, {"profile": profile_name}, steps, tuple(job.id for job in made)))
+    return made
+
+
+def in_world(selected: list[Job], profile_name: str, world: int) -> list[Job]:
+    """Those of the jobs that belong to arms of this world. Raises InputError for a world that there is not."""
+    known = profiles.worlds(profile_name)
+    if world not in known:
+        there = f"it has {', '.join(map(str, known))}" if known else "it has none"
+        raise InputError(f"The profile {profile_name!r} has no world {world}; {there}.")
+    arms = {of_world.get(world) for of_world in profiles.arms_of_worlds(profile_name).values()}
+    return [job for job in selected if job.parameters.get("arm") in arms]
 
 
 def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Job]:
@@ -121,7 +134,8 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
     made = [first, sampling, all_runs]
-    if reward_traits.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+    # Arms for Figure 4 and its cause, not for the paper's comparison.
+    if reward_traits.prefers_length(profile) or reward_traits.has_annotator(profile):
         return [*made, job("results/length_bias", grid, (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),

@@ -138,7 +138,7 @@ def target_figure(table: pd.DataFrame, beta: float):
 
 
 def reference_sets_figure(table: pd.DataFrame):
-    """Mean true quantile of what a generalising model converges to against n: random pairs left, best and worst right."""
+    """Mean true quantile of what a generalising model converges to, against n: random pairs, best and worst."""
     with plots.style():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
         for axis, (pair, rows) in zip(axes, table.groupby("pair", sort=False), strict=True):

@@ -131,7 +131,7 @@ def generalised_limit(references: ReferenceSet, transform, beta: float, log_z: f
     Among log-ratios h(F) that are a policy's, so that exp(h) integrates to 1 over F uniform, the one that minimises the
     mean of (h - g)^2 over the completions that are trained on: g(F) = (E[f(R_q-hat) | F] - beta log Z)/beta, density w.
     At the minimum w (h - g) = -c exp(h), so h = g - W(c exp(g)/w) with Lambert's W, and c is such that h is a policy's.
-    Where g is a policy's already, as with references apart, f(t) = t and the exact Z, h is g: QRPO's optimum, at every n.
+    Where g is a policy's already, as with references apart, f(t) = t and the exact Z, h is g: QRPO's optimum, at any n.
     """
     f = transforms.get(transform) if isinstance(transform, str) else transform
     log_z = f.log_partition(beta) if log_z is None else log_z
