@@ -23,3 +23,9 @@ def has_annotator(profile: Profile) -> bool:
 def sees_length(profile: Profile) -> bool:
     """Whether that annotator prefers long answers."""
     return has_annotator(profile) and profile.task.annotator.length_weight > 0
+
+
+def has_stated_properties(profile: Profile) -> bool:
+    """Whether the arm's data should have the properties of docs/miniature.md: its main chat arm, nothing changed."""
+    plain = profile.task.name == "sketches" and not prefers_length(profile) and not has_annotator(profile)
+    return plain and profile.experiment.shows == "all"

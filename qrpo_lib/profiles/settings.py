@@ -283,10 +283,13 @@ class Experiment(_Settings):
     seeds: of everything that is reported.
     grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
         best beta and learning rate of each algorithm and setting alone.
+    shows: which results an arm is for: all, or the scaling study alone (its grid then gives DPO's gain, the scale of
+        the smallest effects).
     rounds: how many iterative QRPO has (two seeds); without it there is none.
     """
 
     arms: list[str] | None = None
+    shows: Literal["all", "scaling"] = added("all")
     rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)

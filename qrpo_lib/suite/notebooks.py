@@ -125,18 +125,24 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     first = job("experiments/initial_policy", (policy,), (maker,) if maker else (), threads=threads)
     makers.setdefault(policy.key, first)
     sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
+    properties = []
+    if reward_traits.has_stated_properties(profile):
+        of_beta = _steps(profile, sweep.of_beta(profile))
+        properties = [job("experiments/task_properties", of_beta, (first, sampling), threads=threads)]
     all_runs = job(
         "experiments/sweep",
         (*grid, *scaling, *transformations),
-        (first, sampling),
+        (first, sampling, *properties),
         possible=_steps(profile, sweep.possible(profile)),
         all_cores=True,
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
-    made = [first, sampling, all_runs]
+    made = [first, sampling, *properties, all_runs]
     # Arms for Figure 4 and its cause, not for the paper's comparison.
     if reward_traits.prefers_length(profile) or reward_traits.has_annotator(profile):
         return [*made, job("results/length_bias", grid, (all_runs,))]
+    if profile.experiment.shows == "scaling":
+        return [*made, job("results/scaling", (*scaling, *dpo), (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
         job("results/tables", grid, (all_runs,)),
