@@ -68,6 +68,13 @@ def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int
 
     A continuous reward is what Table 4's partition functions are for. With m completions a reward has m values, and the
     closed form is off by about (sum of p^2) / (2 beta): the more the reference spreads, the closer.
+
+    Parameters
+    ----------
+    seed: of rewards and references.
+    vocabulary: tokens, the end-of-sequence token included.
+    longest: tokens of the longest completions.
+    references: how many reference rewards there are.
     """
     words = [token for token in range(vocabulary) if token != EOS]
     completions = [[*w, EOS] for length in range(longest) for w in itertools.product(words, repeat=length)]
@@ -109,10 +116,18 @@ def other_policy(problem: Problem, seed: int) -> np.ndarray:
 
 
 def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0, chain: bool = False) -> list[dict]:
-    """Training rows whose completions come from the distribution `log_data` (m,): each once, weighted.
+    """Training rows whose completions come from a distribution: each completion once, weighted.
 
     QRPO: every completion, weight its probability. The others: `PARTNERS` random pairs a completion, weight the product
     of the two probabilities; for the preferences of DPO and SimPO in both orders, by Bradley-Terry with the rewards.
+
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    algorithm: which one the rows are for.
+    log_data: (m,) log-probabilities that the completions of the data have.
+    seed: of the pairs.
+    chain: pairs of neighbours in the order of enumeration, which mix far more slowly than random ones.
     """
     m = len(problem.completions)
     if algorithm == "qrpo":
@@ -137,7 +152,15 @@ def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0, 
 
 
 def pair_rows(problem: Problem, chosen, rejected, log_data: np.ndarray, *, preferences: bool) -> list[dict]:
-    """Rows of the pairs with these indices, weighted as in `rows`."""
+    """Rows of the pairs with these indices, weighted as in `rows`.
+
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    chosen, rejected: (pairs,) indices of completions.
+    log_data: (m,) log-probabilities that the completions of the data have.
+    preferences: each pair in both orders, weighted by Bradley-Terry with the rewards.
+    """
     weights = len(log_data) ** 2 * np.exp(log_data[chosen] + log_data[rejected])
     if preferences:
         wins = special.expit(problem.rewards[chosen] - problem.rewards[rejected])
@@ -159,7 +182,16 @@ def pair_rows(problem: Problem, chosen, rejected, log_data: np.ndarray, *, prefe
 def fit(
     problem: Problem, algorithm: str, loss: Mapping[str, Any], rows: list[dict], *, learning_rate: float, steps: int
 ) -> Fit:
-    """`trainer.fit_policy` from the reference, `steps` steps on all rows at once."""
+    """`trainer.fit_policy` from the reference, with all rows in every step.
+
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    algorithm, loss: the algorithm, and the settings of its loss.
+    rows: as `rows` makes them.
+    learning_rate: of the first step.
+    steps: how many are taken.
+    """
     seen: dict[int, np.ndarray] = {}
     fitted = trainer.fit_policy(
         copy.deepcopy(problem.reference),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrpo_lib.cluster import pool
@@ -46,25 +47,20 @@ def failures(outcome: pool.Outcome) -> pd.DataFrame:
 
 def evaluations(profile: Profile, wanted: Sequence[Run], text: bool = False) -> pd.DataFrame:
     """Every recorded completion of the runs that are complete, with the columns of the run beside it."""
-    import pandas as pd
-
     columns = None if text else [name for name in fitting.RECORDED if name != "text"]
-    parts = []
-    for run in dict.fromkeys(wanted):
-        folder = run.step(profile).folder
-        if folder.is_dir():
-            parts.append(fitting.load_evaluation(folder, columns).assign(**_columns(run)))
-    if not parts:
-        raise _none_complete(wanted)
-    return pd.concat(parts, ignore_index=True)
+    return _of_complete_runs(profile, wanted, lambda folder: fitting.load_evaluation(folder, columns))
 
 
 def histories(profile: Profile, wanted: Sequence[Run]) -> pd.DataFrame:
     """Losses and metrics of training of the runs that are complete, with the columns of the run beside them."""
+    return _of_complete_runs(profile, wanted, fitting.load_history)
+
+
+def _of_complete_runs(profile: Profile, wanted: Sequence[Run], load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
-    found = [(run, run.step(profile).folder) for run in dict.fromkeys(wanted)]
-    parts = [fitting.load_history(path).assign(**_columns(run)) for run, path in found if path.is_dir()]
+    folders = {run: run.step(profile).folder for run in dict.fromkeys(wanted)}
+    parts = [load(folder).assign(**_columns(run)) for run, folder in folders.items() if folder.is_dir()]
     if not parts:
         raise _none_complete(wanted)
     return pd.concat(parts, ignore_index=True)

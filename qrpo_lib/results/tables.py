@@ -70,14 +70,11 @@ def table_2(rows: pd.DataFrame) -> Table:
     }
     methods = [name for name in CODE_METHODS if name in rows.index]
     names = {m: name + (_mark(rows.loc[m]) if m in rows.index else "") for m, name in names.items()}
-    markdown = [[names[m], _shown(rows.loc[m], "pass_rate", 1)] for m in methods]
-    latex = [[_colored(names[m], m), _latex_shown(rows.loc[m], "pass_rate", 1)] for m in methods]
-    groups = [
-        [row for row, m in zip(latex, methods, strict=True) if m in some]
-        for some in (("initial",), ("sft",), CODE_METHODS[2:])
-    ]
+    shown = {m: _shown(rows.loc[m], "pass_rate", 1) for m in methods}
+    latex = {m: [_colored(names[m], m), _tex(text)] for m, text in shown.items()}
+    blocks = [[latex[m] for m in group if m in latex] for group in (("initial",), ("sft",), CODE_METHODS[2:])]
     tex_header = ["\\textbf{Method}", "\\textbf{Avg. Pass (\\%)} $\\uparrow$"]
-    return Table(_markdown(header, markdown), _latex("lc", [tex_header], [group for group in groups if group]))
+    return Table(_markdown(header, [[names[m], text] for m, text in shown.items()]), _latex("lc", [tex_header], blocks))
 
 
 def table_3(rows: pd.DataFrame, reward_name: str) -> Table:
@@ -97,33 +94,22 @@ def table_3(rows: pd.DataFrame, reward_name: str) -> Table:
         for method in METHODS:
             if not any((model, dataset, method) in cells.index for dataset in datasets):
                 continue
-            found = [cells.loc[key] if (key := (model, d, method)) in cells.index else None for d in datasets]
-            mark = next((_mark(cell) for cell in found if cell is not None and _mark(cell)), "")
+            of_datasets = [cells.loc[key] if (key := (model, d, method)) in cells.index else None for d in datasets]
+            mark = next((_mark(cell) for cell in of_datasets if cell is not None and _mark(cell)), "")
             label = _NAMES.get(method, style.ALGORITHMS[method].label) + mark
-            digits = {name: 4 if name in _REWARDS else 1 for name in columns}
-            shown = [_shown(cell, name, digits[name]) for cell in found for name in columns]
-            markdown.append([model, f"**{label}**" if method == "qrpo" else label, *shown])
-            tex = [_latex_shown(cell, name, digits[name]) for cell in found for name in columns]
-            label = (
-                f"\\rowcolor{{orange!60}} & \\textbf{{{label}}}"
-                if method == "qrpo"
-                else f"{_escaped(model) if not block else ''} & {label}"
-            )
-            block.append([label, *tex])
+            shown = [_shown(cell, name, 4 if name in _REWARDS else 1) for cell in of_datasets for name in columns]
+            tex_label = f"{_escaped(model) if not block else ''} & {label}"
+            if method == "qrpo":
+                label, tex_label = f"**{label}**", f"\\rowcolor{{orange!60}} & \\textbf{{{label}}}"
+            markdown.append([model, label, *shown])
+            block.append([tex_label, *map(_tex, shown)])
         blocks.append(block)
-    width = len(columns)
-    spans = [f"\\multicolumn{{{width}}}{{c}}{{\\textbf{{{_escaped(d)}}}}}" for d in datasets]
-    parts = [
-        f"\\multicolumn{{{len(part)}}}{{c}}{{\\textbf{{{_escaped(group)}}}}}"
-        for _ in datasets
-        for group, part in groups
-    ]
-    labels = [f"\\textbf{{{_escaped(label)}}}" for _ in datasets for label in columns.values()]
-    headers = [["&", *spans], ["\\textbf{Model} & \\textbf{Method}", *parts], ["&", *labels]]
-    headers[0][0] = headers[2][0] = " & "
-    latex = "% needs \\usepackage{booktabs} \\usepackage[table]{xcolor}\n" + _latex(
-        "ll" + "c" * (width * len(datasets)), headers, blocks
-    )
+    spans = [_spanning(len(columns), dataset) for dataset in datasets]
+    parts = [_spanning(len(part), group) for group, part in groups] * len(datasets)
+    labels = [f"\\textbf{{{_escaped(label)}}}" for label in columns.values()] * len(datasets)
+    headers = [[" & ", *spans], ["\\textbf{Model} & \\textbf{Method}", *parts], [" & ", *labels]]
+    note = "% needs \\usepackage{booktabs} \\usepackage[table]{xcolor}\n"
+    latex = note + _latex("ll" + "c" * len(labels), headers, blocks)
     return Table(_markdown(["Model", "Method", *names], markdown), latex)
 
 
@@ -145,16 +131,13 @@ def appendix_m(rows: pd.DataFrame, lc: bool = True) -> Table:
             setting = row["setting"] if isinstance(row["setting"], str) else ""
             star = "*" if row["selected"] else ""
             pairs = [f"{_shown(row, f'{name}_valid', 4)} / {_shown(row, f'{name}_test', 4)}" for name in metrics]
-            tex = [
-                f"{_latex_shown(row, f'{name}_valid', 4)} / {_latex_shown(row, f'{name}_test', 4)}" for name in metrics
-            ]
+            tex = [" / ".join(map(_tex, pair.split(" / "))) for pair in pairs]
             mark = _UNTRAINED if isinstance(row["setting"], str) and row["step"] == 0 else ""
             settings = [_number(row["beta"]), _number(row["learning_rate"]), _number(row["step"]) + mark]
             label = "" if position else label
             markdown.append([label, setting + star.replace("*", "\\*"), *pairs, *settings])
             block.append([label, setting + star, *tex, *(text.replace(_DASH, "--") for text in settings)])
-        if block:
-            blocks.append(block)
+        blocks.append(block)
     header = ["Method", "Setting", *metrics.values(), "β", "LR", "Step"]
     tex_header = ["\\textbf{Method}", "\\textbf{Setting}", *(f"\\textbf{{{m}}}" for m in metrics.values())]
     tex_header += ["$\\beta$", "\\textbf{LR}", "\\textbf{Step}"]
@@ -167,7 +150,14 @@ def of_the_paper(name: str) -> Table:
 
 
 def beside(ours: Table, theirs: Table, where: str, label: str, note: str = "") -> str:
-    """Our table with the paper's below it, as Markdown. where: which of the paper's; label, note: what ours is of."""
+    """Our table with the paper's below it, as Markdown.
+
+    Parameters
+    ----------
+    ours, theirs: the tables.
+    where: which of the paper's it is.
+    label, note: what ours is of, and a sentence above it.
+    """
     note = f"{note}\n\n" if note else ""
     return f"{note}Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
 
@@ -218,8 +208,8 @@ def _shown(row: pd.Series | None, name: str, digits: int) -> str:
     return text if error is None or pd.isna(error) else f"{text} ± {error:.{digits}f}"
 
 
-def _latex_shown(row: pd.Series | None, name: str, digits: int) -> str:
-    text = _shown(row, name, digits)
+def _tex(text: str) -> str:
+    """What `_shown` gives, as LaTeX."""
     if text == _DASH:
         return "--"
     value, _, error = text.partition(" ± ")
@@ -229,6 +219,10 @@ def _latex_shown(row: pd.Series | None, name: str, digits: int) -> str:
 
 def _number(value: float) -> str:
     return _DASH if pd.isna(value) else f"{value:g}"
+
+
+def _spanning(columns: int, text: str) -> str:
+    return f"\\multicolumn{{{columns}}}{{c}}{{\\textbf{{{_escaped(text)}}}}}"
 
 
 def _colored(text: str, method: str) -> str:
@@ -247,6 +241,6 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 def _latex(alignment: str, headers: list[list[str]], blocks: list[list[list[str]]]) -> str:
     lines = [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     lines += [" & ".join(header) + " \\\\" for header in headers]
-    for block in blocks:
+    for block in filter(None, blocks):
         lines += ["\\midrule", *(" & ".join(row) + " \\\\" for row in block)]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])

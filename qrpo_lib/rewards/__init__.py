@@ -1,4 +1,4 @@
-"""Rewards of completions: relevance, reward models, the share of tests passed; `sandbox` runs code against tests.
+"""Rewards of completions: `models` (relevance, reward models), `tests` (the share passed); `sandbox` runs the code.
 
 May import models, profiles and what those may import; knows no task.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 Extraction = Literal["paper", "lenient"]
@@ -44,14 +44,6 @@ def extract(completion: str, names: Collection[str] = (), extraction: Extraction
     if paper is not None:
         return paper
     return text if _is_code(text) and re.search(r"(?m)^(def|class|async def) ", text) else None
-
-
-def differs(completions: Sequence[str], names: Sequence[Collection[str]]) -> int:
-    """For how many completions the two rules give different code; `names` are those of each one's tests."""
-    return sum(
-        extract(completion, some, "lenient") != extract(completion, some, "paper")
-        for completion, some in zip(completions, names, strict=True)
-    )
 
 
 def _defines(code: str, name: str) -> bool:

@@ -1,4 +1,6 @@
-"""Run folders: keys, atomic completion, records, shared work, progress, errors of one sentence, masked secrets.
+"""Run folders: what determines a result (`keys`), making it once (`folders`), `records`, `paths`, shared work.
+
+Also progress, errors of one sentence, and masked secrets.
 
 Imports nothing else of this package.
 """

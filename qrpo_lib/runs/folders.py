@@ -61,11 +61,17 @@ def complete(
 ) -> Path:
     """The folder of the step's result, made by `make(folder)` if it is not there yet.
 
-    Two processes that ask for the same step at once do not make it twice: the second one waits. With `resumable`,
-    `make` finds what an interrupted attempt left in the folder and must trust only what was moved there whole
-    (`write_atomically`); otherwise it starts with an empty folder. Work that such processes share is `shared()`,
-    called before `make`: it leaves its pieces in `step.shards`, which is removed in the end. With `again` the result
-    is made even if it is there, and takes the place of the old one when it is whole.
+    Two processes that ask for the same step at once do not make it twice: the second one waits.
+
+    Parameters
+    ----------
+    make: writes the result into the folder that it is given.
+    seed: for the record.
+    resumable: whether that folder holds what an interrupted attempt left, of which `make` must trust only what was
+        moved there whole (`write_atomically`); otherwise it is empty.
+    shared: work that such processes share, called before `make`: it leaves its pieces in `step.shards`, which is
+        removed in the end.
+    again: make the result even if it is there; the new one takes the place of the old one when it is whole.
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder

@@ -21,6 +21,7 @@ What happens to the unusable, counted in the report beside the rows:
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,51 +93,46 @@ def build_pairs(
         An unknown setting.
     """
     origin = source(setting)
-    report = Counter(dict.fromkeys(_REASONS, 0))
-    if origin == "offline":
-        report["contradicted"] = 0
+    report = Counter(dict.fromkeys([*_REASONS, *(["contradicted"] if origin == "offline" else [])], 0))
     rows: list[dict[str, Any]] = []
     for prompt_id, of_prompt in completions.groupby("prompt_id", sort=True):
-        report["prompts"] += 1
         references = [float(r) for r in ref_rewards.get(prompt_id, ()) if np.isfinite(r)]
         scored = of_prompt[np.isfinite(of_prompt["reward"])]
-        report["unscored"] += len(of_prompt) - len(scored)
         prompt_ids = list(of_prompt["prompt_ids"].iloc[0])
         room = None if max_tokens is None else max_tokens - len(prompt_ids)
-        reason = None
-        if len(scored) < 2 * pairs_per_prompt:
-            reason = "too_few_completions"
-        elif len(references) < num_ref_rewards:
-            reason = "too_few_reference_rewards"
-        elif room is not None and room < 1:
-            reason = "prompt_too_long"
-        if reason:
-            report[reason] += 1
+        report.update(prompts=1, unscored=len(of_prompt) - len(scored))
+        unusable = {
+            "too_few_completions": len(scored) < 2 * pairs_per_prompt,
+            "too_few_reference_rewards": len(references) < num_ref_rewards,
+            "prompt_too_long": room is not None and room < 1,
+        }
+        if any(unusable.values()):
+            report[next(reason for reason, holds in unusable.items() if holds)] += 1
             continue
         generator = np.random.default_rng([seed, zlib.crc32(str(prompt_id).encode())])
         for chosen, rejected in _ranked(scored, origin, pairs_per_prompt, generator):
-            tied = chosen["reward"] == rejected["reward"]
             if origin == "offline":
                 report["contradicted"] += bool(chosen["reward"] < rejected["reward"])
-            elif tied:
+            elif chosen["reward"] == rejected["reward"]:
                 report["ties"] += 1
                 if ties == "drop":
                     continue
-            ids = {side: list(one["token_ids"]) for side, one in (("chosen", chosen), ("rejected", rejected))}
-            report["cut"] += sum(room is not None and len(tokens) > room for tokens in ids.values())
-            rows.append(
-                {
-                    "prompt_id": str(prompt_id),
-                    "prompt_ids": prompt_ids,
-                    "chosen_ids": ids["chosen"][:room],
-                    "rejected_ids": ids["rejected"][:room],
-                    "chosen_reward": float(chosen["reward"]),
-                    "rejected_reward": float(rejected["reward"]),
-                    "ref_rewards": references,
-                }
-            )
+            report["cut"] += sum(room is not None and len(side["token_ids"]) > room for side in (chosen, rejected))
+            rows.append({"prompt_id": str(prompt_id)} | _row(prompt_ids, chosen, rejected, references, room))
     report["pairs"] = len(rows)
     return Pairs(_as_in_a_file(rows), dict(report))
+
+
+def _row(prompt_ids: list[int], chosen: Any, rejected: Any, ref_rewards: Sequence[float], room: int | None = None):
+    """A pair as `trainer.fit_policy` takes it; completions, with `token_ids` and `reward`, are cut at `room` tokens."""
+    return {
+        "prompt_ids": prompt_ids,
+        "chosen_ids": list(chosen["token_ids"])[:room],
+        "rejected_ids": list(rejected["token_ids"])[:room],
+        "chosen_reward": float(chosen["reward"]),
+        "rejected_reward": float(rejected["reward"]),
+        "ref_rewards": list(ref_rewards),
+    }
 
 
 def _as_in_a_file(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,13 +166,6 @@ def best_and_worst(prompt_ids: list[int], completions, rewards, ref_rewards) -> 
 
     Equal rewards stay: QRPO fits each completion to its own quantile, and needs no preference.
     """
-    completions, rewards = list(completions), [float(reward) for reward in rewards]
-    best, worst = max(range(len(rewards)), key=rewards.__getitem__), min(range(len(rewards)), key=rewards.__getitem__)
-    return {
-        "prompt_ids": prompt_ids,
-        "chosen_ids": list(completions[best]),
-        "rejected_ids": list(completions[worst]),
-        "chosen_reward": rewards[best],
-        "rejected_reward": rewards[worst],
-        "ref_rewards": list(ref_rewards),
-    }
+    candidates = [{"token_ids": ids, "reward": float(reward)} for ids, reward in zip(completions, rewards, strict=True)]
+    best, worst = (extreme(candidates, key=operator.itemgetter("reward")) for extreme in (max, min))
+    return _row(prompt_ids, best, worst, ref_rewards)

@@ -232,8 +232,11 @@ class _Round:
             process = PartialState().process_index
             seed = self._sampling_seed(2 + step) + 7_919 * process
             drawn = sampler.sample(model, tokenizer, prompts, completions=count, seed=seed, **self._sampling())
-            rewards = score([rows[one.prompt_index]["prompt"] for one in drawn], [one.text for one in drawn])
-            ids = [one.token_ids for one in drawn]
+            rewards = score(
+                [rows[completion.prompt_index]["prompt"] for completion in drawn],
+                [completion.text for completion in drawn],
+            )
+            ids = [completion.token_ids for completion in drawn]
             of = [slice(i * count, (i + 1) * count) for i in range(len(rows))]
             return [
                 best_and_worst(prompts[i], ids[of[i]], rewards[of[i]], row["ref_rewards"]) for i, row in enumerate(rows)
@@ -254,19 +257,23 @@ class _Round:
         from qrpo_lib.training import reference_logps as references
 
         settings = self.profile.evaluation
-        prompts = [one for one in tasks.of(self.profile.task).prompts(self.profile.seed) if one.split == EVALUATED]
+        every = tasks.of(self.profile.task).prompts(self.profile.seed)
+        prompts = [prompt for prompt in every if prompt.split == EVALUATED]
         ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
         # temperature 1 and top-p 1, as the KL is defined; the same seed in every plan and round, for less noise
         drawn = sampler.sample(model, tokenizer, ids, completions=settings.repeats, seed=self.seed, **self._sampling())
-        rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in drawn]
+        rows = [
+            {"prompt_ids": ids[completion.prompt_index], "completion_ids": completion.token_ids} for completion in drawn
+        ]
         computing = {"micro_batch_size": 64, "precision": self.profile.training.precision}
         logps = [references.log_probs(policy, tokenizer, rows, **computing) for policy in (model, self.initial)]
+        answered = [prompts[completion.prompt_index] for completion in drawn]
         score = tasks.of(self.profile.task).reward().score
         return pd.DataFrame(
             {
-                "prompt_id": [prompts[one.prompt_index].id for one in drawn],
-                "reward": score([prompts[one.prompt_index].text for one in drawn], [one.text for one in drawn]),
-                "length": [len(one.token_ids) for one in drawn],
+                "prompt_id": [prompt.id for prompt in answered],
+                "reward": score([prompt.text for prompt in answered], [completion.text for completion in drawn]),
+                "length": [len(completion.token_ids) for completion in drawn],
                 "log_ratio": logps[0]["ref_logps"].astype("float64") - logps[1]["ref_logps"],
             }
         )

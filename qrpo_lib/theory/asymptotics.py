@@ -103,10 +103,16 @@ def scaled_log_partition(profile: Profile, beta: float) -> float:
 
 
 def kl_divergence(f: Profile, g: Profile, beta: float, beta_g: float | None = None) -> float:
-    """KL(pi*_f || pi*_g) in nats, pi*_f with strength `beta` and pi*_g with `beta_g` (default the same).
+    """KL(pi*_f || pi*_g) in nats.
 
     The policies' densities over the quantile reward are exp(f/beta)/Z. Computed as the integral of
     p_f (e^w - 1 - w), w = log(p_g/p_f), whose integrand is never negative: no cancellation down to KL = 1e-17.
+
+    Parameters
+    ----------
+    f, g: the profiles.
+    beta: of pi*_f.
+    beta_g: of pi*_g, the same by default.
     """
     beta_g = beta if beta_g is None else beta_g
     wide = f if beta ** (1 / f.order) >= beta_g ** (1 / g.order) else g
@@ -149,11 +155,17 @@ def derived_kl(f: Profile, g: Profile) -> tuple[float, float]:
 
 
 def measured_power(betas, kl, power: float, order: int = 1) -> tuple[float, float, float, float]:
-    """(power, its error, constant, its error) of kl ~ constant beta^power as beta -> 0, from (betas,) small values.
+    """(power, its error, constant, its error) of kl ~ constant beta^power as beta -> 0.
 
     The log-log slopes between neighbouring betas, and kl/beta^power for the derived `power`, are extrapolated to
     beta = 0 by quadratics in beta^(1/order), the variable of the expansion for profiles of that class. The errors are
     the change from linear to quadratic extrapolation plus twice the least-squares standard error.
+
+    Parameters
+    ----------
+    betas, kl: (betas,) small betas and the KL in nats at each.
+    power: the derived one, for the constant.
+    order: the class k of the profiles.
     """
     betas, kl = np.asarray(betas, dtype=float), np.asarray(kl, dtype=float)
     slopes = np.diff(np.log(kl)) / np.diff(np.log(betas))

@@ -43,7 +43,14 @@ def simulate_log_partition(betas, counts, repeats: int, seed: int, sigma: float 
     """Errors of beta log Z-hat, Z-hat = mean of exp(r_i/beta) over n Gaussian rewards: (betas, counts, repeats).
 
     The same draws serve every beta and count (the first n of them), in the log domain; the exact value is
-    sigma^2/(2 beta). `counts` ascending. In units of the reward.
+    sigma^2/(2 beta).
+
+    Parameters
+    ----------
+    betas: (betas,), and counts: (counts,), the numbers n, ascending.
+    repeats: simulations of each.
+    seed: of the draws.
+    sigma: standard deviation of the rewards; the errors are in their unit.
     """
     betas, counts = np.asarray(betas, dtype=float), np.asarray(counts)
     rng = np.random.default_rng(seed)
@@ -73,6 +80,13 @@ def simulate_quantile(quantiles, counts, repeats: int, seed: int) -> np.ndarray:
     """Errors of R_q-hat from n reference rewards for samples of exact quantile F: (quantiles, counts, repeats).
 
     Made from reward draws, not from the binomial law: Gaussian references are compared with the reward at quantile F.
+
+    Parameters
+    ----------
+    quantiles: (quantiles,), the F.
+    counts: (counts,), the n.
+    repeats: simulations of each.
+    seed: of the draws.
     """
     quantiles, counts = np.asarray(quantiles, dtype=float), np.asarray(counts)
     rng = np.random.default_rng(seed)
@@ -181,10 +195,18 @@ def partition_gap(transform, beta, n: int):
 
 
 def simulate_finite_partition(transform, beta: float, n: int, distribution, prompts: int, seed: int):
-    """Monte Carlo log Z_f,n: mean of exp(f(R_q-hat)/beta) over `prompts` fresh draws of a sample and n references.
+    """Monte Carlo log Z_f,n, and its standard error (delta method).
 
-    `distribution` is a frozen scipy.stats distribution of the raw reward. Returns the estimate of log Z and its
-    standard error (delta method).
+    The mean of exp(f(R_q-hat)/beta) over fresh draws of a sample and its n references.
+
+    Parameters
+    ----------
+    transform: a Transformation, whose clamp is applied.
+    beta: the strength.
+    n: the number of references.
+    distribution: frozen scipy.stats distribution of the raw reward.
+    prompts: the number of draws.
+    seed: of the draws.
     """
     rng = np.random.default_rng(seed)
     rewards, ref_rewards = distribution.rvs(prompts, random_state=rng), distribution.rvs((prompts, n), random_state=rng)
@@ -198,7 +220,15 @@ def given_references_spread(transform, beta: float, n: int, repeats: int, seed: 
     """beta log Z of one prompt given its n reference rewards, minus beta log Z_f,n: (repeats,) prompts.
 
     Given the references, a fresh sample has rank k with probability F(r_(k+1)) - F(r_(k)): uniform spacings, whose
-    mean is 1/(n + 1), so Z_f,n is the mean over prompts of these Z. In units of the transformed reward.
+    mean is 1/(n + 1), so Z_f,n is the mean over prompts of these Z.
+
+    Parameters
+    ----------
+    transform: a Transformation, whose clamp is applied; the result is in units of the transformed reward.
+    beta: the strength.
+    n: the number of references.
+    repeats: the number of prompts.
+    seed: of the spacings.
     """
     spacings = np.random.default_rng(seed).dirichlet(np.ones(n + 1), size=repeats)
     values = transform(transform.clamp(np.arange(n + 1) / n, n)) / beta

@@ -15,7 +15,12 @@ def quantile_density(transform, beta: float, quantile):
 def reward_density(transform, beta: float, distribution, rewards):
     """Density of the raw reward under pi*, p_ref(r) exp(f(F_ref(r))/beta)/Z_f (Eq. 16), shape of `rewards`.
 
-    `distribution` is the frozen scipy.stats distribution of the raw reward under pi_ref.
+    Parameters
+    ----------
+    transform: what `transforms.get` takes.
+    beta: the strength.
+    distribution: frozen scipy.stats distribution of the raw reward under pi_ref.
+    rewards: where the density is wanted, any shape.
     """
     return distribution.pdf(rewards) * quantile_density(transform, beta, distribution.cdf(rewards))
 

@@ -88,7 +88,12 @@ def exact_quantile_test(distribution, samples: int, seed: int) -> float:
 def target_distribution_test(source, target, samples: int, seed: int) -> float:
     """p-value of the test that f(R_q) follows `target` for f its inverse distribution function (Appendix B).
 
-    `source` is the law of the raw reward; both are frozen continuous scipy.stats distributions.
+    Parameters
+    ----------
+    source: the law of the raw reward.
+    target: the law wanted; both are frozen continuous scipy.stats distributions.
+    samples: how many rewards are drawn.
+    seed: of the draws.
     """
     rewards = source.rvs(samples, random_state=np.random.default_rng(seed))
     return float(stats.kstest(target.ppf(source.cdf(rewards)), target.cdf).pvalue)
@@ -113,7 +118,15 @@ def tied_quantile_mean(probabilities) -> float:
 
 
 def estimated_quantile_test(distribution, n: int, samples: int, seed: int) -> float:
-    """p-value of the chi-square test that n R_q is uniform on 0, 1, ..., n when R_q is estimated from n references."""
+    """p-value of the chi-square test that n R_q is uniform on 0, 1, ..., n when R_q is estimated from n references.
+
+    Parameters
+    ----------
+    distribution: frozen continuous scipy.stats distribution of the raw reward.
+    n: the number of references.
+    samples: how many quantiles are estimated.
+    seed: of the draws.
+    """
     rng = np.random.default_rng(seed)
     quantiles = quantile_reward(
         distribution.rvs(samples, random_state=rng), distribution.rvs((samples, n), random_state=rng)
@@ -142,7 +155,14 @@ def simplification_range(tolerance: float = 1e-6) -> float:
 def estimated_discrete_error(transform, beta: float, probabilities, n: int, repeats: int, seed: int) -> np.ndarray:
     """beta log Z_f from probabilities counted on n reference rewards, minus its exact value: (repeats,) errors.
 
-    `probabilities` (K,) of the reward values in increasing order; the error is in units of the transformed reward.
+    Parameters
+    ----------
+    transform: what `transforms.discrete_log_partition` takes; the error is in units of the transformed reward.
+    beta: the strength.
+    probabilities: (K,) of the reward values in increasing order.
+    n: the number of reference rewards.
+    repeats: simulations.
+    seed: of the draws.
     """
     counts = np.random.default_rng(seed).multinomial(n, probabilities, size=repeats)
     estimated = transforms.discrete_log_partition(transform, beta, counts / n)

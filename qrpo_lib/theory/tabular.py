@@ -50,10 +50,16 @@ def optimal_policy(log_ref, rewards, beta: float) -> np.ndarray:
 
 
 def rounds(transform, log_ref, rewards, beta: float, count: int, requantile: bool) -> np.ndarray:
-    """log-policy after `count` rounds at strength count x beta, each with the last policy as reference (Appendix A).
+    """log-policy (m,) after `count` rounds at strength count x beta, each referring to the last policy (Appendix A).
 
-    With `requantile` the quantile rewards are taken anew under each round's reference, as QRPO would; otherwise they
-    stay those of `log_ref`, as the paper's argument assumes.
+    Parameters
+    ----------
+    transform: a Transformation.
+    log_ref, rewards: (m,) log-probabilities of the first reference, and raw rewards.
+    beta: the strength of one stage.
+    count: the number of rounds.
+    requantile: take the quantile rewards anew under each round's reference, as QRPO would; otherwise they stay those of
+        `log_ref`, as the paper's argument assumes.
     """
     policy, fixed = log_ref, quantile_rewards(transform, log_ref, rewards)
     for _ in range(count):
@@ -71,25 +77,58 @@ def kl(log_policy, log_other) -> float:
 
 
 def regularised_reward(log_policy, log_ref, rewards, beta: float) -> float:
-    """E_policy[R] - beta KL(policy || pi_ref), the objective (Eq. 1), in units of the reward."""
+    """E_policy[R] - beta KL(policy || pi_ref), the objective (Eq. 1), in units of the reward.
+
+    Parameters
+    ----------
+    log_policy, log_ref: (m,) log-probabilities.
+    rewards: (m,).
+    beta: the strength.
+    """
     return float((np.exp(log_policy) * (rewards - beta * (log_policy - log_ref))).sum())
 
 
 def loss(log_policy, log_ref, rewards, beta: float, data) -> float:
-    """E_{y ~ data}[(R - beta log Z - beta log(pi/pi_ref))^2] (Eq. 6), in reward units squared; `data` is (m,)."""
+    """E_{y ~ data}[(R - beta log Z - beta log(pi/pi_ref))^2] (Eq. 6), in reward units squared.
+
+    Parameters
+    ----------
+    log_policy, log_ref: (m,) log-probabilities.
+    rewards: (m,).
+    beta: the strength.
+    data: (m,) probabilities that the completions are trained on with.
+    """
     return float((data * _residual(log_policy, log_ref, rewards, beta) ** 2).sum())
 
 
 def gradient(log_policy, log_ref, rewards, beta: float, data) -> np.ndarray:
-    """Gradient (m,) of `loss` in the logits: -2 beta E[residual x grad log pi] (Eq. 14), grad log pi(y) = e_y - pi."""
+    """Gradient (m,) of `loss` in the logits: -2 beta E[residual x grad log pi] (Eq. 14), grad log pi(y) = e_y - pi.
+
+    Parameters
+    ----------
+    log_policy, log_ref, rewards, beta, data: as in `loss`.
+    """
     weighted = -2 * beta * data * _residual(log_policy, log_ref, rewards, beta)
     return weighted - weighted.sum() * np.exp(log_policy)
 
 
 def fit(log_ref, rewards, beta: float, data=None, tolerance: float = 1e-6, max_steps: int = 100_000) -> Fit:
-    """Gradient descent on `loss` from pi_ref, until every log-ratio is within `tolerance` nats of its target.
+    """Gradient descent on `loss` from pi_ref, until every log-ratio is near its target.
 
-    `data` (m,) probabilities > 0, default uniform. The step is the inverse of a bound on the curvature.
+    The step is the inverse of a bound on the curvature.
+
+    Parameters
+    ----------
+    log_ref, rewards: (m,).
+    beta: the strength.
+    data: (m,) probabilities > 0, uniform by default.
+    tolerance: the largest distance of a log-ratio from its target, in nats.
+    max_steps: where it stops at the latest.
+
+    Raises
+    ------
+    ValueError
+        A completion without probability in the data.
     """
     data = np.full(len(log_ref), 1 / len(log_ref)) if data is None else np.asarray(data)
     if not (data > 0).all():

@@ -115,6 +115,20 @@ def test_cost_of_the_papers_rule():
     assert compared.loc["dpo", "reward_cost"] == 0
 
 
+def test_both_rules_are_compared_among_the_checkpoints_that_are_short_enough():
+    scores = table(checkpoint("offline", 5, 1.0, length=20.0), checkpoint("offline", 9, 2.0, length=50.0))
+    compared = selection.compare_rules(scores, max_mean_length=30.0)
+    assert list(compared.columns[:2]) == ["algorithm", "differ"]
+    assert compared[["paper_step", "best_step"]].to_numpy().tolist() == [[5, 5]]
+    assert selection.compare_rules(scores)["paper_step"].item() == 9
+
+
+def test_a_choice_is_a_row_of_each_algorithm_in_the_columns_of_its_scores():
+    scores = table(checkpoint("offline", 5, 1.0), checkpoint("offline", 7, 2.0, algorithm="dpo"))
+    assert list(selection.select(scores).columns) == list(scores.columns)
+    assert selection.select(scores)[["algorithm", "step"]].to_numpy().tolist() == [["dpo", 7], ["qrpo", 5]]
+
+
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="no selection rule 'bset'"):
         selection.select(table(checkpoint("offline", 5, 1.0)), "bset")
@@ -148,6 +162,7 @@ def test_one_repeat_has_no_deviation(evaluations):
     alone = evaluations[(evaluations["seed"] == 0) & (evaluations["repeat"] == 0)]
     scores = selection.scores(alone)
     assert scores["reward_std"].tolist() == [0.0, 0.0]
+    assert "length_std" not in scores
     assert scores["repeats"].tolist() == [1, 1]
 
 

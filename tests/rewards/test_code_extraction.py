@@ -69,8 +69,9 @@ def test_the_authors_rule_is_the_first_block_of_python_that_is_closed():
 
 def test_a_completion_in_the_form_asked_for_is_the_same_to_both_rules():
     asked = [FORMS["the form asked for"], FORMS["closed on the code's last line"], "no code"]
-    assert code_extraction.differs(asked, [("f",)] * 3) == 0
-    assert code_extraction.differs([FORMS["py"], FORMS["not closed"], asked[0]], [("f",)] * 3) == 2
+    reward = TestsReward(lambda prompt: ["assert f(1) == 3"])
+    assert reward.forms_differ(["p"] * 3, asked).tolist() == [False] * 3
+    assert reward.forms_differ(["p"] * 3, [FORMS["py"], FORMS["not closed"], asked[0]]).tolist() == [True, True, False]
 
 
 def test_the_last_block_counts_where_none_defines_what_is_called():

@@ -134,7 +134,7 @@ TABLE = [
     # policies
     ("wheels.py", "GenerationConfig(eos_token_id=end", "GenerationConfig(bos_token_id=end", {"smollm2"}),
     ("initial_policy.py", "tokenizer.pad_token = settings", "tokenizer.eos_token = settings", {"hub"}),
-    ("initial_policy.py", "3 * settings.hidden_size", "4 * settings.hidden_size", {"initial"}),
+    ("tiny.py", "3 * settings.hidden_size", "4 * settings.hidden_size", {"initial"}),
     ("reference_policy.py", "len(ids) > limit", "len(ids) >= limit", {"sft"}),
     # the rest
     ("chat_template.py", "2024, 7, 26", "2024, 7, 27", WITH_PROMPTS),
