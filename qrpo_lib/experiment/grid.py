@@ -123,16 +123,17 @@ def own_run(profile: Profile, algorithm: str, seed: int) -> Run:
 def figure_6(profile: Profile, betas: list[float] | None = None) -> list[Run]:
     """Figure 6's runs: offline, all seeds, at these betas or the scaling studies' largest and smallest.
 
-    Of the scaling studies those with the most reference rewards; empty if none is offline.
+    Of the scaling studies those with the most reference rewards, with or without fine-tuning first as they have it;
+    empty if none is offline.
     """
-    offline = [run for run in scaling(profile) if run.setting == "offline" and run.partition == "exact"]
+    offline = [run for run in scaling(profile) if run.setting.endswith("offline") and run.partition == "exact"]
     if not offline:
         return []
     most = max(run.num_ref_rewards for run in offline)
     known = [run.beta for run in offline]
     rate = max(run.learning_rate for run in offline)
     return [
-        _run(profile, "qrpo", "offline", beta, rate, seed, num_ref_rewards=most)
+        _run(profile, "qrpo", offline[0].setting, beta, rate, seed, num_ref_rewards=most)
         for beta in betas or (max(known), min(known))
         for seed in profile.experiment.seeds
     ]
@@ -142,7 +143,7 @@ def threshold_runs(profile: Profile) -> list[Run]:
     """What the threshold of App. A is tested on: QRPO in every setting and at every beta, of the scaling studies with
     the most references and of the grid. Empty where no study trains offline."""
     studied = [run for run in scaling(profile) if _has_threshold(run)]
-    if not any(run.setting == "offline" for run in studied):
+    if not any(run.setting.endswith("offline") for run in studied):
         return []
     most = max(run.num_ref_rewards for run in studied)
     of_grid = [run for run in grid(profile) if run.algorithm == "qrpo" and _has_threshold(run)]

@@ -13,6 +13,7 @@ from qrpo_lib.cluster import dispatcher
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import folders
+from qrpo_lib.steps import alpaca_answers as answers
 from qrpo_lib.steps import (
     dataset_pairs,
     fitting,
@@ -49,6 +50,12 @@ def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     """Step 3."""
     step = fitting.step(profile, algorithm, seed)
     return Task(step, fitting.run, (profile, algorithm, seed), _needs(step, profile, seed), kind="training", group=True)
+
+
+def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> Task:
+    """Answers of one policy to AlpacaEval's instructions; the policy is there, since it was selected."""
+    arguments = (profile, algorithm, seed, checkpoint)
+    return Task(answers.step(*arguments), answers.run, arguments, (), kind="evaluation")
 
 
 def _of_step(step: folders.Step, profile: Profile) -> Task:

@@ -45,6 +45,7 @@ DISCRIMINATORS = {
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
 _COMMIT_OF |= {"initial": "initial_revision", "sft": "sft_revision"}  # of released reference completions
 _TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("reference_sampling", "released"))
+_TABLES_WITH_COPIES += (("alpaca_eval",),)
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _WORLD = "-world-"

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from qrpo_lib.profiles.base import Commit, Fraction, Settings
+from qrpo_lib.profiles.base import Commit, Fraction, Settings, added
 
 IS_INFRASTRUCTURE = True  # values are parameters of the steps
 
@@ -142,10 +142,17 @@ class _HubTask(_Task):
 
 
 class ChatDataTask(_HubTask):
-    """A preference dataset (`qrpo_lib.tasks.preference_data`)."""
+    """A preference dataset (`qrpo_lib.tasks.preference_data`).
+
+    lengths: in what `evaluation.max_mean_length`, the length-controlled reward and Figure 4 count length: "completion",
+        tokens of the policy's completions; "paper", as the authors do, tokens of prompt and completion together by
+        `tokenizer`, at most `max_tokens`, and the limit holds on the reporting prompts too
+        (`qrpo_lib.results.paper_lengths`).
+    """
 
     completions = "pairs"
     name: Literal["magpieair", "ultrafeedback"]
+    lengths: Literal["completion", "paper"] = added("completion")
     reward: RewardModel | Relevance = Field(discriminator="kind")
 
 

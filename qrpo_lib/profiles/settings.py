@@ -226,19 +226,31 @@ class Evaluation(_Settings):
 
     temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
     max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
-    lengths: in what they, the length-controlled reward and Figure 4 count length: "completion", tokens of the policy's
-        completions; "paper", as the authors do, tokens of prompt and completion together by the task's tokenizer, at
-        most its `max_tokens`, and the limit holds on the reporting prompts too (`qrpo_lib.results.paper_lengths`).
     figure_4: completions that it shows: of all held-out prompts, or as the paper's of the first repeat of the reporting
         prompts.
     """
 
     max_mean_length: PositiveFloat | None = None
-    lengths: Literal["completion", "paper"] = added("completion")
     figure_4: Literal["all", "paper"] = added("all")
     temperature: PositiveFloat | None = None
     top_p: Fraction | None = None
     repeats: PositiveInt
+
+
+class AlpacaEval(_Settings):
+    """AlpacaEval 2 (App. L.10): the reported models answer its instructions and are compared with the baseline.
+
+    dataset, revision: where the instructions and the baseline's answers are from (`qrpo_lib.steps.alpaca_answers`).
+    annotator: what judges, as the package `alpaca_eval` names it; a paid service.
+    baseline: whose answers are compared with, as AlpacaEval's file names it: gpt-4-1106-preview, `gpt4_turbo` on its
+        leaderboard.
+    """
+
+    dataset: str
+    revision: Commit | None = None
+    instructions: PositiveInt = 805
+    annotator: str
+    baseline: str = "gpt4_1106_preview"
 
 
 class Scaling(_Settings):
@@ -383,6 +395,7 @@ class Profile(_Settings):
     training: Training
     evaluation: Evaluation
     experiment: Experiment
+    alpaca_eval: AlpacaEval | None = added(None)
     dispatch: Dispatch = Dispatch()
 
     @model_validator(mode="after")
@@ -422,8 +435,6 @@ class Profile(_Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self):
-        if self.evaluation.lengths == "paper" and not hasattr(self.task, "tokenizer"):
-            raise ValueError(f'evaluation.lengths is "paper", but the task {self.task.name} names no tokenizer')
         sampling = self.reference_sampling
         if self.experiment.rounds and (sampling.references == "shared" or sampling.released):
             raise ValueError('experiment.rounds needs reference_sampling.references = "apart", and sampled completions')

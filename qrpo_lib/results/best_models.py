@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid, read, train
+from qrpo_lib.experiment import grid, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
 from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.results import length_bias, selection
+from qrpo_lib.results import length_bias, paper_lengths, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
 from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shared_references, shifts
 
@@ -87,21 +87,28 @@ def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def references(profile: Profile) -> pd.DataFrame:
     """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
-    frame = shared_references.once(reference_sampling.load(reference_sampling.run(profile)))
-    frame = frame[frame["split"].isin(evaluation.HELD_OUT)]
-    return frame[["prompt_id", "reward"]].assign(length=frame["token_ids"].map(len))
+    path = reference_sampling.run(profile) / reference_sampling.COMPLETIONS
+    columns = ["prompt_id", "reward", "token_ids"]
+    columns += ["sample_index"] if profile.reference_sampling.references == "shared" else []
+    columns += ["text"] if paper_lengths.are_used(profile) else []
+    frame = pd.read_parquet(path, columns=columns, filters=[("split", "in", list(evaluation.HELD_OUT))])
+    if "sample_index" in frame:
+        frame = shared_references.once(frame)
+    frame = paper_lengths.counted(profile, frame.assign(length=frame["token_ids"].map(len)))
+    return frame[["prompt_id", "reward", "length"]]
 
 
 def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
     """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
-    found = read.evaluations(profile, runs, text)
+    found = paper_lengths.evaluations(profile, runs, text)
     return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
 
 
 def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
     """Of each (or only these) algorithm and setting the best checkpoint of the grid, by the grid's seeds."""
     scores = selection.scores(recorded(profile, _grid(profile, algorithms)))
-    return selection.best_of_settings(scores, profile.evaluation.max_mean_length)
+    limited = evaluation.HELD_OUT if paper_lengths.are_used(profile) else ("selection",)
+    return selection.best_of_settings(scores, profile.evaluation.max_mean_length, limited)
 
 
 def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run]:
@@ -217,10 +224,15 @@ def initial_reward(profile: Profile) -> float:
 
 
 def length_points(profile: Profile, best: BestModels) -> dict[str, pd.DataFrame]:
-    """Figure 4's points of each algorithm's reported model on both held-out splits: `length_bias.points`."""
+    """Figure 4's points of each algorithm's reported model: `length_bias.points`.
+
+    On both held-out splits with all repeats, or as the profile says the paper's: the first repeat of the reporting one.
+    """
     points = {}
     for method in profile.experiment.algorithms:
         rows = best.rows(method)
+        if profile.evaluation.figure_4 == "paper":
+            rows = rows[(rows["split"] == "reporting") & (rows["repeat"] == 0)]
         points[method] = length_bias.points(rows, references(profile.with_training(setting=rows["setting"].iloc[0])))
     return points
 
@@ -264,7 +276,8 @@ def _grid(profile: Profile, algorithms: Sequence[str] | None) -> list[Run]:
 def _with_lc_reward(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for setting, rows in found.groupby("setting", sort=False):
-        parts.append(selection.with_lc_reward(rows, references(profile.with_training(setting=setting))))
+        of_setting = references(profile.with_training(setting=setting))
+        parts.append(selection.with_lc_reward(rows, of_setting, each_repeat=paper_lengths.are_used(profile)))
     return pd.concat(parts)
 
 
@@ -280,6 +293,7 @@ def _starts(profile: Profile) -> pd.DataFrame:
     for method in sorted(starts):
         for seed in profile.experiment.seeds:
             rows = reference_evaluation.load(reference_evaluation.run(starts[method], seed))
+            rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)
     if has_lc_reward(profile):

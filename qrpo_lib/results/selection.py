@@ -6,6 +6,8 @@ look at the split "selection" alone; what they choose is reported on the split "
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -37,14 +39,16 @@ def scores(evaluations: pd.DataFrame, keys: list[str] = CHECKPOINT) -> pd.DataFr
     return means.assign(repeats=grouped.size()).reset_index()
 
 
-def with_lc_reward(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+def with_lc_reward(evaluations: pd.DataFrame, references: pd.DataFrame, *, each_repeat: bool = False) -> pd.DataFrame:
     """The evaluations with a column `lc_reward` (App. L.5): one length coefficient for each trained model and split.
 
     evaluations: columns `CHECKPOINT`, `seed, split, prompt_id, reward, length`, of policies with one reference policy.
     references: its completions: columns `prompt_id, reward, length`, as many for every prompt.
+    each_repeat: one coefficient for each repeat of the evaluation, as the authors have it, instead.
     """
     rewards, lengths = (length_control.by_prompt(references, name) for name in ("reward", "length"))
-    keys = [name for name in [*CHECKPOINT, "seed", "split"] if name in evaluations]
+    keys = [*CHECKPOINT, "seed", "split", *(["repeat"] if each_repeat else [])]
+    keys = [name for name in keys if name in evaluations]
     parts = []
     for _, rows in evaluations.groupby(keys, observed=True, sort=False):
         controlled = length_control.length_controlled_reward(
@@ -57,14 +61,21 @@ def with_lc_reward(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.Da
     return evaluations.assign(lc_reward=pd.concat(parts))
 
 
-def best_of_settings(checkpoints: pd.DataFrame, max_mean_length: float | None = MAX_MEAN_LENGTH) -> pd.DataFrame:
+def best_of_settings(
+    checkpoints: pd.DataFrame,
+    max_mean_length: float | None = MAX_MEAN_LENGTH,
+    limited: Sequence[str] = ("selection",),
+) -> pd.DataFrame:
     """Of each algorithm and setting the checkpoint with the best mean selection reward, among those short enough.
 
-    checkpoints: `scores`. Returns rows of the selection split, one for each algorithm and setting that has any.
+    checkpoints: `scores`. limited: the splits on each of which answers must be short enough; the authors ask it of the
+    reporting split too. Returns rows of the selection split, one for each algorithm and setting that has any.
     """
     rows = checkpoints[checkpoints["split"] == "selection"]
     if max_mean_length is not None:
-        rows = rows[rows["length"] <= max_mean_length]
+        long = checkpoints[checkpoints["split"].isin(limited) & (checkpoints["length"] > max_mean_length)]
+        too_long = pd.MultiIndex.from_frame(long[CHECKPOINT])
+        rows = rows[~pd.MultiIndex.from_frame(rows[CHECKPOINT]).isin(too_long)]
     if rows.empty:
         raise ValueError(f"No checkpoint is left to select: all answer with more than {max_mean_length} tokens.")
     return rows.loc[rows.groupby(["algorithm", "setting"], observed=True)["reward"].idxmax()]

@@ -65,6 +65,18 @@ def best_rates(cells: ScalingCells) -> pd.DataFrame:
     return scaling_rows(best)
 
 
+def main_rates(profile: Profile, cells: ScalingCells) -> pd.DataFrame:
+    """`scaling_rows` of Figure 3: of each beta the learning rate that the profile names; without any `best_rates`."""
+    pairs = {
+        (beta, rate)
+        for study in profile.experiment.scaling
+        for beta, rate in zip(study.betas, study.main_learning_rates, strict=False)
+    }
+    if not pairs:
+        return best_rates(cells)
+    return scaling_rows({key: cell for key, cell in cells.items() if (key[1], key[2]) in pairs and key[4] == "exact"})
+
+
 def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
     """Of each setting the slope of the reward in log n over all numbers n of references, times the range of log n.
 

@@ -17,6 +17,7 @@ says where it is from and what was left out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -69,53 +70,63 @@ def parameters(profile: Profile) -> dict[str, Any]:
 
 
 def make(profile: Profile, policy: Path, completions: Path) -> None:
-    """Write the file of reference completions, in the columns of `reference_sampling.load`.
+    """Write the file of reference completions, in the columns of `reference_sampling.load`, some prompts at a time.
 
     `policy` is a folder with the policy's tokenizer. Raises `hub.HubError` for released data that do not fit.
     """
-    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
     from transformers import AutoTokenizer
 
     name, revision = source(profile)
     task, tokenizer = profile.task, AutoTokenizer.from_pretrained(policy)
-    frames, counts = [], {}
-    for role, split in (("train", task.train_split), ("test", task.test_split)):
-        of_role = [one for one in tasks.of(task).prompts(profile.seed) if (one.split == "train") == (role == "train")]
-        rows = hub.dataset(name, revision, split)
-        missing = [column for column in _COLUMNS if column not in rows.column_names]
-        if missing:
-            raise hub.HubError(f"{name} has no column {' and '.join(missing)}: it holds no released references.")
-        _check_tokenizer(profile, rows, f"{name}, {split}")
-        found = Counter({"rows": len(rows), "unusable_answers": 0})
-        with progress.bar(f"reading {name}, {split}") as report:
-            frames += list(
-                _matched(profile, rows.select_columns(list(_COLUMNS[:2])), of_role, tokenizer, found, report)
-            )
-        _check_all_found(of_role, found, f"{name}, {split}")
-        counts[role] = dict(found)
-    frame = pd.concat(frames, ignore_index=True)
+    counts: dict[str, Counter] = {}
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for role, split in (("train", task.train_split), ("test", task.test_split)):
+            wanted = [
+                one for one in tasks.of(task).prompts(profile.seed) if (one.split == "train") == (role == "train")
+            ]
+            rows = hub.dataset(name, revision, split)
+            missing = [column for column in _COLUMNS if column not in rows.column_names]
+            if missing:
+                raise hub.HubError(f"{name} has no column {' and '.join(missing)}: it holds no released references.")
+            _check_tokenizer(profile, rows, f"{name}, {split}")
+            counts[role] = Counter({"rows": len(rows), "unusable_answers": 0})
+            for frame in _matched(profile, rows, wanted, tokenizer, counts[role], f"reading {name}, {split}"):
+                if writer is None:
+                    schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
+                    writer = stack.enter_context(parquet.ParquetWriter(completions, schema))
+                writer.write_table(pa.Table.from_pandas(frame, schema=writer.schema, preserve_index=False))
+            _check_all_found(wanted, counts[role], f"{name}, {split}")
     if profile.reference_sampling.references == "shared":
-        frame = shared_references.with_shared(frame)
-    frame.to_parquet(completions)
-    record = {"dataset": name, "revision": revision, **counts}
+        shared_references.rewrite(completions)
+    record = {"dataset": name, "revision": revision, **{role: dict(found) for role, found in counts.items()}}
     folders.write_atomically(completions.parent / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _matched(profile: Profile, rows, prompts, tokenizer, found: Counter, report) -> Iterator[pd.DataFrame]:
-    """The completions of each row whose prompt is one of `prompts`, which it takes out of the waiting ones in order."""
+def _matched(profile: Profile, rows, prompts, tokenizer, found: Counter, what: str) -> Iterator[pd.DataFrame]:
+    """Completions of the rows whose prompts are among `prompts`, which are taken in order; some rows at a time."""
+    import pandas as pd
+
     waiting = defaultdict(list)
     for prompt in reversed(prompts):
         waiting[prompt.text].append(prompt)
-    for start in range(0, len(rows), _AT_ONCE):
-        report(start, len(rows), "rows")
-        some = rows[start : start + _AT_ONCE]
-        for conversation, rewards in zip(some["ref_completions"], some["ref_rewards"], strict=True):
-            text = conversation[0]["content"]
-            if not waiting[text]:
-                found["of_no_prompt"] += 1
-                continue
-            found["prompts"] += 1
-            yield _of_prompt(profile, waiting[text].pop(), conversation[1]["content"], rewards, tokenizer, found)
+    answers = rows.select_columns(list(_COLUMNS[:2]))
+    with progress.bar(what) as report:
+        for start in range(0, len(answers), _AT_ONCE):
+            report(start, len(answers), "rows")
+            some, frames = answers[start : start + _AT_ONCE], []
+            for conversation, rewards in zip(some["ref_completions"], some["ref_rewards"], strict=True):
+                text = conversation[0]["content"]
+                if not waiting[text]:
+                    found["of_no_prompt"] += 1
+                    continue
+                found["prompts"] += 1
+                prompt, written = waiting[text].pop(), conversation[1]["content"]
+                frames.append(_of_prompt(profile, prompt, written, rewards, tokenizer, found))
+            if frames:
+                yield pd.concat(frames, ignore_index=True)
 
 
 def _of_prompt(profile: Profile, prompt, answers: str, rewards: list[float], tokenizer, found: Counter) -> pd.DataFrame:

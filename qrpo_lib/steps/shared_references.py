@@ -13,21 +13,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-
-def with_shared(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sampled completions, columns `prompt_id, sample_index, role, token_ids, text, reward`, with those second rows."""
-    import pandas as pd
-
-    second = frame[frame["role"].isin(("candidate", "unusable"))]
-    second = second.assign(role="reference", text="", token_ids=[[] for _ in range(len(second))])
-    return pd.concat([second, frame], ignore_index=True)
+_LEFT_OUT = ("text", "token_ids")  # of a second row
 
 
 def rewrite(path: Path) -> None:
-    """Give the completions of a file their second rows."""
+    """Give the completions of a file their second rows, without reading all of them at once."""
     import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
 
-    with_shared(pd.read_parquet(path)).to_parquet(path)
+    file = parquet.ParquetFile(path)
+    schema = file.schema_arrow.remove_metadata()
+    short = [name for name in schema.names if name not in _LEFT_OUT]
+    second = pd.read_parquet(path, columns=short, filters=[("role", "in", ["candidate", "unusable"])])
+    second = second.assign(role="reference", text="", token_ids=[[] for _ in range(len(second))])
+    made = path.with_name(f"{path.name}.new")
+    with parquet.ParquetWriter(made, schema) as writer:
+        writer.write_table(pa.Table.from_pandas(second[schema.names], schema=schema, preserve_index=False))
+        for batch in file.iter_batches():
+            writer.write_batch(batch.replace_schema_metadata(None))
+    file.close()
+    made.replace(path)
 
 
 def once(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | clean`; each has `--help`.
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | clean`.
 
-What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status` and `runs` neither
-pandas nor matplotlib nor torch.
+Each has `--help`. What a command needs is imported when it runs: `qrpo --help` imports none of the library, `status`
+and `runs` neither pandas nor matplotlib nor torch.
 """
 
 from __future__ import annotations
@@ -246,6 +246,18 @@ def _agreed(question: str) -> bool:
     return False
 
 
+def write_protocol(options: argparse.Namespace) -> int:
+    """Write docs/protocol.md: the paper's protocol, the authors' code, and what the profiles do."""
+    from qrpo_lib.runs import folders
+    from qrpo_lib.suite import protocol
+
+    page, text = folders.project_root() / "docs" / "protocol.md", protocol.page()
+    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
+    folders.write_atomically(page, text.encode())
+    _say(f"docs/protocol.md {'updated' if changed else 'was up to date'}.")
+    return 0
+
+
 def write_claims(options: argparse.Namespace) -> int:
     """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
     from qrpo_lib.paper import claims, claims_page
@@ -353,6 +365,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         for field in fields(Assumptions):
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
+    add(write_protocol, "protocol")
     reported = add(build_report, "report")
     reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
     cleaned = add(clean, "clean")

@@ -58,6 +58,8 @@ def sources(profile_name: str) -> list[Source]:
         if isinstance(profile.task, ChatDataTask) and hasattr(profile.task.reward, "model"):
             found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
         found += [Source("dataset", *one) for one in released.sources(profile)]
+        if profile.alpaca_eval:
+            found.append(Source("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
     # A tokenizer is usually the policy's own, then named without a revision a second time.
     named = {(one.kind, one.name) for one in found if one.revision}
     return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]

@@ -87,6 +87,10 @@ def jobs(profile_name: str) -> list[Job]:
     makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm, makers)
+    shown = [job for job in made if job.path in ("results/tables", "results/alpaca_eval")]
+    of_tables = tuple(step for job in shown for step in (job.step, *job.inputs))
+    after = tuple(job.id for job in shown)
+    made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
     # What shows verdicts that other notebooks have published, and the pool's among them.
     together = ["results/worlds"] if profiles.worlds(profile_name) else []
     for path in (*together, "results/power", "results/claims"):

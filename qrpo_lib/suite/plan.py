@@ -1,8 +1,9 @@
 """`qrpo plan`: what a profile would run, before anything is submitted: stages, jobs, tokens, hours, disk. Read-only.
 
 Numbers of steps, jobs and completions are exact. Tokens and hours rest on the assumptions that are printed below the
-table and can be changed on the command line; they are estimates until a run has been measured. Prompts and parameters
-are counted where data and models are at hand; what is unknown is said (`qrpo_lib.suite.plan_sizes`).
+table, with where each is from, and can be changed on the command line; they are estimates until a run has been
+measured. An evaluation is counted once, on one device with the profile's engine, whichever job makes it. Prompts and
+parameters are counted where data and models are at hand; what is unknown is said (`qrpo_lib.suite.plan_sizes`).
 """
 
 from __future__ import annotations
@@ -31,22 +32,39 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
-_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "training")
+_BYTES_TO_RESUME = 12  # a parameter: weights and Adam's two moments in float32
+_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training")
+# Operations a parameter and token: the forward pass, the backward pass, and the forward pass again where activations
+# are not kept (gradient checkpointing).
+_FORWARD, _BACKWARD, _AGAIN = 2, 4, 2
+# The authors' notes beside their script that samples reference completions
+# (reproducibility-scripts/neurips-2025-chat/4-generate-ref-completions/generate_submit.py): on one GH200 about 6,000
+# tokens a second, and 1,024 prompts with 50 completions each in an hour.
+_AUTHORS_TOKENS_A_SECOND = 6000
+_AUTHORS_COMPLETION_TOKENS = round(_AUTHORS_TOKENS_A_SECOND * 3600 / (1024 * 50))
+_SOURCES = {
+    "completion_tokens": "what the authors note, 1,024 prompts x 50 completions in an hour, or half of the most that "
+    "can be sampled where that is less",
+    "prompt_tokens": "a guess",
+    "tflops": "a guess, 30 % of a GH200's 989 in dense bfloat16",
+    "tokens_a_second": "the authors' note on vLLM on one GH200; other engines are slower",
+}
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """What the estimates rest on.
 
-    completion_tokens, prompt_tokens: means; None takes half of the most that can be sampled, and 200.
-    tflops: sustained by one device in training, 10^12 operations a second.
+    completion_tokens, prompt_tokens: means; None takes what the authors note, or half of the most that can be sampled
+        where that is less.
+    tflops: sustained by one device, 10^12 operations a second.
     tokens_a_second: sampled by one device.
     """
 
     completion_tokens: float | None = None
     prompt_tokens: float = 200
     tflops: float = 300
-    tokens_a_second: float = 2500
+    tokens_a_second: float = _AUTHORS_TOKENS_A_SECOND
 
     def __post_init__(self):
         for of in fields(self):
@@ -54,6 +72,10 @@ class Assumptions:
             if value is not None and not 0 < value < math.inf:
                 option = f"--{of.name.replace('_', '-')}"
                 raise InputError(f"{option} must be a number above 0, not {value:g}.")
+
+    def seconds(self, operations: float) -> float:
+        """How long one device takes for so many operations."""
+        return operations / (self.tflops * 1e12)
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,16 @@ class Stage:
     disk: float
     arithmetic: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step: tokens, seconds of one device, bytes that stay, and how they come about."""
+
+    tokens: float
+    seconds: float
+    bytes: float
+    told: str
 
 
 def tasks_of_arm(profile: Profile) -> list[Task]:
@@ -100,114 +132,170 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
         of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
         seen |= {task.name for task in of_arm}
         sizes = plan_sizes.of_arm(profile)
-        for kind in _STAGES:
+        kinds = dict.fromkeys([*_STAGES, *(task.kind for task in of_arm)])
+        for kind in kinds:
             of_kind = [task for task in of_arm if task.kind == kind]
             if of_kind:
-                found.append(_stage(profile, kind, of_kind, assumptions, sizes))
+                found.append(_stage(profile, kind, of_kind, of_arm, assumptions, sizes))
     return found
 
 
-def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
-    there = {task.name for task in of_kind if task.step.folder.is_dir()}
-    open_steps = len(of_kind) - len(there)
+def _stage(
+    profile: Profile, kind: str, of_kind: list[Task], of_arm: list[Task], assumed: Assumptions, sizes: Sizes
+) -> Stage:
+    is_open = {task.name: not task.step.folder.is_dir() for task in of_arm}
+    to_do = [task for task in of_kind if is_open[task.name]]
     resources = profile.dispatch.of_kind(kind)
-    tokens, hours, disk, arithmetic = _ESTIMATES[kind](profile, assumed, sizes)
+    costs = [_cost(profile, task, assumed, sizes) for task in of_kind]
+    times = [is_open[task.name] for task in of_kind]
+    if kind == "evaluation" and not any(_evaluates_checkpoints(task) for task in of_kind):
+        # Trainings evaluate their checkpoints themselves: the same work, counted where it belongs.
+        one = _evaluation(profile, assumed, sizes, _checkpoints(profile, sizes))
+        costs.append(one)
+        times.append(sum(task.kind == "training" and is_open[task.name] for task in of_arm))
     return Stage(
         arm=profile.arm,
         kind=kind,
         steps=len(of_kind),
-        done=len(there),
-        jobs=open_steps * resources.workers,
+        done=len(of_kind) - len(to_do),
+        jobs=len(to_do) * resources.workers,
         nodes=resources.nodes,
-        tokens=open_steps * tokens,
-        hours=open_steps * hours,
-        disk=open_steps * disk / 1e9,
-        arithmetic=arithmetic,
+        tokens=sum(n * cost.tokens for n, cost in zip(times, costs, strict=True)),
+        hours=sum(n * cost.seconds for n, cost in zip(times, costs, strict=True)) / 3600,
+        disk=sum(n * cost.bytes for n, cost in zip(times, costs, strict=True)) / 1e9,
+        arithmetic="; or ".join(dict.fromkeys(cost.told for cost in costs)),
         notes=tuple(sizes.notes),
     )
 
 
-# --- one step of each kind: tokens, device-hours, bytes, and how they come about --------------------------------------
+def _evaluates_checkpoints(task: Task) -> bool:
+    return task.step.name != "reference_evaluation"
 
 
-def _of_policy(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+# --- one step of each kind --------------------------------------------------------------------------------------------
+
+
+def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
+    if task.kind == "evaluation":
+        checkpoints = _checkpoints(profile, sizes) if _evaluates_checkpoints(task) else 1
+        return _evaluation(profile, assumed, sizes, checkpoints, of_reference=not _evaluates_checkpoints(task))
+    if "released" in task.step.parameters:
+        return _imported(profile, assumed, sizes)
+    if task.kind == "training":
+        apart = any(source.name == "reference_log_probs" for source in task.step.inputs)
+        return _training(profile, assumed, sizes, reference=not apart)
+    estimate = _ESTIMATES.get(task.kind)
+    return estimate(profile, assumed, sizes) if estimate else Cost(0, 0, 0, "not estimated")
+
+
+def _policy(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
     size = _BYTES_A_PARAMETER["bfloat16" if isinstance(profile.policy, HubPolicy) else "float32"]
     parameters = sizes.policy.number
-    return 0, 0, parameters * size, f"{_short(parameters)} parameters x {size} bytes"
+    return Cost(0, 0, parameters * size, f"{_short(parameters)} parameters x {size} bytes")
 
 
-def _of_sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
-    train = sizes.train.number
-    length = assumed.prompt_tokens + _completion_tokens(profile, assumed)
-    tokens = train * profile.sft.epochs * length
-    hours, told = _training_hours(sizes, tokens, 8, assumed)
-    return (
-        tokens,
-        hours,
-        _policy_bytes(profile, sizes),
-        f"{train:,} x {profile.sft.epochs} epochs x {length:.0f} tokens; {told}",
-    )
+def _sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    settings, length = profile.sft, assumed.prompt_tokens + _completion_tokens(profile, assumed)
+    rows = _seen(sizes.train.number, settings.batch_size, settings.last_batch)
+    tokens = rows * settings.epochs * length
+    factor = _FORWARD + _BACKWARD + _AGAIN
+    seconds, told = _passes(sizes, tokens, factor, assumed)
+    told = f"{rows:,} x {settings.epochs} epochs x {length:.0f} tokens; {told}"
+    return Cost(tokens, seconds, _policy_bytes(profile, sizes), told)
 
 
-def _of_sampling(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
-    train, held_out = sizes.train.number, sizes.held_out.number
-    settings = profile.reference_sampling
-    each, length = settings.completions + settings.ref_rewards, _completion_tokens(profile, assumed)
-    tokens = (train + held_out) * each * length
-    hours = tokens / assumed.tokens_a_second / 3600
-    told = f"{train + held_out:,} prompts x {each} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
+def _sampling(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    prompts = sizes.train.number + sizes.held_out.number
+    each, length = profile.reference_sampling.sampled, _completion_tokens(profile, assumed)
+    tokens = prompts * each * length
+    seconds = tokens / assumed.tokens_a_second
+    told = f"{prompts:,} prompts x {each} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
     if sizes.reward_model.number:
-        read = (train + held_out) * each * (length + assumed.prompt_tokens)
-        hours += 2 * sizes.reward_model.number * read / (assumed.tflops * 1e12) / 3600
-        told += f", then 2 x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
-    return tokens, hours, tokens * _BYTES_A_TOKEN, told
+        read = prompts * each * (length + assumed.prompt_tokens)
+        seconds += assumed.seconds(_FORWARD * sizes.reward_model.number * read)
+        told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
+    return Cost(tokens, seconds, tokens * _BYTES_A_TOKEN, told)
 
 
-def _of_scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
-    train, held_out = sizes.train.number, sizes.held_out.number
-    read = 2 * (train + held_out) * (_completion_tokens(profile, assumed) + assumed.prompt_tokens)
-    hours = 2 * sizes.reward_model.number * read / (assumed.tflops * 1e12) / 3600
-    return read, hours, read * _BYTES_A_TOKEN, f"2 x {train + held_out:,} completions of the dataset scored"
+def _imported(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    """Of reference completions that somebody has published: nothing is sampled or scored."""
+    prompts = sizes.train.number + sizes.held_out.number
+    each, length = profile.reference_sampling.sampled, _completion_tokens(profile, assumed)
+    told = f"imported: {prompts:,} prompts x {each} completions that were published, with their rewards"
+    return Cost(0, 0, prompts * each * length * _BYTES_A_TOKEN, told)
 
 
-def _of_evaluation(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
-    held_out = sizes.held_out.number
-    tokens = held_out * profile.evaluation.repeats * _completion_tokens(profile, assumed)
-    told = f"{held_out:,} prompts x {profile.evaluation.repeats} x {_completion_tokens(profile, assumed):.0f} tokens"
-    return tokens, tokens / assumed.tokens_a_second / 3600, tokens * _BYTES_A_TOKEN, told
+def _scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    pairs = sizes.train.number + sizes.held_out.number
+    read = 2 * pairs * (_completion_tokens(profile, assumed) + assumed.prompt_tokens)
+    seconds = assumed.seconds(_FORWARD * sizes.reward_model.number * read)
+    return Cost(read, seconds, read * _BYTES_A_TOKEN, f"2 x {pairs:,} completions of the dataset scored")
 
 
-def _of_training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
-    train, held_out = sizes.train.number, sizes.held_out.number
-    settings, length = profile.training, _completion_tokens(profile, assumed)
-    pairs = train * settings.pairs_per_prompt
-    tokens = pairs * settings.epochs * 2 * (assumed.prompt_tokens + length)
-    # Forward, backward and the forward again of gradient checkpointing, and the reference: 2 + 4 + 2 + 2.
-    hours, told = _training_hours(sizes, tokens, 10, assumed)
-    written = settings.checkpoints * held_out * profile.evaluation.repeats * length
-    hours += written / assumed.tokens_a_second / 3600
+def _evaluation(
+    profile: Profile, assumed: Assumptions, sizes: Sizes, checkpoints: int, of_reference: bool = False
+) -> Cost:
+    """Completions of held-out prompts with rewards and log-probabilities, the policy's and the reference's."""
+    prompts, repeats = sizes.held_out.number, profile.evaluation.repeats
+    length = _completion_tokens(profile, assumed)
+    written = checkpoints * prompts * repeats * length
+    read = checkpoints * prompts * repeats * (length + assumed.prompt_tokens)
+    policies = 1 if of_reference else 2
+    passes = policies * sizes.policy.number + sizes.reward_model.number
+    seconds = written / assumed.tokens_a_second + assumed.seconds(_FORWARD * passes * read)
     told = (
-        f"{pairs:,} pairs x 2 x {assumed.prompt_tokens + length:.0f} tokens; {told}; "
-        f"{settings.checkpoints} evaluations "
-        f"x {held_out:,} x {profile.evaluation.repeats} x {length:.0f} tokens"
+        f"{checkpoints} x {prompts:,} prompts x {repeats} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s, "
+        f"then {_FORWARD} x {_short(passes)} x {_short(read)} tokens for log-probabilities and rewards"
     )
-    return tokens + written, hours, _policy_bytes(profile, sizes), told
+    return Cost(written, seconds, written * _BYTES_A_TOKEN, told)
+
+
+def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: bool) -> Cost:
+    """The fit alone, with the reference's log-probabilities if no step before has them; checkpoints are evaluated in a
+    stage of their own."""
+    settings, length = profile.training, assumed.prompt_tokens + _completion_tokens(profile, assumed)
+    pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
+    tokens = pairs * settings.epochs * 2 * length
+    factor = _FORWARD + _BACKWARD + _AGAIN + (_FORWARD if reference else 0)
+    seconds, told = _passes(sizes, tokens, factor, assumed)
+    return Cost(tokens, seconds, _policy_bytes(profile, sizes), f"{pairs:,} pairs x 2 x {length:.0f} tokens; {told}")
+
+
+def _reference_log_probs(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
+    """Once for all trainings on the same pairs."""
+    pairs = int(sizes.train.number * profile.training.pairs_per_prompt)
+    tokens = pairs * 2 * (assumed.prompt_tokens + _completion_tokens(profile, assumed))
+    seconds, told = _passes(sizes, tokens, _FORWARD, assumed)
+    return Cost(tokens, seconds, pairs * _BYTES_A_TOKEN, f"{pairs:,} pairs; {told}")
 
 
 _ESTIMATES = {
-    "policy": _of_policy,
-    "sft": _of_sft,
-    "sampling": _of_sampling,
-    "scoring": _of_scoring,
-    "evaluation": _of_evaluation,
-    "training": _of_training,
+    "policy": _policy,
+    "sft": _sft,
+    "sampling": _sampling,
+    "scoring": _scoring,
+    "reference_log_probs": _reference_log_probs,
 }
 
 
-def _training_hours(sizes: Sizes, tokens: float, factor: int, assumed: Assumptions) -> tuple[float, str]:
+def _checkpoints(profile: Profile, sizes: Sizes) -> int:
+    """How many checkpoints of a training are evaluated, step 0 aside."""
+    settings = profile.training
+    if settings.checkpoint_every is None:
+        return settings.checkpoints
+    pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
+    return math.ceil(math.ceil(pairs * settings.epochs / settings.batch_size) / settings.checkpoint_every)
+
+
+def _seen(rows: float, batch_size: int, last_batch: str) -> int:
+    """Rows that an epoch trains on."""
+    return int(rows // batch_size * batch_size if last_batch == "drop" else rows)
+
+
+def _passes(sizes: Sizes, tokens: float, factor: int, assumed: Assumptions) -> tuple[float, str]:
     parameters = sizes.policy.number
-    hours = factor * parameters * tokens / (assumed.tflops * 1e12) / 3600
-    return hours, f"{factor} x {_short(parameters)} x {_short(tokens)} operations"
+    operations = factor * parameters * tokens
+    return assumed.seconds(operations), f"{factor} x {_short(parameters)} x {_short(tokens)} operations"
 
 
 def _policy_bytes(profile: Profile, sizes: Sizes) -> float:
@@ -215,7 +303,23 @@ def _policy_bytes(profile: Profile, sizes: Sizes) -> float:
 
 
 def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
-    return assumed.completion_tokens or profile.reference_sampling.max_new_tokens / 2
+    most = profile.reference_sampling.max_new_tokens
+    return assumed.completion_tokens or min(_AUTHORS_COMPLETION_TOKENS, most / 2)
+
+
+def resuming_disk(profile_name: str, found: list[Stage]) -> tuple[int, float]:
+    """Trainings that run at once, and the GB of the checkpoints that they would resume from.
+
+    Each has one, and for a moment the one that takes its place.
+    """
+    at_once = profiles.load(profile_name).dispatch.simultaneous
+    still = {stage.arm: stage.steps - stage.done for stage in found if stage.kind == "training"}
+    of_arms = []
+    for arm, number in still.items():
+        parameters = plan_sizes.policy(profiles.load(profile_name, arm)).number
+        of_arms += [2 * _BYTES_TO_RESUME * parameters / 1e9] * number
+    largest = sorted(of_arms, reverse=True)[:at_once]
+    return len(largest), sum(largest)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -239,17 +343,28 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
     lines += [f"  {one.arm}, {one.kind}: {one.arithmetic}" for one in found]
     notes = dict.fromkeys(note for one in found if one.done < one.steps for note in one.notes)
     lines += ["", "Of the sizes:", *(f"  {note}." for note in notes)] if notes else []
-    lines += ["", f"Assumed, not measured (`qrpo plan --help`): {_told(assumed)}."]
+    at_once, while_running = resuming_disk(profile_name, found)
+    if at_once:
+        lines += [
+            "",
+            f"While trainings run, up to {at_once} at once: {while_running:,.0f} GB of checkpoints to resume from "
+            f"(2 x {_BYTES_TO_RESUME} bytes a parameter), removed at the end of each.",
+        ]
+    lines += ["", "Assumed, not measured (`qrpo plan --help`):", *(f"  {line}." for line in _told(assumed))]
     parent = next(path for path in (folders.runs_folder(), *folders.runs_folder().parents) if path.exists())
     lines += [f"Where: {settings.where}; results in {folders.runs_folder()}, where {_free(parent)} GB are free."]
     return Group(table, Text("\n".join(lines)))
 
 
-def _told(assumed: Assumptions) -> str:
-    values = {field.name.replace("_", " "): getattr(assumed, field.name) for field in fields(assumed)}
-    if assumed.completion_tokens is None:
-        values["completion tokens"] = "half of the most that are sampled"
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in values.items())
+def _told(assumed: Assumptions) -> list[str]:
+    """Each assumption with where it is from, unless it was given."""
+    default, lines = Assumptions(), []
+    for field in fields(assumed):
+        value = getattr(assumed, field.name)
+        shown = f"at most {_AUTHORS_COMPLETION_TOKENS}" if value is None else f"{value:g}"
+        source = _SOURCES[field.name] if value == getattr(default, field.name) else "given"
+        lines.append(f"{field.name.replace('_', ' ')} {shown}: {source}")
+    return lines
 
 
 def _free(path) -> str:

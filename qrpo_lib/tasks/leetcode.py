@@ -25,6 +25,7 @@ import heapq
 import itertools
 import math
 import operator
+import queue
 import random
 import re
 import string
@@ -60,6 +61,23 @@ class TreeNode:
         self.val = val
         self.left = left
         self.right = right
+
+
+class Node:
+    """A node of a tree, or of a list whose nodes also point to a random one."""
+
+    def __init__(self, val=0, left=None, right=None, random=None):
+        self.val = val
+        self.left = left
+        self.right = right
+        self.random = random
+
+
+class CategoryHandler:
+    """Says whether two items are of the same category; a test brings its own."""
+
+    def haveSameCategory(self, a: int, b: int) -> bool:
+        raise NotImplementedError
 
 
 def list_node(values):

@@ -60,3 +60,5 @@ def check_available(profile: Profile) -> None:
     for tuned in (False, True) if released else ():
         if released.of(tuned):
             hub.check(*released.of(tuned), "dataset")
+    if profile.alpaca_eval and profile.task.completions != "solution":
+        hub.check(profile.alpaca_eval.dataset, profile.alpaca_eval.revision, "dataset")

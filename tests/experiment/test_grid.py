@@ -86,6 +86,28 @@ def test_gh200_has_the_papers_grid():
             assert {beta for _, beta, _ in cells["mistral-magpieair"]} == {3e-4, 1e-3, 3e-3}
 
 
+def test_gh200_has_the_papers_figure_3():
+    """After fine-tuning, offline and random pairs, five numbers of references, three betas and rates (App. M)."""
+    profile = profiles.load("gh200", "llama-magpieair")
+    found = grid.scaling(profile)
+    assert len(found) == 2 * 5 * 3 * 3
+    assert {run.setting for run in found} == {"sft-offline", "sft-off-policy-random"}
+    (study,) = profile.experiment.scaling
+    main = dict(zip(study.betas, study.main_learning_rates, strict=True))
+    assert main == {0.003: 1e-6, 0.01: 3e-7, 0.1: 1e-7}
+    assert {run.setting for run in grid.figure_6(profile)} == {"sft-offline"}
+
+
+def test_main_rates_are_one_for_each_beta_and_trained(load):
+    study = "[[arms.chat.experiment.scaling]]\nsettings = ['offline']\nnum_ref_rewards = [1]\nbetas = [0.1, 0.3]\n"
+    for lines, message in (
+        ("main_learning_rates = [1e-4]", "has 1 values for 2 betas"),
+        ("learning_rates = [1e-4]\nmain_learning_rates = [1e-4, 2e-4]", "are not all among learning_rates"),
+    ):
+        with pytest.raises(profiles.ProfileError, match=message):
+            load(f'extends = "tiny"\n{study}{lines}\n')
+
+
 def test_what_is_not_in_the_grid_is_the_profiles_own(load):
     profile = load(
         'extends = "tiny"\n[experiment]\nalgorithms = ["dpo", "qrpo"]\nseeds = [3, 4]\n'

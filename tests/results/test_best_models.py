@@ -231,6 +231,24 @@ def test_the_slope_uses_all_numbers_of_references():
     np.testing.assert_allclose(studies.scaling_slopes(bump)["offline"], expected)
 
 
+def test_figure_3_shows_the_rates_that_the_profile_names():
+    """Of two betas and rates: the rate of each beta that the profile names, whichever is better."""
+    profile = profiles.load("gh200", "llama-magpieair")
+    cells = {
+        (setting, beta, rate, n, "exact"): studies.Cell(1, rate, np.full((1, 4), rate))
+        for setting in ("offline", "off-policy")
+        for beta in (0.003, 0.01, 0.1)
+        for rate in (1e-7, 3e-7, 1e-6)
+        for n in (1, 50)
+    }
+    shown = studies.main_rates(profile, cells)
+    assert set(zip(shown["beta"], shown["learning_rate"], strict=True)) == {(0.003, 1e-6), (0.01, 3e-7), (0.1, 1e-7)}
+    assert len(shown) == 2 * 3 * 2
+    assert set(studies.best_rates(cells)["learning_rate"]) == {1e-6}
+    none_named = studies.main_rates(profiles.load("tiny", "chat"), cells)
+    pd.testing.assert_frame_equal(none_named, studies.best_rates(cells))
+
+
 def test_cells_that_are_the_initial_policys_decide_nothing(profile, judge):
     """Offline, beta 0.01 makes the policy worse: its best checkpoint is the start."""
     cells = studies.scaling_cells(profile)

@@ -1,6 +1,7 @@
 """Imported reference completions against the files that they are read from, and what is refused."""
 
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -10,79 +11,42 @@ from hub_copies import chat_model, magpieair, released_references, tokenizer
 from qrpo_lib.experiment import jobs
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.steps import fitting, reference_sampling, released
+from qrpo_lib.steps import fitting, initial_policy, reference_sampling, released
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
 
-PROFILE = """
-seed = 0
-[policy]
-source = "hub"
-model = "owner/model"
-pad_token = "<pad>"
-temperature = 1.0
-top_p = 1.0
-[arms.chat.task]
-name = "magpieair"
-dataset = "owner/data"
-train_split = "train"
-test_split = "test"
-tokenizer = "owner/model"
-max_tokens = 16
-reward.kind = "relevance"
-[reference_sampling]
-backend = "transformers"
-completions = 3
-ref_rewards = 4
-references = "shared"
-max_new_tokens = 8
-batch_size = 8
-threads = 1
-released = { initial = "owner/released" }
-[training]
-setting = "off-policy-best"
-batch_size = 8
-micro_batch_size = 8
-epochs = 1
-checkpoints = 1
-precision = "float32"
-threads = 1
-qrpo = { beta = 0.1, learning_rate = 1e-4, num_ref_rewards = 7 }
-dpo = { beta = 0.1, learning_rate = 1e-4 }
-rebel = { beta = 0.1, learning_rate = 1e-4 }
-simpo = { beta = 2.0, learning_rate = 1e-4 }
-[sft]
-learning_rate = 1e-4
-batch_size = 8
-micro_batch_size = 8
-epochs = 1
-[evaluation]
-repeats = 1
-[experiment]
-algorithms = ["qrpo"]
-seeds = [0]
-"""
+PROFILE = (Path(__file__).parents[1] / "data" / "hub_copies.toml").read_text()
 
 
 @pytest.fixture(scope="module")
-def copies(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copies")
-    magpieair(folder / "owner" / "data")
-    chat_model(folder / "owner" / "model")
+def made(tmp_path_factory):
+    """Copies of a dataset and a model, and the run folders that are made of them once for all tests."""
+    folder = tmp_path_factory.mktemp("made")
+    magpieair(folder / "copies" / "owner" / "data")
+    chat_model(folder / "copies" / "owner" / "model")
+    (folder / "mine.toml").write_text(PROFILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_DATA", str(folder / "copies"))
+        patch.setenv("QRPO_RUNS", str(folder / "runs"))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        profile = profiles.load(folder / "mine.toml")
+        tasks.of(profile.task).prepared()
+        initial_policy.run(profile)
     return folder
 
 
 @pytest.fixture
-def profile(copies, runs_folder, tmp_path, monkeypatch):
+def profile(made, runs_folder, tmp_path, monkeypatch):
     """Its dataset and model are there, the released references are not yet."""
     monkeypatch.setenv("QRPO_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data" / "owner").mkdir(parents=True)
     for name in ("data", "model"):
-        (tmp_path / "data" / "owner" / name).symlink_to(copies / "owner" / name)
-    path = tmp_path / "mine.toml"
-    path.write_text(PROFILE)
-    return profiles.load(path)
+        (tmp_path / "data" / "owner" / name).symlink_to(made / "copies" / "owner" / name)
+    runs_folder.mkdir()
+    for one in (made / "runs").glob("*-*"):
+        (runs_folder / one.name).symlink_to(one)
+    return profiles.load(made / "mine.toml")
 
 
 @pytest.fixture
@@ -125,18 +89,12 @@ def test_every_completion_and_reward_is_the_released_one(profile, place):
 
 def test_pairs_come_of_them_as_of_sampled_ones(profile, place):
     released_references(place, texts(profile))
-    train, selection = fitting.pairs(profile, profile_policy(profile), reference_sampling.run(profile))
+    train, selection = fitting.pairs(profile, initial_policy.run(profile), reference_sampling.run(profile))
     assert isinstance(train, preferences.Pairs)
     assert len(train.rows) == 22
     assert all(len(row["ref_rewards"]) == 7 and row["chosen_reward"] in row["ref_rewards"] for row in train.rows)
     assert all(row["chosen_reward"] - row["rejected_reward"] == 2.0 for row in train.rows)  # of 3 candidates
     assert selection.rows
-
-
-def profile_policy(profile):
-    from qrpo_lib.steps import initial_policy
-
-    return initial_policy.run(profile)
 
 
 def test_a_missing_prompt_is_refused(profile, place):
@@ -170,8 +128,8 @@ def test_rewards_of_another_tokenizer_are_refused(profile, place):
         reference_sampling.run(profile)
 
 
-def test_data_of_another_schema_are_refused(profile, place, copies):
-    place.symlink_to(copies / "owner" / "data")
+def test_data_of_another_schema_are_refused(profile, place, made):
+    place.symlink_to(made / "copies" / "owner" / "data")
     with pytest.raises(hub.HubError, match="has no column ref_completions and ref_rewards"):
         reference_sampling.run(profile)
 

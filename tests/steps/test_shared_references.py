@@ -32,19 +32,31 @@ def sampled(prompts=4, seed=0):
     return pd.DataFrame(rows)
 
 
+@pytest.fixture
+def with_shared(tmp_path):
+    def made(frame):
+        path = tmp_path / reference_sampling.COMPLETIONS
+        frame.to_parquet(path)
+        shared_references.rewrite(path)
+        assert [one.name for one in tmp_path.iterdir()] == [path.name]
+        return pd.read_parquet(path)
+
+    return made
+
+
 def references(frame):
     return frame[frame["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
 
 
-def test_the_references_are_all_completions_in_the_order_of_sampling():
+def test_the_references_are_all_completions_in_the_order_of_sampling(with_shared):
     frame = sampled()
-    found = references(shared_references.with_shared(frame))
+    found = references(with_shared(frame))
     for prompt_id, of_prompt in frame.groupby("prompt_id"):
         assert found[prompt_id] == of_prompt.sort_values("sample_index")["reward"].tolist()
 
 
-def test_a_candidate_counts_itself_in_its_quantile():
-    frame = shared_references.with_shared(sampled())
+def test_a_candidate_counts_itself_in_its_quantile(with_shared):
+    frame = with_shared(sampled())
     rows, report = build_pairs(
         frame[frame["role"] == "candidate"],
         references(frame),
@@ -60,18 +72,19 @@ def test_a_candidate_counts_itself_in_its_quantile():
             assert quantile >= 1 / SAMPLED  # never 0: a completion is at or below itself
 
 
-def test_every_completion_is_there_once_with_its_text():
+def test_every_completion_is_there_once_with_its_text(with_shared):
     frame = sampled()
-    once = shared_references.once(shared_references.with_shared(frame))
+    once = shared_references.once(with_shared(frame))
+    once = once.assign(**{name: once[name].map(list) for name in ("prompt_ids", "token_ids")})
     pd.testing.assert_frame_equal(once.reset_index(drop=True), frame)
     pd.testing.assert_frame_equal(shared_references.once(frame), frame)
 
 
 @pytest.mark.parametrize("missing", [0, CANDIDATES])
-def test_a_prompt_without_one_of_its_rewards_is_left_out_whole(missing):
+def test_a_prompt_without_one_of_its_rewards_is_left_out_whole(with_shared, missing):
     frame = sampled()
     frame.loc[(frame["prompt_id"] == "p1") & (frame["sample_index"] == missing), "reward"] = np.nan
-    frame = shared_references.with_shared(frame)
+    frame = with_shared(frame)
     rows, report = build_pairs(
         frame[frame["role"] == "candidate"],
         references(frame),

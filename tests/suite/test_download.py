@@ -97,8 +97,12 @@ def test_the_papers_models_and_datasets_are_each_wanted_once():
         ("dataset", "Magpie-Align/Magpie-Air-DPO-100K-v0.1"),
         ("dataset", "HuggingFaceH4/ultrafeedback_binarized"),
         ("dataset", "newfacade/LeetCodeDataset"),
+        ("dataset", "tatsu-lab/alpaca_eval"),
     }
-    assert len(download.sources("gh200")) == 6
+    assert len(download.sources("gh200")) == 7
+    released = {one.name for one in download.sources("gh200-released")} - {name for _, name in wanted}
+    assert len(released) == 8  # of two policies, with and without fine-tuning, on two datasets
+    assert all(name.startswith("skandermoalla/qrpo-paper-") and "-ref50-offline-" in name for name in released)
     assert download.sources("tiny") == []
 
 

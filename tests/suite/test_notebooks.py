@@ -105,7 +105,8 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     of_grid |= {"results/scaling", "results/transformations", "experiments/iterative"}
     of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
     of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
-    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/power", "results/claims"}
+    together = {f"results/{name}" for name in ("protocol", "power", "claims")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | together
 
 
 def test_source_notebooks_are_clean():

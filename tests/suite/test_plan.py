@@ -79,36 +79,39 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         # DPO and QRPO in two settings with two seeds; Figure 3 with three; the square root, since the grid has t
         "training": 2 * 1 * 2 + 2 * 2 * 2 + 2 * 3 + 2,
     }
-    written = 7 * 5 * 2 * 50  # of one training's evaluations: 7 checkpoints, 5 held-out prompts, 2 repeats
+    written = 5 * 2 * 50  # of one evaluation: 5 held-out prompts, 2 repeats
+    checkpoints = 7 * steps["training"]
     read = 3 * 8 * 2 * (10 + 50)
     tokens = {
         "policy": 0,
-        "sft": 2 * 8 * (10 + 50),
-        "sampling": 13 * (4 + 11) * 50,
-        "evaluation": 5 * 2 * 50,
-        "training": read + written,
+        "sft": steps["sft"] * 2 * 8 * (10 + 50),
+        "sampling": steps["sampling"] * 13 * (4 + 11) * 50,
+        "evaluation": (steps["evaluation"] + checkpoints) * written,
+        "training": steps["training"] * read,
     }
+    # Log-probabilities of what was written: the start's under one policy, a checkpoint's under two.
+    passed = (steps["evaluation"] + 2 * checkpoints) * 5 * 2 * (10 + 50)
     seconds = {
         "policy": 0,
         "sft": 8 * PARAMETERS * tokens["sft"] / 1e9,
         "sampling": tokens["sampling"] / 100,
-        "evaluation": tokens["evaluation"] / 100,
-        "training": 10 * PARAMETERS * read / 1e9 + written / 100,
+        "evaluation": tokens["evaluation"] / 100 + 2 * PARAMETERS * passed / 1e9,
+        "training": 10 * PARAMETERS * tokens["training"] / 1e9,
     }
-    disk = dict.fromkeys(("policy", "sft", "training"), 4 * PARAMETERS)  # float32
+    disk = {kind: steps[kind] * 4 * PARAMETERS for kind in ("policy", "sft", "training")}  # float32
     disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation")}
     assert {kind: stage.steps for kind, stage in found.items()} == steps
     for kind, stage in found.items():
         assert (stage.done, stage.jobs, stage.nodes, stage.notes) == (0, steps[kind], 1, ())
-        assert stage.tokens == steps[kind] * tokens[kind], kind
-        assert stage.hours == pytest.approx(steps[kind] * seconds[kind] / 3600), kind
-        assert stage.disk == pytest.approx(steps[kind] * disk[kind] / 1e9), kind
+        assert stage.tokens == tokens[kind], kind
+        assert stage.hours == pytest.approx(seconds[kind] / 3600), kind
+        assert stage.disk == pytest.approx(disk[kind] / 1e9), kind
     options = [f"--{name.replace('_', '-')}={value}" for name, value in assumed.items()]
     assert cli.main(["plan", "--profile", str(path), *options]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (total,) = [line for line in lines if line[:1] == ["all"]]
     every = sum(steps.values())
-    hours = sum(steps[kind] * seconds[kind] for kind in steps) / 3600
+    hours = sum(seconds.values()) / 3600
     assert total[1:4] == [str(every), "0", str(every)]
     assert f"{hours:,.1f}" in total
     assert not runs_folder.exists()
@@ -141,24 +144,52 @@ def test_the_papers_scale_by_hand(runs_folder):
         "gh200", "llama-magpieair", completion_tokens=500, prompt_tokens=100, tflops=100, tokens_a_second=1e9
     )
     training = found["training"]
-    tokens = 97_812 * 2 * 600
+    tokens = 764 * 128 * 2 * 600  # whole batches
     seconds = 10 * 8.03e9 * tokens / 100e12
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
-    assert training.steps == 4 * 54 + 84  # of the 90 models of Figure 3 and its versions, 6 are in the grid
+    # Of the 90 models of Figure 3 and its versions, the grid has those with 1 reference and beta 0.003: 2 x 3.
+    assert training.steps == 4 * 54 + 84
+    evaluation = found["evaluation"]
+    assert evaluation.tokens == (2 + 5 * training.steps) * 1_992 * 3 * 500
     assert (training.nodes, training.done) == (2, 0)
 
 
 def test_the_papers_code_arm_by_hand(runs_folder):
-    """LeetCode: 2,563 problems, 10 pairs and 40 completions each, from the fine-tuned policy alone."""
+    """LeetCode: 2,563 problems, 10 pairs and 50 completions each, from the fine-tuned policy alone."""
     found = by_kind("gh200", "llama-leetcode", completion_tokens=500, prompt_tokens=100, tokens_a_second=1000)
     assert found["training"].steps == 4 * 9
     assert (found["sft"].steps, found["sampling"].steps) == (1, 1)
-    assert found["sft"].tokens == 2_563 * 3 * 600
-    assert found["sampling"].hours == pytest.approx((2_563 + 223) * 40 * 500 / 1000 / 3600)
-    evaluations = 5 * 223 * 3 * 500
-    assert found["training"].tokens == 36 * (2_563 * 10 * 2 * 600 + evaluations)
+    assert found["sft"].tokens == 20 * 128 * 3 * 600
+    assert found["sampling"].hours == pytest.approx((2_563 + 223) * 50 * 500 / 1000 / 3600)
+    assert found["training"].tokens == 36 * 200 * 128 * 2 * 600
+    assert found["evaluation"].tokens == (1 + 36 * 5) * 223 * 3 * 500
+
+
+def test_imported_references_are_neither_sampled_nor_scored(runs_folder):
+    sampled, imported = (by_kind(name, "llama-magpieair")["sampling"] for name in ("gh200", "gh200-released"))
+    assert (imported.tokens, imported.hours, imported.steps) == (0, 0, 2)
+    assert sampled.hours > 0
+    assert imported.disk == sampled.disk  # what is kept is the same
+    assert imported.arithmetic.startswith("imported: 99,804 prompts x 50 completions")
+    others = [by_kind(name, "llama-magpieair")["training"] for name in ("gh200", "gh200-released")]
+    assert others[0].hours == others[1].hours
+
+
+def test_what_trainings_resume_from_is_counted_for_those_that_run_at_once(runs_folder, tmp_path):
+    path = tmp_path / "few.toml"
+    path.write_text('extends = "gh200"\n[dispatch]\nsimultaneous = 3\n[experiment]\narms = ["llama-leetcode"]\n')
+    found = plan.stages(str(path), plan.Assumptions())
+    assert plan.resuming_disk(str(path), found) == (3, pytest.approx(3 * 2 * 12 * 8.03))
+
+
+def test_every_assumption_says_where_it_is_from(runs_folder, capsys):
+    assert cli.main(["plan", "--profile", "gh200", "--tflops", "200"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tokens a second 6000: the authors' note on vLLM" in text
+    assert "completion tokens at most 422: what the authors note, 1,024 prompts x 50 completions in an hour" in text
+    assert "tflops 200: given" in text
 
 
 def test_a_policy_that_two_arms_share_is_planned_once(runs_folder):
@@ -219,7 +250,7 @@ def test_own_data_and_models_are_counted(own, runs_folder, capsys):
     text = shown(path, capsys)
     assert "UNKNOWN" not in text
     found = by_kind(str(path), "llama-magpieair", completion_tokens=10)
-    assert found["sampling"].tokens == found["sampling"].steps * 27 * (6 + 50) * 10
+    assert found["sampling"].tokens == found["sampling"].steps * 27 * (6 + 44) * 10
     assert not runs_folder.exists()
 
 

@@ -57,6 +57,25 @@ def test_a_tree_is_read_level_by_level(initialisation):
     assert initialisation["tree_node"]([]) is None
 
 
+# What the authors' one initialisation for all problems defines (App. L.6, Figures 10 and 11).
+MODULES = "bisect collections functools heapq itertools math operator queue random re string"
+CLASSES = "ListNode TreeNode Node CategoryHandler"
+NAMES = (
+    "list_node tree_node is_same_list is_same_tree inf List Tuple Dict Any Union Optional PriorityQueue combinations"
+)
+NAMES += " permutations lru_cache defaultdict OrderedDict deque Counter"
+
+
+def test_the_initialisation_has_every_name_of_the_papers_and_every_prompt_shows_it(initialisation):
+    assert set(f"{MODULES} {CLASSES} {NAMES}".split()) <= set(initialisation)
+    node = initialisation["Node"](1, random=initialisation["Node"](2))
+    assert (node.val, node.left, node.right, node.random.val) == (1, None, None, 2)
+    assert hasattr(initialisation["CategoryHandler"](), "haveSameCategory")
+    for row in ROWS:
+        text = leetcode.prompt(row)
+        assert all(f"class {name}:" in text for name in CLASSES.split())
+
+
 def test_a_list_is_read_from_its_head(initialisation):
     node, found = initialisation["list_node"]([3, 1, 2]), []
     while node:

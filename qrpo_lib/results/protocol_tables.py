@@ -1,0 +1,171 @@
+"""What a profile as a whole shows: the tables of App. L, its code prompts (Figures 9 to 11), Table 3 of all chat arms.
+
+Each table is a data frame made of the profile's settings, one row for what the paper has one row for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from qrpo_lib.paper import style
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.reward_traits import has_lc_reward, prefers_length
+from qrpo_lib.profiles.settings import HubPolicy, Profile
+from qrpo_lib.tasks import registry as tasks
+
+_TRAINED_WITH = {"optimizer": "Adam", "schedule": "cosine, 10 % warm-up"}
+_PAIRS = {
+    "offline": "the dataset's own",
+    "off-policy-best": "best and worst of {completions}",
+    "off-policy-random": "random, ranked, {pairs} of {completions}",
+}
+
+
+def arms(profile_name: str) -> list[Profile]:
+    """The profile's arms."""
+    return [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
+
+
+def all_tables(of: Sequence[Profile]) -> dict[str, pd.DataFrame]:
+    """Every table of App. L, by the name that it is saved under."""
+    return {
+        "protocol-datasets": datasets(of),
+        "protocol-sampling": sampling(of),
+        "protocol-settings": settings(of),
+        "protocol-phases": phases(of),
+        "protocol-betas": betas(of),
+    }
+
+
+def datasets(of: Sequence[Profile]) -> pd.DataFrame:
+    """Columns `arm, policy, dataset, task, filter, reward`."""
+    rows = []
+    for one in of:
+        task = one.task
+        filters = [f"at most {task.max_tokens} tokens"] if hasattr(task, "max_tokens") else []
+        filters += [f"at least {task.min_tests} test cases"] if hasattr(task, "min_tests") else []
+        reward = getattr(getattr(task, "reward", None), "model", None) or getattr(task, "reward", None)
+        code = task.completions == "solution"
+        rows.append(
+            {
+                "arm": one.arm,
+                "policy": one.policy.model if isinstance(one.policy, HubPolicy) else one.policy.source,
+                "dataset": getattr(task, "dataset", task.name),
+                "task": "coding" if code else "chat",
+                "filter": ", ".join(filters) or "none",
+                "reward": "share of tests passed" if code else getattr(reward, "kind", reward) or "the task's own",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sampling(of: Sequence[Profile]) -> pd.DataFrame:
+    """Columns `purpose, temperature, top_p, completions, max_new_tokens, engine`."""
+    rows = []
+    for one in of:
+        shared = {"max_new_tokens": one.reference_sampling.max_new_tokens, "engine": one.reference_sampling.backend}
+        rows.append(
+            {"purpose": "reference completions", "temperature": 1.0, "top_p": 1.0}
+            | {"completions": one.reference_sampling.sampled}
+            | shared
+        )
+        name = one.policy.model if isinstance(one.policy, HubPolicy) else one.policy.source
+        rows.append(
+            {"purpose": f"evaluation ({name})"}
+            | one.evaluation_sampling
+            | {"completions": one.evaluation.repeats}
+            | shared
+        )
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True).sort_values("purpose", ignore_index=True)
+
+
+def settings(of: Sequence[Profile]) -> pd.DataFrame:
+    """Columns `setting, fine_tuned_first, pairs, arms`."""
+    rows: dict[tuple, list[str]] = {}
+    for one in of:
+        for setting in one.experiment.settings or [one.training.setting]:
+            source = setting.removeprefix("sft-")
+            pairs = one.training.pairs_per_prompt
+            told = _PAIRS[source].format(completions=one.reference_sampling.completions, pairs=pairs)
+            rows.setdefault((setting, "yes" if setting != source else "no", told), []).append(one.arm)
+    names = ["setting", "fine_tuned_first", "pairs", "arms"]
+    return pd.DataFrame([(*key, ", ".join(found)) for key, found in rows.items()], columns=names)
+
+
+def phases(of: Sequence[Profile]) -> pd.DataFrame:
+    """Columns `phase, epochs, learning_rates, batch_size, last_batch, optimizer, schedule, gradient_clipping, arms`."""
+    rows: dict[tuple, list[str]] = {}
+    names = ["phase", "epochs", "learning_rates", "batch_size", "last_batch", *_TRAINED_WITH, "gradient_clipping"]
+    for one in of:
+        found = []
+        settings_of_arm = one.experiment.settings or [one.training.setting]
+        if one.sft and any(name.startswith("sft-") for name in settings_of_arm):
+            tuned = one.sft
+            found.append(("SFT", tuned.epochs, f"{tuned.learning_rate:g}", tuned.batch_size, tuned.last_batch, "10"))
+        rates = {
+            rate
+            for name in one.experiment.algorithms
+            for rate in one.experiment.learning_rates.get(name) or [getattr(one.training, name).learning_rate]
+        }
+        training = one.training
+        listed = ", ".join(f"{rate:g}" for rate in sorted(rates))
+        found.append(("RL", training.epochs, listed, training.batch_size, training.last_batch, "none"))
+        for *first, clipping in found:
+            rows.setdefault((*first, *_TRAINED_WITH.values(), clipping), []).append(one.arm)
+    frame = pd.DataFrame([(*key, ", ".join(of_arms)) for key, of_arms in rows.items()], columns=[*names, "arms"])
+    return frame.sort_values("phase", ascending=False, kind="stable", ignore_index=True)
+
+
+def betas(of: Sequence[Profile]) -> pd.DataFrame:
+    """Columns `algorithm, betas, reference_rewards, arms`, the second last QRPO's."""
+    rows: dict[tuple, list[str]] = {}
+    for one in of:
+        for name in one.experiment.algorithms:
+            values = one.experiment.betas.get(name) or [getattr(one.training, name).beta]
+            references = str(one.training.qrpo.num_ref_rewards) if name == "qrpo" else ""
+            key = (style.ALGORITHMS[name].label, ", ".join(f"{value:g}" for value in values), references)
+            rows.setdefault(key, []).append(one.arm)
+    names = ["algorithm", "betas", "reference_rewards", "arms"]
+    frame = pd.DataFrame([(*key, ", ".join(found)) for key, found in rows.items()], columns=names)
+    return frame.sort_values("algorithm", kind="stable", ignore_index=True)
+
+
+def prompts(of: Sequence[Profile]) -> dict[str, str]:
+    """Of each code arm the first training prompt, as the policy gets it (Figures 9 to 11)."""
+    code = [one for one in of if one.task.completions == "solution"]
+    return {one.arm: tasks.of(one.task).prompts(one.seed)[0].text for one in code}
+
+
+def save_prompts(found: dict[str, str], folder: Path) -> list[Path]:
+    """Write each arm's prompt to `ARM/figure-9.md` below `folder`."""
+    paths = []
+    for arm, text in found.items():
+        paths.append(folder / arm / "figure-9.md")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        paths[-1].write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    return paths
+
+
+def table_3_rows(of: Sequence[Profile], figures: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of Table 3 of all chat arms, of what they have published below `figures`, and arms that have published none.
+
+    AlpacaEval's columns are there where it was run.
+    """
+    parts, missing = [], []
+    for one in of:
+        if not has_lc_reward(one) or prefers_length(one):
+            continue
+        path = figures / one.figures / "table-3.csv"
+        if not path.is_file():
+            missing.append(one.arm)
+            continue
+        rows, judged = pd.read_csv(path), figures / one.figures / "alpaca-eval.csv"
+        if judged.is_file():
+            board = pd.read_csv(judged)
+            columns = [name for name in board if name == "method" or name.startswith("alpaca_")]
+            rows = rows.merge(board[columns], on="method", how="left")
+        parts.append(rows)
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), missing

@@ -1,0 +1,165 @@
+"""AlpacaEval's instructions, answered by small models, and what its package is asked; the package itself is made up."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from hub_copies import chat_model, magpieair
+
+from qrpo_lib.models import hub
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.results import alpaca, best_models
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.sampling import sampler
+from qrpo_lib.steps import alpaca_answers, fitting, initial_policy
+
+DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
+INSTRUCTIONS = ["what is the sea", "what is the tree", "and the blue"]
+TABLE = """
+[alpaca_eval]
+dataset = "owner/alpaca"
+instructions = 3
+annotator = "alpaca_eval_gpt4_turbo_fn"
+"""
+
+
+def written(folder, instructions=INSTRUCTIONS, generator="gpt4_1106_preview"):
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{"instruction": one, "output": f"to {one}", "generator": generator} for one in instructions]
+    (folder / alpaca_answers.BASELINE_FILE).write_text(json.dumps(entries))
+    return entries
+
+
+@pytest.fixture
+def place(runs_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
+    magpieair(tmp_path / "copies" / "owner" / "data")
+    chat_model(tmp_path / "copies" / "owner" / "model")
+    return tmp_path / "copies" / "owner" / "alpaca"
+
+
+@pytest.fixture
+def profile(place, tmp_path):
+    (tmp_path / "mine.toml").write_text(DATA.read_text() + TABLE)
+    return profiles.load(tmp_path / "mine.toml")
+
+
+def test_every_instruction_is_answered_by_the_policy_as_in_evaluation(profile, place):
+    written(place)
+    entries = alpaca_answers.load(alpaca_answers.run(profile, None, 0, 0))
+    assert [entry["instruction"] for entry in entries] == INSTRUCTIONS
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from qrpo_lib.models import chat_template
+
+    policy = initial_policy.run(profile)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    drawn = sampler.sample(
+        AutoModelForCausalLM.from_pretrained(policy),
+        tokenizer,
+        [chat_template.prompt_ids(tokenizer, one) for one in INSTRUCTIONS],
+        completions=1,
+        max_new_tokens=8,
+        batch_size=8,
+        seed=0,
+        temperature=1.0,
+        top_p=1.0,
+    )
+    assert [entry["output"] for entry in entries] == [one.text.strip() for one in drawn]
+
+
+@pytest.mark.parametrize(
+    ("instructions", "generator", "message"),
+    [
+        (INSTRUCTIONS[:2], "gpt4_1106_preview", "has 2 different instructions in 2 entries; the profile says 3"),
+        ([*INSTRUCTIONS[:2], INSTRUCTIONS[0]], "gpt4_1106_preview", "2 different instructions in 3 entries"),
+        (INSTRUCTIONS, "text_davinci_003", "are of text_davinci_003, not of gpt4_1106_preview"),
+    ],
+)
+def test_another_file_is_refused(profile, place, instructions, generator, message):
+    written(place, instructions, generator)
+    with pytest.raises(hub.HubError, match=message):
+        alpaca_answers.baseline(profile)
+
+
+def test_without_the_file_it_is_said_what_is_missing(profile, place):
+    with pytest.raises(hub.HubError, match="names no revision of the dataset owner/alpaca"):
+        alpaca_answers.baseline(profile)
+    place.mkdir(parents=True)
+    with pytest.raises(hub.HubError, match=f"has no {alpaca_answers.BASELINE_FILE}"):
+        alpaca_answers.baseline(profile)
+
+
+def test_the_checkpoint_that_was_selected_answers(profile, tmp_path, monkeypatch):
+    """The last one lies in `policy`, another one where it was kept; one that was not kept is refused."""
+    monkeypatch.setattr(fitting, "load_history", lambda folder: pd.DataFrame({"step": [0, 10, 20]}))
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    assert alpaca_answers.weights(tmp_path, 20) == tmp_path / "policy"
+    assert alpaca_answers.weights(tmp_path, 10) == tmp_path / "checkpoints" / "10"
+    with pytest.raises(InputError, match="checkpoint after 5 steps was not kept"):
+        alpaca_answers.weights(tmp_path, 5)
+    assert alpaca_answers.weights(tmp_path, 0) == tmp_path
+
+
+def reported(**changes):
+    """Best models of which one is QRPO's, with these values of its row."""
+    row = {"setting": "off-policy-best", "beta": 0.2, "learning_rate": 3e-4, "step": 4} | changes
+    best = best_models.BestModels(
+        pd.DataFrame(), pd.DataFrame({"algorithm": ["initial", "sft", "qrpo"]}), pd.DataFrame()
+    )
+    best.chosen = lambda method: pd.Series(row)
+    return best
+
+
+def test_the_reported_model_is_the_one_that_was_selected(profile, place):
+    written(place)
+    of, algorithm, seed, checkpoint = alpaca._model(profile, reported(), "qrpo")
+    assert (algorithm, seed, checkpoint) == ("qrpo", 0, 4)
+    assert (of.training.setting, of.training.qrpo.beta) == ("off-policy-best", 0.2)
+    (made_by,) = alpaca_answers.step(of, algorithm, seed, checkpoint).inputs
+    assert made_by.key == fitting.step(of, "qrpo", 0).key
+    untrained = alpaca._model(profile, reported(step=0), "qrpo")
+    assert [one.name for one in alpaca_answers.step(*untrained).inputs] == ["initial_policy"]
+    assert [one.name for one in alpaca_answers.step(*alpaca._model(profile, reported(), "sft")).inputs] == ["sft"]
+
+
+def test_the_package_is_asked_for_the_papers_annotator_and_baseline(profile, place, monkeypatch):
+    entries, asked = written(place), []
+
+    def evaluate(**arguments):
+        asked.append(arguments)
+        values = {"length_controlled_winrate": [50.0], "win_rate": [40.0], "standard_error": [1.5]}
+        return pd.DataFrame(values, index=[arguments["name"]]), None
+
+    monkeypatch.setitem(sys.modules, "alpaca_eval", SimpleNamespace(evaluate=evaluate))
+    found = {
+        name: [{"instruction": one, "output": "x", "generator": name} for one in INSTRUCTIONS]
+        for name in ("initial", "qrpo")
+    }
+    board = alpaca.evaluate(found, profile)
+    assert [one["name"] for one in asked] == ["initial", "qrpo"]
+    assert all(one["reference_outputs"] == entries for one in asked)
+    assert {one["annotators_config"] for one in asked} == {"alpaca_eval_gpt4_turbo_fn"}
+    assert board["method"].tolist() == ["initial", "qrpo"]
+    assert board.loc[1, ["alpaca_lc", "alpaca_wr", "alpaca_wr_error"]].tolist() == [50.0, 40.0, 1.5]
+    assert (
+        "3 instructions of owner/alpaca, against gpt4_1106_preview, judged by alpaca_eval_gpt4_turbo_fn"
+        in alpaca.told(profile)
+    )
+
+
+def test_the_papers_scale_has_the_papers_evaluation():
+    settings = profiles.load("gh200").alpaca_eval
+    assert (settings.instructions, settings.baseline) == (805, "gpt4_1106_preview")
+    assert profiles.load("tiny").alpaca_eval is None
+
+
+def test_without_a_key_it_stops_and_says_so(monkeypatch):
+    monkeypatch.setattr(alpaca.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert alpaca.missing() == "the environment variable OPENAI_API_KEY is not set; the annotator is a paid service."
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert alpaca.missing() is None

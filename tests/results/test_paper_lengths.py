@@ -1,0 +1,103 @@
+"""Lengths as the authors count them, against counts by hand, and where they are used."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hub_copies import chat_model, magpieair
+
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.results import best_models, length_control, paper_lengths, selection
+from qrpo_lib.tasks import registry as tasks
+
+DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
+
+
+@pytest.fixture
+def profile(runs_folder, tmp_path, monkeypatch):
+    """Lengths counted as the paper's, by a tokenizer of words; a conversation is cut at 16 tokens."""
+    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
+    magpieair(tmp_path / "copies" / "owner" / "data")
+    chat_model(tmp_path / "copies" / "owner" / "model")
+    (tmp_path / "mine.toml").write_text(
+        DATA.read_text()
+        .replace("repeats = 1", 'repeats = 1\nfigure_4 = "paper"')
+        .replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
+    )
+    return profiles.load(tmp_path / "mine.toml")
+
+
+def test_prompt_and_completion_are_counted_together_and_cut(profile):
+    prompts = {one.id: one.text for one in tasks.of(profile.task).prompts(0)}
+    name, text = next(iter(prompts.items()))
+    assert len(text.split()) == 4
+    frame = pd.DataFrame(
+        {"prompt_id": name, "text": ["yes", " yes no ", "yes " * 30, "yes"], "length": [1, 2, 30, 99], "reward": 0.5}
+    )
+    counted = paper_lengths.counted(profile, frame)
+    # <|user|> and 4 words, <|assistant|>, the answer, </s>
+    assert counted["length"].tolist() == [8, 9, 16, 8]
+    assert counted["reward"].tolist() == frame["reward"].tolist()
+    plain = profile.model_copy(update={"task": profile.task.model_copy(update={"lengths": "completion"})})
+    assert paper_lengths.counted(plain, frame)["length"].tolist() == [1, 2, 30, 99]
+
+
+def test_the_limit_holds_on_the_reporting_prompts_too():
+    cell = {"algorithm": "qrpo", "setting": "offline", "beta": 0.1, "learning_rate": 1e-4}
+    rows = [
+        cell | {"step": step, "split": split, "reward": float(step), "length": length}
+        for step, lengths in ((1, (900.0, 900.0)), (2, (900.0, 1100.0)), (3, (1100.0, 900.0)))
+        for split, length in zip(("selection", "reporting"), lengths, strict=True)
+    ]
+    scores = pd.DataFrame(rows)
+    assert selection.best_of_settings(scores)["step"].tolist() == [2]
+    assert selection.best_of_settings(scores, limited=("selection", "reporting"))["step"].tolist() == [1]
+
+
+def test_each_repeat_has_a_length_coefficient_of_its_own():
+    generator = np.random.default_rng(0)
+    prompts = [f"p{i}" for i in range(12)]
+    references = pd.DataFrame(
+        {"prompt_id": name, "reward": generator.normal(size=5), "length": generator.integers(5, 50, 5)}
+        for name in prompts
+    )
+    references = references.explode(["reward", "length"], ignore_index=True).astype({"reward": float, "length": float})
+    rows = pd.DataFrame(
+        {"prompt_id": name, "seed": 0, "split": "reporting", "repeat": repeat}
+        for repeat in range(3)
+        for name in prompts
+    )
+    rows = rows.assign(
+        **{name: 0.0 for name in ("beta", "learning_rate")}, algorithm="dpo", setting="offline", step=1
+    ).assign(reward=generator.normal(size=36), length=generator.integers(5, 50, 36).astype(float))
+    found = selection.with_lc_reward(rows, references, each_repeat=True)
+    of_prompts = {name: length_control.by_prompt(references, name) for name in ("reward", "length")}
+    for _, of_repeat in found.groupby("repeat"):
+        expected = length_control.length_controlled_reward(
+            of_repeat["reward"].to_numpy(),
+            of_repeat["length"].to_numpy(),
+            of_prompts["reward"].loc[of_repeat["prompt_id"]].to_numpy(),
+            of_prompts["length"].loc[of_repeat["prompt_id"]].to_numpy(),
+        )
+        np.testing.assert_allclose(of_repeat["lc_reward"], expected)
+    together = selection.with_lc_reward(rows, references)
+    assert not np.allclose(together["lc_reward"], found["lc_reward"])
+
+
+def test_figure_4_shows_the_first_repeat_of_the_reporting_prompts(profile, monkeypatch):
+    rows = pd.DataFrame(
+        {"prompt_id": f"{split}-{i}", "split": split, "repeat": repeat, "seed": 0, "setting": "off-policy-best"}
+        for split in ("selection", "reporting")
+        for repeat in range(3)
+        for i in range(4)
+    )
+    seen = []
+    monkeypatch.setattr(best_models, "references", lambda profile: None)
+    monkeypatch.setattr(best_models.length_bias, "points", lambda rows, references: seen.append(rows))
+    best = best_models.BestModels(pd.DataFrame(), rows.assign(algorithm="qrpo"), pd.DataFrame())
+    monkeypatch.setattr(best_models.BestModels, "rows", lambda self, method: self.evaluations)
+    best_models.length_points(profile, best)
+    assert [len(one) for one in seen] == [4]
+    assert set(seen[0]["split"]) == {"reporting"}
+    assert set(seen[0]["repeat"]) == {0}
