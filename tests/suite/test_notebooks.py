@@ -226,7 +226,9 @@ def test_a_world_has_the_notebooks_of_its_arms_alone():
     every = notebooks.jobs("tiny-full")
     second = notebooks.in_world(every, "tiny-full", 2)
     assert {job.parameters["arm"].rpartition("-")[2] for job in second} == {"2"}
-    assert len(second) == len(notebooks.in_world(every, "tiny-full", 0)) == sum("arm" in j.parameters for j in every) / 5
+    assert (
+        len(second) == len(notebooks.in_world(every, "tiny-full", 0)) == sum("arm" in j.parameters for j in every) / 5
+    )
     known = {job.id for job in every if "arm" not in job.parameters} | {job.id for job in second}
     assert all(set(job.after) <= known for job in second)  # a world waits for no other one
     assert [job.path for job in every[-3:]] == ["results/worlds", "results/power", "results/claims"]
