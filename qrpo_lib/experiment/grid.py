@@ -107,6 +107,13 @@ def transformations(profile: Profile) -> list[Run]:
     ]
 
 
+def of_beta(profile: Profile) -> list[Run]:
+    """What beta does to QRPO alone: random pairs of its own completions, the grid's betas, the first seed."""
+    betas = profile.experiment.betas.get("qrpo") or [profile.training.qrpo.beta]
+    rate, seed = profile.training.qrpo.learning_rate, profile.experiment.seeds[0]
+    return [_run(profile, "qrpo", "off-policy-random", beta, rate, seed) for beta in betas]
+
+
 def own_run(profile: Profile, algorithm: str, seed: int) -> Run:
     """The model that the profile's own values of `training` describe."""
     values = getattr(profile.training, algorithm)

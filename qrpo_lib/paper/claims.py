@@ -180,6 +180,7 @@ class Ledger:
         measured: str = "",
         *,
         scale: float | None = None,
+        effect: float | None = None,
         predicted: Mapping[str, int] | None = None,
         untrained: Sequence[str] = (),
         absent: str = "",
@@ -193,6 +194,7 @@ class Ledger:
         values: intervals by name or, for exact rules, numbers by name; a number alone where the rule has one limit.
         measured: in words, beside the values.
         scale: what the smallest effect is a share of, where it is one: DPO's gain, a KL in nats.
+        effect: the smallest effect itself, where it was worked out before: of worlds, for their pool.
         predicted: of a rule of signs, 1 or -1 for each interval.
         untrained: compared policies that are not trained (their selected step is 0); the claim is then not testable.
         absent: which precondition is absent, so that the claim is not testable.
@@ -212,7 +214,10 @@ class Ledger:
             values = {}
         elif not isinstance(values, Mapping):
             values = dict.fromkeys(claim.limits, float(values))
-        effect, effect_words, without_scale = self._effect(claim, scale)
+        if effect is None:
+            effect, effect_words, without_scale = self._effect(claim, scale)
+        else:
+            effect, effect_words, without_scale = _rounded(effect), "mean of the worlds'", ""
         if untrained:
             absent = f"untrained, the selected step is 0: {', '.join(untrained)}"
         outcome = _outcome(claim, values, effect, predicted, absent or without_scale)
@@ -354,6 +359,7 @@ def _in_words(claim: Claim, values: Mapping[str, Any], measured: str) -> str:
     listed = "; ".join(f"{name}: {interval}" for name, interval in values.items())
     some = next(iter(values.values()))
     sample = f"{some.n} prompts x {some.seeds} seeds" if getattr(some, "n", 0) else ""
+    sample += f"{' x ' if sample else ''}{some.worlds} worlds" if getattr(some, "worlds", 1) > 1 else ""
     notes = "; ".join(note for note in (measured, sample) if note)
     return f"{listed} ({notes})" if notes else listed
 

@@ -13,3 +13,19 @@ def has_lc_reward(profile: Profile) -> bool:
 def prefers_length(profile: Profile) -> bool:
     """Whether the task's reward was made to prefer long answers."""
     return getattr(profile.task, "length_bonus", 0.0) > 0
+
+
+def has_annotator(profile: Profile) -> bool:
+    """Whether preferences between the dataset's pairs are an annotator's, not the reward's own."""
+    return getattr(profile.task, "annotator", None) is not None
+
+
+def sees_length(profile: Profile) -> bool:
+    """Whether that annotator prefers long answers."""
+    return has_annotator(profile) and profile.task.annotator.length_weight > 0
+
+
+def has_stated_properties(profile: Profile) -> bool:
+    """Whether the arm's data should have the properties of docs/miniature.md: its main chat arm, nothing changed."""
+    plain = profile.task.name == "sketches" and not prefers_length(profile) and not has_annotator(profile)
+    return plain and profile.experiment.shows == "all"

@@ -8,6 +8,7 @@ In the file, `[arms.NAME]` holds what an arm sets differently from the rest of t
 
     extends = "tiny"                        # takes the rest from there, or from a file: its path relative to this one
     unset = ["sft", "training.max_tokens"]  # what this one does without of that; "arms.code" is the whole arm
+
     worlds = [0, 1, 2]                      # makes each arm in each world anew: "chat-world-0", "chat-world-1", ...
 
 come before the first table. A world is a value of `seed`: an initial policy with prompts, pairs and reference
@@ -294,10 +295,13 @@ class Experiment(_Settings):
     seeds: of everything that is reported.
     grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
         best beta and learning rate of each algorithm and setting alone.
+    shows: which results an arm is for: all, or the scaling study alone (its grid then gives DPO's gain, the scale of
+        the smallest effects).
     rounds: how many iterative QRPO has (two seeds); without it there is none.
     """
 
     arms: list[str] | None = None
+    shows: Literal["all", "scaling"] = added("all")
     rounds: Annotated[int, Field(ge=2)] | None = None
     algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
@@ -499,6 +503,16 @@ def arms(name_or_path: str | Path) -> list[str]:
 def worlds(name_or_path: str | Path) -> tuple[int, ...]:
     """The worlds of a profile; empty for one without."""
     return files.worlds(files.layers(name_or_path))
+
+
+def arms_of_worlds(name_or_path: str | Path) -> dict[str, dict[int, str]]:
+    """Of each arm as the files name it, its name in each world; empty for a profile without worlds."""
+    chain = files.layers(name_or_path)
+    found: dict[str, dict[int, str]] = {}
+    for arm in arms(name_or_path) if files.worlds(chain) else ():
+        base, world = files.arm_and_world(chain, arm)
+        found.setdefault(base, {})[world] = arm
+    return found
 
 
 def load(name_or_path: str | Path, arm: str | None = None) -> Profile:

@@ -23,7 +23,7 @@ from qrpo_lib.objective.quantile import quantile_reward
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_control
 from qrpo_lib.runs import folders
-from qrpo_lib.steps import dataset_pairs, evaluation, reference_policy, reference_sampling
+from qrpo_lib.steps import dataset_pairs, evaluation, reference_policy, reference_sampling, shared_references
 
 BEST_OF = 50
 
@@ -70,7 +70,7 @@ def of_data(profile: Profile) -> pd.DataFrame:
     completions of selection and reporting prompts, for the pairs those of the selection prompts and as many train
     prompts as there are selection prompts ten times over.
     """
-    completions = reference_sampling.load(reference_sampling.run(profile))
+    completions = shared_references.once(reference_sampling.load(reference_sampling.run(profile)))
     completions = completions.assign(length=completions["token_ids"].map(len))
     held_out = completions[completions["split"].isin(evaluation.HELD_OUT)]
     measured = of_completions(held_out) | of_pairs(profile, completions)

@@ -187,6 +187,11 @@ def less_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame], table
     }
 
 
+def blind_preferences(best: BestModels, points: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Measured:
+    """The same contrast where the annotator does not see length: it needs no length bias to be there."""
+    return less_length_bias(best, points, table) | {"absent": ""}
+
+
 def detected_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame]) -> Measured:
     """Whether Figure 4's method finds a length bias that is there: rho of every algorithm."""
     values = {_label(name): length_bias.correlation(made) for name, made in points.items()}

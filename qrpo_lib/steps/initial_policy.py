@@ -68,7 +68,7 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
 
 
 def _train_on_sketches(settings: SketchesPolicy, seed: int, threads: int, folder: Path) -> None:
-    """The same with the texts of the sketches task in place of the topics task's."""
+    """One policy for the sketches and the code task."""
     texts = sketches.documents(settings.pretraining_documents, seed)
     texts += expressions.documents(settings.code_documents, seed)
     conversations = sketches.conversations(settings.instruction_examples, seed + 1)

@@ -59,6 +59,8 @@ def reproduce(options: argparse.Namespace) -> int:
     every = notebooks.jobs(profile)
     files.take_name(profile)
     selected = notebooks.select(every, options.only)
+    if options.world is not None:
+        selected = notebooks.in_world(selected, profile, options.world)
     _check_packages(profile)
     notebooks.check(selected)
     failure, unready = suite_reproduce.make_steps(profile, selected)
@@ -339,6 +341,9 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     reproduced = add(reproduce, "reproduce")
     reproduced.add_argument(
         "--only", nargs="+", action="extend", default=[], metavar="NOTEBOOK", help="these alone: names or files"
+    )
+    reproduced.add_argument(
+        "--world", type=int, help="the notebooks of this world alone, of a profile that has several"
     )
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument(

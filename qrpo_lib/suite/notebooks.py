@@ -32,7 +32,7 @@ _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
-THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy")
+THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,22 @@ def jobs(profile_name: str) -> list[Job]:
     of_tables = tuple(step for job in shown for step in (job.step, *job.inputs))
     after = tuple(job.id for job in shown)
     made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
-    steps = tuple(step for job in made for step in (job.step, *job.inputs))
-    ids = tuple(job.id for job in made)
-    return [*made, Job("results/claims", "results/claims", {"profile": profile_name}, steps, ids)]
+    # What shows verdicts that other notebooks have published, and the pool's among them.
+    together = ["results/worlds"] if profiles.worlds(profile_name) else []
+    for path in (*together, "results/power", "results/claims"):
+        steps = tuple(step for job in made for step in (job.step, *job.inputs))
+        made.append(Job(path, path, {"profile": profile_name}, steps, tuple(job.id for job in made)))
+    return made
+
+
+def in_world(selected: list[Job], profile_name: str, world: int) -> list[Job]:
+    """Those of the jobs that belong to arms of this world. Raises InputError for a world that there is not."""
+    known = profiles.worlds(profile_name)
+    if world not in known:
+        there = f"it has {', '.join(map(str, known))}" if known else "it has none"
+        raise InputError(f"The profile {profile_name!r} has no world {world}; {there}.")
+    arms = {of_world.get(world) for of_world in profiles.arms_of_worlds(profile_name).values()}
+    return [job for job in selected if job.parameters.get("arm") in arms]
 
 
 def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Job]:
@@ -120,17 +133,24 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     first = job("experiments/initial_policy", (policy,), before, threads=threads, possible=answered)
     makers.setdefault(policy.key, first)
     sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
+    properties = []
+    if reward_traits.has_stated_properties(profile):
+        of_beta = _steps(profile, sweep.of_beta(profile))
+        properties = [job("experiments/task_properties", of_beta, (first, sampling), threads=threads)]
     all_runs = job(
         "experiments/sweep",
         (*grid, *scaling, *transformations),
-        (first, sampling),
+        (first, sampling, *properties),
         possible=_steps(profile, sweep.possible(profile)),
         all_cores=True,
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
-    made = [first, sampling, all_runs]
-    if reward_traits.prefers_length(profile):  # an arm for the method of Figure 4, not for the paper's comparison
+    made = [first, sampling, *properties, all_runs]
+    # Arms for Figure 4 and its cause, not for the paper's comparison.
+    if reward_traits.prefers_length(profile) or reward_traits.has_annotator(profile):
         return [*made, job("results/length_bias", grid, (all_runs,))]
+    if profile.experiment.shows == "scaling":
+        return [*made, job("results/scaling", (*scaling, *dpo), (all_runs,))]
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
         job("results/tables", grid, (all_runs,)),

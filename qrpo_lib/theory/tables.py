@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import special, stats
 
 from qrpo_lib.objective import transforms
-from qrpo_lib.theory import asymptotics, noise, optimal_policy, partition, tabular
+from qrpo_lib.theory import asymptotics, noise, optimal_policy, partition, reference_sets, tabular
 
 # --- partition_function ---------------------------------------------------------------------------------------------
 
@@ -232,6 +232,25 @@ def target_error_ratio_table(table: pd.DataFrame) -> pd.DataFrame:
     total = np.hypot(rows["simulated"], rows["bias"])
     columns = {"beta": rows["setting"], "n": rows["n"], "std_ratio": rows["simulated"] / quantile}
     return pd.DataFrame(columns | {"rms_ratio": total / quantile})
+
+
+# --- reference_sets ---------------------------------------------------------------------------------------------------
+
+
+def reference_sets_table(betas, counts, candidates: int) -> pd.DataFrame:
+    """What a generalising model converges to, and the mean loss before training, for f = t and the exact Z.
+
+    A row for each construction ("apart", "shared"), kind of pair ("random", "best": of `candidates`), beta and n.
+    Columns `references, pair, beta, n, mean_quantile, kl, loss_at_start`.
+    """
+    rows = []
+    for shared, pair, beta, n in itertools.product((False, True), ("random", "best"), betas, counts):
+        of = reference_sets.ReferenceSet(n, candidates, pair, shared)
+        limit = reference_sets.generalised_limit(of, "identity", beta)
+        row = {"references": "shared" if shared else "apart", "pair": pair, "beta": beta, "n": n}
+        row |= {"mean_quantile": limit.mean_quantile, "kl": limit.kl}
+        rows.append(row | {"loss_at_start": of.loss_at_start("identity", beta)["both"]})
+    return pd.DataFrame(rows)
 
 
 # --- asymptotics ----------------------------------------------------------------------------------------------------

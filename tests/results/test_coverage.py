@@ -9,7 +9,7 @@ from scipy import stats
 from qrpo_lib.results import statistics
 
 PROMPTS = 96
-# Variance of the mean that comes from seeds, over that from prompts and answers; and the prompts' share of the latter.
+# Variance of the mean by seeds over that by prompts and answers; and how much of the latter is by prompts.
 RATIOS, SHARES = (0.0, 0.2, 1.0, 3.0), (0.1, 0.8)
 # Of the worlds' variance over what one world's own sampling gives.
 WORLD_RATIOS = (0.0, 1.0, 5.0)

@@ -6,6 +6,7 @@ import pytest
 
 from qrpo_lib.cluster.task import in_order
 from qrpo_lib.runs import folders
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import cli, execution, notebooks, publishing, reproduce
 from qrpo_lib.suite import parameters as notebook
 
@@ -106,7 +107,8 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
     of_grid |= {"results/scaling", "results/transformations", "experiments/iterative"}
     of_code = {f"{name}[code]" for name in ("experiments/sweep", "results/tables")}
     of_long = {f"{name}[chat-long]" for name in ("experiments/sweep", "results/length_bias")}
-    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | {"results/claims", "results/protocol"}
+    together = {f"results/{name}" for name in ("protocol", "power", "claims")}
+    assert changed == {f"{name}[chat]" for name in of_grid} | of_code | of_long | together
 
 
 def test_source_notebooks_are_clean():
@@ -220,3 +222,29 @@ def test_manifest_lists_every_committed_figure():
     assert set(manifest) == set(files)
     for name, path in files.items():
         assert manifest[name]["sha256"] == folders.file_sha256(path), name
+
+
+def test_a_world_has_the_notebooks_of_its_arms_alone():
+    every = notebooks.jobs("tiny-full")
+    second = notebooks.in_world(every, "tiny-full", 2)
+    assert {job.parameters["arm"].rpartition("-")[2] for job in second} == {"2"}
+    assert (
+        len(second) == len(notebooks.in_world(every, "tiny-full", 0)) == sum("arm" in j.parameters for j in every) / 5
+    )
+    known = {job.id for job in every if "arm" not in job.parameters} | {job.id for job in second}
+    assert all(set(job.after) <= known for job in second)  # a world waits for no other one
+    assert [job.path for job in every[-3:]] == ["results/worlds", "results/power", "results/claims"]
+    with pytest.raises(InputError, match="no world 7; it has 0, 1, 2, 3, 4"):
+        notebooks.in_world(every, "tiny-full", 7)
+    with pytest.raises(InputError, match="no world 0; it has none"):
+        notebooks.in_world(notebooks.jobs("tiny"), "tiny", 0)
+
+
+def test_arms_for_one_study_have_its_notebooks_alone():
+    def of(arm):
+        return {job.path for job in notebooks.jobs("tiny-full") if job.parameters.get("arm") == f"{arm}-world-1"}
+
+    first = {"experiments/initial_policy", "experiments/reference_sampling", "experiments/sweep"}
+    assert of("chat-shared") == first | {"results/scaling"}
+    assert of("chat-annotated-length") == of("chat-bonus") == first | {"results/length_bias"}
+    assert of("chat") >= first | {"experiments/task_properties", "results/tables", "results/length_bias"}

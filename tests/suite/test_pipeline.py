@@ -21,7 +21,8 @@ from qrpo_lib.suite import notebooks  # noqa: E402
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
 MODELS = ["initial_policy", "reference_sampling", "sweep", "training"]
-MODELS += ["tables", "scaling", "transformations", "length_bias", "alpaca_eval", "results/protocol", "results/claims"]
+MODELS += ["tables", "scaling", "transformations", "length_bias", "alpaca_eval"]
+MODELS += ["results/protocol", "results/power", "results/claims"]
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,102 @@
+"""Power: the effect that a sample could have found with 80 %, beside the smallest one that matters.
+
+    power.table(judged)     # one row for each interval of each claim, from recorded verdicts
+
+Let h be the half-width of a 95 % interval and d its standard error. An interval lies above 0 with 80 % where the truth
+is at least `found`: h + 0.84 d for a normal estimate, and by the noncentral t law for the pool of a few worlds. It lies
+inside of +-delta with 80 % where the truth is 0 and delta at least h + 1.28 d. Computed from the intervals that were
+measured: a plan for more data, not evidence for what the verdict leaves open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from qrpo_lib.paper.claims import Judgement
+
+POWER, LEVEL = 0.8, 0.95
+# Kinds that ask whether something is larger, and kinds that ask whether something is nearly nothing.
+_ONE_SIDED, _INSIDE = ("superiority", "trend", "sign", "non-inferiority"), ("equivalence",)
+
+
+def found(half_width: float, kind: str, freedom: float = math.inf) -> float:
+    """The smallest effect (margin, for equivalence) that such an interval decides with 80 %, in its unit.
+
+    half_width: of the 95 % interval. freedom: degrees of freedom of its standard error. For a margin (non-inferiority,
+    equivalence) the truth is taken to be 0.
+    """
+    if not (half_width >= 0 and math.isfinite(half_width)):
+        return math.inf
+    quantile = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    error = half_width / quantile
+    return float(error * _in_errors(kind, freedom, quantile))
+
+
+def _in_errors(kind: str, freedom: float, quantile: float) -> float:
+    if kind in _INSIDE:
+        # P(|estimate| + h < delta); with the error estimated too, h varies with it.
+        if math.isinf(freedom):
+            return quantile + stats.norm.ppf((1 + POWER) / 2)
+        return optimize.brentq(lambda delta: _inside(delta, freedom, quantile) - POWER, quantile, 100)
+    if math.isinf(freedom):
+        return quantile + stats.norm.ppf(POWER)
+    return optimize.brentq(lambda shift: stats.nct.sf(quantile, freedom, shift) - POWER, 0, 100)
+
+
+def _inside(delta: float, freedom: float, quantile: float) -> float:
+    """P(|z| + quantile s < delta), z normal and s^2 chi-square over its degrees of freedom."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    largest = delta / quantile
+    s = largest * (nodes + 1) / 2
+    density = 2 * s * freedom * stats.chi2.pdf(freedom * s**2, freedom)
+    chance = 2 * stats.norm.cdf(delta - quantile * s) - 1
+    return float(largest / 2 * weights @ (density * chance))
+
+
+def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFrame:
+    """One row for each claim that rests on intervals: its widest one, since that leaves it open.
+
+    worlds: how many the intervals are Student's of; None for verdicts of one world.
+
+    Columns `claim, profile, kind, verdict, interval, estimate, half_width, found, smallest_effect, times`: the last how
+    many times as much data (of what varies: worlds, or prompts and seeds) would find the smallest effect with 80 %.
+    """
+    freedom = math.inf if worlds is None else worlds - 1
+    rows = []
+    for one in judged:
+        if one.kind not in (*_ONE_SIDED, *_INSIDE):
+            continue
+        row = {"claim": one.id, "profile": one.profile, "kind": one.kind, "verdict": one.verdict}
+        intervals = {name: value for name, value in one.values.items() if None not in (value["low"], value["high"])}
+        if intervals:
+            name, widest = max(intervals.items(), key=lambda item: item[1]["high"] - item[1]["low"])
+            half_width = (widest["high"] - widest["low"]) / 2
+            row |= {"interval": name, "estimate": widest["estimate"], "half_width": half_width}
+            row |= {"found": found(half_width, one.kind, freedom), "smallest_effect": one.effect}
+            row["times"] = (row["found"] / one.effect) ** 2 if one.effect else None
+        rows.append(row)
+    columns = ["claim", "profile", "kind", "verdict", "interval", "estimate", "half_width", "found"]
+    return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times"])
+
+
+def needed(rows: pd.DataFrame) -> list[str]:
+    """Of `table`, what would decide each undecided claim, in words."""
+    said = []
+    for row in rows[rows["verdict"] == "undecided"].itertuples():
+        if pd.isna(row.found):
+            said.append(f"{row.claim} ({row.profile}): nothing was measured.")
+        elif pd.isna(row.times):
+            said.append(f"{row.claim} ({row.profile}): an effect of {row.found:.3g} or more would have been seen.")
+        elif row.times > 1:
+            more = f"{math.ceil(10 * row.times) / 10:g} times as much data"
+            said.append(
+                f"{row.claim} ({row.profile}): {more}; {row.found:.3g} is found now, {row.smallest_effect:.3g} matters."
+            )
+        else:
+            said.append(f"{row.claim} ({row.profile}): as much data once more; the truth is near the edge.")
+    return said

@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qrpo_lib.paper import rules
+from qrpo_lib.paper.claims import Judgement
+from qrpo_lib.results import power, statistics
+from qrpo_lib.results.statistics import Interval
+
+
+def test_of_a_normal_estimate_it_is_the_textbooks():
+    assert power.found(1.96, "superiority") == pytest.approx(1.96 + 0.8416, abs=1e-3)
+    assert power.found(1.96, "equivalence") == pytest.approx(1.96 + 1.2816, abs=1e-3)
+    assert power.found(math.inf, "superiority") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth_is_0"), [("superiority", False), ("non-inferiority", True), ("equivalence", True)]
+)
+def test_over_five_worlds_four_in_five_samples_decide(kind, truth_is_0):
+    """With an effect (or a margin) of that size, rules support in 80 % of samples; their mean width gives the size."""
+    generator = np.random.default_rng(0)
+    error, worlds = 1 / np.sqrt(5), 5
+    size = power.found(stats.t.ppf(0.975, 4) * error, kind, worlds - 1)
+    means = generator.normal(0.0 if truth_is_0 else size, 1.0, size=(4000, worlds))
+    said = [rules.apply(kind, {"gap": statistics.over_worlds(of)}, effect=size).verdict for of in means]
+    assert said.count("supported") / len(said) == pytest.approx(0.8, abs=0.02)
+
+
+def judgement(claim, kind, values, effect, verdict="undecided"):
+    empty = dict.fromkeys(
+        ("section", "origin", "statement", "number", "rule", "limits", "rule_version", "measured"), ""
+    )
+    empty |= dict.fromkeys(("effect_words", "reason", "evidence"), "")
+    values = {n: {"estimate": i.mean, "low": i.low, "high": i.high} for n, i in values.items()}
+    return Judgement(id=claim, kind=kind, values=values, effect=effect, profile="tiny, chat", verdict=verdict, **empty)
+
+
+def test_the_table_has_the_widest_interval_of_each_claim_and_what_is_needed():
+    rows = power.table(
+        [
+            judgement("wide", "superiority", {"a": Interval(0, -1, 1, 9), "b": Interval(0, -2, 2, 9)}, 1.0),
+            judgement("narrow", "equivalence", {"a": Interval(0, -0.1, 0.1, 9)}, 1.0),
+            judgement("signs", "sign", {"a": Interval(0, -1, 1, 9)}, None),
+            judgement("theory", "exact", {}, None, "supported"),
+            judgement("nothing", "trend", {}, 1.0, "undecided"),
+        ]
+    )
+    assert rows["claim"].tolist() == ["wide", "narrow", "signs", "nothing"]
+    wide = rows.iloc[0]
+    assert (wide["interval"], wide["half_width"]) == ("b", 2)
+    assert wide["times"] == pytest.approx((2 * 2.8016 / 1.96) ** 2, rel=1e-3)
+    said = power.needed(rows)
+    assert said[0].startswith("wide (tiny, chat): 8.2 times as much data")
+    assert "once more" in said[1]
+    assert "1.43 or more would have been seen" in said[2]
+    assert "nothing was measured" in said[3]

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from qrpo_lib.paper import claims
+from qrpo_lib.results import worlds
+from qrpo_lib.results.statistics import Interval
+
+ARMS = {world: f"chat-world-{world}" for world in range(5)}
+
+
+@pytest.fixture
+def figures(tmp_path):
+    """Verdicts of five worlds, written as their notebooks write them."""
+
+    def write(claim, estimates, *, untrained=(), names=None, predicted=None, scale=0.2):
+        for world, estimate in enumerate(estimates):
+            ledger = claims.Ledger(tmp_path / f"mine/{ARMS[world]}", f"mine, {ARMS[world]}", "chat")
+            name = names[world] if names else "QRPO - DPO"
+            ledger.judge(
+                claim,
+                {name: Interval(estimate, estimate - 1, estimate + 1, 96, 3)},
+                scale=scale if claims.get(claim).effect else None,
+                predicted={name: predicted[world]} if predicted else None,
+                untrained=["QRPO"] if world in untrained else (),
+            )
+        return worlds.recorded(tmp_path, "mine", ARMS)[claim]
+
+    return write
+
+
+def judged(tmp_path, claim, of_worlds):
+    return claims.Ledger(tmp_path / "mine/chat", "mine, chat", "chat").judge(claim, **worlds.pooled(of_worlds))
+
+
+def test_the_pool_is_students_interval_of_the_worlds(figures, tmp_path):
+    estimates = [0.30, 0.35, 0.25, 0.31, 0.29]
+    pool = judged(tmp_path, "dpo-raises-reward", figures("dpo-raises-reward", estimates))
+    theirs = stats.ttest_1samp(estimates, 0).confidence_interval(0.95)
+    assert (pool.values["QRPO - DPO"]["low"], pool.values["QRPO - DPO"]["high"]) == pytest.approx(
+        tuple(theirs), rel=1e-4
+    )
+    assert (pool.verdict, pool.profile) == ("supported", "mine, chat")  # each world alone was undecided
+    assert pool.effect == pytest.approx(0.01)  # 5 % of 0.2 in each world
+    assert "5 worlds" in pool.measured
+
+
+def test_one_untrained_world_is_left_out_and_two_are_too_many(figures, tmp_path):
+    estimates = [0.30, 0.35, 0.25, 0.31, -9.0]
+    pool = judged(tmp_path, "dpo-raises-reward", figures("dpo-raises-reward", estimates, untrained=[4]))
+    assert pool.verdict == "supported"
+    assert "world 4 left out" in pool.measured
+    pool = judged(tmp_path, "dpo-raises-reward", figures("dpo-raises-reward", estimates, untrained=[0, 4]))
+    assert (pool.verdict, pool.reason[:25]) == ("not testable", "testable in 3 of 5 worlds")
+
+
+def test_three_worlds_are_the_least(figures, tmp_path):
+    of_worlds = figures("dpo-raises-reward", [0.3, 0.3])
+    assert judged(tmp_path, "dpo-raises-reward", of_worlds).verdict == "not testable"
+
+
+def test_names_are_matched_without_what_one_world_knows(figures, tmp_path):
+    names = [f"offline, chosen (R_q 0.8{world})" for world in range(5)]
+    of_worlds = figures("chosen-rise-above-threshold", [0.1, 0.2, 0.1, 0.2, 0.1], names=names, predicted=[1] * 5)
+    pool = judged(tmp_path, "chosen-rise-above-threshold", of_worlds)
+    assert (list(pool.values), pool.verdict) == (["offline, chosen"], "supported")
+    of_worlds = figures("chosen-rise-above-threshold", [0.1] * 5, names=names, predicted=[1, 1, -1, 1, 1])
+    assert judged(tmp_path, "chosen-rise-above-threshold", of_worlds).verdict == "not testable"
+
+
+def test_worlds_that_decide_otherwise_are_named(figures, tmp_path):
+    of_worlds = figures("dpo-raises-reward", [2.0, 0.1, 0.2, 0.1, -2.0])
+    pool = judged(tmp_path, "dpo-raises-reward", of_worlds)
+    table = worlds.spread({"dpo-raises-reward": of_worlds}, [pool]).iloc[0]
+    assert (table["pool"], table["supported"], table["contradicted"], table["differ"]) == ("undecided", 1, 1, "0, 4")
+    rows = worlds.estimates({"dpo-raises-reward": of_worlds})
+    assert rows["estimate"].tolist() == [2.0, 0.1, 0.2, 0.1, -2.0]
+    assert np.allclose(rows["effect"], 0.01)
