@@ -15,7 +15,7 @@ from submitit.core.utils import DelayedSubmission
 from qrpo_lib.cluster import dispatch, executors, journal, work
 from qrpo_lib.cluster.task import After, Job
 from qrpo_lib.profiles.settings import Dispatch, Resources
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.runs.code_version import code_version
 
 HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
         work.Work(task, Resources())()
     toys.perform(task.needs[0].step, "write", {})
-    monkeypatch.setattr(folders, code_version.__name__, lambda entries, source: "another")
+    monkeypatch.setattr(keys, code_version.__name__, lambda entries, source: "another")
     with pytest.raises(work.StaleCodeError, match="run the same command again"):
         work.Work(task, Resources())()
 
