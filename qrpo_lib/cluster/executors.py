@@ -129,8 +129,8 @@ class Submitted(Executor):
 
     def _adopt(self, batch: Batch) -> None:
         """Find the jobs of a submission that was interrupted, or not answered, before they were written down."""
-        found = self.find(batch)
-        if not found and time.monotonic() - self._unheard.get(batch.name, -_UNHEARD_SECONDS) < _UNHEARD_SECONDS:
+        found, unheard_since = self.find(batch), self._unheard.get(batch.name)
+        if not found and unheard_since is not None and time.monotonic() - unheard_since < _UNHEARD_SECONDS:
             raise NoAnswerError("it may have taken jobs that it does not show yet")
         batch.jobs = found + ["none"] * (len(batch.tasks) - len(found))
         _hand_over(batch)
@@ -162,31 +162,18 @@ class Slurm(Submitted):
 
     def executor(self, folder: Path, name: str, resources: Resources, after: str | None) -> submitit.SlurmExecutor:
         """submitit's executor for a batch of jobs; `after` is sbatch's `--dependency`."""
-        settings = self.settings
-        options = {
-            "job_name": name,
-            "account": settings.account,
-            "partition": settings.partition,
-            "time": resources.minutes,
-            "nodes": resources.nodes,
-            "ntasks_per_node": resources.tasks_per_node,
-            "cpus_per_task": resources.cpus_per_task,
-            "gpus_per_node": resources.gpus_per_node or None,
-            "mem": None if resources.memory_gb is None else f"{round(resources.memory_gb * 1024)}MB",
-            "array_parallelism": settings.simultaneous,
-            "signal_delay_s": settings.seconds_before_limit,
-            "stderr_to_stdout": True,
-            "setup": list(settings.setup) or None,
-            # A group is lost with one of its tasks; since 22.05 srun does not take over sbatch's --cpus-per-task.
-            "srun_args": [
-                "--kill-on-bad-exit=1",
-                f"--cpus-per-task={resources.cpus_per_task}",
-                *settings.srun_arguments,
-            ],
-            "dependency": after,
-            # A node that fails puts its jobs back into the queue; a job whose inputs will never come leaves it.
-            "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch},
-        }
+        settings, gpus, memory = self.settings, resources.gpus_per_node, resources.memory_gb
+        options = {"job_name": name, "account": settings.account, "partition": settings.partition, "dependency": after}
+        options |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node, "time": resources.minutes}
+        options |= {"cpus_per_task": resources.cpus_per_task, "gpus_per_node": gpus or None}
+        options |= {"mem": None if memory is None else f"{round(memory * 1024)}MB"}
+        options |= {"array_parallelism": settings.simultaneous, "signal_delay_s": settings.seconds_before_limit}
+        options |= {"stderr_to_stdout": True, "setup": list(settings.setup) or None}
+        # A group is lost with one of its tasks; since 22.05 srun does not take over sbatch's --cpus-per-task.
+        srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}", *settings.srun_arguments]
+        # A node that fails puts its jobs back into the queue; a job whose inputs will never come leaves it.
+        others = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
+        options |= {"srun_args": srun, "additional_parameters": others}
         made = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
         made.update_parameters(**{key: value for key, value in options.items() if value is not None})
         return made
@@ -223,7 +210,8 @@ class Slurm(Submitted):
     def cancel(self, jobs: Collection[Job]) -> None:
         """With scancel."""
         for ids in _in_parts([job.id for job in jobs]):
-            subprocess.run(["scancel", *ids], capture_output=True, timeout=_COMMAND_SECONDS)
+            with contextlib.suppress(NoAnswerError):  # some have left it already, or the next look does it again
+                _output(["scancel", *ids])
 
 
 class Processes(Submitted):
@@ -238,14 +226,9 @@ class Processes(Submitted):
     def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
         """Start a process (or, with several tasks, a group of processes) for each of `works`."""
         executor = submitit.LocalExecutor(batch.folder, python=self.settings.python)
-        executor.update_parameters(
-            nodes=1,
-            tasks_per_node=resources.tasks_per_node,
-            gpus_per_node=resources.gpus_per_node,
-            timeout_min=_NO_LIMIT_MINUTES,
-            stderr_to_stdout=True,
-            setup=self.settings.setup,
-        )
+        given = {"tasks_per_node": resources.tasks_per_node, "gpus_per_node": resources.gpus_per_node}
+        given |= {"nodes": 1, "timeout_min": _NO_LIMIT_MINUTES, "stderr_to_stdout": True, "setup": self.settings.setup}
+        executor.update_parameters(**given)
         with submitit.helpers.environment_variables(OMP_NUM_THREADS=str(resources.cpus_per_task)):
             return _submitted(executor, works)
 

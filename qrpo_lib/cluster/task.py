@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -177,6 +177,10 @@ class Progress:
 class Executor:
     """What a scheduler asks of an executor, and how most answer.
 
+    Each has ways of its own to `look(names)`, which gives the latest jobs of these tasks by whomever they were started,
+    to `submit(tasks, after)` tasks of one kind, which gives the ids of their jobs, to say how a job ended
+    (`outcome(job)`) and whether it has room for a task beside those that are under way (`has_room(busy, task)`).
+
     takes_dependencies: whether a job can be submitted before what it needs is there.
     """
 
@@ -185,22 +189,6 @@ class Executor:
     def turn(self) -> contextlib.AbstractContextManager:
         """A context in which no other command starts jobs."""
         return contextlib.nullcontext()
-
-    def look(self, names: Collection[str]) -> dict[str, list[Job]]:
-        """The latest jobs of these tasks, by whomever they were started."""
-        raise NotImplementedError
-
-    def has_room(self, busy: Collection[Task], task: Task) -> bool:
-        """Whether another job may begin beside those."""
-        raise NotImplementedError
-
-    def submit(self, tasks: Sequence[Task], after: After) -> dict[str, list[str]]:
-        """Start jobs of tasks of one kind; returns their ids."""
-        raise NotImplementedError
-
-    def outcome(self, job: Job) -> Outcome:
-        """How a job ended."""
-        raise NotImplementedError
 
     def log(self, job: Job) -> str:
         """The end of its log, where its error alone does not say enough."""
