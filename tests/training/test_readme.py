@@ -1,4 +1,4 @@
-"""The README's example of training on data of one's own, run as it is printed, but for the model's name and the rows."""
+"""The README's example of training on data of one's own, as it is printed but for the model's name and the rows."""
 
 import re
 from pathlib import Path
