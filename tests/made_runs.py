@@ -118,8 +118,9 @@ def _references(profile):
     generator = np.random.default_rng(1)
     rows = []
     for split, prompt in held_out(profile):
-        for _ in range(10):
-            rows.append({"prompt_id": prompt, "split": split, "reward": _level(prompt) + generator.normal(0, 0.2)})
+        for index in range(10):
+            rows.append({"prompt_id": prompt, "split": split, "sample_index": index, "text": "an answer"})
+            rows[-1]["reward"] = _level(prompt) + generator.normal(0, 0.2)
             rows[-1]["token_ids"] = [1] * int(generator.integers(10, 31))
     return pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""Where jobs run: this process, processes that stay, or SLURM, with a table of how far they are.
+"""One scheduler for tasks that need one another, and where their jobs run: processes that stay, one each, or SLURM.
 
 May import profiles, runs and what those may import; knows no step.
 """

@@ -29,6 +29,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the process that started it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that have ended leave nothing behind
     del sys.path[0]  # this file's folder, whose modules are a package's
+    # As ipykernel sets it in a process that starts alone and imports matplotlib later: it wins over a matplotlibrc.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in _IMPORTED:
         importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Executors without a cluster: local processes, what a job checks and takes, and the text given to sbatch."""
+"""Executors without a cluster: local processes, and the text given to sbatch."""
 
 import os
 import pickle
@@ -10,30 +10,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import toys
 from submitit.core.utils import DelayedSubmission
 
 from qrpo_lib.cluster import dispatch, executors, journal, work
 from qrpo_lib.cluster.task import After, Job
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders
-from qrpo_lib.runs.code_version import code_version
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "slurm" / "golden"
-sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
-
-import toys  # noqa: E402
-
-
-@pytest.fixture
-def diamond(runs_folder):
-    """a, then b0, b1, b2, then z."""
-    first = toys.task("a")
-    middle = tuple(toys.task(f"b{number}", needs=(first,)) for number in range(3))
-    return first, middle, toys.task("z", needs=middle)
-
-
-# --- local processes --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -75,16 +61,6 @@ def test_local_processes_outlive_who_started_them_and_are_found_again(runs_folde
     dispatch.make([task], Dispatch(where="processes", poll_seconds=0.2))
     assert task.step.is_complete()
     assert len(toys.notes(runs_folder.parent, "slow")) == 1
-
-
-def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
-    task = toys.task("a", needs=(toys.task("b"),))
-    with pytest.raises(FileNotFoundError, match="needs what is not complete: b-"):
-        work.Work(task, Resources())()
-    toys.perform(task.needs[0].step, "write", {})
-    monkeypatch.setattr(folders, code_version.__name__, lambda entries, source: "another")
-    with pytest.raises(work.StaleCodeError, match="run the same command again"):
-        work.Work(task, Resources())()
 
 
 # --- the text given to sbatch -----------------------------------------------------------------------------------------
@@ -148,43 +124,6 @@ def test_an_array_all_of_whose_jobs_are_needed_stands_for_them():
     assert executors.dependency(After(("1_0", "1_1"), ("2_0", "2_1")), sizes) == "afterok:1,afterany:2_0:2_1"
     assert executors.dependency(After(("7",)), sizes) == "afterok:7"
     assert executors.dependency(After(), sizes) is None
-
-
-# --- what a job does --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("visible", "gpus", "rank", "taken"),
-    [
-        ("4,5,6,7", 4, 2, "6"),
-        ("GPU-a,GPU-b", 2, 1, "GPU-b"),
-        ("3", 4, 2, "3"),  # the cluster has given each task its own
-        (None, 4, 2, "2"),
-        (None, 4, 5, "1"),
-        (None, 0, 1, None),
-        ("", 4, 1, ""),  # none on purpose
-    ],
-)
-def test_each_task_that_works_alone_takes_a_gpu_of_its_own(monkeypatch, visible, gpus, rank, taken):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    work.take_gpu(rank, gpus)
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == taken
-
-
-def test_the_work_of_a_job_knows_slurms_local_rank(runs_folder, monkeypatch):
-    """As srun starts the third of four tasks on a node whose cluster does not set CUDA_VISIBLE_DEVICES."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_LOCALID": "2", "SLURM_PROCID": "2", "SLURM_NODEID": "0"}
-    slurm |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here", "SUBMITIT_EXECUTOR": "slurm"}
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("QRPO_STATUS", "")
-    task = toys.task("telling", "tell", variable="CUDA_VISIBLE_DEVICES")
-    work.Work(task, Resources(gpus_per_node=4, tasks_per_node=4))()
-    assert (task.step.folder / "result.txt").read_text() == "2"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
 
 
 def test_jobs_of_an_unanswered_submission_get_what_they_are_to_call(runs_folder):

@@ -1,88 +1,15 @@
 """The scheduler against executors in memory: stages with dependencies as on a cluster, and local work without."""
 
 import contextlib
-import json
-import sys
-import time
-from pathlib import Path
 
 import pytest
+import toys
+from in_memory import InMemory, following
 
 from qrpo_lib.cluster import dispatch, executors, journal, scheduler
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import ALIVE, After, Job, NoAnswerError, SubmissionError, Task, in_order
-from qrpo_lib.profiles.settings import Dispatch, Resources
-from qrpo_lib.runs.errors import InputError
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
-
-import toys  # noqa: E402
-
-
-class InMemory(executors.Submitted):
-    """An executor whose jobs the test ends by hand. `queue` is what the cluster has: everyone sees the same."""
-
-    name = "in-memory"
-    takes_dependencies = True
-
-    def __init__(self, **settings):
-        super().__init__(Dispatch(where="slurm", **{"pause_seconds": 0} | settings))
-        self.after = []
-        self.all, self.alive, self.ended, self.cancelled, self.answers = [], {}, {}, [], True
-
-    def is_ours(self, batch):
-        return True
-
-    def launch(self, batch, works, resources, after):
-        self.after.append(after)
-        master = str(len(self.all) + 1)
-        ids = [master] if len(works) == 1 else [f"{master}_{index}" for index in range(len(works))]
-        self.all.append((batch.name, works, [*after.success, *after.end]))
-        self.alive |= dict.fromkeys(ids, ("pending", "None"))
-        return ids
-
-    def find(self, batch):
-        return [str(i) for i, (known, _, _) in enumerate(self.all, 1) if known == batch.name]
-
-    def states(self, jobs):
-        if not self.answers:
-            raise NoAnswerError("Unable to contact slurm controller")
-        return dict(self.alive)
-
-    def cancel(self, jobs):
-        self.cancelled += [job.id for job in jobs]
-
-    def outcome(self, job):
-        return self.ended.get(job.id, ("lost", ""))
-
-    def log(self, job):
-        return f"log of {job.id}"
-
-    def end(self, job, outcome=None, text=""):
-        self.alive.pop(job)
-        if outcome:
-            self.ended[job] = (outcome, text)
-
-    def makes(self, job, task):
-        toys.perform(task.step, "write", {})
-        self.end(job, "success")
-
-
-def following(executor, *tasks, **settings):
-    """A scheduler as `dispatch.make` starts it, of a new command: what earlier ones knew is in the journal alone."""
-    executor.settings = Dispatch(where="slurm", **{"pause_seconds": 0} | settings)
-    executor._journal = journal.Journal()
-    retries = Retries(0, executor.settings.retries, executor.settings.pause_seconds)
-    return Scheduler(tasks, executor, retries)
-
-
-@pytest.fixture
-def diamond(runs_folder):
-    """a, then b0, b1, b2, then z."""
-    first = toys.task("a")
-    middle = tuple(toys.task(f"b{number}", needs=(first,)) for number in range(3))
-    return first, middle, toys.task("z", needs=middle)
+from qrpo_lib.cluster.task import ALIVE, After, Job, SubmissionError, Task, in_order
+from qrpo_lib.profiles.settings import Resources
 
 
 def test_stages_are_arrays_with_dependencies(diamond):
@@ -241,50 +168,6 @@ def test_a_folder_counts_whatever_the_job_did(runs_folder):
     dispatch.raise_failures(dispatcher.progress)
 
 
-def test_progress_is_told_in_counts_and_rows(diamond):
-    from rich.console import Console
-
-    from qrpo_lib.cluster import table
-
-    executor = InMemory()
-    progress = following(executor, diamond[2]).advance()
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(table.render(progress))
-    assert "5 queued" in captured.get()
-    assert diamond[0].name in captured.get()
-
-
-def test_the_journal_holds_no_more_than_names_and_ids(diamond):
-    following(InMemory(), diamond[0]).advance()
-    (record,) = journal.folder().glob("*/batch.json")
-    assert json.loads(record.read_text()).keys() == {"name", "executor", "host", "submitted", "tasks", "jobs"}
-
-
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (lambda record: '{"name": "x', "no whole JSON"),
-        (lambda record: "[]", "a list where a table"),
-        (lambda record: "null", "nothing"),
-        (lambda record: json.dumps({"name": "x"}), "not a submission of this version"),
-        (lambda record: json.dumps(record | {"tasks": "b0"}), "tasks: Input should be a valid list"),
-        (lambda record: json.dumps(record | {"submitted": None}), "submitted: Input should be a valid number"),
-        (lambda record: json.dumps(record | {"name": "another"}), "it is the submission another"),
-        (lambda record: json.dumps(record | {"jobs": ["1", "2"], "tasks": ["a"]}), "2 jobs for 1 tasks"),
-    ],
-)
-def test_a_damaged_submission_is_one_sentence_with_its_file(diamond, damage, why):
-    following(InMemory(), diamond[0]).advance()
-    (path,) = journal.folder().glob("*/batch.json")
-    path.write_text(damage(json.loads(path.read_text())))
-    with pytest.raises(InputError) as caught:
-        following(InMemory(), diamond[0]).advance()
-    assert str(path) in str(caught.value)
-    assert why in str(caught.value)
-    assert f"remove the folder {path.parent}" in str(caught.value)
-
-
 def test_what_failed_is_in_the_error_by_its_folder(runs_folder):
     bad, other = toys.task("bad"), toys.task("other")
     executor = InMemory()
@@ -301,26 +184,6 @@ def test_what_failed_is_in_the_error_by_its_folder(runs_folder):
 
 
 # --- what the queue, the clock and sbatch do --------------------------------------------------------------------------
-
-
-def test_why_a_job_waits_is_shown_and_a_held_one_with_what_to_do(diamond):
-    from rich.console import Console
-
-    from qrpo_lib.cluster import table
-
-    executor = InMemory()
-    dispatcher = following(executor, diamond[2])
-    dispatcher.advance()
-    executor.alive["1"] = ("pending", "launch failed requeued held")
-    executor.alive |= dict.fromkeys(["2_0", "2_1", "2_2", "3"], ("pending", "Dependency"))
-    progress = dispatcher.advance()
-    assert table.summary(progress) == "5 queued (launch failed requeued held: 1, Dependency: 4)"
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(table.render(progress))
-    assert "`scontrol release 1`" in captured.get()
-    executor.alive["1"] = ("running", "None")
-    assert "held" not in table.summary(dispatcher.advance())
 
 
 def test_a_lost_job_waits_longer_each_time_and_what_needs_it_with_it(diamond, monkeypatch):
@@ -345,20 +208,6 @@ def test_a_lost_job_waits_longer_each_time_and_what_needs_it_with_it(diamond, mo
         now[0] += 1
         dispatcher.advance()
         assert len(executor.all) == begun[-1] + 3
-
-
-def test_an_earlier_submission_stamped_in_the_future_does_not_stand_for_the_new_one(runs_folder):
-    """Its host's clock was ahead; its job has ended with an error since."""
-    executor, task = InMemory(), toys.task("a")
-    following(executor, task).advance()
-    executor.end("1", "error", "ValueError: of long ago")
-    (path,) = journal.folder().glob("*/batch.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"submitted": time.time() + 3600}))
-    dispatcher = following(executor, task)
-    for _ in range(3):
-        assert dispatcher.advance().status == {task.name: "queued"}
-    executor.makes("2", task)
-    assert dispatcher.advance().status == {task.name: "complete"}
 
 
 class NotHeard(InMemory):

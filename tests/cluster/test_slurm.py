@@ -14,10 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+import cluster as slurm_cluster
 import pandas
 import pytest
 import safetensors.torch
 import torch
+import toys
 
 from qrpo_lib.cluster import dispatch, journal, table
 from qrpo_lib.experiment import jobs
@@ -29,10 +31,6 @@ from qrpo_lib.steps import rounds as steps
 
 HERE = Path(__file__).parent
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
-sys.path.insert(0, str(HERE / "slurm"))  # jobs find the toys by PYTHONPATH
-
-import cluster as slurm_cluster  # noqa: E402
-import toys  # noqa: E402
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

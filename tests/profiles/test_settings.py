@@ -512,7 +512,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_the_example_in_the_docs_works_as_it_stands(write, tmp_path):
     text = (runs.PACKAGE.parent / "docs" / "profiles.md").read_text()
-    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    example, *_ = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     path = write(example, "my_profile.toml")
     assert profiles.arms(path) == ["chat", "code"]
     for arm in profiles.arms(path):

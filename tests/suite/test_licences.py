@@ -15,7 +15,7 @@ ALLOWED = re.compile(
 )
 FORBIDDEN = re.compile(r"\b(A?GPL|Affero|(?<!Lesser )General Public|proprietary|non-?commercial)", re.IGNORECASE)
 # Packages whose metadata says it in another way, with what their files say.
-READ_BY_HAND: dict[str, str] = {}
+READ_BY_HAND = {"axe-playwright-python": "MIT"}
 
 
 def pinned():
