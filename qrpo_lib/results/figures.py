@@ -45,25 +45,11 @@ def draw_best_models(
         for position, name in enumerate(names):
             value, error, bold = rows.loc[name, ["value", "error", "bold"]]
             color = style.ALGORITHMS[name].color
-            axis.bar(
-                position,
-                value - (low - margin),
-                bottom=low - margin,
-                width=0.62,
-                color=color,
-                alpha=0.8,
-                edgecolor="black",
-            )
+            look = {"width": 0.62, "color": color, "alpha": 0.8, "edgecolor": "black"}
+            axis.bar(position, value - (low - margin), bottom=low - margin, **look)
             axis.errorbar(position, value, yerr=error, color="black", capsize=6, linewidth=1.2)
-            weight = "bold" if bold else "normal"
-            axis.annotate(
-                f"{value:.{digits}f}",
-                (position, value + error),
-                (0, 7),
-                textcoords="offset points",
-                ha="center",
-                weight=weight,
-            )
+            look = {"textcoords": "offset points", "ha": "center", "weight": "bold" if bold else "normal"}
+            axis.annotate(f"{value:.{digits}f}", (position, value + error), (0, 7), **look)
         if level is not None:
             axis.axhline(level, color="tomato", linestyle="--", linewidth=1.5)
             axis.annotate(
