@@ -42,10 +42,15 @@ def step(profile: Profile) -> folders.Step:
         "seed": profile.seed,
         "sampling": settings.model_dump() | {"backend": backend},
     }
-    inputs = (reference_policy.step(profile), *task.inputs())
-    code = (*engines.code(backend), task.prompts, *task.reward_code())
-    make, shared = partial(_merge, profile), partial(_share, profile)
-    return folders.Step("reference_sampling", parameters, inputs, code, make=make, shared=shared, seed=profile.seed)
+    return folders.Step(
+        "reference_sampling",
+        parameters,
+        inputs=(reference_policy.step(profile), *task.inputs()),
+        code=(*engines.code(backend), task.prompts, *task.reward_code()),
+        make=partial(_merge, profile),
+        seed=profile.seed,
+        shared=partial(_share, profile),
+    )
 
 
 def run(profile: Profile) -> Path:
