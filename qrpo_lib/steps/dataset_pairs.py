@@ -25,15 +25,9 @@ def step(profile: Profile) -> folders.Step:
     """What determines the scored pairs."""
     task = tasks.of(profile.task)
     parameters = {"task": task.parameters(), "seed": profile.seed}
-    return folders.Step(
-        "dataset_pairs",
-        parameters,
-        inputs=task.inputs(),
-        code=(task.prompts, task.demonstrations, *task.reward_code()),
-        make=partial(_make, profile),
-        seed=profile.seed,
-        shared=partial(_score, profile),
-    )
+    code = (task.prompts, task.demonstrations, *task.reward_code())
+    make, shared = partial(_make, profile), partial(_score, profile)
+    return folders.Step("dataset_pairs", parameters, task.inputs(), code, make=make, shared=shared, seed=profile.seed)
 
 
 def run(profile: Profile) -> Path:

@@ -39,14 +39,8 @@ def step(profile: Profile, seed: int) -> folders.Step:
         "max_new_tokens": settings.max_new_tokens,
         "batch_size": settings.batch_size,
     }
-    return folders.Step(
-        "reference_evaluation",
-        parameters,
-        inputs=(reference_policy.step(profile), *task.inputs()),
-        code=evaluation.code(profile),
-        make=partial(_make, profile, seed),
-        seed=seed,
-    )
+    inputs, code = (reference_policy.step(profile), *task.inputs()), evaluation.code(profile)
+    return folders.Step("reference_evaluation", parameters, inputs, code, make=partial(_make, profile, seed), seed=seed)
 
 
 def run(profile: Profile, seed: int) -> Path:
