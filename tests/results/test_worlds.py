@@ -76,3 +76,10 @@ def test_worlds_that_decide_otherwise_are_named(figures, tmp_path):
     rows = worlds.estimates({"dpo-raises-reward": of_worlds})
     assert rows["estimate"].tolist() == [2.0, 0.1, 0.2, 0.1, -2.0]
     assert np.allclose(rows["effect"], 0.01)
+
+
+def test_without_a_scale_in_any_world_the_pool_is_not_testable(tmp_path):
+    for arm in ARMS.values():
+        claims.Ledger(tmp_path / f"mine/{arm}", f"mine, {arm}", "chat").judge("dpo-raises-reward", absent="no DPO")
+    of_worlds = worlds.recorded(tmp_path, "mine", ARMS)["dpo-raises-reward"]
+    assert judged(tmp_path, "dpo-raises-reward", of_worlds).verdict == "not testable"
