@@ -144,7 +144,7 @@ FORKING = ("forked", "forked_after_imports")
 
 def measured(jobs: Jobs, processes: int, every: int) -> dict[str, float]:
     """Milliseconds of processor and wall time that a test takes by each way; forking ways judge one of `every`."""
-    found, verdicts = {"load": os.getloadavg()[0]}, {}
+    found, verdicts = {"load": os.getloadavg()[0], "every": every}, {}
     some = [(source, tests[::every]) for source, tests in jobs]
     for name, way in WAYS.items():
         number = sum(len(tests) for _, tests in (some if name in FORKING else jobs))
@@ -177,6 +177,7 @@ def table(data: pd.DataFrame) -> str:
         "tests",
         "processes",
         "load",
+        "forks judge one test in",
         "forked, ms",
         "forked after imports, ms",
         "bare, ms",
@@ -185,11 +186,11 @@ def table(data: pd.DataFrame) -> str:
     title += [f"{name.replace('_', ' ')} / sandbox" for name in names]
     lines = ["| " + " | ".join(title) + " |", "|" + "---|" * len(title)]
     times = [f"{name}_ms" for name in WAYS]
-    everything = {"problems": "all", "tests": data.tests.sum(), "processes": "", "load": data.load.mean()}
+    everything = {"problems": "all", "tests": data.tests.sum(), "processes": "", "load": data.load.mean(), "every": ""}
     everything |= {name: (data[name] * data.tests).sum() / data.tests.sum() for name in times}
     rows = pd.concat([data, pd.DataFrame([everything])], ignore_index=True)
     for row in with_ratios(rows).to_dict("records"):
-        cells = [row["problems"], row["tests"], row["processes"], f"{row['load']:.1f}"]
+        cells = [row["problems"], row["tests"], row["processes"], f"{row['load']:.1f}", row["every"]]
         cells += [f"{row[name]:.2f}" for name in times] + [f"{row[f'{name}_to_sandbox']:.1f}" for name in names]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -198,6 +199,7 @@ def table(data: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first", type=int, default=1, help="the first problem that is judged")
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--sabotaged", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=1)
@@ -206,7 +208,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("figures/benchmarks"))
     arguments = parser.parse_args()
     with gzip.open(SAMPLE, "rt") as file:
-        rows = [json.loads(line) for line in file][: arguments.problems]
+        rows = [json.loads(line) for line in file][arguments.first - 1 :][: arguments.problems]
     jobs = [(leetcode.program(row["completion"]), leetcode.tests(row)[: sandbox.MAX_TESTS]) for row in rows]
     print(f"{len(jobs)} problems, {sum(len(tests) for _, tests in jobs)} tests, {sandbox.available_isolation()}")
 
@@ -215,7 +217,10 @@ def main() -> None:
     for processes in arguments.processes * arguments.repeats:
         for start in range(0, len(jobs), GROUP):
             group = jobs[start : start + GROUP]
-            place = {"problems": f"{start + 1}-{start + len(group)}", "tests": sum(len(tests) for _, tests in group)}
+            place = {
+                "problems": f"{arguments.first + start}-{arguments.first + start + len(group) - 1}",
+                "tests": sum(len(tests) for _, tests in group),
+            }
             lines.append({**place, "processes": processes, **measured(group, processes, arguments.every)})
             data = with_ratios(pd.DataFrame(lines))
             print(data.tail(1).to_string(index=False, header=start == 0, float_format="{:.2f}".format), flush=True)
