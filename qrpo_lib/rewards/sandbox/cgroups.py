@@ -22,7 +22,7 @@ _KEEPER = """
 read line
 for folder; do
     tries=0
-    while [ -d "$folder" ] && ! rmdir "$folder" 2> /dev/null && [ $tries -lt 100 ]; do
+    while [ -d "$folder" ] && ! rmdir "$folder" 2> /dev/null && [ $tries -lt 1200 ]; do
         tries=$((tries + 1)); sleep 0.05
     done
 done
@@ -39,23 +39,32 @@ class Group:
     def __init__(self, tasks: int, memory_mb: int):
         self._folders: dict[str, Path] = {}
         self._keeper, name = None, f"qrpo-sandbox-{os.getpid()}-{secrets.token_hex(4)}"
-        for controller in CONTROLLERS:
-            for parent in _own_parents(controller):
-                if folder := _made(parent / name, controller, tasks, memory_mb):
+        places = {controller: [place / name for place in _own_parents(controller)] for controller in CONTROLLERS}
+        # Before there is anything to remove: a kill in between would leave it.
+        if not self._start_keeper([str(place) for some in places.values() for place in some]):
+            return
+        for controller, some in places.items():
+            for place in some:
+                if folder := _made(place, controller, tasks, memory_mb):
                     self._folders[controller] = folder
                     break
-        if self._folders:
-            folders = [str(folder) for folder in dict.fromkeys(self._folders.values())]
-            try:
-                self._keeper = subprocess.Popen(
-                    ["/bin/sh", "-c", _KEEPER, "sh", *folders],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # an interrupt at the keyboard is for the judge, not for it
-                )
-            except OSError:
-                self.close()
+        if not self._folders:
+            self.close()
+
+    def _start_keeper(self, folders: list[str]) -> bool:
+        if not folders:
+            return False
+        try:
+            self._keeper = subprocess.Popen(
+                ["/bin/sh", "-c", _KEEPER, "sh", *dict.fromkeys(folders)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt at the keyboard is for the judge, not for it
+            )
+        except OSError:
+            return False
+        return True
 
     @property
     def controllers(self) -> tuple[str, ...]:

@@ -54,6 +54,21 @@ class Clock:
 
     def is_over(self) -> bool:
         """Look: whether the process has computed or idled for longer than its limits."""
+        self._look()
+        return self._idle > self._idle_limit * self.slowness or self._has_computed_too_long()
+
+    def is_used_up(self) -> bool:
+        """Whether the process has computed for longer than its limit, however long this side took to look."""
+        if self._queued is None:  # a short test, at which nobody has looked yet
+            self._update()
+        else:
+            self._look()
+        return self._has_computed_too_long()
+
+    def _has_computed_too_long(self) -> bool:
+        return self._used - self._start > self._limit * self.slowness
+
+    def _look(self) -> None:
         now, before = time.monotonic(), self._used
         self._update()
         queued = _queued(self._pid)
@@ -63,12 +78,6 @@ class Clock:
             # Waiting for a processor is told once it is over; until then it looked like idling, and is taken back.
             self._idle = max(self._idle + min(idled, _MOST_BETWEEN_LOOKS), 0.0)
         self._looked, self._queued = now, queued
-        return self._idle > self._idle_limit * self.slowness or self.is_used_up()
-
-    def is_used_up(self) -> bool:
-        """Whether the process has computed for longer than its limit, however long this side took to look."""
-        self._update()
-        return self._used - self._start > self._limit * self.slowness
 
     def _update(self) -> None:
         computed = _computed(self._pid)

@@ -12,6 +12,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -69,10 +70,12 @@ def _bubblewrap() -> tuple[str, ...]:
     if program is None:
         raise RuntimeError("bubblewrap is not installed: apt-get install bubblewrap, or your system's equivalent.")
     # It does not die with this process: killed while it starts, it would leave a child that waits for it for ever. The
-    # worker ends when this process does, and bubblewrap with it. The one capability is for the limit on files in /tmp;
-    # the worker gives it up before it runs anything.
+    # worker ends when this process does, and bubblewrap with it.
     command = [program, "--unshare-all", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
-    command += ["--cap-add", "CAP_SYS_ADMIN"]
+    # For the limit on files in /tmp; the worker gives it up before it runs anything. An installation that becomes root
+    # gives it to nobody else.
+    if os.geteuid() == 0 or not os.stat(program).st_mode & stat.S_ISUID:
+        command += ["--cap-add", "CAP_SYS_ADMIN"]
     command += ["--clearenv", *(part for item in _ENVIRONMENT.items() for part in ("--setenv", *item))]
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64"):
         if os.path.islink(folder):

@@ -71,12 +71,12 @@ class Nursery:
 
     def __init__(self, limits: Limits, stop: threading.Event | None = None):
         self.limits, self.stop = limits, stop or threading.Event()
-        self._process = self._pidfd = self._tmp = None
-        self._group = Group(MAX_THREADS + _MORE_TASKS, limits.memory_mb + TMP_MB + _MORE_MEMORY_MB)
+        self._process = self._pidfd = self._tmp = self._group = None
         self._memory_kills = 0
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             try:
+                self._group = Group(MAX_THREADS + _MORE_TASKS, limits.memory_mb + TMP_MB + _MORE_MEMORY_MB)
                 self._process = sandbox_isolation.start(limits.isolation, theirs.fileno())
             finally:
                 theirs.close()
@@ -205,7 +205,9 @@ class Nursery:
                 os.killpg(self._process.pid, signal.SIGKILL)  # started as the leader of a group
             self._process.wait()
             self._process = None
-        self._group.close()
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
 
 class Solver:

@@ -328,7 +328,8 @@ def available_isolation() -> Isolation:
     warnings.warn(
         f"Solutions run with limits and a filter of system calls only: {reason}. They cannot change files, use the"
         " network or sockets, start processes or signal any, nor read this process's memory, but they can read what"
-        f" this user can read: files, and other processes of this user. {_INSTALL} for untrusted models.",
+        " this user can read: files (devices and named pipes among them, where what is read is gone), and other"
+        f" processes of this user. {_INSTALL} for untrusted models.",
         WeakIsolationWarning,
         stacklevel=3,
     )

@@ -59,6 +59,16 @@ def test_waiting_for_a_processor_is_free_although_it_is_told_afterwards(machine)
     assert machine.clock.spent == pytest.approx(0.1, abs=0.02)
 
 
+def test_a_wait_that_ends_with_the_answer_is_taken_back(machine):
+    for _ in range(100):
+        machine.look()
+    machine.now += clock.LOOK_SECONDS
+    machine.computed += 0.01
+    machine.queued["1"] += 101 * clock.LOOK_SECONDS
+    assert not machine.clock.is_used_up()
+    assert machine.clock.spent < 0.02
+
+
 def test_waiting_of_another_thread_is_free_too(machine):
     """The main thread sleeps until another has computed, which has to wait for its turn."""
     for _ in range(2000):

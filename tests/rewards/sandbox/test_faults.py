@@ -101,7 +101,15 @@ def test_a_crash_of_its_own_is_not_tried_again(isolation, solvers):  # noqa: F81
     assert len(solvers) == 2
 
 
-def test_an_interrupt_ends_everything_at_once(isolation, solvers):  # noqa: F811
+@pytest.fixture
+def heard():
+    """Interrupts are heard, also where a shell has started the tests in the background, deaf to them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_everything_at_once(isolation, solvers, heard):  # noqa: F811
     """Ctrl-C while solutions idle that would idle for hours, and while a long value is compared."""
     stuck = "import time\ndef f(x):\n    time.sleep(x)\n    return list(range(10 ** 5))\n"
     jobs = [(stuck, ["assert f(3600) == 1"] * 50)] * 6

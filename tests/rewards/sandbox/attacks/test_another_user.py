@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sortedcontainers
+from sandbox_marks import PROBLEMS
 
 from qrpo_lib.runs.code_version import own_package
 
@@ -26,7 +27,7 @@ from qrpo_lib.rewards.sandbox import sandbox
 if sys.argv[1] == "unguarded":
     sandbox.sandbox_isolation.guard = lambda: None
 source, tests = json.load(sys.stdin)
-print(json.dumps(sandbox.run_tests(source, tests, isolation="limits", seconds_per_test=20).outcomes))
+print(json.dumps(sandbox.run_tests(source, tests, isolation=sys.argv[2], seconds_per_test=20).outcomes))
 """
 # f(x) looks for the text that begins as the answer does in the memory of all ancestors.
 ATTACK = """
@@ -59,12 +60,11 @@ def outcomes(tmp_path_factory):
     shutil.copytree(Path(sortedcontainers.__file__).parent, folder / "sortedcontainers")
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
 
-    def run(guarded):
-        command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", PYTHON, "-c", JUDGE, guarded]
-        tests = ["assert f(1) == 'right-98237412398471239847-7'"]
+    def run(guarded, isolation="limits", source=ATTACK, tests=("assert f(1) == 'right-98237412398471239847-7'",)):
+        command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", PYTHON, "-c", JUDGE]
         done = subprocess.run(
-            command,
-            input=json.dumps([ATTACK, tests]),
+            [*command, guarded, isolation],
+            input=json.dumps([source, tests]),
             capture_output=True,
             text=True,
             cwd="/",
@@ -84,3 +84,34 @@ def test_the_judges_memory_cannot_be_read(outcomes):
 def test_the_attack_would_succeed(outcomes):
     """So the guard is what stops it: this is the attack on a judge without it."""
     assert outcomes("unguarded") == ["passed"]
+
+
+COUNT = """
+import threading, time
+def files(n):
+    made = 0
+    try:
+        for i in range(n):
+            open(f'/tmp/attack{i}', 'w').close()
+            made += 1
+    except OSError: pass
+    return made <= 4096
+def threads(n):
+    made = 0
+    try:
+        for _ in range(n):
+            threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+            made += 1
+    except RuntimeError: pass
+    return made <= 64
+"""
+
+
+@pytest.mark.parametrize("isolation", ["bubblewrap", "limits"])
+def test_limits_hold_for_another_user(outcomes, isolation):
+    """Who can make no control groups, and has capabilities in namespaces of its own alone."""
+    if PROBLEMS[isolation]:
+        pytest.skip(PROBLEMS[isolation])
+    found = outcomes("guarded", isolation, COUNT, ["assert files(20_000)", "assert threads(500)", "assert files(1)"])
+    assert found[::2] == ["passed", "passed"]
+    assert found[1] in ("passed", "crashed")

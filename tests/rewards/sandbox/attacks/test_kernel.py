@@ -1,5 +1,9 @@
 # ruff: noqa: E501  an attack a line
-"""Attacks by interfaces of the kernel, made as an attacker would make them, with arguments that would work outside."""
+"""Attacks by interfaces of the kernel, made as an attacker would make them, with arguments that would work outside.
+
+Where what they do would harm this machine, were it allowed, they ask for it in a form that changes nothing: signal 0,
+a file that is not there.
+"""
 
 import contextlib
 import os
@@ -23,6 +27,13 @@ def raises(action):
     try: action()
     except (OSError, ValueError): return True
     return False
+def refused(action):
+    try: action()
+    except OSError as error: return error.errno in (errno.EPERM, errno.EROFS, errno.ENOSYS)
+    return False
+def errno_of(*arguments):
+    call(*arguments)
+    return ctypes.get_errno()
 buffer = ctypes.create_string_buffer(4096)
 ONE, OTHER = socket.socketpair()
 PARENT, PROCESSES = os.getppid(), [int(p) for p in os.listdir('/proc') if p.isdigit()] if os.path.isdir('/proc') else [1]
@@ -48,9 +59,9 @@ REFUSED = {
     "timers that signal a thread of another": "call(222, 1, struct.pack('qiii', 0, 9, 4, PARENT) + bytes(48), buffer) == -1",
     "timers as files": "call(283, 1, 0) == -1",
     "signals as files": "call(289, -1, buffer, 8, 0) == -1 and call(282, -1, buffer, 8) == -1",
-    "signals to every process there is": "all(raises(lambda: os.kill(p, 15)) for p in [*PROCESSES, PARENT, -1, 0])",
-    "signals by thread": "all(call(234, p, p, 9) == -1 and call(200, p, 9) == -1 for p in [*PROCESSES, PARENT])",
-    "queued signals": "call(129, PARENT, 9, buffer) == -1 and call(297, PARENT, PARENT, 9, buffer) == -1",
+    "signals to every process there is": "all(raises(lambda: os.kill(p, 0)) for p in [*PROCESSES, PARENT, -1, 0])",
+    "signals by thread": "all(call(234, p, p, 0) == -1 and call(200, p, 0) == -1 for p in [*PROCESSES, PARENT])",
+    "queued signals": "call(129, PARENT, 0, buffer) == -1 and call(297, PARENT, PARENT, 0, buffer) == -1",
     "a signal to itself that cannot be caught": "raises(lambda: os.kill(own(), 9)) and raises(lambda: signal.raise_signal(9))",
     "stopping itself": "raises(lambda: signal.raise_signal(signal.SIGSTOP))",
     "being traced": "call(101, 0, 0, 0, 0) == -1",
@@ -109,11 +120,11 @@ REFUSED = {
     "another layout of memory": "call(135, 0x0040000) == -1",
     "handles in place of paths": "call(303, -100, b'/', buffer, buffer, 0) == -1 and call(304, -100, buffer, 0) == -1",
     "another root": "libc.chroot(b'/tmp') == -1 and call(155, b'/tmp', b'/tmp') == -1",
-    "attributes": "raises(lambda: os.setxattr('/', 'user.x', b'1')) and raises(lambda: os.chmod('/', 0)) and raises(lambda: os.utime('/'))",
+    "attributes": "refused(lambda: os.setxattr('/nowhere', 'user.x', b'1')) and refused(lambda: os.chmod('/nowhere', 0)) and refused(lambda: os.utime('/nowhere')) and refused(lambda: os.fchmod(1000, 0))",
     "files of the kernel": "all(raises(lambda: open(p, 'w')) for p in ('/proc/self/oom_score_adj', '/proc/self/comm', '/proc/sys/kernel/core_pattern', '/proc/sysrq-trigger', '/proc/self/uid_map', '/sys/fs/cgroup/cgroup.procs', '/sys/fs/cgroup/pids/cgroup.procs'))",
     "devices": "all(raises(lambda: os.open(p, os.O_RDWR)) for p in ('/dev/mem', '/dev/kmsg', '/dev/fuse', '/dev/kvm', '/dev/shm/x', '/dev/net/tun'))",
-    "names of the host": "raises(lambda: socket.sethostname('x')) and call(171, b'x', 1) == -1",
-    "the clock": "raises(lambda: time.clock_settime(0, 1)) and call(159, buffer) == -1 and call(305, 0, buffer) == -1",
+    "names of the host": "call(170, 0, -1) == -1 and call(171, 0, -1) == -1 and all(errno_of(n, 0, -1) == errno.EPERM for n in (170, 171))",
+    "the clock": "call(227, 0, 0) == -1 and call(159, buffer) == -1 and call(305, 0, buffer) == -1",
     "modules, reboot, accounting": "all(call(n, 0, 0, 0) == -1 for n in (175, 176, 313, 169, 246, 320, 163, 167, 168))",
     "system calls of 32 bits": "call(0x40000000 + 39) == -1 and call(0x40000000 + 62, PARENT, 9) == -1",
 }  # fmt: skip
@@ -164,7 +175,7 @@ def test_siblings_cannot_be_reached(isolation, secret):
     from qrpo_lib.rewards.sandbox import sandbox
 
     attack = PREFIX + (
-        "def f(x):\n    for p in range(1, 300):\n        for number in (9, 15, 19):\n"
+        "def f(x):\n    for p in range(1, 300):\n        for number in (0,):\n"
         "            if call(62, p, number) == 0: return 'reached'\n        if call(101, 16, p, 0, 0) == 0: return 'traced'\n"
         "    return 'nothing'\n"
     )
