@@ -290,6 +290,7 @@ class Training(_Settings):
     pairs_per_prompt: how many disjoint random pairs off-policy-random makes (chat: 1, code: 10).
     ties: what becomes of pairs without preference; the paper keeps them.
     max_tokens: completions are cut so that a prompt with its completion has no more (None: never cut).
+    gradient_checkpointing: layers are computed again in the backward pass, of fine-tuning too: less memory, more work.
     """
 
     setting: Setting
@@ -301,6 +302,7 @@ class Training(_Settings):
     epochs: PositiveInt
     checkpoints: PositiveInt
     precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool = False
     threads: PositiveInt
     qrpo: QRPO
     dpo: DPO
@@ -399,6 +401,9 @@ class Resources(_Settings):
     sbatch: dict[str, str | int | bool] = {}
 
 
+_Kind = Literal["policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training"]
+
+
 class Dispatch(_Settings):
     """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatcher`); nothing here changes a result.
 
@@ -408,10 +413,12 @@ class Dispatch(_Settings):
     retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
     timeouts: how often a job may reach its time limit.
     seconds_before_limit: how long before its limit a job is told to stop.
+    gpu_memory_gb: what one GPU can hold, in GiB; `qrpo plan` refuses a profile whose trainings need more.
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.
     python: the interpreter, or the command that starts it in a container; None is the one that runs now.
-    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `training`.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation`, `reference_log_probs` (default:
+        those of `training`, whose environment decides how weights are rounded), `training`.
     """
 
     where: Literal["here", "processes", "slurm"] = "here"
@@ -421,12 +428,13 @@ class Dispatch(_Settings):
     timeouts: Annotated[int, Field(ge=0)] = 20
     seconds_before_limit: PositiveInt = 120
     poll_seconds: PositiveFloat = 15
+    gpu_memory_gb: PositiveFloat | None = None
     account: str | None = None
     partition: str | None = None
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[Literal["policy", "sft", "sampling", "scoring", "evaluation", "training"], Resources] = {}
+    resources: dict[_Kind, Resources] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):
@@ -438,6 +446,8 @@ class Dispatch(_Settings):
 
     def of_kind(self, kind: str) -> Resources:
         """The resources of a job of that kind."""
+        if kind == "reference_log_probs" and kind not in self.resources:
+            kind = "training"
         return self.resources.get(kind, Resources())
 
 

@@ -33,10 +33,14 @@ def run(profile: Profile) -> Path:
     this = step(profile)
     return folders.complete(
         this,
-        lambda folder: scoring.scored(this, _texts(profile)).to_parquet(folder / PAIRS),
+        lambda folder: _write(this, _texts(profile), folder),
         seed=profile.seed,
-        shared=lambda: scoring.score(this, profile, lambda: _texts(profile)),
+        shared=lambda: scoring.score(this, profile, scoring.Texts.of(_texts(profile))),
     )
+
+
+def _write(this: folders.Step, frame: pd.DataFrame, folder: Path) -> None:
+    frame.assign(reward=scoring.rewards(this, len(frame))).to_parquet(folder / PAIRS)
 
 
 def load(folder: Path) -> pd.DataFrame:

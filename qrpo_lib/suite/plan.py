@@ -24,14 +24,14 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.suite import notebooks, plan_sizes
+from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
-_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "training")
+_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     found, seen = [], set()
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
+        plan_memory.check(profile, plan_memory.of_arm(profile))
         of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
         seen |= {task.name for task in of_arm}
         sizes = plan_sizes.of_arm(profile)
@@ -140,7 +141,7 @@ def _of_sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float
     train = sizes.train.number
     length = assumed.prompt_tokens + _completion_tokens(profile, assumed)
     tokens = train * profile.sft.epochs * length
-    hours, told = _training_hours(sizes, tokens, 8, assumed)
+    hours, told = _training_hours(sizes, tokens, 8 if profile.training.gradient_checkpointing else 6, assumed)
     return (
         tokens,
         hours,
@@ -182,8 +183,8 @@ def _of_training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[
     settings, length = profile.training, _completion_tokens(profile, assumed)
     pairs = train * settings.pairs_per_prompt
     tokens = pairs * settings.epochs * 2 * (assumed.prompt_tokens + length)
-    # Forward, backward and the forward again of gradient checkpointing, and the reference: 2 + 4 + 2 + 2.
-    hours, told = _training_hours(sizes, tokens, 10, assumed)
+    # Forward, backward, and with gradient checkpointing the forward again: 2 + 4 + 2.
+    hours, told = _training_hours(sizes, tokens, 8 if settings.gradient_checkpointing else 6, assumed)
     written = settings.checkpoints * held_out * profile.evaluation.repeats * length
     hours += written / assumed.tokens_a_second / 3600
     told = (
@@ -194,12 +195,20 @@ def _of_training(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[
     return tokens + written, hours, _policy_bytes(profile, sizes), told
 
 
+def _of_reference(profile: Profile, assumed: Assumptions, sizes: Sizes) -> tuple[float, float, float, str]:
+    pairs = sizes.train.number * profile.training.pairs_per_prompt
+    tokens = pairs * 2 * (assumed.prompt_tokens + _completion_tokens(profile, assumed))
+    hours, told = _training_hours(sizes, tokens, 2, assumed)
+    return tokens, hours, pairs * _BYTES_A_TOKEN, f"{pairs:,} pairs; {told}"
+
+
 _ESTIMATES = {
     "policy": _of_policy,
     "sft": _of_sft,
     "sampling": _of_sampling,
     "scoring": _of_scoring,
     "evaluation": _of_evaluation,
+    "reference_log_probs": _of_reference,
     "training": _of_training,
 }
 
@@ -239,10 +248,20 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
     lines += [f"  {one.arm}, {one.kind}: {one.arithmetic}" for one in found]
     notes = dict.fromkeys(note for one in found if one.done < one.steps for note in one.notes)
     lines += ["", "Of the sizes:", *(f"  {note}." for note in notes)] if notes else []
+    memory = _memory(profile_name)
+    lines += ["", "Memory in training:", *memory] if memory else []
     lines += ["", f"Assumed, not measured (`qrpo plan --help`): {_told(assumed)}."]
     parent = next(path for path in (folders.runs_folder(), *folders.runs_folder().parents) if path.exists())
     lines += [f"Where: {settings.where}; results in {folders.runs_folder()}, where {_free(parent)} GB are free."]
     return Group(table, Text("\n".join(lines)))
+
+
+def _memory(profile_name: str) -> list[str]:
+    """What a GPU must hold in the trainings of each arm, beside what it can."""
+    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
+    limit = arms[0].dispatch.gpu_memory_gb
+    beside = "" if limit is None else f" of {limit:g}"
+    return [f"  {arm.arm}: {one.told()}{beside}" for arm in arms for one in plan_memory.of_arm(arm)]
 
 
 def _told(assumed: Assumptions) -> str:

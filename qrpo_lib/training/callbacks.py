@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from qrpo_lib.runs import files
-from qrpo_lib.training import causal_lm
-
-Progress = Callable[[int, int, str], None]
-OnCheckpoint = Callable[[int, PreTrainedModel], None]
+from qrpo_lib.training import causal_lm, parallel
+from qrpo_lib.training.settings import OnCheckpoint, Progress
 
 
 class Checkpoints(TrainerCallback):
     """Step 0 and equally spaced steps: validation metrics, the caller's callback, the state that resuming needs."""
 
-    def __init__(self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None):
+    def __init__(
+        self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None, forward: parallel.Forward
+    ):
         self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
+        self.forward = forward
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.steps = checkpoint_steps(state.max_steps, self.count)
@@ -46,7 +46,7 @@ class Checkpoints(TrainerCallback):
         with causal_lm.plain(self.trainer.model):
             self.trainer.log_validation()
             if self.on_checkpoint:
-                self.on_checkpoint(step, self.trainer.model)
+                self.on_checkpoint(step, parallel.whole(self.trainer.model, self.forward.weights))
 
 
 def checkpoint_steps(steps: int, count: int) -> set[int]:
