@@ -56,6 +56,8 @@ class Memory(TorchDispatchMode):
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function is torch.ops.aten._local_scalar_dense.default and arguments[0].dtype == torch.bool:
+            return True  # whether numbers are finite: there are none that are not
         result = function(*arguments, **(keywords or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):

@@ -23,10 +23,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -36,6 +36,9 @@ from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_p
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.files import file_sha256, write_atomically
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
 __all__ = ["file_sha256", "write_atomically"]  # also found here
 
 PACKAGE = own_package().root
@@ -44,6 +47,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 _STARTED = time.time()
+_GROUP_WAITS = timedelta(hours=6)
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
 _GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY"}
 
@@ -218,12 +222,21 @@ def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: 
 
 def _agreed(said: str | None) -> str:
     """What the main process of the group says."""
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=not torch.cuda.is_available())
+    group()
     return broadcast_object_list([said])[0]
+
+
+def group() -> PartialState:
+    """The processes that train together and this one's place among them.
+
+    They wait for each other as long as one of them may write a checkpoint or score completions: hours.
+    """
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_GROUP_WAITS)
 
 
 def _processes() -> int:

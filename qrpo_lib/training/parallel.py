@@ -9,13 +9,16 @@ import contextlib
 import copy
 import dataclasses
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
+
+from qrpo_lib.runs import folders
 
 
 class Forward(NamedTuple):
@@ -61,7 +64,12 @@ def forward(precision: str) -> Forward:
 
 def state() -> PartialState:
     """The processes that train together, and this one's device."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    return folders.group()
+
+
+def of_the_main(value: Any) -> Any:
+    """The main process's value, in every process of the group."""
+    return broadcast_object_list([value])[0] if state().num_processes > 1 else value
 
 
 def device() -> torch.device:
