@@ -66,6 +66,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.training import batching
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training import trainer as training
+from qrpo_lib.training.settings import Objective, Optimization, Output
 
 TRAINERS = ("TRL", "this suite")
 BETA = 0.1
@@ -251,14 +252,11 @@ def train_with_ours(case: Case, model: LlamaForCausalLM, rows: list[dict], run: 
         model,
         make_tokenizer(),
         rows,
-        algorithm="dpo",
-        loss={"beta": BETA},
-        learning_rate=case.learning_rate,
-        batch_size=case.pairs,
-        micro_batch_size=case.micro_batch,
-        checkpoints=1,
-        precision=case.precision,
-        progress=run.end_step,
+        objective=Objective("dpo", {"beta": BETA}),
+        settings=Optimization(
+            case.learning_rate, case.pairs, case.micro_batch, checkpoints=1, precision=case.precision
+        ),
+        output=Output(progress=run.end_step),
     ).history
     run.losses = [row["loss"] for row in history]
 

@@ -19,6 +19,7 @@ from qrpo_lib.steps import (
     fitting,
     initial_policy,
     reference_evaluation,
+    reference_log_probs,
     reference_policy,
     reference_sampling,
 )
@@ -33,7 +34,9 @@ _MAKERS = {
     "sft": ("sft", reference_policy.run),
     "reference_sampling": ("sampling", reference_sampling.run),
     "dataset_pairs": ("scoring", dataset_pairs.run),
+    "reference_log_probs": ("reference_log_probs", reference_log_probs.run),
 }
+_GROUPS = ("sft", "reference_log_probs", "training")
 
 
 def policy(profile: Profile) -> Task:
@@ -60,7 +63,7 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
 
 def _of_step(step: folders.Step, profile: Profile) -> Task:
     kind, run = _MAKERS[step.name]
-    return Task(step, run, (profile,), _needs(step, profile), kind=kind, group=kind == "sft")
+    return Task(step, run, (profile,), _needs(step, profile), kind=kind, group=kind in _GROUPS)
 
 
 def _needs(step: folders.Step, profile: Profile, seed: int | None = None) -> tuple[Task, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.tasks import problems
 from qrpo_lib.tasks import registry as tasks
@@ -37,7 +38,8 @@ def online_rewards(
     reward`, `logp` and `ref_logp` (nats, under the policy and under the reference, at temperature 1), `text`.
     """
     prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split in HELD_OUT]
-    return _recorded(profile, model, tokenizer, seed, prompts, tasks.of(profile.task).reward(), reference)
+    reward = tasks.of(profile.task).reward() if folders.is_main_process() else None  # which alone records
+    return _recorded(profile, model, tokenizer, seed, prompts, reward, reference)
 
 
 def parameters(profile: Profile) -> dict[str, Any]:
@@ -69,11 +71,12 @@ def _recorded(
     tokenizer: Any,
     seed: int,
     prompts: list[Prompt],
-    reward: Reward,
+    reward: Reward | None,
     reference: Any,
 ) -> pd.DataFrame:
     import pandas as pd
 
+    from qrpo_lib.training import parallel
     from qrpo_lib.training import reference_logps as references
 
     ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
@@ -87,13 +90,17 @@ def _recorded(
         batch_size=profile.reference_sampling.batch_size,
         seed=seed,
     )
+    # Processes that train together sample together; rounding on their devices may not make different completions.
+    sampled = parallel.of_the_main(sampled)
     logps = np.array([one.logp for one in sampled])
     ref_logps = logps
     if reference is not None:
         rows = [{"prompt_ids": ids[one.prompt_index], "completion_ids": one.token_ids} for one in sampled]
         computing = {"micro_batch_size": profile.training.micro_batch_size, "precision": profile.training.precision}
         ref_logps = references.log_probs(reference, tokenizer, rows, **computing)["ref_logps"].astype(np.float64)
-    texts = [prompts[one.prompt_index].text for one in sampled]
+    rewards = np.full(len(sampled), np.nan, dtype=np.float32)
+    if reward is not None:
+        rewards = reward.score([prompts[one.prompt_index].text for one in sampled], [one.text for one in sampled])
     return pd.DataFrame(
         {
             "prompt_id": [prompts[one.prompt_index].id for one in sampled],
@@ -101,7 +108,7 @@ def _recorded(
             "repeat": [one.sample_index for one in sampled],
             "length": [len(one.token_ids) for one in sampled],
             "finish_reason": [one.finish_reason for one in sampled],
-            "reward": reward.score(texts, [one.text for one in sampled]),
+            "reward": rewards,
             "logp": logps,
             "ref_logp": ref_logps,
             "text": [one.text for one in sampled],

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel, send_to_device
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -34,15 +34,36 @@ def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_m
     it (`_packs`), it gets the padded sequences as they are, without an attention mask: padding on the right comes after
     every token that counts, where a causal model does not look.
     """
+    layout = _layout(extract_model_from_parallel(model).config, input_ids.cpu(), completion_mask.cpu())
+    layout = send_to_device(layout, next(model.parameters()).device)
+    with _head_scoring(model, layout.predicting, layout.targets):
+        token_logps = model(**layout.arguments, use_cache=False).logits
+    sums = token_logps.new_zeros(layout.mask.shape).masked_scatter(layout.mask, token_logps).sum(1)
+    return sums, layout.lengths
+
+
+class _Layout(NamedTuple):
+    """What the device gets of padded sequences, made in main memory: nothing waits for a GPU to say how many there are.
+
+    arguments: the model's.
+    predicting, targets: (scored,) the places among the model's that predict the completions' tokens, and these tokens.
+    mask: (sequences, tokens - 1), which tokens but the first are of completions; lengths: (sequences,), how many.
+    """
+
+    arguments: dict
+    predicting: Tensor
+    targets: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+
+def _layout(config, input_ids: Tensor, completion_mask: Tensor) -> _Layout:
     mask = completion_mask[:, 1:].bool()
-    if _packs(extract_model_from_parallel(model).config, input_ids.shape[1]):
+    if _packs(config, input_ids.shape[1]):
         arguments, predicting = _packed(input_ids, mask)
     else:
         arguments, predicting = {"input_ids": input_ids}, F.pad(mask, (0, 1)).flatten().nonzero().squeeze(1)
-    with _head_scoring(model, predicting, input_ids[:, 1:][mask]):
-        token_logps = model(**arguments, use_cache=False).logits
-    sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
-    return sums, mask.sum(1)
+    return _Layout(arguments, predicting, input_ids[:, 1:][mask], mask, mask.sum(1))
 
 
 # --- shared prompts, no padding -------------------------------------------------------------------------------------
@@ -67,7 +88,7 @@ def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
 
     What comes after the last token that predicts is left out, and so is a prompt that an earlier sequence has too.
     """
-    ids, predicts = input_ids.cpu().numpy(), mask.cpu().numpy()
+    ids, predicts = input_ids.numpy(), mask.numpy()
     places = np.zeros_like(ids)
     keep = np.zeros(ids.shape, dtype=bool)
     first_with: dict[bytes, int] = {}
@@ -86,7 +107,7 @@ def _packed(input_ids: Tensor, mask: Tensor) -> tuple[dict, Tensor]:
     width = int(keep.any(0).sum())
     rows, positions = keep.nonzero()
     arrays = ids[keep], positions, places[:, :width], rows * width + positions, places[:, :-1][predicts]
-    tokens, positions, unpack, pack, predicting = (torch.from_numpy(array).to(input_ids.device) for array in arrays)
+    tokens, positions, unpack, pack, predicting = map(torch.from_numpy, arrays)
     return {
         "input_ids": tokens[None],
         "position_ids": positions[None],

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,3 +20,33 @@ def test_training_benchmark_runs_and_both_trainers_have_the_same_loss(tmp_path):
     assert losses.trl_loss.iloc[0] == pytest.approx(np.log(2), rel=1e-5)
     assert abs(losses.trl_loss.iloc[-1] - np.log(2)) > 0.01  # it moved
     np.testing.assert_allclose(losses.suite_loss, losses.trl_loss, rtol=1e-5)
+
+
+def test_gpu_benchmark_says_that_there_is_no_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    ended = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert ended.stdout == "skipped: there is no GPU here, so nothing was measured.\n"
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_measures_both_trainers(monkeypatch):
+    """At a tiny size, on whatever is here: how fast they are is for a GPU to say."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    case = gpu.Case(layers=1, tokens=20, steps=3, width=128, inner=64, vocabulary=64)
+    found = gpu.table(case)
+    assert found["trainer"].tolist() == list(gpu.TRAINERS)
+    assert (found["pairs_per_second"] > 0).all()
+    assert gpu.layers_that_fit(80 * 2**30, 2048) < gpu.layers_that_fit(140 * 2**30, 2048) <= 32
+    with pytest.raises(SystemExit, match="skipped"):
+        gpu.layers_that_fit(8 * 2**30, 2048)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_gpu_benchmark_ends_within_ten_minutes(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True)
+    assert (pd.read_csv(tmp_path / "training-gpu.csv")["peak_gib"] > 1).all()
