@@ -55,9 +55,11 @@ def evaluations(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd
     """`read.evaluations` with lengths counted as the profile says; texts are read of one run at a time."""
     import pandas as pd
 
-    there = [run for run in dict.fromkeys(runs) if run.step(profile).folder.is_dir()]
-    if not are_used(profile) or not there:
+    if not are_used(profile):
         return read.evaluations(profile, runs, text)
+    there = [run for run in dict.fromkeys(runs) if run.step(profile).folder.is_dir()]
+    if not there:
+        return read.evaluations(profile, runs, text)  # which says why
     parts = []
     for run in there:
         rows = read.evaluations(profile, [run], text=True)
