@@ -76,6 +76,7 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         "sft": 1,
         "sampling": 2,  # of the initial and of the fine-tuned policy
         "evaluation": 3 + 2,  # the study of Figure 3, without SFT, has a third seed
+        "reference_log_probs": 3,  # of the pairs of two settings, and of Figure 3's
         # DPO and QRPO in two settings with two seeds; Figure 3 with three; the square root, since the grid has t
         "training": 2 * 1 * 2 + 2 * 2 * 2 + 2 * 3 + 2,
     }
@@ -86,16 +87,19 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         "sft": 2 * 8 * (10 + 50),
         "sampling": 13 * (4 + 11) * 50,
         "evaluation": 5 * 2 * 50,
+        "reference_log_probs": 8 * 2 * (10 + 50),
         "training": read + written,
     }
     seconds = {
         "policy": 0,
-        "sft": 8 * PARAMETERS * tokens["sft"] / 1e9,
+        "sft": 6 * PARAMETERS * tokens["sft"] / 1e9,
         "sampling": tokens["sampling"] / 100,
         "evaluation": tokens["evaluation"] / 100,
-        "training": 10 * PARAMETERS * read / 1e9 + written / 100,
+        "reference_log_probs": 2 * PARAMETERS * tokens["reference_log_probs"] / 1e9,
+        "training": 6 * PARAMETERS * read / 1e9 + written / 100,
     }
     disk = dict.fromkeys(("policy", "sft", "training"), 4 * PARAMETERS)  # float32
+    disk["reference_log_probs"] = 8 * 8  # a number in float32 for each side
     disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation")}
     assert {kind: stage.steps for kind, stage in found.items()} == steps
     for kind, stage in found.items():
@@ -142,8 +146,11 @@ def test_the_papers_scale_by_hand(runs_folder):
     )
     training = found["training"]
     tokens = 97_812 * 2 * 600
-    seconds = 10 * 8.03e9 * tokens / 100e12
+    seconds = 8 * 8.03e9 * tokens / 100e12  # the layers computed again, the reference by a job of its own
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
+    reference = found["reference_log_probs"]
+    assert reference.steps == 6
+    assert reference.hours == pytest.approx(6 * 2 * 8.03e9 * tokens / 100e12 / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
     assert training.steps == 4 * 54 + 84  # of the 90 models of Figure 3 and its versions, 6 are in the grid
