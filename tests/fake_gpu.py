@@ -17,10 +17,10 @@ import torch.utils.checkpoint
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from small_llama import made_up_tokenizer
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Trainer
 from trl import DPOConfig, SFTConfig
 from trl.trainer import dpo_trainer
@@ -35,6 +35,7 @@ class _Backend(backend_registration._DummyBackendModule):
 
 
 backend_registration._setup_privateuseone_for_python_backend("gpu", backend_module=_Backend())
+torch._C._set_only_lift_cpu_tensors(True)  # new tensors are made in main memory and then sent
 GPU = torch.device("gpu:0")
 _SIZES = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
 _TOKENS = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
@@ -49,8 +50,9 @@ CONFIGS = {
 class Memory(TorchDispatchMode):
     """Bytes on the fake GPU now and at most, and which operations made tensors of more than one number elsewhere."""
 
-    def __init__(self):
+    def __init__(self, mode: FakeTensorMode):
         super().__init__()
+        self.mode = mode
         self.now = self.peak = 0
         self.elsewhere: set[str] = set()
         self._known: dict[int, int] = {}
@@ -58,7 +60,13 @@ class Memory(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         if function is torch.ops.aten._local_scalar_dense.default and arguments[0].dtype == torch.bool:
             return True  # whether numbers are finite: there are none that are not
-        result = function(*arguments, **(keywords or {}))
+        if function is torch.ops.aten._to_copy.default and not isinstance(arguments[0], FakeTensor):
+            arguments = (self.mode.from_tensor(arguments[0]), *arguments[1:])  # numbers of main memory are sent
+        if function is torch.ops.aten.embedding_dense_backward.default:  # the kernel's: nothing beside its result
+            gradient, _, rows, *_ = arguments
+            result = gradient.new_empty((rows, gradient.shape[-1]))
+        else:
+            result = function(*arguments, **(keywords or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor, function)
@@ -66,7 +74,7 @@ class Memory(TorchDispatchMode):
 
     def _count(self, tensor, function):
         if tensor.device.type != GPU.type:
-            if tensor.numel() > 1:
+            if tensor.numel() > 1 and function is not torch.ops.aten.lift_fresh.default:  # made here to be sent
                 self.elsewhere.add(str(function))
             return
         storage = tensor.untyped_storage()
@@ -99,13 +107,14 @@ def fake_model(config, mode, *, dtype=torch.bfloat16, device=GPU):
 @contextlib.contextmanager
 def on_the_gpu(mode, memory):
     """What runs inside computes on the fake GPU, in this thread, with the attention that a GPU has."""
-    plain_layout, plain_attention = log_probs._layout, torch.nn.functional.scaled_dot_product_attention
+    plain = log_probs._layout, samples.Collator.__call__, torch.nn.functional.scaled_dot_product_attention
 
-    def layout(*arguments):
-        with unset_fake_temporarily(), _disable_current_modes():  # in main memory, where numbers are
-            real = plain_layout(*arguments)
-        with _disable_current_modes(), mode:  # of the same shapes, still in main memory
-            return tree_map_only(torch.Tensor, lambda values: torch.empty(values.shape, dtype=values.dtype), real)
+    def in_main_memory(function):  # where numbers are
+        def called(*arguments):
+            with unset_fake_temporarily(), _disable_current_modes():
+                return function(*arguments)
+
+        return called
 
     def flash(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
         if attn_mask is not None:
@@ -114,7 +123,7 @@ def on_the_gpu(mode, memory):
             0
         ]
 
-    log_probs._layout = layout
+    log_probs._layout, samples.Collator.__call__ = map(in_main_memory, plain[:2])
     torch.nn.functional.scaled_dot_product_attention = flash
     try:
         with (
@@ -126,8 +135,7 @@ def on_the_gpu(mode, memory):
         ):
             yield
     finally:
-        log_probs._layout = plain_layout
-        torch.nn.functional.scaled_dot_product_attention = plain_attention
+        log_probs._layout, samples.Collator.__call__, torch.nn.functional.scaled_dot_product_attention = plain
 
 
 def rows_of(count: int, tokens: int) -> list[dict]:
@@ -156,9 +164,9 @@ def _step(made, batch, mode) -> dict:
 
     A weight's gradient goes as soon as it is there, as under DeepSpeed, which adds it to the float32 sum.
     """
-    made.args.__dict__["__cached__setup_devices"] = GPU
+    made.args.__dict__["_setup_devices"] = GPU
     _computes_on(GPU)
-    memory = Memory()
+    memory = Memory(mode)
     seen = []
 
     def add(weights):
@@ -212,7 +220,7 @@ def reference_pass(case, mode, folder) -> dict:
     parallel.state()
     _computes_on(GPU)
     model = fake_model(case["config"], mode, device="cpu")
-    memory, forward = Memory(), parallel.Forward(torch.bfloat16, autocast=False)
+    memory, forward = Memory(mode), parallel.Forward(torch.bfloat16, autocast=False)
     with on_the_gpu(mode, memory):
         reference = forward.of(model)
         weights = memory.now

@@ -6,6 +6,7 @@ A file of its own, since torchrun starts processes by path.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 from pathlib import Path
@@ -72,8 +73,12 @@ def scenarios(folder: Path, precision: str, names: list[str]) -> dict:
         elif name.startswith("tune-"):
             fitted = tune(int(name.removeprefix("tune-")), precision=precision)
             seen[name] = {"history": fitted.history, "weights": weights(fitted.model).tolist()}
-        else:  # "train", or "kill-STEP"
-            fitted, drawn = train(folder, precision, kill=int(name.partition("-")[2] or -1))
+        elif name.startswith("kill-"):
+            with contextlib.suppress(Killed):
+                train(folder, precision, kill=int(name.removeprefix("kill-")))
+            seen[name] = sorted(path.name for path in (folder / "trainer").glob("checkpoint-*"))
+        else:
+            fitted, drawn = train(folder, precision)
             everyone = [None] * parallel.state().num_processes
             torch.distributed.all_gather_object(everyone, drawn)
             seen[name] = {"history": fitted.history, "drawn": everyone, "weights": weights(fitted.model).tolist()}

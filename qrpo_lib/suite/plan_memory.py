@@ -110,10 +110,13 @@ def activations(shape: Shape, tokens: int, *, checkpointing: bool, size: int = 2
     states = 12 * shape.width + 6 * shape.keys + 4 * shape.inner
     norms = 2 * 2 * 4 * shape.width
     layer = tokens * (2 * states + norms)
-    kept = shape.layers * tokens * shape.width * size + layer if checkpointing else shape.layers * layer
+    # Its backward pass adds gradients of the MLP's three halves and, in float32, of the stream.
+    backward = tokens * (2 * 3 * shape.inner + 3 * 4 * shape.width)
     # Where the loss is: the head's input and its gradient, that of its weights, and four tiles.
     head = tokens * shape.width * (size + 4) + shape.vocabulary * shape.width * 2 + 4 * _TILE_BYTES
-    return kept + head
+    if checkpointing:
+        return shape.layers * tokens * shape.width * size + max(layer + backward, head)
+    return shape.layers * layer + max(backward, head)
 
 
 def _states(profile: Profile, resources: Resources, parameters: float, shape: Shape) -> tuple[float, float, float]:

@@ -305,9 +305,9 @@ def test_a_dropped_batch_and_checkpoints_by_steps_reach_the_record():
 def test_reference_log_probabilities_are_a_step_that_trainings_share(monkeypatch):
     """Once for all algorithms, betas and seeds on the same pairs; trainings compute none themselves."""
     profile = in_setting("off-policy-best")
-    steps = {fitting.step(in_setting("off-policy-best", **{f"{name}.beta": 0.7}), name, seed).inputs[-2]
-             for name, seed in (("qrpo", 0), ("dpo", 1))}  # fmt: skip
-    assert {step.key for step in steps} == {reference_log_probs.step(profile).key}
+    trainings = [fitting.step(in_setting("off-policy-best", **{f"{name}.beta": 0.7}), name, seed)
+                 for name, seed in (("qrpo", 0), ("dpo", 1))]  # fmt: skip
+    assert {step.inputs[-2].key for step in trainings} == {reference_log_probs.step(profile).key}
     others = [in_setting("off-policy-random"), in_setting("off-policy-best", max_tokens=20)]
     assert len({reference_log_probs.step(one).key for one in (profile, *others)}) == 3
     reference_log_probs.run(profile)

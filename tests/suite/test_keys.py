@@ -106,7 +106,9 @@ def changed(name: str, old: str, new: str, tmp_path: Path) -> set[str]:
 
 ONLINE = {"evaluation", "qrpo", "dpo"}
 SAMPLED = {"sampling", "smol_sampling", "smol_code_sampling", "code_sampling"}
-WITH_PROMPTS = SAMPLED | ONLINE | {"rounds", "sft", "chat_data", "leetcode_data", "initial", "vllm_sampling"}
+WITH_PROMPTS = (
+    SAMPLED | ONLINE | {"rounds", "log_probs", "sft", "chat_data", "leetcode_data", "initial", "vllm_sampling"}
+)
 REWARDED = {"sampling", "vllm_sampling", "pairs", "sft", "rounds"} | ONLINE  # by the topics, which rank their pairs
 # File, what is there, what becomes of it, and which kinds of step are made anew.
 TABLE = [

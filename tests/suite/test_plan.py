@@ -151,6 +151,9 @@ def test_the_papers_scale_by_hand(runs_folder):
     tokens = 764 * 128 * 2 * 600  # whole batches
     seconds = 8 * 8.03e9 * tokens / 100e12
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
+    reference = found["reference_log_probs"]  # of all pairs
+    assert reference.steps == 6
+    assert reference.hours == pytest.approx(6 * 2 * 8.03e9 * tokens / 100e12 / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
     # Of the 90 models of Figure 3 and its versions, the grid has those with 1 reference and beta 0.003: 2 x 3.

