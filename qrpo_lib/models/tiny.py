@@ -45,7 +45,8 @@ def train(
     import pandas as pd
     import torch
 
-    from qrpo_lib.training import trainer
+    from qrpo_lib.training import fine_tuning
+    from qrpo_lib.training.settings import Optimization, Output
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -64,15 +65,9 @@ def train(
     histories = []
     for stage, (sequences, learning_rate) in stages.items():
         with progress.bar(stage) as report:
-            fitted = trainer.fine_tune(
-                model,
-                tokenizer,
-                sequences,
-                learning_rate=learning_rate,
-                batch_size=settings.batch_size,
-                seed=seed,
-                progress=report,
-            )
+            optimization = Optimization(learning_rate, settings.batch_size, seed=seed)
+            output = Output(progress=report)
+            fitted = fine_tuning.fine_tune(model, tokenizer, sequences, optimization, output=output)
         histories.append(pd.DataFrame(fitted.history).assign(stage=stage))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

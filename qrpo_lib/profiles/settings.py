@@ -193,6 +193,7 @@ class Training(_Settings):
     last_batch: what becomes of the rows of each epoch that fill no batch: a smaller batch, or, as the paper, nothing.
     checkpoints: how many there are, equally spaced, the last at the end.
     checkpoint_every: instead, as the paper, one after so many steps each, and the last at the end.
+    gradient_checkpointing: layers are computed again in the backward pass, of fine-tuning too: less memory, more work.
     """
 
     setting: Setting
@@ -206,6 +207,7 @@ class Training(_Settings):
     checkpoints: PositiveInt
     checkpoint_every: PositiveInt | None = added(None)
     precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool = False
     threads: PositiveInt
     qrpo: QRPO
     dpo: DPO
@@ -340,6 +342,9 @@ class Resources(_Settings):
     sbatch: dict[str, str | int | bool] = {}
 
 
+_Kind = Literal["policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training", "iterative"]
+
+
 class Dispatch(_Settings):
     """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatch`); nothing here changes a result.
 
@@ -350,11 +355,13 @@ class Dispatch(_Settings):
     pause_seconds: before a lost job is submitted again; doubled each time.
     timeouts: how often a job may reach its time limit.
     seconds_before_limit: how long before its limit a job is told to stop.
+    gpu_memory_gb: what one GPU can hold, in GiB; `qrpo plan` refuses a profile whose trainings need more.
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.
     python: the interpreter, or the command that starts it in a container; None is the one that runs now.
-    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation` (sample answers
-        too), `training`, `iterative`.
+    resources: by kind of step: `policy`, `sft`, `sampling`, `scoring`, `evaluation` (sample answers too),
+        `reference_log_probs` (default: those of `training`, whose environment decides how weights are rounded),
+        `training`, `iterative`.
     """
 
     where: Literal["here", "processes", "slurm"] = "here"
@@ -365,14 +372,13 @@ class Dispatch(_Settings):
     timeouts: Annotated[int, Field(ge=0)] = 20
     seconds_before_limit: PositiveInt = 120
     poll_seconds: PositiveFloat = 15
+    gpu_memory_gb: PositiveFloat | None = None
     account: str | None = None
     partition: str | None = None
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[
-        Literal["policy", "sft", "sampling", "scoring", "evaluation", "training", "iterative"], Resources
-    ] = {}
+    resources: dict[_Kind, Resources] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):
@@ -384,6 +390,8 @@ class Dispatch(_Settings):
 
     def of_kind(self, kind: str) -> Resources:
         """The resources of a job of that kind."""
+        if kind == "reference_log_probs" and kind not in self.resources:
+            kind = "training"
         return self.resources.get(kind, Resources())
 
 

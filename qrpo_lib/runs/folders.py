@@ -15,7 +15,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -28,12 +30,16 @@ from qrpo_lib.runs.paths import PACKAGE, cache_folder, checksums_folder, figures
 from qrpo_lib.runs.records import RECORD, CorruptedRunError, check
 from qrpo_lib.runs.records import read_all as records
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
 # Also found here.
 __all__ = ["PACKAGE", "RECORD", "CorruptedRunError", "Step", "cache_folder", "check", "checksums_folder"]
 __all__ += ["figures_folder", "file_sha256", "project_root", "records", "with_inputs", "write_atomically"]
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _STARTED = time.time()
+_GROUP_WAITS = timedelta(hours=6)
 
 
 class CodeChangedError(InputError):
@@ -112,12 +118,21 @@ def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: 
 
 def _agreed(said: str | None) -> str:
     """What the main process of the group says."""
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=not torch.cuda.is_available())
+    group()
     return broadcast_object_list([said])[0]
+
+
+def group() -> PartialState:
+    """The processes that train together and this one's place among them.
+
+    They wait for each other as long as one of them may write a checkpoint or score completions: hours.
+    """
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_GROUP_WAITS)
 
 
 def _processes() -> int:

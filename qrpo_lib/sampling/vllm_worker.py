@@ -7,6 +7,7 @@ Job `FOLDER/job-N.json` is answered in `FOLDER/result-N.json`: for each prompt a
 and log-probability. The process ends with its standard input, or with the process PARENT that started it.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -57,12 +58,14 @@ def _engine(settings):
 def _sample(engine, job):
     import torch
     from vllm import SamplingParams
+    from vllm.platforms import current_platform
 
-    # A job's completions depend on the job alone, not on what the engine did before. A seed for each request would do
-    # the same, but is refused on CPU; the engine draws from torch's own generator.
+    # A job's completions depend on the job alone, not on what the engine did before. On a GPU each request has a seed
+    # of its own, since vLLM's model runner there ignores the process's; on a CPU that is refused, and the engine draws
+    # from torch's own generator.
     engine.reset_prefix_cache()
     torch.manual_seed(job["seed"])
-    parameters = SamplingParams(
+    settings = dict(
         n=job["completions"],
         temperature=job["temperature"],
         top_p=job["top_p"],
@@ -77,8 +80,18 @@ def _sample(engine, job):
         presence_penalty=0.0,
         frequency_penalty=0.0,
     )
+    seeds = _request_seeds(job["seed"], len(job["prompts"]), is_cpu=current_platform.is_cpu())
+    parameters = [SamplingParams(seed=seed, **settings) for seed in seeds]
     outputs = engine.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], parameters, use_tqdm=False)
     return [[_completion(one) for one in output.outputs] for output in outputs]
+
+
+def _request_seeds(seed, prompts, *, is_cpu):
+    """A seed for each request, or None; far apart, since vLLM adds a sample's number to its request's."""
+    if is_cpu:
+        return [None] * prompts
+    digests = (hashlib.sha256(f"{seed} {number}".encode()).digest() for number in range(prompts))
+    return [int.from_bytes(digest[:7], "big") for digest in digests]
 
 
 def _completion(one):

@@ -59,11 +59,12 @@ def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
 
 
 def _score(profile: Profile) -> None:
-    scoring.score(step(profile), profile, lambda: _texts(profile))
+    scoring.score(step(profile), profile, scoring.Texts.of(_texts(profile)))
 
 
 def _make(profile: Profile, folder: Path) -> None:
-    scoring.scored(step(profile), _texts(profile)).to_parquet(folder / PAIRS)
+    frame = _texts(profile)
+    frame.assign(reward=scoring.rewards(step(profile), len(frame))).to_parquet(folder / PAIRS)
 
 
 def _texts(profile: Profile) -> pd.DataFrame:

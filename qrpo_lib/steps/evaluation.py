@@ -12,6 +12,7 @@ import numpy as np
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs import folders
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.tasks import problems
 from qrpo_lib.tasks import registry as tasks
@@ -48,7 +49,8 @@ def online_rewards(
     `token_ids`.
     """
     prompts = [prompt for prompt in tasks.of(profile.task).prompts(profile.seed) if prompt.split in HELD_OUT]
-    return _recorded(profile, model, tokenizer, seed, prompts, tasks.of(profile.task).reward(), reference, known)
+    reward = tasks.of(profile.task).reward() if folders.is_main_process() else None  # which alone records
+    return _recorded(profile, model, tokenizer, seed, prompts, reward, reference, known)
 
 
 def parameters(profile: Profile) -> dict[str, Any]:
@@ -80,12 +82,13 @@ def _recorded(
     tokenizer: Any,
     seed: int,
     prompts: list[Prompt],
-    reward: Reward,
+    reward: Reward | None,
     reference: Any,
     known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     import pandas as pd
 
+    from qrpo_lib.training import parallel
     from qrpo_lib.training import reference_logps as references
 
     ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
@@ -99,6 +102,9 @@ def _recorded(
         batch_size=profile.reference_sampling.batch_size,
         seed=seed,
     )
+    # Processes that train together sample together; rounding on their devices may not make different completions, nor
+    # what a slow disk shows them different work.
+    sampled, known = parallel.of_the_main((sampled, known))
     of_prompts = [prompts[one.prompt_index] for one in sampled]
     before = [] if known is None else list(known.itertuples())
 
@@ -115,11 +121,13 @@ def _recorded(
             {(row.prompt_id, tuple(row.token_ids)): row.ref_logp for row in reversed(before)},
             reference_logps,
         )
-    rewards = _each_once(
-        [(prompt.id, one.text) for prompt, one in zip(of_prompts, sampled, strict=True)],
-        {(row.prompt_id, row.text): row.reward for row in reversed(before)},
-        lambda indices: reward.score([of_prompts[i].text for i in indices], [sampled[i].text for i in indices]),
-    )
+    rewards = np.full(len(sampled), np.nan)
+    if reward is not None:
+        rewards = _each_once(
+            [(prompt.id, one.text) for prompt, one in zip(of_prompts, sampled, strict=True)],
+            {(row.prompt_id, row.text): row.reward for row in reversed(before)},
+            lambda indices: reward.score([of_prompts[i].text for i in indices], [sampled[i].text for i in indices]),
+        )
     return pd.DataFrame(
         {
             "prompt_id": [prompt.id for prompt in of_prompts],

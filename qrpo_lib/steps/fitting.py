@@ -13,12 +13,15 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qrpo_lib.objective import algorithms
-from qrpo_lib.profiles.settings import Algorithm, Profile
+from qrpo_lib.profiles.settings import Algorithm, Profile, Training
 from qrpo_lib.runs import files, folders, progress
-from qrpo_lib.steps import dataset_pairs, evaluation, reference_evaluation, reference_policy, reference_sampling, shifts
-from qrpo_lib.steps import pairs as preferences
+from qrpo_lib.steps import evaluation, reference_evaluation, reference_log_probs, reference_policy, training_pairs
+
+if TYPE_CHECKING:
+    from qrpo_lib.training.settings import Optimization
 
 PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
 # Columns of the recorded completions: every statistic of the results is computed from these.
@@ -26,8 +29,6 @@ RECORDED = reference_evaluation.RECORDED
 _REPORTED_PRECISION = "%.9g"
 # The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
 _TRAINER, _FINISHED = ".trainer", ".finished"
-_BUILT: dict[tuple, tuple[preferences.Pairs, preferences.Pairs]] = {}
-_MOST_BUILT = 8
 
 
 def step(profile: Profile, algorithm: Algorithm, seed: int) -> folders.Step:
@@ -45,7 +46,11 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> folders.Step:
     return folders.Step(
         "training",
         parameters,
-        inputs=(*_shared_steps(profile), reference_evaluation.step(profile, seed)),
+        inputs=(
+            *training_pairs.sources(profile),
+            reference_log_probs.step(profile),
+            reference_evaluation.step(profile, seed),
+        ),
         code=(*algorithms.code(algorithm), *evaluation.code(profile)),
         make=partial(_make, profile, algorithm, seed),
         seed=seed,
@@ -60,13 +65,12 @@ def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
 
 def prepare(profile: Profile) -> None:
     """Make everything that training shares between algorithms, betas and seeds."""
-    for step in _shared_steps(profile):
-        folders.make(step)
+    reference_log_probs.run(profile)
 
 
 def shared_key(profile: Profile) -> tuple[str, ...]:
     """Equal for profiles of which `prepare` makes the same."""
-    return tuple(step.key for step in _shared_steps(profile))
+    return (reference_log_probs.step(profile).key,)
 
 
 def load_history(folder: Path):
@@ -83,124 +87,48 @@ def load_evaluation(folder: Path, columns: list[str] | None = None):
     return pd.read_parquet(folder / EVALUATION, columns=columns)
 
 
-def _shared_steps(profile: Profile) -> tuple[folders.Step, ...]:
-    steps = (reference_policy.step(profile), reference_sampling.step(profile))
-    offline = shifts.source(profile.training.setting) == "offline"
-    return (*steps, dataset_pairs.step(profile)) if offline else steps
+def optimization(settings: Training, learning_rate: float, seed: int) -> Optimization:
+    """How a policy is fitted, from the settings of a profile."""
+    from qrpo_lib.training.settings import Optimization
 
-
-def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
-    """Training pairs, from the train prompts, and validation pairs, from the selection prompts, in the setting.
-
-    `policy` and `completions` are the folders of the reference policy and of its completions.
-    """
-    settings = profile.training
-    frame = reference_sampling.load(completions)
-    references = frame[frame["role"] == "reference"].groupby("prompt_id")["reward"].apply(list).to_dict()
-    source = frame[frame["role"] == "candidate"]
-    offline = shifts.source(settings.setting) == "offline"
-    if offline:
-        from transformers import AutoTokenizer
-
-        source, tokenizer = (
-            dataset_pairs.load(dataset_pairs.step(profile).folder),
-            AutoTokenizer.from_pretrained(policy),
-        )
-    built = []
-    for split in ("train", "selection"):
-        of_split, unusable = source[source["split"] == split], {}
-        if offline:
-            usable = dataset_pairs.with_token_ids(of_split, tokenizer)
-            unusable = {"unusable_answers": (len(of_split) - len(usable)) // 2}
-            of_split = usable
-        rows, report = preferences.build_pairs(
-            of_split,
-            references,
-            setting=settings.setting,
-            seed=profile.seed,
-            pairs_per_prompt=settings.pairs_per_prompt,
-            ties=settings.ties,
-            max_tokens=settings.max_tokens,
-            num_ref_rewards=profile.reference_sampling.num_references,
-        )
-        built.append(preferences.Pairs(rows, report | unusable))
-    return built[0], built[1]
-
-
-def _pairs_once(profile: Profile, policy: Path) -> tuple[preferences.Pairs, preferences.Pairs]:
-    """The pairs, built once for the runs of one process that differ in the loss alone."""
-    settings = profile.training.model_dump(exclude=set(algorithms.ALGORITHMS))
-    key = (*shared_key(profile), json.dumps(settings), profile.seed, profile.reference_sampling.num_references)
-    if key not in _BUILT:
-        while len(_BUILT) >= _MOST_BUILT:
-            _BUILT.pop(next(iter(_BUILT)))
-        _BUILT[key] = pairs(profile, policy, reference_sampling.step(profile).folder)
-    return _BUILT[key]
+    names = ("batch_size", "micro_batch_size", "epochs", "last_batch", "checkpoints", "checkpoint_every")
+    names += ("precision", "gradient_checkpointing")
+    return Optimization(learning_rate, seed=seed, **{name: getattr(settings, name) for name in names})
 
 
 def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> None:
-    import pandas as pd
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from qrpo_lib.training import callbacks, trainer
+    from qrpo_lib.training import trainer
+    from qrpo_lib.training.settings import Objective, Output
 
     settings = profile.training
     torch.set_num_threads(settings.threads)
     policy = reference_policy.step(profile).folder
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    reference = AutoModelForCausalLM.from_pretrained(policy).eval()
-    train, validation = _pairs_once(profile, policy)
+    pairs = training_pairs.of(profile)
+    train, validation = reference_log_probs.added(profile, pairs)
     loss = getattr(settings, algorithm).model_dump()
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
     _drop_damaged(folder)
-
-    def evaluate(step: int, model) -> None:
-        # Kept at once: a killed training goes on from its last checkpoint and does not come back to earlier ones.
-        path = folder / _piece(step)
-        if step > 0 and files.read_sealed(path) is None:
-            # The same seed at every checkpoint: the difference between two of them has less noise.
-            known = _recorded_before(step, start, folder)
-            online = evaluation.online_rewards(profile, model, tokenizer, seed=seed, reference=reference, known=known)
-            if folders.is_main_process():  # processes that train together evaluate together
-                files.write_sealed(path, online.assign(step=step).to_parquet())
-
+    evaluate = _Evaluating(profile, policy, tokenizer, seed, folder)
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = trainer.fit_policy(
             policy,
             tokenizer,
-            train.rows,
-            validation.rows,
-            algorithm=algorithm,
-            loss=loss,
-            learning_rate=learning_rate,
-            batch_size=settings.batch_size,
-            micro_batch_size=settings.micro_batch_size,
-            epochs=settings.epochs,
-            last_batch=settings.last_batch,
-            checkpoints=settings.checkpoints,
-            checkpoint_every=settings.checkpoint_every,
-            seed=seed,
-            precision=settings.precision,
-            num_ref_rewards=num_ref_rewards,
-            reference_cache=folders.cache_folder("reference_log_probs"),
-            output_dir=folder / _TRAINER,
-            on_checkpoint=evaluate,
-            progress=report,
+            train,
+            validation,
+            objective=Objective(algorithm, loss, num_ref_rewards),
+            settings=optimization(settings, learning_rate, seed),
+            output=Output(folder / _TRAINER, on_checkpoint=evaluate, progress=report),
         )
     if not folders.is_main_process():
         return
     fitted.save(folder / "policy", tokenizer, settings.precision)
-    history = pd.DataFrame(fitted.history)
-    steps = int(history["step"].max())
-    reached = callbacks.checkpoint_steps(steps, settings.checkpoints, settings.checkpoint_every)
-    parts = _evaluations(folder, reached)
-    history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
-    start = reference_evaluation.load(reference_evaluation.step(profile, seed).folder)
-    online = pd.concat([start, *parts], ignore_index=True)
-    online[list(RECORDED)].to_parquet(folder / EVALUATION)
-    report = {"setting": settings.setting, "train": train.report, "validation": validation.report}
+    _write(profile, fitted.history, reference_evaluation.step(profile, seed).folder, folder)
+    report = {"setting": settings.setting, "train": pairs.train.report, "validation": pairs.validation.report}
     folders.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
     # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
     (folder / _TRAINER).rename(folder / _FINISHED)
@@ -209,13 +137,60 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
         path.unlink()
 
 
-def _recorded_before(step: int, start: Path, folder: Path):
-    """What is recorded of the reference policy and at the checkpoints before this step, as one frame in that order."""
+class _Evaluating:
+    """Evaluates the policy at a checkpoint and keeps that at once.
+
+    A killed training goes on from its last checkpoint and does not come back to earlier ones.
+    """
+
+    def __init__(self, profile: Profile, policy: Path, tokenizer, seed: int, folder: Path):
+        self.profile, self.policy, self.tokenizer = profile, policy, tokenizer
+        self.seed, self.folder = seed, folder
+        self.reference = None
+
+    def __call__(self, step: int, model) -> None:
+        from transformers import AutoModelForCausalLM
+
+        path = self.folder / _piece(step)
+        if step == 0 or files.read_sealed(path) is not None:
+            return
+        if self.reference is None:
+            self.reference = AutoModelForCausalLM.from_pretrained(self.policy).eval()
+        # The same seed at every checkpoint: the difference between two of them has less noise.
+        online = evaluation.online_rewards(
+            self.profile,
+            model,
+            self.tokenizer,
+            seed=self.seed,
+            reference=self.reference,
+            known=self._recorded_before(step),
+        )
+        if folders.is_main_process():  # processes that train together evaluate together
+            files.write_sealed(path, online.assign(step=step).to_parquet())
+
+    def _recorded_before(self, step: int):
+        """What is recorded of the reference policy and at the checkpoints before this step, as one frame so ordered."""
+        import pandas as pd
+
+        earlier = [path for path in sorted(self.folder.glob("evaluation-*.parquet")) if path.name < _piece(step)]
+        pieces = [pd.read_parquet(io.BytesIO(content)) for path in earlier if (content := files.read_sealed(path))]
+        start = reference_evaluation.step(self.profile, self.seed).folder
+        return pd.concat([reference_evaluation.load(start), *pieces], ignore_index=True)
+
+
+def _write(profile: Profile, history: list[dict], start: Path, folder: Path) -> None:
+    """The history, and the completions of all checkpoints in one file."""
     import pandas as pd
 
-    earlier = [path for path in sorted(folder.glob("evaluation-*.parquet")) if path.name < _piece(step)]
-    pieces = [pd.read_parquet(io.BytesIO(content)) for path in earlier if (content := files.read_sealed(path))]
-    return pd.concat([reference_evaluation.load(start), *pieces], ignore_index=True)
+    from qrpo_lib.training import callbacks
+
+    frame = pd.DataFrame(history)
+    settings, steps = profile.training, int(frame["step"].max())
+    reached = callbacks.checkpoint_steps(steps, settings.checkpoints, settings.checkpoint_every)
+    parts = _evaluations(folder, reached)
+    frame.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
+    online = pd.concat([reference_evaluation.load(start), *parts], ignore_index=True)
+    online[list(RECORDED)].to_parquet(folder / EVALUATION)
 
 
 def _drop_damaged(folder: Path) -> None:

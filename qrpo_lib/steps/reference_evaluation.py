@@ -59,8 +59,10 @@ def _make(profile: Profile, seed: int, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from qrpo_lib.training import parallel
+
     torch.set_num_threads(profile.training.threads)
     policy = reference_policy.step(profile).folder
-    model = AutoModelForCausalLM.from_pretrained(policy).eval()
+    model = AutoModelForCausalLM.from_pretrained(policy).eval().to(parallel.device())
     online = evaluation.online_rewards(profile, model, AutoTokenizer.from_pretrained(policy), seed)
     online.assign(step=0)[[*RECORDED, "token_ids"]].to_parquet(folder / EVALUATION)

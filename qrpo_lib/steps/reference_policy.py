@@ -7,6 +7,7 @@ chosen completions (App. L.7, L.9). The folder of the fine-tuned one also holds 
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders, progress
 from qrpo_lib.steps import initial_policy, shifts
 from qrpo_lib.tasks import registry as tasks
+
+_TRAINER = ".trainer"  # the trainer's checkpoints, as long as training goes on
 
 
 def step(profile: Profile) -> folders.Step:
@@ -28,6 +31,7 @@ def step(profile: Profile) -> folders.Step:
         "task": task.prompt_parameters(),
         "seed": profile.seed,
         "precision": profile.training.precision,
+        "gradient_checkpointing": profile.training.gradient_checkpointing,
         "max_tokens": profile.training.max_tokens,
         "threads": profile.training.threads,
     }
@@ -38,6 +42,7 @@ def step(profile: Profile) -> folders.Step:
         code=(task.prompts, task.demonstrations),
         make=partial(_tune, profile),
         seed=profile.seed,
+        resumable=True,
     )
 
 
@@ -73,24 +78,26 @@ def _tune(profile: Profile, folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer
 
-    from qrpo_lib.training import trainer
+    from qrpo_lib.training import fine_tuning
+    from qrpo_lib.training.settings import Optimization, Output
 
     torch.set_num_threads(profile.training.threads)
     initial = initial_policy.step(profile).folder
     tokenizer = AutoTokenizer.from_pretrained(initial)
     data, counts = sequences(profile, tokenizer)
     with progress.bar("fine-tuning on the chosen completions") as report:
-        fitted = trainer.fine_tune(
-            initial,
-            tokenizer,
-            data,
+        optimization = Optimization(
             **profile.sft.model_dump(),
             seed=profile.seed,
             precision=profile.training.precision,
-            progress=report,
+            gradient_checkpointing=profile.training.gradient_checkpointing,
+        )
+        fitted = fine_tuning.fine_tune(
+            initial, tokenizer, data, optimization, output=Output(folder / _TRAINER, progress=report)
         )
     if not folders.is_main_process():
         return
     fitted.save(folder, tokenizer, profile.training.precision)
     pd.DataFrame(fitted.history).to_csv(folder / "history.csv", index=False, float_format="%.9g")
     folders.write_atomically(folder / "sequences.json", json.dumps(counts).encode())
+    shutil.rmtree(folder / _TRAINER)

@@ -18,6 +18,7 @@ import io
 import json
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
@@ -28,6 +29,10 @@ from qrpo_lib.sampling import sampler as sampling
 from qrpo_lib.steps import initial_policy, reference_policy, released, scoring, shared_references
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks.base import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 COMPLETIONS = "completions.parquet"
 SEEDS = "seeds.json"
@@ -66,14 +71,21 @@ def run(profile: Profile) -> Path:
     return folders.make(step(profile))
 
 
-def load(folder: Path):
-    """The reference completions as a data frame.
+def load(folder: Path, columns: list[str] | None = None, role: str | None = None) -> pd.DataFrame:
+    """The reference completions as a data frame: these columns (default: all) of this role (default: both).
 
-    Columns `prompt_id, split, prompt, prompt_ids, sample_index, role, token_ids, text, finish_reason, logp, reward`.
+    Columns `prompt_id, split, prompt, prompt_ids, sample_index, role, token_ids, text, finish_reason, logp, reward`. At
+    the paper's scale all of them are tens of gigabytes: what is not asked for is not kept in memory.
     """
     import pandas as pd
 
-    return pd.read_parquet(folder / COMPLETIONS)
+    return pd.read_parquet(folder / COMPLETIONS, columns=columns, filters=role and [("role", "==", role)])
+
+
+def reference_rewards(folder: Path) -> dict[str, list[float]]:
+    """Of each prompt the rewards of its reference completions, in the order of sampling."""
+    frame = load(folder, ["prompt_id", "reward"], role="reference")
+    return frame.groupby("prompt_id")["reward"].apply(list).to_dict()
 
 
 def _share(profile: Profile) -> None:
@@ -101,7 +113,7 @@ def _share(profile: Profile) -> None:
             return buffer.getvalue()
 
         shards.make_all(step(profile), names, sample, report)
-    scoring.score(step(profile), profile, lambda: _sampled(step(profile), names))
+    scoring.score(step(profile), profile, _texts(profile, names))
 
 
 def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[Prompt], ids, seed: int):
@@ -135,7 +147,7 @@ def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[Pro
 def _merge(profile: Profile, folder: Path) -> None:
     this = step(profile)
     names = _names(len(tasks.of(profile.task).prompts(profile.seed)))
-    scoring.scored(this, _sampled(this, names)).to_parquet(folder / COMPLETIONS)
+    _write(this, names, scoring.rewards(this, len(_texts(profile, names))), folder / COMPLETIONS)
     record = {
         "backend": this.parameters["sampling"]["backend"],
         "prompts_in_a_shard": _PROMPTS_IN_A_SHARD,
@@ -153,10 +165,44 @@ def _import(profile: Profile, folder: Path) -> None:
     released.make(profile, initial_policy.step(profile).folder, folder / COMPLETIONS)
 
 
-def _sampled(this: folders.Step, names: list[str]):
+def _write(this: folders.Step, names: list[str], rewards: np.ndarray, path: Path) -> None:
+    """All shards with their rewards in one file, one after the other: never all of them in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer, start = None, 0
+    for name in names:
+        frame = _shard(this, name)
+        frame = frame.assign(reward=rewards[start : start + len(frame)])
+        start += len(frame)
+        if writer is None:
+            schema = pa.Schema.from_pandas(frame, preserve_index=False)
+            writer = pq.ParquetWriter(path, schema)
+        writer.write_table(pa.Table.from_pandas(frame, schema=writer.schema, preserve_index=False))
+    writer.close()
+
+
+def _texts(profile: Profile, names: list[str]) -> scoring.Texts:
+    """What is scored, read shard by shard."""
+    settings, this = profile.reference_sampling, step(profile)
+    each = settings.completions + settings.ref_rewards
+    in_a_shard = _PROMPTS_IN_A_SHARD * each
+    rows = len(tasks.of(profile.task).prompts(profile.seed)) * each
+
+    def read(start: int, stop: int) -> pd.DataFrame:
+        import pandas as pd
+
+        wanted = range(start // in_a_shard, -(-stop // in_a_shard))
+        frame = pd.concat([_shard(this, names[i], ["prompt", "text"]) for i in wanted], ignore_index=True)
+        return frame.iloc[start - wanted.start * in_a_shard :][: stop - start]
+
+    return scoring.Texts(rows, read)
+
+
+def _shard(this: folders.Step, name: str, columns: list[str] | None = None) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.concat([pd.read_parquet(io.BytesIO(shards.read(this, name))) for name in names], ignore_index=True)
+    return pd.read_parquet(io.BytesIO(shards.read(this, name)), columns=columns)
 
 
 def _names(prompts: int) -> list[str]:

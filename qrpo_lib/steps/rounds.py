@@ -23,7 +23,7 @@ from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import files, folders, progress
 from qrpo_lib.sampling import engines, sampler
-from qrpo_lib.steps import reference_policy, reference_sampling
+from qrpo_lib.steps import fitting, reference_policy, reference_sampling
 from qrpo_lib.steps.pairs import best_and_worst
 from qrpo_lib.tasks import registry as tasks
 
@@ -128,6 +128,7 @@ class _Round:
         from transformers import AutoTokenizer
 
         from qrpo_lib.training import trainer
+        from qrpo_lib.training.settings import Objective, Output
 
         settings, plan = self.profile.training, self.plan
         torch.set_num_threads(settings.threads)
@@ -145,20 +146,11 @@ class _Round:
                 self.reference,
                 tokenizer,
                 self._rows(frame),
-                algorithm="qrpo",
-                loss=loss,
-                learning_rate=learning_rate,
-                batch_size=settings.batch_size,
-                micro_batch_size=settings.micro_batch_size,
-                epochs=settings.epochs,
-                checkpoints=settings.checkpoints,
-                seed=self.seed,
-                precision=settings.precision,
-                num_ref_rewards=num_ref_rewards,
+                objective=Objective("qrpo", loss, num_ref_rewards),
+                settings=fitting.optimization(settings, learning_rate, self.seed),
                 reference_cache=folders.cache_folder("reference_log_probs"),
                 online=self._online(tokenizer) if plan.online else None,
-                output_dir=folder / _TRAINER,
-                progress=report,
+                output=Output(folder / _TRAINER, progress=report),
             )
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)

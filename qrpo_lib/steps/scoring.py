@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,29 +20,43 @@ if TYPE_CHECKING:
 _IN_A_SHARD = 4096
 
 
-def score(step: folders.Step, profile: Profile, texts: Callable[[], pd.DataFrame]) -> None:
-    """Compute the rewards of `texts()`, a frame with columns `prompt` and `text`, shard by shard."""
-    try:
-        frame = texts()
-    except FileNotFoundError:
-        if step.folder.exists():  # another process has completed the step meanwhile and removed its shards
-            return
-        raise
+@dataclass(frozen=True)
+class Texts:
+    """What is scored: `rows` completions, of which `read(start, stop)` gives some, in columns `prompt` and `text`."""
+
+    rows: int
+    read: Callable[[int, int], pd.DataFrame]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Texts:
+        """Those of a frame."""
+        return cls(len(frame), lambda start, stop: frame.iloc[start:stop])
+
+
+def score(step: folders.Step, profile: Profile, texts: Texts) -> None:
+    """Compute the rewards of the texts, shard by shard."""
     reward = cache(lambda: tasks.of(profile.task).reward())  # loaded only by a process that has something to score
 
     def rewards(number: int) -> bytes:
-        some = frame.iloc[number * _IN_A_SHARD : (number + 1) * _IN_A_SHARD]
+        some = texts.read(number * _IN_A_SHARD, min((number + 1) * _IN_A_SHARD, len(texts)))
         scores = reward().score(some["prompt"].tolist(), some["text"].tolist())
         return scores.astype("<f4").tobytes()
 
     with progress.bar("scoring completions") as report:
-        shards.make_all(step, _names(len(frame)), rewards, report)
+        try:
+            shards.make_all(step, _names(len(texts)), rewards, report)
+        except FileNotFoundError:
+            if not step.folder.exists():  # else another process has completed the step and removed what was to be read
+                raise
 
 
-def scored(step: folders.Step, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of which `score` has computed the rewards, with its `reward`."""
-    rewards = [np.frombuffer(shards.read(step, name), dtype="<f4") for name in _names(len(frame))]
-    return frame.assign(reward=np.concatenate([*rewards, np.empty(0, dtype="<f4")]))
+def rewards(step: folders.Step, rows: int) -> np.ndarray:
+    """What `score` has computed for so many completions, (rows,) in float32."""
+    read = [np.frombuffer(shards.read(step, name), dtype="<f4") for name in _names(rows)]
+    return np.concatenate([*read, np.empty(0, dtype="<f4")])
 
 
 def _names(rows: int) -> list[str]:

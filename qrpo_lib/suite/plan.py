@@ -24,7 +24,7 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.suite import notebooks, plan_sizes
+from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -128,6 +128,7 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     found, seen = [], set()
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
+        plan_memory.check(profile, plan_memory.of_arm(profile))
         of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
         seen |= {task.name for task in of_arm}
         sizes = plan_sizes.of_arm(profile)
@@ -197,7 +198,7 @@ def _sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
     settings, length = profile.sft, assumed.prompt_tokens + _completion_tokens(profile, assumed)
     rows = _seen(sizes.train.number, settings.batch_size, settings.last_batch)
     tokens = rows * settings.epochs * length
-    factor = _FORWARD + _BACKWARD + _AGAIN
+    factor = _FORWARD + _BACKWARD + _again(profile)
     seconds, told = _passes(sizes, tokens, factor, assumed)
     told = f"{rows:,} x {settings.epochs} epochs x {length:.0f} tokens; {told}"
     return Cost(tokens, seconds, _policy_bytes(profile, sizes), told)
@@ -255,7 +256,7 @@ def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: b
     settings, length = profile.training, assumed.prompt_tokens + _completion_tokens(profile, assumed)
     pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
     tokens = pairs * settings.epochs * 2 * length
-    factor = _FORWARD + _BACKWARD + _AGAIN + (_FORWARD if reference else 0)
+    factor = _FORWARD + _BACKWARD + _again(profile) + (_FORWARD if reference else 0)
     seconds, told = _passes(sizes, tokens, factor, assumed)
     return Cost(tokens, seconds, _policy_bytes(profile, sizes), f"{pairs:,} pairs x 2 x {length:.0f} tokens; {told}")
 
@@ -275,6 +276,11 @@ _ESTIMATES = {
     "scoring": _scoring,
     "reference_log_probs": _reference_log_probs,
 }
+
+
+def _again(profile: Profile) -> int:
+    """Operations of the forward pass that gradient checkpointing repeats."""
+    return _AGAIN if profile.training.gradient_checkpointing else 0
 
 
 def _checkpoints(profile: Profile, sizes: Sizes) -> int:
@@ -342,6 +348,8 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
     lines += [f"  {one.arm}, {one.kind}: {one.arithmetic}" for one in found]
     notes = dict.fromkeys(note for one in found if one.done < one.steps for note in one.notes)
     lines += ["", "Of the sizes:", *(f"  {note}." for note in notes)] if notes else []
+    memory = _memory(profile_name)
+    lines += ["", "Memory in training:", *memory] if memory else []
     at_once, while_running = resuming_disk(profile_name, found)
     if at_once:
         lines += [
@@ -364,6 +372,14 @@ def _told(assumed: Assumptions) -> list[str]:
         source = _SOURCES[field.name] if value == getattr(default, field.name) else "given"
         lines.append(f"{field.name.replace('_', ' ')} {shown}: {source}")
     return lines
+
+
+def _memory(profile_name: str) -> list[str]:
+    """What a GPU must hold in the trainings of each arm, beside what it can."""
+    arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
+    limit = arms[0].dispatch.gpu_memory_gb
+    beside = "" if limit is None else f" of {limit:g}"
+    return [f"  {arm.arm}: {one.told()}{beside}" for arm in arms for one in plan_memory.of_arm(arm)]
 
 
 def _free(path) -> str:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from qrpo_lib.runs import files
-from qrpo_lib.training import causal_lm
-
-Progress = Callable[[int, int, str], None]
-OnCheckpoint = Callable[[int, PreTrainedModel], None]
+from qrpo_lib.training import causal_lm, parallel
+from qrpo_lib.training.settings import OnCheckpoint, Optimization, Progress
 
 
 class Checkpoints(TrainerCallback):
     """Step 0 and the checkpoints' steps: validation metrics, the caller's callback, the state that resuming needs."""
 
-    def __init__(
-        self, trainer: Trainer, count: int, save: bool, on_checkpoint: OnCheckpoint | None, every: int | None = None
-    ):
-        self.trainer, self.count, self.save, self.on_checkpoint = trainer, count, save, on_checkpoint
-        self.every = every
+    def __init__(self, trainer: Trainer, settings: Optimization, save: bool, on_checkpoint: OnCheckpoint | None):
+        self.trainer, self.settings, self.save, self.on_checkpoint = trainer, settings, save, on_checkpoint
+        self.forward = parallel.forward(settings.precision)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.steps = checkpoint_steps(state.max_steps, self.count, self.every)
+        self.steps = checkpoint_steps(state.max_steps, self.settings.checkpoints, self.settings.checkpoint_every)
         if state.global_step == 0:  # not when training continues
             self._reach(0)
 
@@ -49,7 +44,7 @@ class Checkpoints(TrainerCallback):
         with causal_lm.plain(self.trainer.model):
             self.trainer.log_validation()
             if self.on_checkpoint:
-                self.on_checkpoint(step, self.trainer.model)
+                self.on_checkpoint(step, parallel.whole(self.trainer.model, self.forward.weights))
 
 
 def checkpoint_steps(steps: int, count: int, every: int | None = None) -> set[int]:

@@ -1,4 +1,4 @@
-"""The model that is trained: loaded and checked, without dropout, and without what trainers hang on it."""
+"""The model that is trained or scored: loaded and checked, without dropout, and without what trainers hang on it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,28 @@ _LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling",
 _PATCHED = ("forward", "_original_forward")  # put on the instance by TRL and Accelerate
 
 
-def loaded(policy: str | Path | PreTrainedModel) -> PreTrainedModel:
+def trainable(policy: str | Path | PreTrainedModel) -> PreTrainedModel:
     """The model of a folder, in float32, or the model itself. Raises ValueError for one that cannot be trained here."""
-    if isinstance(policy, str | Path):
-        policy = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+    policy = loaded(policy, torch.float32)
     if any(parameter.dtype != torch.float32 for parameter in policy.parameters()):
         raise ValueError("the weights must be float32: small updates are lost on lower precision; call model.float().")
+    return policy
+
+
+def loaded(policy: str | Path | PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder in this type, or the model itself. Raises ValueError for one that cannot be scored here."""
+    if isinstance(policy, str | Path):
+        policy = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype)
     if any(getattr(policy.config, name, None) is not None for name in _LOGIT_TRANSFORMS):
         raise ValueError(f"{type(policy).__name__} transforms its logits after the head, which is not supported.")
     return policy
+
+
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model, its weights rounded to this type, but not the buffers: frequencies of positions stay float32."""
+    for weights in model.parameters():
+        weights.data = weights.data.to(dtype)
+    return model
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:

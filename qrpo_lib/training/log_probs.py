@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel, send_to_device
 from torch import Tensor
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -44,16 +44,37 @@ def completion_log_probs(model: torch.nn.Module, input_ids: Tensor, completion_m
     it (`_packs`), it gets the padded sequences as they are, without an attention mask: padding on the right comes after
     every token that counts, where a causal model does not look.
     """
+    device = next(model.parameters()).device
+    layout = _layout(extract_model_from_parallel(model).config, input_ids.cpu(), completion_mask.cpu(), device)
+    layout = send_to_device(layout, device)
+    with _head_scoring(model, layout.predicting, layout.targets):
+        token_logps = model(**layout.arguments, use_cache=False).logits
+    sums = token_logps.new_zeros(layout.mask.shape).masked_scatter(layout.mask, token_logps).sum(1)
+    return sums, layout.lengths
+
+
+class _Layout(NamedTuple):
+    """What the device gets of padded sequences, made in main memory: nothing waits for a GPU to say how many there are.
+
+    arguments: the model's.
+    predicting, targets: (scored,) the places among the model's that predict the completions' tokens, and these tokens.
+    mask: (sequences, tokens - 1), which tokens but the first are of completions; lengths: (sequences,), how many.
+    """
+
+    arguments: dict
+    predicting: Tensor
+    targets: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+
+def _layout(config, input_ids: Tensor, completion_mask: Tensor, device: torch.device) -> _Layout:
     mask = completion_mask[:, 1:].bool()
-    if _packs(extract_model_from_parallel(model).config, input_ids.shape[1]):
-        similar = _SIMILAR.get(next(model.parameters()).device.type, 0.0)
-        arguments, predicting = _packed(input_ids, mask, similar)
+    if _packs(config, input_ids.shape[1]):
+        arguments, predicting = _packed(input_ids, mask, _SIMILAR.get(device.type, 0.0))
     else:
         arguments, predicting = {"input_ids": input_ids}, F.pad(mask, (0, 1)).flatten().nonzero().squeeze(1)
-    with _head_scoring(model, predicting, input_ids[:, 1:][mask]):
-        token_logps = model(**arguments, use_cache=False).logits
-    sums = token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(1)
-    return sums, mask.sum(1)
+    return _Layout(arguments, predicting, input_ids[:, 1:][mask], mask, mask.sum(1))
 
 
 # --- shared prompts, no padding -------------------------------------------------------------------------------------
@@ -80,7 +101,7 @@ def _packed(input_ids: Tensor, mask: Tensor, similar: float) -> tuple[dict, Tens
     What comes after the last token that predicts is left out, and so is a prompt that an earlier sequence has too.
     `similar`: the share of the longest length with which a sequence is in the same group (`_grouped`).
     """
-    ids, predicts = input_ids.cpu().numpy(), mask.cpu().numpy()
+    ids, predicts = input_ids.numpy(), mask.numpy()
     places = np.zeros_like(ids)
     keep = np.zeros(ids.shape, dtype=bool)
     ends = np.zeros(len(ids), dtype=int)
@@ -101,7 +122,7 @@ def _packed(input_ids: Tensor, mask: Tensor, similar: float) -> tuple[dict, Tens
     unpack, groups, begins = _grouped(places, ends, similar)
     rows, positions = keep.nonzero()
     arrays = ids[keep], positions, unpack, begins[rows] + positions, places[:, :-1][predicts]
-    tokens, positions, unpack, pack, predicting = (torch.from_numpy(array).to(input_ids.device) for array in arrays)
+    tokens, positions, unpack, pack, predicting = map(torch.from_numpy, arrays)
     return {
         "input_ids": tokens[None],
         "position_ids": positions[None],

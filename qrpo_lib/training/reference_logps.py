@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qrpo_lib.runs import files, products
 from qrpo_lib.runs.code_version import code_version
-from qrpo_lib.training import causal_lm, samples
+from qrpo_lib.training import causal_lm, parallel, samples
 from qrpo_lib.training.log_probs import completion_log_probs
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype")  # of its configuration
@@ -34,48 +33,59 @@ def log_probs(
 ) -> dict[str, np.ndarray]:
     """log pi_ref of the completions of each row: for each column of `samples.reference_columns` float32 (rows,).
 
-    The same code and precision as in training. Several processes share the rows. `cache` is a folder: what was computed
-    there before from the same weights, tokens and settings, whatever the algorithm, is read and not computed again.
+    The same code and precision as in training (`parallel.Forward`), on the device of this process; several processes
+    share the rows. `cache` is a folder: what was computed there before from the same weights, tokens and settings,
+    whatever the algorithm, is read and not computed again.
     """
-    model = causal_lm.without_dropout(causal_lm.loaded(policy))
+    forward = parallel.forward(precision)
+    model = causal_lm.without_dropout(causal_lm.loaded(policy, forward.weights))
     of = samples.sides(rows[0])
-    path = Path(cache) / f"{_key(model, rows, micro_batch_size, precision)}.npy" if cache is not None else None
+    path = Path(cache) / f"{_key(model, rows, micro_batch_size, forward)}.npy" if cache is not None else None
     logps = _read(path, (len(of), len(rows)))
     if not all(gather_object([logps is not None])):  # one process alone must not skip what the others do together
-        logps = _compute(model, causal_lm.pad_token_id(tokenizer), rows, micro_batch_size, precision)
-        if path is not None and PartialState().is_main_process:
+        computed = _compute(forward.of(model), causal_lm.pad_token_id(tokenizer), rows, micro_batch_size, forward)
+        logps = computed.cpu().numpy()
+        if path is not None and parallel.state().is_main_process:
             content = io.BytesIO()
             np.save(content, logps)
             files.write_sealed(path, content.getvalue())
     return dict(zip(samples.reference_columns(of), logps, strict=True))
 
 
-def _compute(model, pad_token_id: int, rows: Sequence[Mapping], micro_batch_size: int, precision: str) -> np.ndarray:
-    state = PartialState(cpu=not torch.cuda.is_available())
+def _compute(
+    model: PreTrainedModel, pad_token_id: int, rows: Sequence[Mapping], size: int, forward: parallel.Forward
+) -> torch.Tensor:
+    """Of all processes together, to (sides, rows) on the device of each; `size` rows at a time."""
+    state, device = parallel.state(), parallel.device()
     model.eval()
     of = samples.sides(rows[0])
     collate = samples.Collator(pad_token_id)
     columns = ["prompt_ids", *map(samples.ids_column, of)]
-    device = next(model.parameters()).device
     logps = torch.zeros(len(of), len(rows), device=device)
-    chunks = list(samples.micro_batches(rows, micro_batch_size))
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    chunks = list(samples.micro_batches(rows, size))
+    with torch.no_grad(), forward.context(device):
         for chunk in chunks[state.process_index :: state.num_processes]:
             batch = collate([{name: list(rows[i][name]) for name in columns} for i in chunk])
-            values, _ = completion_log_probs(model, batch["input_ids"].to(device), batch["completion_mask"].to(device))
+            values, _ = completion_log_probs(model, batch["input_ids"], batch["completion_mask"])
             logps[:, torch.as_tensor(chunk, device=device)] = values.view(len(of), -1)
-    return reduce(logps, "sum").cpu().numpy()
+    return reduce(logps, "sum")
 
 
-def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int, precision: str) -> str:
+def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int, forward: parallel.Forward) -> str:
     """SHA-256 of all that the result depends on, to the last bit: micro-batches change the rounding."""
     key = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
-    settings = [config, precision, micro_batch_size, code_version(("reference_logps:_compute",))]
+    settings = [
+        config,
+        str(forward.weights),
+        forward.autocast,
+        micro_batch_size,
+        code_version(("reference_logps:_compute",)),
+    ]
     key.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weights in sorted(model.state_dict().items()):
-        key.update(f"{name} {tuple(weights.shape)}".encode())
-        key.update(weights.detach().cpu().contiguous().numpy())
+        key.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode())
+        key.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy())
     for row in rows:
         ids = [
             [int(token) for token in row[name]] for name in ("prompt_ids", *map(samples.ids_column, samples.sides(row)))

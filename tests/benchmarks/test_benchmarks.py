@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,3 +36,33 @@ def test_sampling_benchmark_runs_and_counts_the_tokens_of_every_engine(tmp_path)
     assert (rows.tokens <= 12 * 3 * 12).all()
     assert (rows.tokens > 0.9 * 12 * 3 * 12).all()
     assert rows.suite_times_as_fast["this suite"] == 1.0
+
+
+def test_gpu_benchmark_says_that_there_is_no_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    ended = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert ended.stdout == "skipped: there is no GPU here, so nothing was measured.\n"
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_measures_both_trainers(monkeypatch):
+    """At a tiny size, on whatever is here: how fast they are is for a GPU to say."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    case = gpu.Case(layers=1, tokens=20, steps=3, width=128, inner=64, vocabulary=64)
+    found = gpu.table(case)
+    assert found["trainer"].tolist() == list(gpu.TRAINERS)
+    assert (found["pairs_per_second"] > 0).all()
+    assert gpu.layers_that_fit(80 * 2**30, 2048) < gpu.layers_that_fit(140 * 2**30, 2048) <= 32
+    with pytest.raises(SystemExit, match="skipped"):
+        gpu.layers_that_fit(8 * 2**30, 2048)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_gpu_benchmark_ends_within_ten_minutes(tmp_path):
+    command = [sys.executable, "benchmarks/gpu.py", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True)
+    assert (pd.read_csv(tmp_path / "training-gpu.csv")["peak_gib"] > 1).all()

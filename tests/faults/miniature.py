@@ -53,6 +53,7 @@ def work(kind: str):
         fitting,
         initial_policy,
         reference_evaluation,
+        reference_log_probs,
         reference_policy,
         reference_sampling,
         rounds,
@@ -66,6 +67,7 @@ def work(kind: str):
         "dataset_pairs": (dataset_pairs.step(tuned), lambda: dataset_pairs.run(tuned)),
         "reference_sampling": (reference_sampling.step(chat), lambda: reference_sampling.run(chat)),
         "reference_evaluation": (reference_evaluation.step(chat, 0), lambda: reference_evaluation.run(chat, 0)),
+        "reference_log_probs": (reference_log_probs.step(chat), lambda: reference_log_probs.run(chat)),
         "training": (fitting.step(chat, "qrpo", 0), lambda: fitting.run(chat, "qrpo", 0)),
         "iterative": (rounds.step(chat, plan, 0, 2), lambda: rounds.run(chat, plan, 0)),
     }[kind]
@@ -77,6 +79,7 @@ KINDS = (
     "dataset_pairs",
     "reference_sampling",
     "reference_evaluation",
+    "reference_log_probs",
     "training",
     "iterative",
 )

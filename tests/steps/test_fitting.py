@@ -16,14 +16,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import (
     dataset_pairs,
     evaluation,
     fitting,
     initial_policy,
+    reference_log_probs,
     reference_policy,
     reference_sampling,
     shifts,
+    training_pairs,
 )
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
@@ -52,7 +55,7 @@ def built(setting, **changes):
     profile = in_setting(setting, **changes)
     policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
     fitting.prepare(profile)
-    return fitting.pairs(profile, policy, completions), reference_sampling.load(completions)
+    return training_pairs.build(profile, policy, completions), reference_sampling.load(completions)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -106,7 +109,7 @@ def test_what_a_training_depends_on():
     for setting, step in steps.items():
         policy = "sft" if setting.startswith("sft-") else "initial_policy"
         expected = [policy, "reference_sampling"] + ["dataset_pairs"] * setting.endswith("offline")
-        assert [source.name for source in step.inputs] == [*expected, "reference_evaluation"]
+        assert [source.name for source in step.inputs] == [*expected, "reference_log_probs", "reference_evaluation"]
 
 
 def test_fine_tuning_is_on_prompt_and_chosen_completion():
@@ -312,11 +315,11 @@ def test_runs_of_one_process_share_their_pairs(monkeypatch):
     profile = in_setting("off-policy-best")
     policy = reference_policy.run(profile)
     reference_sampling.run(profile)
-    built = fitting._pairs_once(profile, policy)
-    assert fitting._pairs_once(in_setting("off-policy-best", **{"qrpo.beta": 0.7}), policy) is built
-    fresh = fitting.pairs(profile, policy, reference_sampling.step(profile).folder)
+    built = training_pairs.of(profile)
+    assert training_pairs.of(in_setting("off-policy-best", **{"qrpo.beta": 0.7})) is built
+    fresh = training_pairs.build(profile, policy, reference_sampling.step(profile).folder)
     assert [split.rows for split in built] == [split.rows for split in fresh]
-    other = fitting._pairs_once(in_setting("off-policy-random"), policy)
+    other = training_pairs.of(in_setting("off-policy-random"))
     assert other[0].rows != built[0].rows
 
 
@@ -328,3 +331,39 @@ def test_a_dropped_batch_and_checkpoints_by_steps_reach_the_record():
     assert fitting.load_history(folder)["step"].max() == 5
     kept = fitting.step(profile.with_training(last_batch="keep"), "qrpo", 0)
     assert kept.key != fitting.step(profile, "qrpo", 0).key
+
+
+def test_reference_log_probabilities_are_a_step_that_trainings_share(monkeypatch):
+    """Once for all algorithms, betas and seeds on the same pairs; trainings compute none themselves."""
+    profile = in_setting("off-policy-best")
+    trainings = [fitting.step(in_setting("off-policy-best", **{f"{name}.beta": 0.7}), name, seed)
+                 for name, seed in (("qrpo", 0), ("dpo", 1))]  # fmt: skip
+    assert {step.inputs[-2].key for step in trainings} == {reference_log_probs.step(profile).key}
+    others = [in_setting("off-policy-random"), in_setting("off-policy-best", max_tokens=20)]
+    assert len({reference_log_probs.step(one).key for one in (profile, *others)}) == 3
+    reference_log_probs.run(profile)
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_logps, "log_probs", lambda *a, **k: _raise())
+        train, validation = reference_log_probs.added(profile, training_pairs.of(profile))
+    policy = AutoModelForCausalLM.from_pretrained(reference_policy.run(profile)).eval()
+    for row in (train[0], train[-1], validation[-1]):
+        for side in ("chosen", "rejected"):
+            ids, start = row["prompt_ids"] + row[f"{side}_ids"], len(row["prompt_ids"])
+            with torch.no_grad():
+                logits = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
+            plain = sum(float(logits[start + i - 1, token]) for i, token in enumerate(ids[start:]))
+            assert row[f"ref_{side}_logps"] == pytest.approx(plain, rel=1e-4)
+
+
+def test_reference_log_probabilities_are_rounded_as_the_training_rounds(tmp_path, monkeypatch):
+    """DeepSpeed rounds the weights themselves: another result, and not one that plain processes may compute."""
+    path, base = tmp_path / "engines.toml", Path(__file__).parents[1] / "data" / "smallest.toml"
+    text = f'extends = "{base}"\n[training]\nprecision = "bfloat16"\n[dispatch]\nwhere = "{{where}}"\n'
+    text += '[dispatch.resources.training.environment]\nACCELERATE_USE_DEEPSPEED = "true"\n'
+    steps = []
+    for where in ("here", "processes"):
+        path.write_text(text.format(where=where))
+        steps.append(reference_log_probs.step(profiles.load(path)))
+    assert [step.parameters.get("engine") for step in steps] == [None, "DeepSpeed"]
+    with pytest.raises(InputError, match="training with DeepSpeed, but this process computes with none of them"):
+        reference_log_probs._make(profiles.load(path), tmp_path)

@@ -86,3 +86,26 @@ def test_the_setting_decides_whose_completions_they_are():
     assert steps["offline"].key != steps["sft-offline"].key
     assert [step.name for step in steps["sft-offline"].inputs] == ["sft"]
     assert [step.name for step in steps["offline"].inputs] == ["initial_policy"]
+
+
+def test_neither_writer_nor_reader_needs_the_whole_file(folder, monkeypatch):
+    """At the paper's scale it is tens of gigabytes, most of it texts and token ids of pure references."""
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(reference_sampling, "_PROMPTS_IN_A_SHARD", 8)
+    profile = profiles.load(PROFILE)
+    made = reference_sampling.run(profile)
+    groups = pq.ParquetFile(made / reference_sampling.COMPLETIONS).metadata
+    each = profile.reference_sampling.completions + profile.reference_sampling.ref_rewards
+    prompts = len(tasks.of(profile.task).prompts(profile.seed))
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert sizes == [each * min(8, prompts - start) for start in range(0, prompts, 8)]
+
+    whole = reference_sampling.load(made)
+    some = reference_sampling.load(made, ["prompt_id", "token_ids"], role="candidate")
+    expected = whole.loc[whole["role"] == "candidate", ["prompt_id", "token_ids"]].reset_index(drop=True)
+    assert list(some.columns) == ["prompt_id", "token_ids"]
+    assert some["prompt_id"].equals(expected["prompt_id"])
+    assert some["token_ids"].map(list).equals(expected["token_ids"].map(list))
+    references = whole[whole["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
+    assert reference_sampling.reference_rewards(made) == references.to_dict()

@@ -11,7 +11,7 @@ from hub_copies import chat_model, magpieair, released_references, tokenizer
 from qrpo_lib.experiment import jobs
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.steps import fitting, initial_policy, reference_sampling, released
+from qrpo_lib.steps import initial_policy, reference_sampling, released, training_pairs
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
 
@@ -89,7 +89,7 @@ def test_every_completion_and_reward_is_the_released_one(profile, place):
 
 def test_pairs_come_of_them_as_of_sampled_ones(profile, place):
     released_references(place, texts(profile))
-    train, selection = fitting.pairs(profile, initial_policy.run(profile), reference_sampling.run(profile))
+    train, selection = training_pairs.build(profile, initial_policy.run(profile), reference_sampling.run(profile))
     assert isinstance(train, preferences.Pairs)
     assert len(train.rows) == 22
     assert all(len(row["ref_rewards"]) == 7 and row["chosen_reward"] in row["ref_rewards"] for row in train.rows)

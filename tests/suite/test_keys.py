@@ -21,6 +21,7 @@ from qrpo_lib.steps import (
     fitting,
     initial_policy,
     reference_evaluation,
+    reference_log_probs,
     reference_policy,
     reference_sampling,
     rounds,
@@ -57,7 +58,8 @@ CHAT = profiles.ChatDataTask.model_validate(
         "reward": {"kind": "relevance"},
     }
 )
-STEPS = ("initial", "sft", "sampling", "pairs", "evaluation", "qrpo", "dpo", "rounds", "chat_data", "leetcode_data")
+STEPS = ("initial", "sft", "sampling", "pairs", "evaluation", "log_probs", "qrpo", "dpo", "rounds")
+STEPS += ("chat_data", "leetcode_data")
 OTHERS = ("smollm2", "hub", "smol_sampling", "smol_code_sampling", "code_sampling", "vllm_sampling")
 
 
@@ -72,6 +74,7 @@ def entries(kind: str) -> list[str]:
         "sampling": lambda: reference_sampling.step(chat),
         "pairs": lambda: dataset_pairs.step(offline),
         "evaluation": lambda: reference_evaluation.step(chat, 0),
+        "log_probs": lambda: reference_log_probs.step(chat),
         "qrpo": lambda: fitting.step(chat, "qrpo", 0),
         "dpo": lambda: fitting.step(chat, "dpo", 0),
         "rounds": lambda: rounds.step(chat, rounds.Plan(), 0, 1),
@@ -103,7 +106,9 @@ def changed(name: str, old: str, new: str, tmp_path: Path) -> set[str]:
 
 ONLINE = {"evaluation", "qrpo", "dpo"}
 SAMPLED = {"sampling", "smol_sampling", "smol_code_sampling", "code_sampling"}
-WITH_PROMPTS = SAMPLED | ONLINE | {"rounds", "sft", "chat_data", "leetcode_data", "initial", "vllm_sampling"}
+WITH_PROMPTS = (
+    SAMPLED | ONLINE | {"rounds", "log_probs", "sft", "chat_data", "leetcode_data", "initial", "vllm_sampling"}
+)
 REWARDED = {"sampling", "vllm_sampling", "pairs", "sft", "rounds"} | ONLINE  # by the topics, which rank their pairs
 # File, what is there, what becomes of it, and which kinds of step are made anew.
 TABLE = [
@@ -112,7 +117,7 @@ TABLE = [
     ("losses.py", "def dpo(", "def unused():\n    return 1\n\n\ndef dpo(", set()),
     ("transforms.py", "must be", "has to be", set()),
     ("trainer.py", ", DPOTrainer):\n", ", DPOTrainer):\n    x = 1\n", {"qrpo", "dpo", "rounds"}),
-    ("trainer.py", ", SFTTrainer):\n", ", SFTTrainer):\n    x = 1\n", {"initial", "sft"}),
+    ("fine_tuning.py", ", SFTTrainer):\n", ", SFTTrainer):\n    x = 1\n", {"initial", "sft"}),
     # a task: its own steps alone
     ("topics.py", "_bonus: float = 0.0) -> float:\n", "_bonus: float = 0.0) -> float:\n    print()\n", REWARDED),
     ("expressions.py", "str]:\n", "str]:\n    count += 0\n", {"code_sampling"}),
@@ -171,6 +176,7 @@ def keys(profile: profiles.Profile) -> dict[str, str]:
     return made
 
 
+PAIRS = "reference_log_probs"
 BASE = """extends = "tiny"
 """
 SETTINGS = [
@@ -178,18 +184,19 @@ SETTINGS = [
     ("another algorithm's loss", "[training.dpo]\nbeta = 0.7", set()),
     ("where steps are computed", '[dispatch]\nwhere = "processes"', set()),
     ("which models are trained", "[experiment]\nseeds = [7]", set()),
+    ("which pairs are made", '[training]\nties = "keep"', {"training", PAIRS}),
     ("the algorithm's own loss", "[training.qrpo]\nbeta = 0.7", {"training"}),
     ("evaluation.repeats", "[evaluation]\nrepeats = 4", {"training", "reference_evaluation"}),
-    ("further reference rewards", "[reference_sampling]\nref_rewards = 51", {"training", "reference_sampling"}),
+    ("further reference rewards", "[reference_sampling]\nref_rewards = 51", {"training", "reference_sampling", PAIRS}),
     (
         "the reward alone",
         "[arms.chat.task]\nlength_bonus = 0.5",
-        {"training", "reference_sampling", "reference_evaluation"},
+        {"training", "reference_sampling", "reference_evaluation", PAIRS},
     ),
     (
         "the policy",
         "[policy]\nlayers = 3",
-        {"training", "reference_sampling", "reference_evaluation", "initial_policy"},
+        {"training", "reference_sampling", "reference_evaluation", "initial_policy", PAIRS},
     ),
 ]
 

@@ -147,7 +147,7 @@ def test_a_changed_training_parameter_runs_training_and_what_follows(complete, t
         re.sub(r"-[0-9a-f]{12}$", "", path.name) for path in (complete / "runs").iterdir() if path.name not in before
     }
     assert "training" in made
-    assert not made & {"initial_policy", "reference_sampling", "reference_evaluation", "sft"}
+    assert not made & {"initial_policy", "reference_sampling", "reference_evaluation", "reference_log_probs", "sft"}
     new_trainings = [p for p in (complete / "runs").glob("training-*") if p.name not in before]
     algorithms = [json.loads((path / folders.RECORD).read_text())["parameters"]["algorithm"] for path in new_trainings]
     assert algorithms == ["dpo", "dpo"]  # one in each setting; nothing else depends on DPO's beta

@@ -76,6 +76,7 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         "sft": 1,
         "sampling": 2,  # of the initial and of the fine-tuned policy
         "evaluation": 3 + 2,  # the study of Figure 3, without SFT, has a third seed
+        "reference_log_probs": 3,  # of the pairs of three settings
         # DPO and QRPO in two settings with two seeds; Figure 3 with three; the square root, since the grid has t
         "training": 2 * 1 * 2 + 2 * 2 * 2 + 2 * 3 + 2,
     }
@@ -87,19 +88,22 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         "sft": steps["sft"] * 2 * 8 * (10 + 50),
         "sampling": steps["sampling"] * 13 * (4 + 11) * 50,
         "evaluation": (steps["evaluation"] + checkpoints) * written,
+        "reference_log_probs": steps["reference_log_probs"] * 8 * 2 * (10 + 50),
         "training": steps["training"] * read,
     }
     # Log-probabilities of what was written: the start's under one policy, a checkpoint's under two.
     passed = (steps["evaluation"] + 2 * checkpoints) * 5 * 2 * (10 + 50)
     seconds = {
         "policy": 0,
-        "sft": 8 * PARAMETERS * tokens["sft"] / 1e9,
+        "sft": 6 * PARAMETERS * tokens["sft"] / 1e9,  # without gradient checkpointing
         "sampling": tokens["sampling"] / 100,
         "evaluation": tokens["evaluation"] / 100 + 2 * PARAMETERS * passed / 1e9,
-        "training": 10 * PARAMETERS * tokens["training"] / 1e9,
+        "reference_log_probs": 2 * PARAMETERS * tokens["reference_log_probs"] / 1e9,
+        "training": 6 * PARAMETERS * tokens["training"] / 1e9,
     }
     disk = {kind: steps[kind] * 4 * PARAMETERS for kind in ("policy", "sft", "training")}  # float32
     disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation")}
+    disk["reference_log_probs"] = steps["reference_log_probs"] * 8 * 8  # a pair, and its two numbers
     assert {kind: stage.steps for kind, stage in found.items()} == steps
     for kind, stage in found.items():
         assert (stage.done, stage.jobs, stage.nodes, stage.notes) == (0, steps[kind], 1, ())
@@ -145,8 +149,11 @@ def test_the_papers_scale_by_hand(runs_folder):
     )
     training = found["training"]
     tokens = 764 * 128 * 2 * 600  # whole batches
-    seconds = 10 * 8.03e9 * tokens / 100e12
+    seconds = 8 * 8.03e9 * tokens / 100e12
     assert training.hours == pytest.approx(training.steps * seconds / 3600, rel=1e-3)
+    reference = found["reference_log_probs"]  # of all pairs
+    assert reference.steps == 6
+    assert reference.hours == pytest.approx(6 * 2 * 8.03e9 * tokens / 100e12 / 3600, rel=1e-3)
     assert training.disk == pytest.approx(training.steps * 16.06)
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
     # Of the 90 models of Figure 3 and its versions, the grid has those with 1 reference and beta 0.003: 2 x 3.

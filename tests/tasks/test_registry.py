@@ -249,6 +249,7 @@ def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, run
         "initial_policy",
         "reference_sampling",
         "reference_evaluation",
+        "reference_log_probs",
         "sft",
         "training",
     }

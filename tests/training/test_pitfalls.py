@@ -12,12 +12,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small_llama import DPO, EOS, QRPO, assert_same_history, fit, llama, made_up_rows, plain_log_prob
+from small_llama import DPO, EOS, QRPO, assert_same_history, fine_tune, fit, llama, made_up_rows, plain_log_prob
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qrpo_lib.models import tiny
 from qrpo_lib.sampling import engines, sampler
-from qrpo_lib.training import reference_logps, trainer
+from qrpo_lib.training import fine_tuning, reference_logps, trainer
 
 REBEL, SIMPO = ({"algorithm": name, "loss": {"beta": 0.5}} for name in ("rebel", "simpo"))
 
@@ -35,7 +35,8 @@ def trained_on(monkeypatch):
             seen.append((ids[: last + 1], completion))
         return plain(model, input_ids, mask)
 
-    monkeypatch.setattr(trainer, "completion_log_probs", spy)
+    for module in (trainer, fine_tuning):
+        monkeypatch.setattr(module, "completion_log_probs", spy)
     return seen
 
 
@@ -58,7 +59,7 @@ def test_a_template_that_ends_in_the_end_of_sequence_is_trained_with_one(trained
     end = tokenizer.eos_token_id
     assert (tokenizer.pad_token_id, ids[-1]) == (end, end)
     sequences = [ids, ids[:4]]  # the second one is padded
-    trainer.fine_tune(llama(len(tokenizer), eos_token_id=end), tokenizer, sequences, learning_rate=1e-3, batch_size=2)
+    fine_tune(llama(len(tokenizer), eos_token_id=end), tokenizer, sequences, learning_rate=1e-3, batch_size=2)
     assert sorted(sequence for sequence, _ in trained_on) == sorted(sequences)
     # every token but the first, the end of the user's turn and that of the answer included
     (of_conversation,) = [completion for sequence, completion in trained_on if sequence == ids]
@@ -168,7 +169,7 @@ def test_fine_tuning_weighs_every_token_of_the_batch_alike(micro_batch_size, tok
     with torch.no_grad():
         total = -sum(float(plain_log_prob(model, ids[:1], ids[1:])) for ids in sequences)
     sizes = {"batch_size": 8, "micro_batch_size": micro_batch_size, "checkpoints": 1}
-    history = trainer.fine_tune(model, tokenizer, sequences, learning_rate=1e-3, **sizes).history
+    history = fine_tune(model, tokenizer, sequences, learning_rate=1e-3, **sizes).history
     assert history[0]["loss"] == pytest.approx(total / sum(len(ids) - 1 for ids in sequences), rel=1e-5)
 
 
@@ -201,6 +202,6 @@ def test_dropout_is_off_in_both_trainers(tokenizer):
     sequences = [row["prompt_ids"] + row["chosen_ids"] for row in rows]
     fits = []
     for rate in (0.0, 0.5):
-        tuned = trainer.fine_tune(llama(attention_dropout=rate), tokenizer, sequences, learning_rate=1e-3, batch_size=4)
+        tuned = fine_tune(llama(attention_dropout=rate), tokenizer, sequences, learning_rate=1e-3, batch_size=4)
         fits.append((fit(llama(attention_dropout=rate), tokenizer, rows).history, tuned.history))
     assert fits[0] == fits[1]

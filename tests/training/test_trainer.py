@@ -11,10 +11,10 @@ from datasets import Dataset
 from small_llama import (
     DPO,
     EOS,
-    QRPO,
     VOCABULARY,
     assert_same_history,
     column,
+    fine_tune,
     fit,
     llama,
     made_up_rows,
@@ -25,7 +25,6 @@ from trl import DPOConfig, DPOTrainer
 
 from qrpo_lib.objective import transforms
 from qrpo_lib.training import batching, reference_logps, samples
-from qrpo_lib.training import trainer as training
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -175,9 +174,7 @@ def test_checkpoints_are_equally_spaced_and_see_the_plain_model(tokenizer, tmp_p
     assert "forward" not in vars(model)
     assert torch.equal(model(torch.tensor([[3, 4, 5]])).logits, seen[10])
     model.save_pretrained(tmp_path)
-    from_path = training.fit_policy(
-        tmp_path, tokenizer, rows, **QRPO, learning_rate=0.0, batch_size=8, micro_batch_size=8
-    )
+    from_path = fit(tmp_path, tokenizer, rows, learning_rate=0.0)
     assert torch.equal(weights(from_path.model), weights(model))
 
 
@@ -194,11 +191,11 @@ def test_killed_training_continues_and_ends_the_same(tokenizer, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, output_dir=tmp_path, on_checkpoint=kill)
+        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, folder=tmp_path, on_checkpoint=kill)
     assert (tmp_path / "checkpoint-4" / "trainer_state.json").exists()
     (tmp_path / "checkpoint-6").mkdir()  # killed while it was being written
     steps = []
-    again = {"output_dir": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
+    again = {"folder": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
     resumed = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
     assert steps == [6, 8, 10]
     assert torch.equal(weights(resumed.model), weights(model))
@@ -219,7 +216,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(tokenizer, tmp_path, damage):
             raise Killed
 
     with pytest.raises(Killed):
-        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, output_dir=tmp_path, on_checkpoint=kill)
+        fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, folder=tmp_path, on_checkpoint=kill)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     weights_file = checkpoint / "model.safetensors"
     if damage == "a bit of the weights":
@@ -231,7 +228,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(tokenizer, tmp_path, damage):
     else:
         (checkpoint / "sums.sealed").unlink()
     steps = []
-    again = {"output_dir": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
+    again = {"folder": tmp_path, "on_checkpoint": lambda step, model: steps.append(step)}
     resumed = fit(llama(), tokenizer, rows, rows[:8], checkpoints=5, **again)
     assert steps == [0, 2, 4, 6, 8, 10]
     assert torch.equal(weights(resumed.model), weights(whole.model))
@@ -248,7 +245,7 @@ def test_training_is_silent(tokenizer, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(llama(), tokenizer, made_up_rows(16))
-        training.fine_tune(llama(), tokenizer, [[2, 3, 4]] * 8, learning_rate=1e-3, batch_size=4)
+        fine_tune(llama(), tokenizer, [[2, 3, 4]] * 8, learning_rate=1e-3, batch_size=4)
     assert capfd.readouterr().out == ""
 
 
@@ -352,7 +349,7 @@ def test_fine_tuning_loss_is_the_mean_over_all_tokens_of_the_batch(tokenizer):
     model, data = llama(), sequences(8)
     with torch.no_grad():
         total = -sum(float(plain_log_prob(model, ids[:1], ids[1:])) for ids in data)
-    history = training.fine_tune(model, tokenizer, data, learning_rate=1e-3, batch_size=8, micro_batch_size=2).history
+    history = fine_tune(model, tokenizer, data, learning_rate=1e-3, batch_size=8, micro_batch_size=2).history
     assert history[0]["loss"] == pytest.approx(total / sum(len(ids) - 1 for ids in data), rel=1e-5)
 
 
@@ -361,7 +358,7 @@ def test_fine_tuning_does_not_depend_on_the_split_of_a_batch(tokenizer):
     for micro_batch_size in (8, 2):
         model = llama()
         sizes = {"batch_size": 8, "micro_batch_size": micro_batch_size}
-        history = training.fine_tune(model, tokenizer, sequences(20), learning_rate=1e-3, epochs=2, **sizes).history
+        history = fine_tune(model, tokenizer, sequences(20), learning_rate=1e-3, epochs=2, **sizes).history
         runs.append((history, weights(model)))
     assert len(runs[0][0]) == 5
     assert_same_history(runs[0][0], runs[1][0])
@@ -372,7 +369,7 @@ def test_fine_tuning_learns_to_count_and_to_stop(tokenizer):
     """pad = eos: were the end of sequence masked as padding, the model would never stop."""
     model = llama(hidden_size=32)
     data = [[start, *range(start + 1, 12), EOS] for start in range(2, 10)] * 40
-    training.fine_tune(model, tokenizer, data, learning_rate=1e-2, batch_size=16)
+    fine_tune(model, tokenizer, data, learning_rate=1e-2, batch_size=16)
     generated = model.generate(torch.tensor([[5, 6]]), max_new_tokens=20, do_sample=False)
     assert generated[0].tolist() == [*range(5, 12), EOS]
 
@@ -383,7 +380,7 @@ def test_fine_tuning_learns_to_count_and_to_stop(tokenizer):
 )
 def test_unusable_sequences(data, message, tokenizer):
     with pytest.raises(ValueError, match=message):
-        training.fine_tune(llama(), tokenizer, data, learning_rate=1e-3, batch_size=4)
+        fine_tune(llama(), tokenizer, data, learning_rate=1e-3, batch_size=4)
 
 
 # --- order ----------------------------------------------------------------------------------------------------------
@@ -440,7 +437,7 @@ def test_length_grouped_batches_have_little_padding():
 def test_killed_fine_tuning_continues_and_ends_the_same(tokenizer, tmp_path):
     settings = {"learning_rate": 1e-3, "batch_size": 4, "checkpoints": 5}
     models = llama(), llama()
-    whole = training.fine_tune(models[0], tokenizer, sequences(40), **settings).history
+    whole = fine_tune(models[0], tokenizer, sequences(40), **settings).history
     steps = []
 
     def kill(step, model):
@@ -449,9 +446,9 @@ def test_killed_fine_tuning_continues_and_ends_the_same(tokenizer, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        training.fine_tune(llama(), tokenizer, sequences(40), output_dir=tmp_path, on_checkpoint=kill, **settings)
+        fine_tune(llama(), tokenizer, sequences(40), folder=tmp_path, on_checkpoint=kill, **settings)
     assert steps == [0, 2, 4, 6]
-    resumed = training.fine_tune(models[1], tokenizer, sequences(40), output_dir=tmp_path, **settings).history
+    resumed = fine_tune(models[1], tokenizer, sequences(40), folder=tmp_path, **settings).history
     assert torch.equal(weights(models[0]), weights(models[1]))
     assert resumed == whole
 
@@ -462,7 +459,7 @@ def test_killed_fine_tuning_continues_and_ends_the_same(tokenizer, tmp_path):
 def test_tensorboard_gets_the_metrics(tokenizer, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     rows = made_up_rows(16)
-    history = fit(llama(), tokenizer, rows, rows[:4], report_to="tensorboard", output_dir=tmp_path).history
+    history = fit(llama(), tokenizer, rows, rows[:4], report_to="tensorboard", folder=tmp_path).history
     (path,) = tmp_path.rglob("events.out.tfevents.*")
     events = accumulator.EventAccumulator(str(path)).Reload()
     for split, prefix in (("train", "train/"), ("validation", "eval/")):
@@ -472,5 +469,5 @@ def test_tensorboard_gets_the_metrics(tokenizer, tmp_path):
 
 
 def test_a_tracker_needs_a_folder(tokenizer):
-    with pytest.raises(ValueError, match="report_to='tensorboard' needs output_dir"):
+    with pytest.raises(ValueError, match="report_to='tensorboard' needs a folder"):
         fit(llama(), tokenizer, made_up_rows(8), report_to="tensorboard")

@@ -1,0 +1,155 @@
+"""What fine-tuning and policy fitting share on TRL's trainers: settings, the layout of rows over processes, the run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_callback import PrinterCallback
+from trl import DPOConfig, SFTConfig
+
+from qrpo_lib.training import callbacks, causal_lm, parallel
+from qrpo_lib.training.settings import Optimization, Output
+
+# Of a batch: kept in main memory, where tokens are packed before the device gets them (`log_probs`).
+_TOKENS = ("input_ids", "completion_mask")
+
+
+class Fitted(NamedTuple):
+    """A trained policy, in evaluation mode, and what was measured on the way (`trainer.fit_policy`)."""
+
+    model: PreTrainedModel
+    history: list[dict[str, float | int | str]]
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, precision: str) -> None:
+        """Write the policy and its tokenizer: in bfloat16 where it was trained in that precision, else in float32."""
+        causal_lm.cast(self.model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+class SuiteTrainer:
+    """What both trainers share: the same gradient for any split of a batch, and silence."""
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
+
+    def __init__(self, model, *args, **kwargs):
+        # with pad = eos it would keep the embedding of every end-of-sequence token in a prompt from being trained
+        model.get_input_embeddings().padding_idx = None
+        super().__init__(model, *args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        parallel.accumulate_in_float32(self.accelerator, self.args.max_grad_norm)
+
+    def _send_telemetry(self):
+        """Nothing leaves the machine."""
+
+    def create_model_card(self, *args, **kwargs):
+        """Checkpoints are for resuming: no card."""
+
+    def floating_point_ops(self, inputs):
+        return 0  # reported nowhere
+
+    def _prepare_inputs(self, inputs):
+        tokens = {name: inputs[name].cpu() for name in _TOKENS if name in inputs}
+        return super()._prepare_inputs({name: inputs[name] for name in inputs if name not in tokens}) | tokens
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        items = sum(self._items(batch) for batch in batch_samples)
+        return self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
+
+    def _scaled(self, total: Tensor, items) -> Tensor:
+        """The sum over a micro-batch as its share of the batch's mean; DDP averages gradients over processes."""
+        return total / items * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
+
+    def log_validation(self) -> None:
+        """Logs the metrics of the policy as it is on the validation rows, if there are any."""
+
+    def history(self) -> list[dict[str, float | int | str]]:
+        """What was logged, one row for each step and split, in that order."""
+        rows = []
+        for entry in self.state.log_history:
+            split = "validation" if "eval_loss" in entry else "train"
+            values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
+            if "loss" in values:  # the trainer's closing summary has none
+                first = {"step": values.pop("step"), "split": split, "loss": values.pop("loss")}
+                rows.append(first | dict(sorted(values.items())))  # a resumed trainer has read them from sorted JSON
+        return sorted(rows, key=lambda row: (row["step"], row["split"]))
+
+
+def run(trainer: SuiteTrainer, settings: Optimization, output: Output) -> Fitted:
+    """Train to the end, from the last checkpoint in the output's folder if there is one."""
+    trainer.add_callback(callbacks.Reporter(output.progress))
+    trainer.add_callback(callbacks.Checkpoints(trainer, settings, output.folder is not None, output.on_checkpoint))
+    trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(Path(trainer.args.output_dir)))
+    return Fitted(parallel.whole(causal_lm.restored(trainer.model)), trainer.history())
+
+
+@contextlib.contextmanager
+def folder_of(output: Output):
+    """The folder for the trainer's state: the output's own, or one that is thrown away."""
+    with contextlib.ExitStack() as stack:
+        yield str(output.folder or stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def arguments(
+    config: type[SFTConfig | DPOConfig], settings: Optimization, output: Output, folder: str, **others: Any
+) -> SFTConfig | DPOConfig:
+    """TRL's arguments. Raises ValueError for a batch that does not divide among micro-batches and processes."""
+    batch_size, micro_batch_size = settings.batch_size, settings.micro_batch_size
+    processes = parallel.state().num_processes
+    if batch_size % (micro_batch_size * processes):
+        raise ValueError(
+            f"batch_size {batch_size} is not a multiple of micro_batch_size {micro_batch_size} x {processes} processes."
+        )
+    has_gpu = torch.cuda.is_available()
+    with warnings.catch_warnings():  # TRL still says gradient_checkpointing, which newer transformers rename
+        warnings.simplefilter("ignore", FutureWarning)
+        return config(
+            output_dir=folder,
+            max_length=None,
+            learning_rate=settings.learning_rate,
+            per_device_train_batch_size=micro_batch_size,
+            ddp_find_unused_parameters=False,
+            gradient_accumulation_steps=batch_size // (micro_batch_size * processes),
+            gradient_checkpointing=settings.gradient_checkpointing,
+            # Nothing is drawn in a forward pass: dropout is off.
+            gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False},
+            num_train_epochs=1,  # the rows are laid out in the order of all epochs
+            train_sampling_strategy="sequential",
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            optim="adamw_torch_fused",
+            weight_decay=0.0,
+            seed=settings.seed,
+            bf16=settings.precision == "bfloat16",
+            use_cpu=not has_gpu,
+            dataloader_pin_memory=has_gpu,
+            remove_unused_columns=False,
+            save_strategy="no",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to=output.report_to,
+            **others,
+        )
+
+
+def laid_out(rows: Sequence[dict], order, micro_batch_size: int) -> Dataset:
+    """The rows in this order. Rows of weight 0 make the last batch divide among processes.
+
+    Accelerate would repeat rows that count instead.
+    """
+    processes = parallel.state().num_processes
+    missing = -len(order) % (micro_batch_size * processes) if processes > 1 else 0
+    return Dataset.from_list([*rows, rows[0] | {"weight": 0.0}]).select([*order.tolist(), *[len(rows)] * missing])

@@ -1,0 +1,112 @@
+"""What each process of a group does in `test_groups`: trains, is killed or goes on, and writes what it saw.
+
+    torchrun group_worker.py FOLDER PRECISION SCENARIO ...
+
+A file of its own, since torchrun starts processes by path.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+from pathlib import Path
+
+import torch
+from small_llama import fine_tune, fit, llama, made_up_rows, made_up_tokenizer, weights
+
+from qrpo_lib.runs import folders
+from qrpo_lib.sampling import sampler
+from qrpo_lib.training import parallel
+
+ROWS, VALIDATION = 61, 9  # neither divides among micro-batches and processes
+SETTINGS = {"batch_size": 16, "micro_batch_size": 4, "checkpoints": 2, "epochs": 2, "gradient_checkpointing": True}
+LLAMA = {"hidden_size": 32, "intermediate_size": 48}
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder: Path, precision: str, kill: int | None = None, **changes):
+    """The fitted policy, and what was sampled at each checkpoint."""
+    drawn = {}
+
+    def on_checkpoint(step, model):
+        if step == kill:
+            raise Killed
+        prompts = [row["prompt_ids"] for row in made_up_rows(3)]
+        with torch.no_grad():
+            some = sampler.sample(model, made_up_tokenizer(), prompts, completions=2, max_new_tokens=6, seed=0)
+        drawn[step] = [one.token_ids for one in some]
+
+    rows = made_up_rows(ROWS)
+    settings = SETTINGS | {"precision": precision, "folder": folder / "trainer", "on_checkpoint": on_checkpoint}
+    fitted = fit(llama(**LLAMA), made_up_tokenizer(), rows, rows[:VALIDATION], **(settings | changes))
+    return fitted, drawn
+
+
+def tune(rows: int, **changes):
+    """A model fine-tuned on this many sequences."""
+    sequences = [row["prompt_ids"] + row["chosen_ids"] for row in made_up_rows(rows)]
+    settings = {"learning_rate": 1e-3, "batch_size": 16, "micro_batch_size": 4, "checkpoints": 1} | changes
+    return fine_tune(llama(**LLAMA), made_up_tokenizer(), sequences, **settings)
+
+
+def accumulated_norms(precision: str) -> list[float]:
+    """Gradient norms of a batch of one row, and of 64 times as many micro-batches of that row: the same mean."""
+    row = made_up_rows(1)[0]
+    processes = parallel.state().num_processes
+    norms = []
+    for count in (processes, 64 * processes):
+        settings = {"batch_size": count, "micro_batch_size": 1, "checkpoints": 1, "precision": precision}
+        history = fit(llama(**LLAMA), made_up_tokenizer(), [row] * count, **settings).history
+        norms.append(history[0]["grad_norm"])
+    return norms
+
+
+def scenarios(folder: Path, precision: str, names: list[str]) -> dict:
+    """What was seen in each."""
+    seen = {}
+    for name in names:
+        if name == "accumulate":
+            seen[name] = accumulated_norms(precision)
+        elif name.startswith("tune-"):
+            fitted = tune(int(name.removeprefix("tune-")), precision=precision)
+            seen[name] = {"history": fitted.history, "weights": weights(fitted.model).tolist()}
+        elif name.startswith("kill-"):
+            with contextlib.suppress(Killed):
+                train(folder, precision, kill=int(name.removeprefix("kill-")))
+            seen[name] = sorted(path.name for path in (folder / "trainer").glob("checkpoint-*"))
+        else:
+            fitted, drawn = train(folder, precision)
+            everyone = [None] * parallel.state().num_processes
+            torch.distributed.all_gather_object(everyone, drawn)
+            seen[name] = {"history": fitted.history, "drawn": everyone, "weights": weights(fitted.model).tolist()}
+            if folders.is_main_process():
+                fitted.save(folder / "policy", made_up_tokenizer(), precision)
+    return seen
+
+
+def without_compiling() -> None:
+    """DeepSpeed on CPUs: gloo, not a faster exchange through shared memory that it would compile first."""
+    if parallel.uses_deepspeed():
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("precision")
+    parser.add_argument("scenarios", nargs="+")
+    given = parser.parse_args()
+    without_compiling()
+    parallel.state()
+    seen = scenarios(given.folder, given.precision, given.scenarios)
+    if folders.is_main_process():
+        (given.folder / "seen.json").write_text(json.dumps(seen))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

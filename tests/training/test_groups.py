@@ -1,0 +1,121 @@
+"""Processes that train together, as a cluster's jobs do: DDP, DeepSpeed ZeRO-1 and FSDP2, on two CPU processes (gloo).
+
+The environment is the one that the profile `gh200` sets, or names in a comment.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from group_worker import train, tune
+from small_llama import assert_same_history, column, weights
+from transformers import AutoModelForCausalLM
+
+from qrpo_lib.profiles import settings as profiles
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "tests" / "group_worker.py"
+OTHER_PYTHON = ROOT / ".venv-deepspeed" / "bin" / "python"
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+}
+STEPS = 8  # 61 rows, two epochs, batches of 16; checkpoints at 4 and 8
+
+
+def python_of(engine: str) -> str:
+    """The interpreter that has what the engine needs."""
+    if engine != "DeepSpeed" or importlib.util.find_spec("deepspeed"):
+        return sys.executable
+    if not OTHER_PYTHON.exists():
+        pytest.skip("deepspeed is not installed: `make test` makes .venv-deepspeed, which has it")
+    return str(OTHER_PYTHON)
+
+
+def environment_of(engine: str) -> dict[str, str]:
+    if engine == "DeepSpeed":
+        of_profile = profiles.load("gh200").dispatch.of_kind("training").environment
+        assert of_profile["ACCELERATE_USE_DEEPSPEED"] == "true"
+        return of_profile | {"DS_ACCELERATOR": "cpu"}
+    return FSDP if engine == "FSDP2" else {}
+
+
+def run(engine: str, folder: Path, precision: str, *scenarios: str) -> dict:
+    """What two processes saw."""
+    path = os.pathsep.join([str(WORKER.parent), str(ROOT)])
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [python_of(engine), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
+    ended = subprocess.run(
+        [*command, str(folder), precision, *scenarios],
+        env=environment | environment_of(engine),
+        timeout=1500,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads((folder / "seen.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The fitted policy and what it wrote at checkpoints, without any group."""
+    return train(tmp_path_factory.mktemp("one"), "float32")
+
+
+@pytest.mark.parametrize("engine", ["DeepSpeed", "FSDP2"])
+def test_a_group_that_was_killed_ends_as_one_process_does(engine, one_process, tmp_path):
+    """Losses, gradient norms, weights, what is sampled at a checkpoint, and what is saved, in float32."""
+    killed = f"kill-{STEPS}"
+    found = run(engine, tmp_path, "float32", killed, "train")
+    assert found[killed] == [f"checkpoint-{STEPS // 2}"]
+    seen = found["train"]
+    fitted, drawn = one_process
+    assert_same_history(seen["history"], fitted.history)
+    for name in ("loss", "grad_norm"):
+        ours, theirs = (column(history, name) for history in (seen["history"], fitted.history))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(seen["weights"]), weights(fitted.model), rtol=0, atol=1e-5)
+    assert seen["drawn"] == [{str(STEPS): drawn[STEPS]}] * 2  # it went on behind the first checkpoint
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    torch.testing.assert_close(weights(saved), torch.tensor(seen["weights"]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["DDP", "DeepSpeed", "FSDP2"])
+def test_a_group_in_bfloat16(engine, tmp_path):
+    """The policy starts at its reference, gradients are summed in float32, and any number of sequences is tuned on."""
+    tuned = [61, 17, 3]  # micro-batches, a batch, and a process without a row
+    names = [f"tune-{rows}" for rows in tuned]
+    seen = run(engine, tmp_path, "bfloat16", "train", "accumulate", *names)
+    start = next(row for row in seen["train"]["history"] if row["split"] == "validation")
+    assert start["step"] == 0
+    # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order. Were the
+    # reference computed by autocast, the chosen completions' would be -0.028.
+    tolerance = {"DDP": 1e-6, "FSDP2": 0.012, "DeepSpeed": 0.012}[engine]
+    assert start["chosen_log_ratio"] == pytest.approx(0, abs=tolerance)
+    assert start["rejected_log_ratio"] == pytest.approx(0, abs=tolerance)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert saved.dtype == torch.bfloat16
+    once, often = seen["accumulate"]
+    assert often == pytest.approx(once, rel=1e-4)
+    for name, rows in zip(names, tuned, strict=True):
+        alone = tune(rows, micro_batch_size=8).history
+        np.testing.assert_allclose(column(seen[name]["history"], "loss"), column(alone, "loss"), rtol=0.02)
+
+
+def test_fine_tuning_by_two_processes_is_that_of_one(tmp_path):
+    sizes = (61, 17, 3)
+    seen = run("DDP", tmp_path, "float32", *(f"tune-{rows}" for rows in sizes))
+    for rows in sizes:
+        alone = tune(rows, micro_batch_size=8)
+        assert_same_history(seen[f"tune-{rows}"]["history"], alone.history)
+        together = torch.tensor(seen[f"tune-{rows}"]["weights"])
+        torch.testing.assert_close(together, weights(alone.model), rtol=0, atol=1e-5)
