@@ -66,7 +66,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.training import batching
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training import trainer as training
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 TRAINERS = ("TRL", "this suite")
 BETA = 0.1

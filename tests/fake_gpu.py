@@ -26,7 +26,7 @@ from trl import DPOConfig, SFTConfig
 from trl.trainer import dpo_trainer
 
 from qrpo_lib.training import fine_tuning, log_probs, parallel, reference_logps, samples, suite_trainer, trainer
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 
 class _Backend(backend_registration._DummyBackendModule):

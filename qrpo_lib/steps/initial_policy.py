@@ -80,7 +80,7 @@ def _train_tiny(settings: TinyPolicy, seed: int, threads: int, folder: Path) -> 
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from qrpo_lib.training import fine_tuning
-    from qrpo_lib.training.settings import Optimization, Output
+    from qrpo_lib.training.configuration import Optimization, Output
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -76,7 +76,7 @@ def _tune(profile: Profile, initial: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     from qrpo_lib.training import fine_tuning
-    from qrpo_lib.training.settings import Optimization, Output
+    from qrpo_lib.training.configuration import Optimization, Output
 
     torch.set_num_threads(profile.training.threads)
     tokenizer = AutoTokenizer.from_pretrained(initial)
