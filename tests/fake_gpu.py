@@ -72,6 +72,11 @@ class Memory(TorchDispatchMode):
                 self._count(tensor, function)
         return result
 
+    def take_for_granted(self, tensors) -> None:
+        """Do not count these: a view of a weight, such as its transpose, is no memory of its own."""
+        for tensor in tensors:
+            self._known[tensor.untyped_storage()._cdata] = 0
+
     def _count(self, tensor, function):
         if tensor.device.type != GPU.type:
             if tensor.numel() > 1 and function is not torch.ops.aten.lift_fresh.default:  # made here to be sent
@@ -175,6 +180,7 @@ def _step(made, batch, mode) -> dict:
 
     for weights in made.model.parameters():
         weights.register_post_accumulate_grad_hook(add)
+    memory.take_for_granted([*made.model.parameters(), *made.model.buffers()])
     with on_the_gpu(mode, memory):
         made.training_step(made.model, batch, torch.empty((), device=GPU))
     assert seen == [GPU] * len(list(made.model.parameters()))
