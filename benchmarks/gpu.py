@@ -32,7 +32,7 @@ from trl import DPOConfig, DPOTrainer
 from qrpo_lib.paper import style
 from qrpo_lib.suite import plan_memory
 from qrpo_lib.training import trainer as training
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 TRAINERS = ("TRL", "this suite")
 BETA, LEARNING_RATE = 0.1, 1e-6

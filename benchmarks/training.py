@@ -81,7 +81,7 @@ from qrpo_lib.runs import products
 from qrpo_lib.training import batching
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training import trainer as training
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 TRAINERS, OURS = training_tables.TRAINERS, training_tables.OURS
 BETA = 0.1

@@ -26,7 +26,7 @@ from trl import DPOConfig, SFTConfig
 from trl.trainer import dpo_trainer
 
 from qrpo_lib.training import fine_tuning, log_probs, parallel, reference_logps, samples, suite_trainer, trainer
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 
 class _Backend(backend_registration._DummyBackendModule):
@@ -71,6 +71,11 @@ class Memory(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor, function)
         return result
+
+    def take_for_granted(self, tensors) -> None:
+        """Do not count these: a view of a weight, such as its transpose, is no memory of its own."""
+        for tensor in tensors:
+            self._known[tensor.untyped_storage()._cdata] = 0
 
     def _count(self, tensor, function):
         if tensor.device.type != GPU.type:
@@ -175,6 +180,7 @@ def _step(made, batch, mode) -> dict:
 
     for weights in made.model.parameters():
         weights.register_post_accumulate_grad_hook(add)
+    memory.take_for_granted([*made.model.parameters(), *made.model.buffers()])
     with on_the_gpu(mode, memory):
         made.training_step(made.model, batch, torch.empty((), device=GPU))
     assert seen == [GPU] * len(list(made.model.parameters()))

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qrpo_lib.training import fine_tuning, trainer
-from qrpo_lib.training.settings import Objective, Optimization, Output
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 VOCABULARY, EOS = 24, 1
 QRPO = {"algorithm": "qrpo", "loss": {"beta": 0.1}}

@@ -26,8 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from qrpo_lib.objective import transforms
 from qrpo_lib.theory import tabular
 from qrpo_lib.training import samples, trainer
+from qrpo_lib.training.configuration import Objective, Optimization, Output
 from qrpo_lib.training.log_probs import completion_log_probs
-from qrpo_lib.training.settings import Objective, Optimization, Output
 
 EOS = 0
 PARTNERS = 2  # pairs that each completion starts

@@ -46,7 +46,7 @@ def train(
     import torch
 
     from qrpo_lib.training import fine_tuning
-    from qrpo_lib.training.settings import Optimization, Output
+    from qrpo_lib.training.configuration import Optimization, Output
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -21,7 +21,7 @@ from qrpo_lib.runs import files, folders, progress
 from qrpo_lib.steps import evaluation, reference_evaluation, reference_log_probs, reference_policy, training_pairs
 
 if TYPE_CHECKING:
-    from qrpo_lib.training.settings import Optimization
+    from qrpo_lib.training.configuration import Optimization
 
 PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
 # Columns of the recorded completions: every statistic of the results is computed from these.
@@ -89,7 +89,7 @@ def load_evaluation(folder: Path, columns: list[str] | None = None):
 
 def optimization(settings: Training, learning_rate: float, seed: int) -> Optimization:
     """How a policy is fitted, from the settings of a profile."""
-    from qrpo_lib.training.settings import Optimization
+    from qrpo_lib.training.configuration import Optimization
 
     names = ("batch_size", "micro_batch_size", "epochs", "last_batch", "checkpoints", "checkpoint_every")
     names += ("precision", "gradient_checkpointing")
@@ -101,7 +101,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
     from transformers import AutoTokenizer
 
     from qrpo_lib.training import trainer
-    from qrpo_lib.training.settings import Objective, Output
+    from qrpo_lib.training.configuration import Objective, Output
 
     settings = profile.training
     torch.set_num_threads(settings.threads)

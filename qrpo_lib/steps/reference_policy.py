@@ -79,7 +79,7 @@ def _tune(profile: Profile, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     from qrpo_lib.training import fine_tuning
-    from qrpo_lib.training.settings import Optimization, Output
+    from qrpo_lib.training.configuration import Optimization, Output
 
     torch.set_num_threads(profile.training.threads)
     initial = initial_policy.step(profile).folder

@@ -128,7 +128,7 @@ class _Round:
         from transformers import AutoTokenizer
 
         from qrpo_lib.training import trainer
-        from qrpo_lib.training.settings import Objective, Output
+        from qrpo_lib.training.configuration import Objective, Output
 
         settings, plan = self.profile.training, self.plan
         torch.set_num_threads(settings.threads)

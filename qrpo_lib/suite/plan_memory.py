@@ -107,11 +107,11 @@ def activations(shape: Shape, tokens: int, *, checkpointing: bool, size: int = 2
     # Of one layer, in bfloat16: the inputs of its products, the states before and after positions are added, those that
     # attention takes and gives, and of the MLP gate, its activation, the other half and their product. Both norms also
     # keep their input in float32, and what is divided by its size.
-    states = 12 * shape.width + 6 * shape.keys + 4 * shape.inner
+    states = 14 * shape.width + 6 * shape.keys + 4 * shape.inner
     norms = 2 * 2 * 4 * shape.width
     layer = tokens * (2 * states + norms)
-    # Its backward pass adds gradients of the MLP's three halves and, in float32, of the stream.
-    backward = tokens * (2 * 3 * shape.inner + 3 * 4 * shape.width)
+    # Its backward pass adds gradients of the MLP's four and, in float32, of the stream; and what kernels work with.
+    backward = tokens * (2 * 4 * shape.inner + 4 * 4 * shape.width) + 2 * _TILE_BYTES
     # Where the loss is: the head's input and its gradient, that of its weights, and four tiles.
     head = tokens * shape.width * (size + 4) + shape.vocabulary * shape.width * 2 + 4 * _TILE_BYTES
     if checkpointing:

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from qrpo_lib.runs import files
 from qrpo_lib.training import causal_lm, parallel
-from qrpo_lib.training.settings import OnCheckpoint, Optimization, Progress
+from qrpo_lib.training.configuration import OnCheckpoint, Optimization, Progress
 
 
 class Checkpoints(TrainerCallback):

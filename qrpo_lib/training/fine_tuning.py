@@ -10,8 +10,8 @@ from trl import SFTConfig, SFTTrainer
 
 from qrpo_lib.runs import products
 from qrpo_lib.training import batching, causal_lm, samples, suite_trainer
+from qrpo_lib.training.configuration import Optimization, Output
 from qrpo_lib.training.log_probs import completion_log_probs
-from qrpo_lib.training.settings import Optimization, Output
 from qrpo_lib.training.suite_trainer import Fitted, SuiteTrainer
 
 

@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, SFTConfig
 
 from qrpo_lib.training import callbacks, causal_lm, parallel
-from qrpo_lib.training.settings import Optimization, Output
+from qrpo_lib.training.configuration import Optimization, Output
 
 # Of a batch: kept in main memory, where tokens are packed before the device gets them (`log_probs`).
 _TOKENS = ("input_ids", "completion_mask")

@@ -28,8 +28,8 @@ from trl import DPOConfig, DPOTrainer
 from qrpo_lib.runs import products
 from qrpo_lib.training import batching, causal_lm, parallel, reference_logps, suite_trainer
 from qrpo_lib.training import samples as pairs
+from qrpo_lib.training.configuration import REFERENCES, Objective, Optimization, Output
 from qrpo_lib.training.log_probs import completion_log_probs
-from qrpo_lib.training.settings import REFERENCES, Objective, Optimization, Output
 from qrpo_lib.training.suite_trainer import Fitted, SuiteTrainer
 
 Online = Callable[[int, PreTrainedModel, list[Mapping]], Sequence[Mapping]]
