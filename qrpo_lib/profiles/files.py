@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
+from qrpo_lib.profiles.own_data import FILE_ENDINGS
 from qrpo_lib.runs import folders as runs
 from qrpo_lib.runs.errors import InputError
 
@@ -43,7 +44,7 @@ DISCRIMINATORS = {
     ("training", "qrpo", "transform"): "name",
 }
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
-_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"))
+_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("task", "sources"))
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -486,11 +487,22 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
     for key, value in table.items():
         if isinstance(value, dict):
             _place_copies(value, folder, (*path, key))
+        elif isinstance(value, list):
+            for one in value:
+                if isinstance(one, dict):
+                    _place_copies(one, folder, (*path, key))
+        elif path in _TABLES_WITH_COPIES and isinstance(value, str) and _names_a_file(key, value):
+            table[key] = os.path.normpath(folder / os.path.expanduser(value))
         elif path in _TABLES_WITH_COPIES and key in _COMMIT_OF and isinstance(value, str):
             if value.startswith(("./", "../")):
                 table[key] = os.path.normpath(folder / value)
             elif value.startswith("~/"):
                 table[key] = os.path.expanduser(value)
+
+
+def _names_a_file(key: str, value: str) -> bool:
+    """Whether a value names a file: one of data, or of a reward in Python."""
+    return (key == "dataset" and value.endswith(FILE_ENDINGS)) or (key == "function" and ".py:" in value)
 
 
 def _are_words(value: Any) -> bool:

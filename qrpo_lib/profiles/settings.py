@@ -35,6 +35,7 @@ from qrpo_lib.objective.algorithms import ALGORITHMS, Algorithm
 from qrpo_lib.profiles import files
 from qrpo_lib.profiles.files import FOLDER as FOLDER
 from qrpo_lib.profiles.files import ProfileError as ProfileError
+from qrpo_lib.profiles.own_data import PairsSettings, PointwiseSettings, PythonReward
 from qrpo_lib.runs import secrets
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps
@@ -159,7 +160,19 @@ class ChatDataTask(_HubTask):
 
     completions = "pairs"
     name: Literal["magpieair", "ultrafeedback"]
-    reward: RewardModel | Relevance = Field(discriminator="kind")
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
+
+
+class DatasetTask(PairsSettings):
+    """Preference pairs of one's own (`qrpo_lib.tasks.own_data`)."""
+
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
+
+
+class PointwiseTask(PointwiseSettings):
+    """Single completions of one's own (`qrpo_lib.tasks.own_data`)."""
+
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
 
 
 class ExpressionsTask(_Task):
@@ -203,7 +216,16 @@ class LeetCodeTask(_HubTask):
     extraction: Literal["paper", "lenient"] = "paper"
 
 
-Task = TopicsTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
+Task = (
+    TopicsTask
+    | WrittenTask
+    | ChatDataTask
+    | LeetCodeTask
+    | ExpressionsTask
+    | ProblemsTask
+    | DatasetTask
+    | PointwiseTask
+)
 
 
 class Sampling(_Settings):
@@ -473,7 +495,16 @@ class Profile(_Settings):
             raise ValueError(f"training.setting is {setting}, but there is no table [sft] that says how to fine-tune")
         if setting.startswith("sft-") and not task.completions:
             raise ValueError(f"training.setting is {setting}, but the task {task.name} has no completions to tune on")
-        if setting.endswith("offline") and task.completions != "pairs":
+        if task.completions == "single":
+            others = sorted({*self.experiment.algorithms, *self.experiment.betas} - {"qrpo"})
+            if others:
+                raise ValueError(
+                    f"the task pointwise has single completions, of which {', '.join(others)} cannot learn: they "
+                    'compare two completions of a prompt; set experiment.algorithms = ["qrpo"]'
+                )
+            if {setting, *(self.experiment.settings or [])} != {"offline"}:
+                raise ValueError('the task pointwise has its own completions: set training.setting = "offline"')
+        if setting.endswith("offline") and task.completions not in ("pairs", "single"):
             raise ValueError(f"training.setting is {setting}, but the task {task.name} has no pairs of its own")
         pairs, sampled = self.training.pairs_per_prompt, self.reference_sampling.completions
         if pairs > 1 and not setting.endswith("off-policy-random"):

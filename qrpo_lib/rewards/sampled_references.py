@@ -76,6 +76,20 @@ class SampledReferences:
         for row, values in zip(found.rows, results[0], strict=True):
             row.update(values)
 
+    def completed(self, data: Sequence[Mapping], model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+        """The rows as given, with `reference_rewards` and the rewards of their completions; unusable rows left out."""
+        from qrpo_lib.training import conversations, preference_rows
+
+        ends = conversations.end_tokens(tokenizer, getattr(model, "generation_config", None))
+        found = preference_rows.tokenised(data, tokenizer, ends, max_length=None, name="given")
+        self.complete(found, data, model, tokenizer, name="given")
+        rewards = ("reward", "chosen_reward", "rejected_reward")
+        result = []
+        for row, source in zip(found.rows, found.sources, strict=True):
+            added = {name: row[name] for name in rewards if name in row}
+            result.append({**data[source], **added, "reference_rewards": row["ref_rewards"]})
+        return result
+
     def _computed(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, name: str) -> list[dict]:
         """What is to be added to each row."""
         rows = [data[source] for source in found.sources]

@@ -1,4 +1,4 @@
-"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | init | clean`.
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | train | init | clean`.
 
 Each has `--help`.
 
@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
     terminal.escape_what_cannot_be_encoded()
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        from qrpo_lib.suite import train
+
+        return train.main(arguments[1:])
     options = _parser(arguments).parse_args(arguments)
     try:
         code = options.command(options)
@@ -350,6 +354,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         for field in fields(Assumptions):
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
+    commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
     created = add(init, "init", profile=False)
     created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
     reported = add(build_report, "report")

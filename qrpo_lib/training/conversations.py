@@ -7,6 +7,7 @@ that one turn.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -44,6 +45,38 @@ def applied(tokenizer: Any, conversation: list, **options: Any) -> Any:
 def is_conversation(value: Any) -> bool:
     """Whether this is a list of messages, not a text."""
     return not isinstance(value, str) and len(value) > 0 and isinstance(value[0], Mapping) and "role" in value[0]
+
+
+# Prompts are kept as texts, in files and in the suite's steps. A text without a mark is a request of one turn.
+_OF_MESSAGES, _PLAIN = "\ue000", "\ue001"
+
+
+def encoded(prompt: str | Sequence[Mapping]) -> str:
+    """A prompt as one text that `decoded` gives back: a single request of a user's as it is, all others with a mark."""
+    if isinstance(prompt, str):
+        return _PLAIN + prompt
+    messages = [{name: value for name, value in message.items() if value is not None} for message in prompt]
+    single = len(messages) == 1 and set(messages[0]) == {"role", "content"} and messages[0]["role"] == "user"
+    if single and isinstance(messages[0]["content"], str) and messages[0]["content"][:1] not in (_OF_MESSAGES, _PLAIN):
+        return messages[0]["content"]
+    return _OF_MESSAGES + json.dumps(messages, sort_keys=True, ensure_ascii=False)
+
+
+def decoded(text: str) -> str | list[dict[str, Any]]:
+    """The prompt that a text stands for: messages, or a text that a completion continues."""
+    if text.startswith(_OF_MESSAGES):
+        return json.loads(text[1:])
+    return text[1:] if text.startswith(_PLAIN) else [{"role": "user", "content": text}]
+
+
+def readable(text: str) -> str:
+    """What a person reads, and an encoder of texts: the request, or the turns of a conversation below each other."""
+    prompt = decoded(text)
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 def text_of(completion: str | Sequence[Mapping]) -> str:
