@@ -143,6 +143,8 @@ def evaluated(
     from qrpo_lib.training import causal_lm, conversations
 
     ids = [conversations.prompt_ids(tokenizer, prompt) for prompt in prompts]
+    if not isinstance(prompts[0], str):
+        tokenizer = conversations.ending_turns(tokenizer, model.generation_config)
     with causal_lm.plain(model):
         drawn = sampler.sample(
             model, tokenizer, ids, completions=repeats, max_new_tokens=max_new_tokens, seed=seed, batch_size=64

@@ -7,6 +7,7 @@ that one turn.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,21 @@ def end_tokens(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]
     if not found:
         raise TemplateError("The tokenizer has no end-of-sequence token: set tokenizer.eos_token.")
     return tuple(dict.fromkeys(found))
+
+
+def ending_turns(tokenizer: Any, generation_config: Any = None) -> Any:
+    """The tokenizer, with the token that ends an assistant's turn as its end-of-sequence token: where sampling stops.
+
+    A copy where that is another token of the generation configuration, as in models whose tokenizer says the end of a
+    document; the tokenizer itself otherwise. Raises TemplateError where a turn ends with no end token of the model.
+    """
+    request, answer = [{"role": "user", "content": "Hello"}], "Hello"
+    end = completion_ids(tokenizer, request, answer, end_tokens(tokenizer, generation_config))[-1]
+    if end == tokenizer.eos_token_id:
+        return tokenizer
+    changed = copy.deepcopy(tokenizer)
+    changed.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return changed
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Sequence[Mapping], **options: Any) -> list[int]:
