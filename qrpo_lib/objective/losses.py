@@ -34,6 +34,7 @@ def qrpo(
     `transform` and `partition` as in `calibrated_target`, whose errors this raises too.
     """
     _check_choice("error", error, ERRORS)
+    _check_tensors(logps=logps, ref_logps=ref_logps, rewards=rewards)
     target = calibrated_target(rewards, ref_rewards, beta=beta, transform=transform, partition=partition).to(logps)
     residual = target - beta * (logps - ref_logps)
     return residual.square() if error == "squared" else residual.abs()
@@ -82,12 +83,24 @@ def calibrated_target(
     `transforms.get` takes, applied to quantiles clamped as it needs for n. `partition` says which log Z_f: "exact" for
     continuous rewards (Table 4), "asymptotic" its leading term for small beta (the paper's 1 + beta log beta, Eq. 12),
     "finite" for quantiles estimated from n rewards. Raises ValueError for a beta that is not positive, an unknown name,
-    rewards that are not finite, a transformation undefined for this n, one without an asymptotic form.
+    rewards that are not finite, a transformation undefined for this n or without a signal there (`check_signal`), one
+    without an asymptotic form.
     """
     n = ref_rewards.shape[-1]
     f = transforms.get(transform)
+    check_signal(f, n)
     quantile = f.clamp(quantile_reward(rewards, ref_rewards), n)
     return f(quantile) - beta * log_partition(f, beta, n, partition)
+
+
+def check_signal(f: transforms.Transformation, n: int) -> None:
+    """Raises ValueError where n reference rewards leave one value of f alone, so that every target is the same."""
+    alike = {"log": 1, "normal": 2, "scaled-normal": 2}.get(f.name)
+    if n == alike:
+        raise ValueError(
+            f"with {n} reference reward{'s' * (n > 1)} the {f.name!r} transformation gives every completion the same "
+            "target, and so nothing to learn: use more reference rewards, or another transformation."
+        )
 
 
 def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
@@ -107,6 +120,12 @@ def dpo(
     Raises ValueError for a beta that is not positive, as do the losses below.
     """
     _check_beta(beta)
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
     return -F.logsigmoid(beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
 
 
@@ -125,6 +144,14 @@ def rebel(
     The regression of Eq. 4 with rewards divided by beta (Gao et al. 2024); rewards in any unit, beta in the same.
     """
     _check_beta(beta)
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        chosen_rewards=chosen_rewards,
+        rejected_rewards=rejected_rewards,
+    )
     margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return (((chosen_rewards - rejected_rewards) / beta).to(margin) - margin).square()
 
@@ -143,12 +170,41 @@ def simpo(
     Lengths are completion tokens, the end-of-sequence token included. No reference model (Meng et al. 2024, Eq. 6).
     """
     _check_beta(beta)
+    if not 0 <= gamma_ratio < float("inf"):
+        raise ValueError(f"gamma_ratio must be a number of at least 0, got {gamma_ratio}.")
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
     margin = chosen_logps / chosen_lengths - rejected_logps / rejected_lengths
     return -F.logsigmoid(beta * (margin - gamma_ratio))
 
 
 def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) -> Tensor:
     return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    """Raises ValueError for shapes that differ, which would be broadcast, and for values that are not finite."""
+    (first, expected), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"{name} {tuple(tensor.shape)} and {first} {tuple(expected.shape)} must have the same shape: one value "
+                "for each completion."
+            )
+    for name, tensor in tensors.items():
+        if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.detach().aminmax()):
+            raise ValueError(
+                f"{name} hold NaN or infinite values: "
+                + (
+                    "a missing score is not a low one; drop those rows first."
+                    if "reward" in name
+                    else "has the policy diverged?"
+                )
+            )
 
 
 def _check_beta(beta) -> None:

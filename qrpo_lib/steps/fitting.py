@@ -16,7 +16,15 @@ from pathlib import Path
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import files, folders, progress
-from qrpo_lib.steps import dataset_pairs, evaluation, reference_evaluation, reference_policy, reference_sampling, shifts
+from qrpo_lib.steps import (
+    dataset_pairs,
+    evaluation,
+    pointwise,
+    reference_evaluation,
+    reference_policy,
+    reference_sampling,
+    shifts,
+)
 from qrpo_lib.steps import pairs as preferences
 
 PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
@@ -111,6 +119,9 @@ def pairs(profile: Profile, policy: Path, completions: Path) -> tuple[preference
     built = []
     for split in ("train", "selection"):
         of_split, unusable = source[source["split"] == split], {}
+        if profile.task.completions == "single":
+            built.append(pointwise.rows(profile, of_split, references, tokenizer))
+            continue
         if offline:
             usable = dataset_pairs.with_token_ids(of_split, tokenizer)
             unusable = {"unusable_answers": (len(of_split) - len(usable)) // 2}
@@ -154,6 +165,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, start: Path, folder
     reference = AutoModelForCausalLM.from_pretrained(policy).eval()
     train, validation = _pairs_once(profile, policy)
     loss = getattr(settings, algorithm).model_dump()
+    if profile.task.completions == "single":
+        del loss["completions"]  # which of a pair
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
     _drop_damaged(folder)

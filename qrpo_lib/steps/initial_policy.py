@@ -8,6 +8,7 @@ from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles.settings import HubPolicy, Profile, SmolLM2Policy, TinyPolicy
 from qrpo_lib.runs import folders, progress
 from qrpo_lib.tasks import expressions, topics
+from qrpo_lib.training import conversations
 
 _END = "<|end|>"
 _SPECIAL_TOKENS = [_END, "<|user|>", "<|assistant|>"]
@@ -69,6 +70,8 @@ def _from_hub(settings: HubPolicy, folder: Path) -> None:
     # Before the model is built: its own padding token, which this one replaces, may be no embedded one.
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype="auto")
+    # Completions end where the assistant's turn does, whatever else ends documents.
+    tokenizer = conversations.ending_turns(tokenizer, model.generation_config)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
