@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
-from qrpo_lib.profiles.own_data import FILE_ENDINGS
 from qrpo_lib.runs import folders as runs
 from qrpo_lib.runs.errors import InputError
 
@@ -46,6 +45,8 @@ DISCRIMINATORS = {
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
 _TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("task", "sources"))
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
+# What names a file of data rather than a dataset of the hub.
+FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 Table = dict[str, Any]

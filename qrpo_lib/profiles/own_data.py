@@ -10,8 +10,6 @@ IS_INFRASTRUCTURE = True  # its values are parameters of the steps
 
 # Tasks whose data are the user's: their results stand beside none of the paper's.
 OWN_TASKS = ("dataset", "pointwise")
-# What names a file of data rather than a dataset of the hub.
-FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 class _Settings(BaseModel):

@@ -18,7 +18,7 @@ from typing import Any
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.profiles.own_data import FILE_ENDINGS
+from qrpo_lib.profiles.files import FILE_ENDINGS
 from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, LeetCodeTask, PointwiseTask
 from qrpo_lib.runs import folders
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from qrpo_lib.models import hub
-from qrpo_lib.profiles.own_data import FILE_ENDINGS, Source
+from qrpo_lib.profiles.files import FILE_ENDINGS
+from qrpo_lib.profiles.own_data import Source
 from qrpo_lib.rewards import kinds
 from qrpo_lib.runs import files
 from qrpo_lib.runs.errors import InputError
