@@ -185,7 +185,7 @@ def _ended(tokenizer: Any, ids: list[int], ends: Sequence[int], *, of_template: 
         return [*ids, tokenizer.eos_token_id if tokenizer.eos_token_id is not None else ends[0]]
     rest = ids[first + 1 :]
     if any(token in ends for token in rest) or tokenizer.decode(rest).strip():
-        raise UnusableAnswer("The answer contains an end token: it would end there.")
+        raise UnusableAnswer("The answer contains an end-of-sequence token: it would end there.")
     return ids[: first + 1]
 
 
