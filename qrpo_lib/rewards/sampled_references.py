@@ -147,7 +147,9 @@ class SampledReferences:
                 drawn = sampler.sample(
                     policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings
                 )
-            except (TypeError, AttributeError, NotImplementedError, IndexError, KeyError) as error:
+            except InputError:
+                raise
+            except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
                 raise _cannot_be_sampled(model, backend, " ".join(str(error).split())[:200]) from error
         if backend == "transformers":
             _check_drawn(model, prompts, drawn)
