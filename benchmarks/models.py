@@ -52,7 +52,11 @@ _SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a type. training: "right", "refused" or "not built"; sampling: "right", "fails" or "-"."""
+    """What became of a type.
+
+    training: "right", "refused", "not built", or "not tried" where a run ended before it; sampling: "right", "fails"
+    or "-".
+    """
 
     model_type: str
     training: str
@@ -128,6 +132,8 @@ def page(rows: list[Row]) -> str:
     """The page of all rows."""
     counts = {kind: sum(row.training == kind for row in rows) for kind in ("right", "refused", "not built")}
     sampled = sum(row.sampling == "right" for row in rows)
+    left = sum(row.training == "not tried" for row in rows)
+    untried = f", {left} not tried" if left else ""
     lines = [
         "# Models",
         "",
@@ -139,7 +145,7 @@ def page(rows: list[Row]) -> str:
         f"Below, every causal type of transformers {transformers.__version__} as a tiny random model (`python",
         f"benchmarks/models.py` writes this page): {counts['right']} right, {counts['refused']} refused, "
         f"{counts['not built']} not built small by",
-        f"the sizes that the script knows. Sampling with transformers is right for {sampled}; what fails there can be",
+        f"the sizes that the script knows{untried}. Sampling with transformers is right for {sampled}; what fails there can be",
         "sampled with vLLM where it has the type.",
         "",
         "| type | training | sampling | why |",

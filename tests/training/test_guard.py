@@ -115,6 +115,8 @@ def test_every_causal_type_is_right_or_refused_as_the_page_says():
     said = {cells[0].removeprefix("| "): cells[1] for cells in lines}
     assert set(said) == set(page.types())
     for model_type, training in said.items():
+        if training == "not tried":
+            continue
         row = page.tried(model_type)
         assert row.training == training, row
         if training == "right":
