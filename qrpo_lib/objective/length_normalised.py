@@ -30,6 +30,9 @@ def qrpo(
     """
     if error not in losses.ERRORS:
         raise ValueError(f"unknown error {error!r}: use one of {', '.join(losses.ERRORS)}.")
+    if not logps.shape == ref_logps.shape == lengths.shape == rewards.shape:
+        shapes = ", ".join(str(tuple(one.shape)) for one in (logps, ref_logps, lengths, rewards))
+        raise ValueError(f"log-probabilities, lengths and rewards must have the same shape, not {shapes}.")
     target = calibrated_target(rewards, lengths, ref_rewards, beta=beta, transform=transform, partition=partition)
     residual = target.to(logps) - beta / lengths.to(logps) * (logps - ref_logps)
     return residual.square() if error == "squared" else residual.abs()
@@ -51,6 +54,7 @@ def calibrated_target(
         raise ValueError("a completion has at least one token: its length must be at least 1.")
     n = ref_rewards.shape[-1]
     f = transforms.get(transform)
+    losses.check_signal(f, n)
     quantile = f(f.clamp(quantile_reward(rewards, ref_rewards), n))
     betas = beta / lengths.detach().cpu().double().numpy()
     log_partition = torch.as_tensor(losses.log_partition(f, betas, n, partition), device=rewards.device)

@@ -38,6 +38,7 @@ def qrpo(
     error: "squared", or "absolute" for the absolute value in place of the square.
     """
     _check_choice("error", error, ERRORS)
+    _check_tensors(logps=logps, ref_logps=ref_logps, rewards=rewards)
     target = calibrated_target(rewards, ref_rewards, beta=beta, transform=transform, partition=partition).to(logps)
     residual = target - beta * (logps - ref_logps)
     return residual.square() if error == "squared" else residual.abs()
@@ -103,12 +104,23 @@ def calibrated_target(
     ------
     ValueError
         A beta that is not positive, an unknown name, rewards that are not finite, a transformation undefined for this
-        n, one without an asymptotic form.
+        n or without a signal there (`check_signal`), one without an asymptotic form.
     """
     n = ref_rewards.shape[-1]
     f = transforms.get(transform)
+    check_signal(f, n)
     quantile = f.clamp(quantile_reward(rewards, ref_rewards), n)
     return f(quantile) - beta * log_partition(f, beta, n, partition)
+
+
+def check_signal(f: transforms.Transformation, n: int) -> None:
+    """Raises ValueError where n reference rewards leave one value of f alone, so that every target is the same."""
+    alike = {"log": 1, "normal": 2, "scaled-normal": 2}.get(f.name)
+    if n == alike:
+        raise ValueError(
+            f"with {n} reference reward{'s' * (n > 1)} the {f.name!r} transformation gives every completion the same "
+            "target, and so nothing to learn: use more reference rewards, or another transformation."
+        )
 
 
 def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
@@ -142,6 +154,12 @@ def dpo(
         A beta that is not positive, as the losses below.
     """
     _check_beta(beta)
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
     return -F.logsigmoid(beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
 
 
@@ -166,6 +184,14 @@ def rebel(
     beta: strength of the KL regularisation, in the unit of the rewards.
     """
     _check_beta(beta)
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        chosen_rewards=chosen_rewards,
+        rejected_rewards=rejected_rewards,
+    )
     margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return (((chosen_rewards - rejected_rewards) / beta).to(margin) - margin).square()
 
@@ -191,12 +217,41 @@ def simpo(
     gamma_ratio: the target margin over beta.
     """
     _check_beta(beta)
+    if not 0 <= gamma_ratio < float("inf"):
+        raise ValueError(f"gamma_ratio must be a number of at least 0, got {gamma_ratio}.")
+    _check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
     margin = chosen_logps / chosen_lengths - rejected_logps / rejected_lengths
     return -F.logsigmoid(beta * (margin - gamma_ratio))
 
 
 def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) -> Tensor:
     return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
+
+
+def _check_tensors(**tensors: Tensor) -> None:
+    """Raises ValueError for shapes that differ, which would be broadcast, and for values that are not finite."""
+    (first, expected), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"{name} {tuple(tensor.shape)} and {first} {tuple(expected.shape)} must have the same shape: one value "
+                "for each completion."
+            )
+    for name, tensor in tensors.items():
+        if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.detach().aminmax()):
+            raise ValueError(
+                f"{name} hold NaN or infinite values: "
+                + (
+                    "a missing score is not a low one; drop those rows first."
+                    if "reward" in name
+                    else "has the policy diverged?"
+                )
+            )
 
 
 def _check_beta(beta) -> None:

@@ -155,12 +155,15 @@ def log_partition(f, beta):
 
     `f` maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1 only. One beta
     gives a float, an array of betas an array. The error bound is on log Z, relative or absolute, whichever is larger.
+    A peak inside of (0, 1) is found if it is wider than 2e-6.
     Raises DivergentPartitionError where the integral is infinite (f unbounded above and beta too small),
     UnresolvedPartitionError where too much of it lies closer to 0 or 1 than double precision separates (then use a
     closed form), ValueError for a bad beta or for an f that does not return numbers.
     """
-    betas = _check_betas(beta)
-    result = np.array([_quadrature(_on_array(f), b) for b in betas.ravel()]).reshape(betas.shape)
+    betas, known, f = _check_betas(beta), isinstance(f, Transformation), _on_array(f)
+    scanned = None if known else f(_SCAN)  # the named ones have no peaks
+    values = [_quadrature(f, b) if known else _scanned_quadrature(f, scanned, b) for b in betas.ravel()]
+    result = np.array(values).reshape(betas.shape)
     return result if np.ndim(beta) else float(result[()])
 
 
@@ -276,18 +279,47 @@ def _on_array(f):
     return checked
 
 
-def _quadrature(f, beta: float) -> float:
-    """log of the integral of exp(f/beta) over [0, 1]."""
+# Where f is looked at for peaks that lie between the nodes of the first panels.
+_SCAN = (np.arange(2**19) + 0.5) / 2**19
+_MOST_PEAKS = 32
+
+
+def _scanned_quadrature(f, scanned, beta: float) -> float:
+    """`_quadrature`, with panels around the peaks that it has missed by the values `scanned` of f at `_SCAN`."""
+    log_values = scanned / beta
+    highest = log_values.max()
+    if highest == -np.inf:
+        return _quadrature(f, beta)
+    values = np.exp(log_values - highest)
+    # The midpoint rule, less all that it can overestimate at steps: more than what the panels found was missed there.
+    least = (values.sum() - np.abs(np.diff(values)).sum() / 2) / len(_SCAN)
+    log_least = math.log(least) + highest if least > 0 else -math.inf
+    total, rest, further = _quadrature(f, beta), log_values, np.empty(0)
+    for _ in range(_MOST_PEAKS):
+        if log_least <= total + 1e-9 * max(1, abs(total)):
+            return total
+        rest, peak = rest.copy(), int(rest.argmax())
+        rest[max(peak - 256, 0) : peak + 257] = -np.inf
+        steps = 2.0 ** np.arange(9) / len(_SCAN)
+        further = np.concatenate([further, _SCAN[peak] - steps, _SCAN[peak] + steps])
+        total = _quadrature(f, beta, further)
+    raise UnresolvedPartitionError(
+        f"Z at beta={beta} is spread over more than {_MOST_PEAKS} peaks too narrow for the quadrature: smooth f."
+    )
+
+
+def _quadrature(f, beta: float, further=()) -> float:
+    """log of the integral of exp(f/beta) over [0, 1]; `further` edges of panels."""
     singular = np.isposinf(f(np.array([0.0, 1.0])))
     if not singular.any():
-        return _log_integral(lambda t: f(t) / beta, _panels(0, 0))
+        return _log_integral(lambda t: f(t) / beta, _with_edges(_panels(0, 0), further))
     previous = math.nan
     for octaves in range(8, 49, 8):  # cut the infinite end off at 2^-octaves and add its power-law remainder
         cut = 2.0**-octaves
         remainders = [_power_law(f, beta, cut, at_one=end == 1)[1] for end in np.flatnonzero(singular)]
         if math.inf in remainders:
             continue
-        middle = _log_integral(lambda t: f(t) / beta, _panels(*(cut * singular)))
+        middle = _log_integral(lambda t: f(t) / beta, _with_edges(_panels(*(cut * singular)), further))
         total = _log_sum_exp(np.array([middle, *remainders]))
         if abs(total - previous) <= 1e-11 * max(1, abs(total)):
             return total
@@ -327,6 +359,11 @@ def _panels(cut_at_zero, cut_at_one):
     edges = np.concatenate([[0.0], lower, np.arange(1, 64) / 64, upper, [1.0]])
     inside = edges[(edges > cut_at_zero) & (edges < 1 - cut_at_one)]
     return np.concatenate([[cut_at_zero], inside, [1 - cut_at_one]])
+
+
+def _with_edges(edges, further):
+    further = np.asarray(further, dtype=float)
+    return np.unique(np.concatenate([edges, further[(further > edges[0]) & (further < edges[-1])]]))
 
 
 def _log_integral(log_g, edges) -> float:

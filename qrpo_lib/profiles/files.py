@@ -44,9 +44,11 @@ DISCRIMINATORS = {
 }
 _COMMIT_OF = {"model": "revision", "dataset": "revision", "tokenizer": "tokenizer_revision"}
 _COMMIT_OF |= {"initial": "initial_revision", "sft": "sft_revision"}  # of released reference completions
-_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("reference_sampling", "released"))
-_TABLES_WITH_COPIES += (("alpaca_eval",),)
+_TABLES_WITH_COPIES = (("policy",), ("task",), ("task", "reward"), ("task", "sources"))
+_TABLES_WITH_COPIES += (("reference_sampling", "released"), ("alpaca_eval",))
 _OF_ALGORITHMS = (("training",), ("experiment", "betas"), ("experiment", "learning_rates"))
+# What names a file of data rather than a dataset of the hub.
+FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _WORLD = "-world-"
 
@@ -518,11 +520,22 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
     for key, value in table.items():
         if isinstance(value, dict):
             _place_copies(value, folder, (*path, key))
+        elif isinstance(value, list):
+            for one in value:
+                if isinstance(one, dict):
+                    _place_copies(one, folder, (*path, key))
+        elif path in _TABLES_WITH_COPIES and isinstance(value, str) and _names_a_file(key, value):
+            table[key] = os.path.normpath(folder / os.path.expanduser(value))
         elif path in _TABLES_WITH_COPIES and key in _COMMIT_OF and isinstance(value, str):
             if value.startswith(("./", "../")):
                 table[key] = os.path.normpath(folder / value)
             elif value.startswith("~/"):
                 table[key] = os.path.expanduser(value)
+
+
+def _names_a_file(key: str, value: str) -> bool:
+    """Whether a value names a file: one of data, or of a reward in Python."""
+    return (key == "dataset" and value.endswith(FILE_ENDINGS)) or (key == "function" and ".py:" in value)
 
 
 def _are_words(value: Any) -> bool:

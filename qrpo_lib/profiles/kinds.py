@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from qrpo_lib.profiles.base import Commit, Fraction, Settings, added
+from qrpo_lib.profiles.own_data import PairsSettings, PointwiseSettings, PythonReward
 
 IS_INFRASTRUCTURE = True  # values are parameters of the steps
 
@@ -153,7 +154,19 @@ class ChatDataTask(_HubTask):
     completions = "pairs"
     name: Literal["magpieair", "ultrafeedback"]
     lengths: Literal["completion", "paper"] = added("completion")
-    reward: RewardModel | Relevance = Field(discriminator="kind")
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
+
+
+class DatasetTask(PairsSettings):
+    """Preference pairs of one's own (`qrpo_lib.tasks.own_data`)."""
+
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
+
+
+class PointwiseTask(PointwiseSettings):
+    """Single completions of one's own (`qrpo_lib.tasks.own_data`)."""
+
+    reward: RewardModel | Relevance | PythonReward = Field(discriminator="kind")
 
 
 class ExpressionsTask(_Task):
@@ -197,4 +210,14 @@ class LeetCodeTask(_HubTask):
     extraction: Literal["paper", "lenient"] = "paper"
 
 
-Task = TopicsTask | SketchesTask | WrittenTask | ChatDataTask | LeetCodeTask | ExpressionsTask | ProblemsTask
+Task = (
+    TopicsTask
+    | SketchesTask
+    | WrittenTask
+    | ChatDataTask
+    | LeetCodeTask
+    | ExpressionsTask
+    | ProblemsTask
+    | DatasetTask
+    | PointwiseTask
+)

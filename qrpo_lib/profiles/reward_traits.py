@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from qrpo_lib.profiles.own_data import OWN_TASKS
 from qrpo_lib.profiles.settings import Profile
 
 
 def has_lc_reward(profile: Profile) -> bool:
     """Whether a length-controlled reward makes sense: for chat, as in the paper, not for test-case pass rates."""
     return profile.task.completions != "solution"
+
+
+def is_own_data(profile: Profile) -> bool:
+    """Whether the data are the user's: what is measured on them stands beside none of the paper's numbers."""
+    return profile.task.name in OWN_TASKS
+
+
+def shown_data(profile: Profile) -> str:
+    """How tables name the data."""
+    return profile.task.shown if is_own_data(profile) else profile.task.name
 
 
 def prefers_length(profile: Profile) -> bool:

@@ -41,9 +41,11 @@ from qrpo_lib.profiles.base import Settings as _Settings
 from qrpo_lib.profiles.files import FOLDER as FOLDER
 from qrpo_lib.profiles.files import ProfileError as ProfileError
 from qrpo_lib.profiles.kinds import ChatDataTask as ChatDataTask
+from qrpo_lib.profiles.kinds import DatasetTask as DatasetTask
 from qrpo_lib.profiles.kinds import ExpressionsTask as ExpressionsTask
 from qrpo_lib.profiles.kinds import HubPolicy as HubPolicy
 from qrpo_lib.profiles.kinds import LeetCodeTask as LeetCodeTask
+from qrpo_lib.profiles.kinds import PointwiseTask as PointwiseTask
 from qrpo_lib.profiles.kinds import ProblemsTask as ProblemsTask
 from qrpo_lib.profiles.kinds import Relevance as Relevance
 from qrpo_lib.profiles.kinds import RewardModel as RewardModel
@@ -428,7 +430,16 @@ class Profile(_Settings):
             raise ValueError(f"training.setting is {setting}, but there is no table [sft] that says how to fine-tune")
         if setting.startswith("sft-") and not task.completions:
             raise ValueError(f"training.setting is {setting}, but the task {task.name} has no completions to tune on")
-        if setting.endswith("offline") and task.completions != "pairs":
+        if task.completions == "single":
+            others = sorted({*self.experiment.algorithms, *self.experiment.betas} - {"qrpo"})
+            if others:
+                raise ValueError(
+                    f"the task pointwise has single completions, of which {', '.join(others)} cannot learn: they "
+                    'compare two completions of a prompt; set experiment.algorithms = ["qrpo"]'
+                )
+            if {setting, *(self.experiment.settings or [])} != {"offline"}:
+                raise ValueError('the task pointwise has its own completions: set training.setting = "offline"')
+        if setting.endswith("offline") and task.completions not in ("pairs", "single"):
             raise ValueError(f"training.setting is {setting}, but the task {task.name} has no pairs of its own")
         pairs, sampled = self.training.pairs_per_prompt, self.reference_sampling.completions
         if pairs > 1 and not setting.endswith("off-policy-random"):

@@ -17,6 +17,7 @@ from qrpo_lib.experiment.grid import Run
 from qrpo_lib.paper import published, style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
 from qrpo_lib.profiles.reward_traits import prefers_length as prefers_length
+from qrpo_lib.profiles.reward_traits import shown_data
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_bias, paper_lengths, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
@@ -176,7 +177,7 @@ def table_rows(profile: Profile, best: BestModels) -> pd.DataFrame:
     """
     metrics = [name for name in METRICS if name in best.evaluations]
     rows = {
-        method: {"model": model_label(profile), "dataset": profile.task.name, "method": method}
+        method: {"model": model_label(profile), "dataset": shown_data(profile), "method": method}
         for method in best.methods
     }
     for metric in metrics:

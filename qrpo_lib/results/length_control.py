@@ -27,7 +27,7 @@ def length_controlled_reward(
     Raises
     ------
     ValueError
-        Shapes that do not fit.
+        Shapes that do not fit, NaN and infinite values.
     """
     rewards, lengths = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
     ref_rewards, ref_lengths = np.asarray(ref_rewards, dtype=np.float64), np.asarray(ref_lengths, dtype=np.float64)
@@ -35,6 +35,10 @@ def length_controlled_reward(
         raise ValueError(f"rewards and lengths must be (n,) both, not {rewards.shape} and {lengths.shape}.")
     if ref_rewards.shape != ref_lengths.shape or ref_rewards.shape[:1] != rewards.shape or ref_rewards.ndim != 2:
         raise ValueError(f"reference rewards and lengths must be ({len(rewards)}, m) both, not {ref_rewards.shape}.")
+    given = {"rewards": rewards, "lengths": lengths, "ref_rewards": ref_rewards, "ref_lengths": ref_lengths}
+    for name, values in given.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} hold NaN or infinite values: a missing score is not a low one; drop those rows.")
     if ref_rewards.shape[1] < 2:
         raise ValueError("a length-controlled reward needs at least 2 reference completions a prompt.")
     reward_scale, length_scale = ref_rewards.std(axis=1, ddof=1), ref_lengths.std(axis=1, ddof=1)

@@ -162,6 +162,12 @@ def beside(ours: Table, theirs: Table, where: str, label: str, note: str = "") -
     return f"{note}Here ({label}):\n\n{ours.markdown}\n\nAs published ({where}):\n\n{theirs.markdown}"
 
 
+def alone(ours: Table, label: str, note: str = "") -> str:
+    """Our table, as Markdown: of data that are not the paper's, none of its numbers stand beside it."""
+    note = f"{note}\n\n" if note else ""
+    return f"{note}Here ({label}):\n\n{ours.markdown}"
+
+
 def published_table_2() -> pd.DataFrame:
     """The paper's Table 2 as rows for `table_2`."""
     rows = published.table("table_2").rename(columns={"avg_pass_percent": "pass_rate", "std": "pass_rate_error"})

@@ -10,6 +10,7 @@ import numpy as np
 
 from qrpo_lib.models import chat_template, wheels
 from qrpo_lib.rewards.base import check_lengths
+from qrpo_lib.training import conversations
 
 _BATCH_SIZE = 64
 
@@ -121,7 +122,9 @@ class ChatReward:
         return rewards
 
     def _chat_ids(self, prompt: str, completion: str) -> list[int]:
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        request = conversations.decoded(prompt)
+        request = [{"role": "user", "content": request}] if isinstance(request, str) else request
+        messages = [*request, {"role": "assistant", "content": completion}]
         ids = chat_template.applied(self._tokenizer, messages, tokenize=True, return_dict=False)
         return ids[: self._max_tokens]
 

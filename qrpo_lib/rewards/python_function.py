@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import conversations
 
 RewardFunction = Callable[..., Sequence[float]]
 
@@ -73,6 +74,37 @@ def scores(function: RewardFunction, prompts: Sequence, completions: Sequence, c
     if len(rewards) != len(completions):
         raise InputError(f"The reward {name} returned {len(rewards)} numbers for {len(completions)} completions.")
     return rewards
+
+
+class FunctionReward:
+    """A function as a reward of the suite: `score(prompts, completions)`, with the columns of each prompt's row.
+
+    columns_of: what the data have beside a prompt, by its text; None where they have nothing.
+    """
+
+    def __init__(self, name: str, columns_of: Callable[[str], Mapping[str, Any]] | None = None):
+        self._function, self._columns_of = load(name), columns_of
+
+    def with_columns(self, columns_of: Callable[[str], Mapping[str, Any]]) -> FunctionReward:
+        """The same, with columns of the data."""
+        made = object.__new__(FunctionReward)
+        made._function, made._columns_of = self._function, columns_of
+        return made
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Float32 rewards (n,), in one call of the function. Raises InputError, also for different numbers of both."""
+        if len(prompts) != len(completions):
+            raise InputError(f"{len(prompts)} prompts for {len(completions)} completions: give one prompt each.")
+        if not len(prompts):
+            return np.empty(0, dtype=np.float32)
+        given = [conversations.decoded(prompt) for prompt in prompts]
+        texts = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(given, completions, strict=True)
+        ]
+        rows = [self._columns_of(prompt) if self._columns_of else {} for prompt in prompts]
+        names = sorted({name for row in rows for name in row})
+        return scores(self._function, given, texts, {name: [row.get(name) for row in rows] for name in names})
 
 
 def _taken(function: RewardFunction, columns: Mapping[str, Sequence]) -> dict[str, list]:

@@ -13,6 +13,7 @@ import numpy as np
 from qrpo_lib.rewards import python_function
 from qrpo_lib.runs.errors import InputError
 
+_COMPARED = 8  # completions whose log-probabilities are compared with a plain forward pass
 _COMPLETIONS_COLUMNS = ("chosen", "rejected", "completion", "prompt")
 
 
@@ -76,6 +77,20 @@ class SampledReferences:
         for row, values in zip(found.rows, results[0], strict=True):
             row.update(values)
 
+    def completed(self, data: Sequence[Mapping], model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+        """The rows as given, with `reference_rewards` and the rewards of their completions; unusable rows left out."""
+        from qrpo_lib.training import conversations, preference_rows
+
+        ends = conversations.end_tokens(tokenizer, getattr(model, "generation_config", None))
+        found = preference_rows.tokenised(data, tokenizer, ends, max_length=None, name="given")
+        self.complete(found, data, model, tokenizer, name="given")
+        rewards = ("reward", "chosen_reward", "rejected_reward")
+        result = []
+        for row, source in zip(found.rows, found.sources, strict=True):
+            added = {name: row[name] for name in rewards if name in row}
+            result.append({**data[source], **added, "reference_rewards": row["ref_rewards"]})
+        return result
+
     def _computed(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, name: str) -> list[dict]:
         """What is to be added to each row."""
         rows = [data[source] for source in found.sources]
@@ -88,6 +103,10 @@ class SampledReferences:
         if not groups:
             return added
         firsts = [members[0] for members in groups.values()]
+        if not isinstance(_prompt(rows[0]), str):
+            from qrpo_lib.training import conversations
+
+            tokenizer = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
         texts = self._sampled(model, tokenizer, [found.rows[i]["prompt_ids"] for i in firsts])
         of_all = [i for i in firsts for _ in range(self._n)]
         rewards = self._scores([rows[i] for i in of_all], [text for some in texts for text in some])
@@ -124,7 +143,16 @@ class SampledReferences:
         settings = {"completions": self._n, "max_new_tokens": self._max_new_tokens, "seed": self._seed}
         backend = engines.resolve(self._engine)
         with _policy(model, tokenizer, backend) as policy:
-            drawn = sampler.sample(policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings)
+            try:
+                drawn = sampler.sample(
+                    policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings
+                )
+            except InputError:
+                raise
+            except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
+                raise _cannot_be_sampled(model, backend, " ".join(str(error).split())[:200]) from error
+        if backend == "transformers":
+            _check_drawn(model, prompts, drawn)
         texts: list[list[str]] = [[] for _ in prompts]
         for one in drawn:
             texts[one.prompt_index].append(one.text)
@@ -140,6 +168,29 @@ class SampledReferences:
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
         return python_function.scores(self._reward, prompts, completions, columns)
+
+
+def _check_drawn(model: Any, prompts: Sequence[Sequence[int]], drawn: Sequence[Any]) -> None:
+    """Raises InputError if what sampling says of a few completions is not what a plain forward pass says."""
+    import torch
+
+    worst = 0.0
+    for one in drawn[: len(drawn) : max(1, len(drawn) // _COMPARED)][:_COMPARED]:
+        prompt, ids = list(prompts[one.prompt_index]), one.token_ids
+        with torch.no_grad():
+            whole = torch.tensor([[*prompt, *ids]], device=model.device)
+            logits = model(input_ids=whole, use_cache=False).logits[0, len(prompt) - 1 : -1].double()
+        plain = logits.log_softmax(-1).gather(1, whole[0, len(prompt) :, None]).sum().item()
+        worst = max(worst, abs(plain - one.logp) / len(ids))
+    if not worst <= (2e-3 if model.dtype in (torch.float32, torch.float64) else 0.1):
+        raise _cannot_be_sampled(model, "transformers", f"log-probabilities differ by {worst:.2g} nats a token")
+
+
+def _cannot_be_sampled(model: Any, engine: str, why: str) -> InputError:
+    return InputError(
+        f"{type(model).__name__} ({model.config.model_type}) cannot be sampled from rightly with {engine} ({why}): use "
+        'another engine ("vllm"), or give the rows reference_rewards.'
+    )
 
 
 @contextlib.contextmanager

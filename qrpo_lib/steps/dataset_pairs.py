@@ -75,6 +75,7 @@ def _texts(profile: Profile) -> pd.DataFrame:
         {"prompt_id": one.prompt_id, "side": side, "text": text}
         for one in tasks.of(profile.task).demonstrations(profile.seed)
         for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+        if text is not None  # single completions have no rejected one
         if prompts[one.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
     ]
     frame = pd.DataFrame(rows)

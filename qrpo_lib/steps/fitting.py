@@ -110,6 +110,8 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
     pairs = training_pairs.of(profile)
     train, validation = reference_log_probs.added(profile, pairs)
     loss = getattr(settings, algorithm).model_dump()
+    if profile.task.completions == "single":
+        del loss["completions"]  # which of a pair
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
     _drop_damaged(folder)

@@ -9,6 +9,7 @@ from qrpo_lib.models import hub, tiny, wheels
 from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, TinyPolicy
 from qrpo_lib.runs import folders
 from qrpo_lib.tasks import expressions, sketches, topics
+from qrpo_lib.training import conversations
 
 
 def step(profile: Profile) -> folders.Step:
@@ -53,6 +54,8 @@ def _from_hub(settings: HubPolicy, folder: Path) -> None:
     # Before the model is built: its own padding token, which this one replaces, may be no embedded one.
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype="auto")
+    # Completions end where the assistant's turn does, whatever else ends documents.
+    tokenizer = conversations.ending_turns(tokenizer, model.generation_config)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

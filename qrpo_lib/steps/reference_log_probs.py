@@ -57,7 +57,7 @@ def added(profile: Profile, pairs: training_pairs.Splits) -> tuple[list[dict], l
     from qrpo_lib.training import samples
 
     folder = step(profile).folder
-    columns = samples.reference_columns(samples.PAIR)
+    columns = samples.reference_columns(_sides(profile))
     result = []
     for split, (rows, _) in zip(_SPLITS, pairs, strict=True):
         logps = np.load(folder / f"{split}.npy").astype(np.float64).T.tolist()
@@ -95,7 +95,7 @@ def _of_rows(profile: Profile, policy: Path, tokenizer, rows: list[dict]) -> np.
     from qrpo_lib.training import reference_logps, samples
 
     if not rows:
-        return np.empty((len(samples.PAIR), 0), dtype=np.float32)
+        return np.empty((len(_sides(profile)), 0), dtype=np.float32)
     computed = reference_logps.log_probs(
         policy,
         tokenizer,
@@ -104,7 +104,13 @@ def _of_rows(profile: Profile, policy: Path, tokenizer, rows: list[dict]) -> np.
         precision=profile.training.precision,
         cache=folders.cache_folder("reference_log_probs"),
     )
-    return np.stack([computed[name] for name in samples.reference_columns(samples.PAIR)])
+    return np.stack([computed[name] for name in samples.reference_columns(_sides(profile))])
+
+
+def _sides(profile: Profile) -> tuple[str, ...]:
+    from qrpo_lib.training import samples
+
+    return samples.POINTWISE if profile.task.completions == "single" else samples.PAIR
 
 
 def _engine_of(profile: Profile) -> str | None:

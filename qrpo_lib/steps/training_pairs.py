@@ -12,7 +12,7 @@ from typing import NamedTuple
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders
-from qrpo_lib.steps import dataset_pairs, reference_policy, reference_sampling, shifts
+from qrpo_lib.steps import dataset_pairs, pointwise, reference_policy, reference_sampling, shifts
 from qrpo_lib.steps import pairs as preferences
 
 _BUILT: dict[tuple, Splits] = {}
@@ -61,6 +61,9 @@ def build(profile: Profile, policy: Path, completions: Path) -> Splits:
     built = []
     for split in ("train", "selection"):
         of_split, unusable = source[source["split"] == split], {}
+        if profile.task.completions == "single":
+            built.append(pointwise.rows(profile, of_split, references, tokenizer))
+            continue
         if tokenizer is not None:
             usable = dataset_pairs.with_token_ids(of_split, tokenizer)
             unusable = {"unusable_answers": (len(of_split) - len(usable)) // 2}

@@ -1,4 +1,5 @@
-"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | init | clean`.
+"""The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | train | init |
+clean`.
 
 Each has `--help`; `qrpo` alone says what to do next. What a command needs is imported when it runs: `qrpo --help`
 imports none of the library, `status` and `runs` neither pandas nor matplotlib nor torch.
@@ -25,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
     terminal.escape_what_cannot_be_encoded()
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:
+        from qrpo_lib.suite import train
+
+        return train.main(arguments[1:])
     options = _parser(arguments).parse_args(arguments)
     try:
         code = options.command(options)
@@ -363,6 +368,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     add(write_claims, "claims")
     add(write_protocol, "protocol")
+    commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
     created = add(init, "init", profile=False)
     created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
     reported = add(build_report, "report")

@@ -18,7 +18,8 @@ from typing import Any
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.profiles.settings import ChatDataTask, HubPolicy, LeetCodeTask
+from qrpo_lib.profiles.files import FILE_ENDINGS
+from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, LeetCodeTask, PointwiseTask
 from qrpo_lib.runs import folders
 from qrpo_lib.steps import released
 
@@ -55,7 +56,10 @@ def sources(profile_name: str) -> list[Source]:
         if isinstance(profile.task, ChatDataTask | LeetCodeTask):
             found.append(Source("dataset", profile.task.dataset, profile.task.revision))
             found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
-        if isinstance(profile.task, ChatDataTask) and hasattr(profile.task.reward, "model"):
+        if isinstance(profile.task, DatasetTask | PointwiseTask):
+            sources = [one for one in profile.task.all_sources if not one.dataset.endswith(FILE_ENDINGS)]
+            found += [Source("dataset", one.dataset, one.revision) for one in sources]
+        if hasattr(getattr(profile.task, "reward", None), "model"):
             found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
         found += [Source("dataset", *one) for one in released.sources(profile)]
         if profile.alpaca_eval:

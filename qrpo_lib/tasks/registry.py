@@ -38,6 +38,10 @@ def _class_of(settings: profiles.Task) -> type[Task]:
         from qrpo_lib.tasks.preference_data import ChatData
 
         return ChatData
+    if isinstance(settings, profiles.DatasetTask | profiles.PointwiseTask):
+        from qrpo_lib.tasks.own_data import OwnData
+
+        return OwnData
     if isinstance(settings, profiles.ExpressionsTask):
         from qrpo_lib.tasks.expressions import Expressions
 

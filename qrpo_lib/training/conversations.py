@@ -7,6 +7,8 @@ that one turn.
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -46,6 +48,38 @@ def is_conversation(value: Any) -> bool:
     return not isinstance(value, str) and len(value) > 0 and isinstance(value[0], Mapping) and "role" in value[0]
 
 
+# Prompts are kept as texts, in files and in the suite's steps. A text without a mark is a request of one turn.
+_OF_MESSAGES, _PLAIN = "\ue000", "\ue001"
+
+
+def encoded(prompt: str | Sequence[Mapping]) -> str:
+    """A prompt as one text that `decoded` gives back: a single request of a user's as it is, all others with a mark."""
+    if isinstance(prompt, str):
+        return _PLAIN + prompt
+    messages = [{name: value for name, value in message.items() if value is not None} for message in prompt]
+    single = len(messages) == 1 and set(messages[0]) == {"role", "content"} and messages[0]["role"] == "user"
+    if single and isinstance(messages[0]["content"], str) and messages[0]["content"][:1] not in (_OF_MESSAGES, _PLAIN):
+        return messages[0]["content"]
+    return _OF_MESSAGES + json.dumps(messages, sort_keys=True, ensure_ascii=False)
+
+
+def decoded(text: str) -> str | list[dict[str, Any]]:
+    """The prompt that a text stands for: messages, or a text that a completion continues."""
+    if text.startswith(_OF_MESSAGES):
+        return json.loads(text[1:])
+    return text[1:] if text.startswith(_PLAIN) else [{"role": "user", "content": text}]
+
+
+def readable(text: str) -> str:
+    """What a person reads, and an encoder of texts: the request, or the turns of a conversation below each other."""
+    prompt = decoded(text)
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return str(prompt[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
 def text_of(completion: str | Sequence[Mapping]) -> str:
     """What a completion says. Raises UnusableAnswer for a list that is not one turn of the assistant's, in words."""
     if isinstance(completion, str):
@@ -68,6 +102,21 @@ def end_tokens(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]
     if not found:
         raise TemplateError("The tokenizer has no end-of-sequence token: set tokenizer.eos_token.")
     return tuple(dict.fromkeys(found))
+
+
+def ending_turns(tokenizer: Any, generation_config: Any = None) -> Any:
+    """The tokenizer, with the token that ends an assistant's turn as its end-of-sequence token: where sampling stops.
+
+    A copy where that is another token of the generation configuration, as in models whose tokenizer says the end of a
+    document; the tokenizer itself otherwise. Raises TemplateError where a turn ends with no end token of the model.
+    """
+    request, answer = [{"role": "user", "content": "Hello"}], "Hello"
+    end = completion_ids(tokenizer, request, answer, end_tokens(tokenizer, generation_config))[-1]
+    if end == tokenizer.eos_token_id:
+        return tokenizer
+    changed = copy.deepcopy(tokenizer)
+    changed.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return changed
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Sequence[Mapping], **options: Any) -> list[int]:
@@ -136,7 +185,7 @@ def _ended(tokenizer: Any, ids: list[int], ends: Sequence[int], *, of_template: 
         return [*ids, tokenizer.eos_token_id if tokenizer.eos_token_id is not None else ends[0]]
     rest = ids[first + 1 :]
     if any(token in ends for token in rest) or tokenizer.decode(rest).strip():
-        raise UnusableAnswer("The answer contains an end token: it would end there.")
+        raise UnusableAnswer("The answer contains an end-of-sequence token: it would end there.")
     return ids[: first + 1]
 
 

@@ -151,7 +151,7 @@ def check_loss(algorithm: str, settings: Mapping[str, Any], of: tuple[str, ...] 
         raise ValueError(f"the {algorithm} loss {what}: its settings are {', '.join(known)}.")
     # a made-up sample through the loss itself, so that whatever it refuses is refused before work
     names = [f"{side}{what}" for side in of for what in ("logps", "reward", "lengths")]
-    made_up = dict.fromkeys([*names, *reference_columns(of)], torch.ones(1)) | {"ref_rewards": torch.ones(1, 2)}
+    made_up = dict.fromkeys([*names, *reference_columns(of)], torch.ones(1)) | {"ref_rewards": torch.ones(1, 3)}
     sample_loss(algorithm, made_up, **settings)
 
 

@@ -218,3 +218,56 @@ def test_normal_transformation_needs_two_references():
     one = torch.ones(1)
     with pytest.raises(ValueError, match="at least 2 reference rewards"):
         losses.qrpo(one, one, one, torch.ones(1, 1), beta=0.1, transform="normal")
+
+
+def of_shapes(*shapes):
+    return [torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("wrong", [(2, 1), (1,), (3,), ()])
+def test_shapes_that_would_broadcast_are_refused(wrong):
+    """(2, 1) against (2,) would be (2, 2): a loss of completions against those of other prompts."""
+    right = (2,)
+    for place in range(1, 4):
+        shapes = [right] * 4
+        shapes[place] = wrong
+        with pytest.raises(ValueError, match="the same shape"):
+            losses.dpo(*of_shapes(*shapes), beta=0.1)
+        with pytest.raises(ValueError, match="the same shape"):
+            losses.simpo(*(one.abs() + 1 for one in of_shapes(*shapes)), beta=0.1)
+    for place in range(1, 6):
+        shapes = [right] * 6
+        shapes[place] = wrong
+        with pytest.raises(ValueError, match="the same shape"):
+            losses.rebel(*of_shapes(*shapes), beta=0.1)
+    for place in range(1, 3):
+        shapes = [right] * 3
+        shapes[place] = wrong
+        with pytest.raises(ValueError, match="the same shape"):
+            losses.qrpo(*of_shapes(*shapes, (2, 5)), beta=0.1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_every_loss(bad):
+    for loss, count in ((losses.dpo, 4), (losses.simpo, 4), (losses.rebel, 6)):
+        for place in range(count):
+            values = [one.abs() + 1 for one in of_shapes(*[(3,)] * count)]
+            values[place][1] = bad
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                loss(*values, beta=0.1)
+    for place in range(4):
+        values = of_shapes((3,), (3,), (3,), (3, 4))
+        values[place][1] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            losses.qrpo(*values, beta=0.1)
+
+
+@pytest.mark.parametrize(("transform", "n"), [("log", 1), ("normal", 2)])
+def test_a_transformation_without_a_signal_is_refused(transform, n):
+    """Every target would be the same: the quantile is clamped to one point."""
+    f = transforms.get(transform)
+    assert len(set(f(f.clamp(torch.arange(n + 1) / n, n)).tolist())) == 1
+    arguments = of_shapes((4,), (4,), (4,), (4, n))
+    with pytest.raises(ValueError, match="the same target"):
+        losses.qrpo(*arguments, beta=0.1, transform=transform)
+    losses.qrpo(*arguments[:3], torch.randn(4, n + 1), beta=0.1, transform=transform)

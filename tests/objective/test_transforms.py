@@ -363,3 +363,22 @@ def test_get_refuses_what_does_not_exist():
 def test_importing_does_not_import_torch():
     code = "import sys, qrpo_lib.objective.transforms, qrpo_lib.objective.quantile; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("width", [2e-5, 5e-6])
+@pytest.mark.parametrize("center", [0.3, 0.123456])
+def test_a_narrow_peak_of_any_function_is_found(width, center):
+    """Between the nodes of all first panels: the integral by itself, close to the peak, in steps of its width."""
+    beta, steps = 0.01, np.linspace(-12, 12, 400_001)
+    inside = np.log(np.trapezoid(np.exp((np.exp(-(steps**2)) - 1) / beta), steps) * width) + 1 / beta
+    expected = np.logaddexp(inside, np.log1p(-24 * width))
+    found = transforms.log_partition(lambda t: np.exp(-(((t - center) / width) ** 2)), beta)
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_many_narrow_peaks_are_right_or_refused():
+    try:
+        found = transforms.log_partition(lambda t: (np.modf(t * 61)[0] < 0.02) * 1.0, 0.01)
+    except transforms.UnresolvedPartitionError:
+        return
+    assert found == pytest.approx(100 + np.log(0.02), abs=2e-3)  # 61 whole periods and no part of one

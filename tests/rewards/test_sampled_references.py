@@ -84,3 +84,41 @@ def test_reference_completions_without_a_reward_are_refused():
         completed(
             rows_with_texts(2), SampledReferences(lambda prompts, completions: [float("nan")] * len(prompts), n=2)
         )
+
+
+def test_a_model_that_is_sampled_wrongly_is_refused():
+    """BART's decoder counts positions from the left edge of the batch, padding included."""
+    from transformers import BartConfig, BartForCausalLM
+
+    sizes = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 24}
+    config = BartConfig(vocab_size=24, max_position_embeddings=64, is_decoder=True, init_std=0.5, **sizes)
+    config.pad_token_id, config.eos_token_id, config.bos_token_id = None, EOS, None
+    rows = [
+        {"prompt": "x", "prompt_ids": ids, "completion_ids": [3], "completion": "x", "reward": 0.0}
+        for ids in ([5], [4, 7, 9, 3, 2])
+    ]
+    found = preference_rows.tokenised(rows, made_up_tokenizer(), (EOS,), max_length=None)
+    with pytest.raises(InputError, match="cannot be sampled from rightly"):
+        SampledReferences(length, n=4, max_new_tokens=4).complete(
+            found, rows, BartForCausalLM(config).eval(), made_up_tokenizer(), name="train"
+        )
+
+
+def test_the_ten_lines_of_the_page_train(tmp_path, monkeypatch):
+    """docs/your-own.md, with a small model in place of SmolLM2 and its own rows."""
+    import json
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "your-own.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "QRPOTrainer(" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    monkeypatch.chdir(tmp_path)
+    llama(max_position_embeddings=300).save_pretrained("small")
+    made_up_tokenizer().save_pretrained("small")
+    words = " ".join(f"t{i}" for i in (4, 5, 6))
+    rows = [{"prompt": "t7", "completion": words[: 2 + i % 4]} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    exec(code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", "small"), {})
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "qrpo_run.json").is_file()

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks import topics
@@ -26,18 +27,19 @@ def test_prompt_and_completion_are_the_chat_template_in_two_parts():
     assert completion == ids("it is deep </s>")
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        TEMPLATE.replace("' </s>'", "' </s> \\n'"),  # text after the end, as SmolLM2 has it
-        TEMPLATE.replace("' </s>'", "' '"),  # no end at all
-    ],
-)
-def test_a_completion_ends_with_one_end_of_sequence_token_whatever_the_template(template):
+def test_a_completion_ends_with_one_end_of_sequence_token_whatever_follows_it_in_the_template():
     made = tokenizer()
-    made.chat_template = template
+    made.chat_template = TEMPLATE.replace("' </s>'", "' </s> \\n'")  # as SmolLM2 has it
     assert chat_template.completion_ids(made, "what is it", "it is deep") == ids("it is deep </s>")
     assert chat_template.completion_ids(made, "what is it", "") == [EOS]
+
+
+def test_a_template_whose_turns_have_no_end_is_refused():
+    """What is sampled would run on past the turn."""
+    made = tokenizer()
+    made.chat_template = TEMPLATE.replace("' </s>'", "' '")
+    with pytest.raises(InputError, match="does not end an answer with an end token"):
+        chat_template.completion_ids(made, "what is it", "it is deep")
 
 
 @pytest.mark.parametrize("answer", ["it is </s> deep", "it is deep </s>"])

@@ -83,6 +83,16 @@ def test_any_end_token_of_the_generation_configuration_ends_a_turn(letters):
         tokenised(letters, [row], conversations.end_tokens(letters))
 
 
+def test_sampling_stops_where_a_turn_ends(letters):
+    assert conversations.ending_turns(letters) is letters
+    letters.eos_token = "</s>"
+    both = type("Config", (), {"eos_token_id": [ID["</s>"], ID["<|end|>"]]})
+    assert conversations.ending_turns(letters, both).eos_token == "<|end|>"
+    assert letters.eos_token == "</s>"
+    with pytest.raises(InputError, match="does not end an answer"):
+        conversations.ending_turns(letters)
+
+
 def test_a_template_that_rewrites_the_prompt_is_refused(letters):
     letters.chat_template = TEMPLATE.replace("'<|assistant|>' }}{% endif", "'<|assistant|>h' }}{% endif")
     with pytest.raises(InputError, match="<think>"):

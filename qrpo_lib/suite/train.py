@@ -1,0 +1,89 @@
+"""`qrpo train`: a policy of one's own from the command line, by `qrpo_lib.QRPOTrainer`. Needs the package's core alone.
+
+    qrpo train --model ./my-model --train_dataset rows.jsonl --output_dir out --beta 0.01 \\
+        --reward my_reward.py:reward --references 8
+    accelerate launch -m qrpo_lib.suite.train --model ...        # on several processes
+
+Every setting of `QRPOConfig` is an option. An interrupted command goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qrpo_lib.runs import extras
+from qrpo_lib.runs.errors import InputError
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+
+@dataclass
+class Own:
+    """What is trained, and on what."""
+
+    model: str = field(metadata={"help": "A folder, or a name of the hub."})
+    train_dataset: str = field(metadata={"help": "A file (.jsonl, .json, .csv, .parquet), a folder, or a hub id."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "The same, for evaluation."})
+    reward: str | None = field(
+        default=None, metadata={"help": "FILE.py:FUNCTION or MODULE:FUNCTION, by which references are scored."}
+    )
+    references: int = field(default=8, metadata={"help": "With --reward: reference completions of each prompt."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Of a reference completion."})
+    engine: str = field(default="transformers", metadata={"help": "What samples: transformers, vllm or auto."})
+    reference_rewards: str | None = field(
+        default=None, metadata={"help": "A file with the columns prompt and reference_rewards."}
+    )
+    lora_rank: int | None = field(default=None, metadata={"help": "Train a LoRA adapter of this rank."})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train; returns the exit code: 0 done, 2 unusable input."""
+    try:
+        with extras.needed():
+            _train(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        print(f"qrpo train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    from transformers import HfArgumentParser
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
+
+    own, config = HfArgumentParser((Own, QRPOConfig), prog="qrpo train").parse_args_into_dataclasses(arguments)
+    references = own.reference_rewards
+    if own.reward is not None:
+        if references is not None:
+            raise InputError("Give --reward or --reference_rewards, not both.")
+        settings = {"engine": own.engine, "max_new_tokens": own.max_new_tokens, "seed": config.seed}
+        references = SampledReferences(own.reward, own.references, **settings)
+    adapter = None
+    if own.lora_rank is not None:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=own.lora_rank, task_type="CAUSAL_LM")
+    trainer = QRPOTrainer(
+        own.model,
+        config,
+        own.train_dataset,
+        own.eval_dataset,
+        reference_rewards=references,
+        peft_config=adapter,
+    )
+    folder = config.output_dir
+    last = get_last_checkpoint(folder) if folder and Path(folder).is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model()
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=None if Path(own.train_dataset).exists() else own.train_dataset)
+    else:
+        trainer.create_model_card()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Data of one's own as a task: any file, folder or dataset of the hub in TRL's forms, or a mixture of several.
+
+Prompts are kept as they are: system messages and earlier turns stay, a text without roles is continued without a chat
+template. One prompt a row, whose id says where it came from: SOURCE-SPLIT-ROW.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrpo_lib.models import hub
+from qrpo_lib.profiles.files import FILE_ENDINGS
+from qrpo_lib.profiles.own_data import Source
+from qrpo_lib.rewards import kinds
+from qrpo_lib.runs import files
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.tasks.base import Demonstration, Prompt, Split, Task
+
+_NOT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "reward", "chosen_reward", "rejected_reward")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the data, usable and in its split; `prompt` is encoded (`conversations.encoded`)."""
+
+    id: str
+    split: Split
+    prompt: str
+    chosen: str
+    rejected: str | None
+    reward: float | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OwnData(Task):
+    """Pairs, or single completions, of one's own."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All usable rows: train before held out, each in the order of its source. Raises InputError."""
+        found = [self._of_source(number, source) for number, source in enumerate(self.settings.all_sources)]
+        held_out = [row for _, some in found for row in some]
+        reserved = {row.prompt for row in held_out}
+        trains = [[row for row in some if row.prompt not in reserved] for some, _ in found]
+        rows = [*_mixed(trains, [source.weight for source in self.settings.all_sources]), *held_out]
+        for split in ("train", "selection", "reporting"):
+            if not any(row.split == split for row in rows):
+                raise InputError(
+                    f"The data {self.settings.shown} leave no rows for the split {split}: give more rows with "
+                    "different prompts, or a larger held_out."
+                )
+        return rows
+
+    def prompts(self, seed: int) -> list[Prompt]:
+        """One a row, the same for every seed."""
+        return [Prompt(row.id, row.split, row.prompt) for row in self.rows]
+
+    def demonstrations(self, seed: int) -> list[Demonstration]:
+        """The rows' own completions; single ones have no rejected one."""
+        return [Demonstration(row.id, row.chosen, row.rejected) for row in self.rows]
+
+    def given_rewards(self) -> dict[str, float]:
+        """Rewards that single completions come with, by prompt id: they are not computed again."""
+        return {row.id: row.reward for row in self.rows if row.reward is not None}
+
+    def reward(self) -> Any:
+        """The profile's reward; a function in Python gets the columns of the prompt's first row."""
+        found = kinds.of(self.settings.reward)
+        if self.settings.reward.kind == "python":
+            columns: dict[str, Mapping[str, Any]] = {}
+            for row in self.rows:
+                columns.setdefault(row.prompt, row.columns)
+            return found.with_columns(lambda prompt: columns.get(prompt, {}))
+        return _OfReadable(found) if self.settings.reward.kind == "relevance" else found
+
+    def reward_code(self) -> tuple[Any, ...]:
+        """That of the kind in use."""
+        return (self.reward, *kinds.code(self.settings.reward))
+
+    def prompt_parameters(self) -> dict[str, Any]:
+        """The data by their content, and how they are split."""
+        sources = [
+            {
+                "data": _identity(one),
+                "splits": [one.train_split, one.test_split],
+                "weight": one.weight,
+            }
+            for one in self.settings.all_sources
+        ]
+        return {"name": self.settings.name, "sources": sources, "held_out": self.settings.held_out}
+
+    def parameters(self) -> dict[str, Any]:
+        """Data and reward by their content."""
+        return self.prompt_parameters() | {"reward": kinds.parameters(self.settings.reward)}
+
+    def check_available(self) -> None:
+        """Raise `hub.HubError`, or InputError for a file that is not there."""
+        for one in self.settings.all_sources:
+            if _is_file(one.dataset):
+                _check_file(one)
+            else:
+                hub.check(one.dataset, one.revision, "dataset")
+        kinds.check_available(self.settings.reward)
+
+    def _of_source(self, number: int, source: Source) -> tuple[list[Row], list[Row]]:
+        """Train rows and held-out rows."""
+        train = self._usable(_loaded(source, source.train_split), source, f"{number}-train")
+        if source.test_split is None:
+            held_out = _first_by_hash({row.prompt for row in train}, self.settings.held_out)
+            test = [row for row in train if row.prompt in held_out]
+            train = [row for row in train if row.prompt not in held_out]
+        else:
+            test = self._usable(_loaded(source, source.test_split), source, f"{number}-test")
+        reporting = _first_by_hash({row.prompt for row in test}, 0.5, salt="reporting")
+        held_out_rows = [
+            Row(row.id, "reporting" if row.prompt in reporting else "selection", *_rest(row)) for row in test
+        ]
+        return train, held_out_rows
+
+    def _usable(self, data: Sequence[Mapping], source: Source, name: str) -> list[Row]:
+        from qrpo_lib.training import conversations, preference_rows, samples
+
+        wanted = samples.PAIR if self.settings.completions == "pairs" else samples.POINTWISE
+        rows, reason = [], ""
+        for number, given in enumerate(data):
+            said = f"{source.dataset}, row {number}"
+            try:
+                if preference_rows.sides(given, said) != wanted:
+                    form = "pairs (prompt, chosen, rejected)" if wanted == samples.PAIR else "prompt and completion"
+                    other = "pointwise" if wanted == samples.PAIR else "dataset"
+                    raise InputError(f"{said}: the task {self.settings.name} takes {form}; there is a task {other}.")
+                prompt = preference_rows.prompt_of(given)
+                texts = [
+                    conversations.text_of(preference_rows.completion_of(given, column))
+                    for column in preference_rows.TEXTS[wanted]
+                ]
+            except conversations.UnusableAnswer as error:
+                reason = reason or f"{said}: {error}"
+                continue
+            reward = given.get("reward")
+            columns = {key: value for key, value in given.items() if key not in _NOT_COLUMNS}
+            rejected = texts[1] if len(texts) > 1 else None
+            encoded = conversations.encoded(prompt)
+            rows.append(Row(f"{name}-{number:06d}", "train", encoded, texts[0], rejected, _number(reward), columns))
+        if not rows:
+            raise InputError(f"None of the rows of {source.dataset} can be used. {reason}")
+        return rows
+
+
+class _OfReadable:
+    """A reward of texts, given what a person reads of a prompt."""
+
+    def __init__(self, reward: Any):
+        self._reward = reward
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Float32 rewards (n,)."""
+        from qrpo_lib.training import conversations
+
+        return self._reward.score([conversations.readable(prompt) for prompt in prompts], completions)
+
+
+def _rest(row: Row) -> tuple:
+    return row.prompt, row.chosen, row.rejected, row.reward, row.columns
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _mixed(of_sources: list[list[Row]], weights: list[float]) -> list[Row]:
+    """As many rows as there are in the proportions of the weights, none twice; which ones, their hashes say."""
+    if len(of_sources) == 1:
+        return of_sources[0]
+    most = min(len(rows) / weight for rows, weight in zip(of_sources, weights, strict=True))
+    mixed: list[Row] = []
+    for rows, weight in zip(of_sources, weights, strict=True):
+        count = min(len(rows), int(most * weight + 1e-9))
+        chosen = set(sorted(range(len(rows)), key=lambda i: _hash(rows[i].id + rows[i].prompt))[:count])
+        mixed += [row for i, row in enumerate(rows) if i in chosen]
+    return mixed
+
+
+def _first_by_hash(prompts: set[str], share: float, salt: str = "") -> set[str]:
+    """A share of the prompts that depends on the prompts alone, not on their order."""
+    ordered = sorted(prompts, key=lambda prompt: _hash(salt + prompt))
+    return set(ordered[: max(1, round(share * len(ordered)))])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(FILE_ENDINGS)
+
+
+def _check_file(source: Source) -> None:
+    if not Path(source.dataset).is_file():
+        raise InputError(f"There is no file {source.dataset}, which the profile names as its data.")
+    if source.test_split is not None:
+        raise InputError(
+            f"{source.dataset} is one file, so it has no split {source.test_split!r}: leave test_split out."
+        )
+
+
+def _loaded(source: Source, split: str) -> Sequence[Mapping]:
+    if not _is_file(source.dataset):
+        return hub.dataset(source.dataset, source.revision, split)
+    from qrpo_lib.training import preference_rows
+
+    _check_file(source)
+    return preference_rows.load(source.dataset, source.dataset)
+
+
+def _identity(source: Source) -> dict[str, str | None]:
+    if not _is_file(source.dataset):
+        return hub.identity(source.dataset, source.revision)
+    _check_file(source)
+    return {"content": files.file_sha256(Path(source.dataset))}

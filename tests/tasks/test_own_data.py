@@ -1,0 +1,199 @@
+"""Data and rewards of one's own in a profile: prompts as they are, splits, mixtures, rewards with their columns."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qrpo_lib.profiles import reward_traits
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.settings import ProfileError
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.tasks import registry
+from qrpo_lib.training import conversations
+
+# Own data and an own reward, in twelve lines.
+PROFILE = """extends = "smol"
+unset = ["arms.code"]
+policy = {{ source = "hub", model = "./my-model", pad_token = "<pad>", temperature = 0.7, top_p = 0.9 }}
+[arms.chat.task]
+name = "{name}"
+dataset = "rows.jsonl"
+reward = {{ kind = "python", function = "my_reward.py:reward" }}
+[training]
+setting = "offline"
+[experiment]
+algorithms = ["qrpo"]
+"""
+REWARD = (
+    "def reward(prompts, completions, level):\n    return [len(str(c)) + 100 * l for c, l in zip(completions, level)]\n"
+)
+
+
+def pair(number, prompt=None):
+    prompt = prompt or [{"role": "user", "content": f"question {number}"}]
+    chosen, rejected = ([{"role": "assistant", "content": word}] for word in ("good answer", "bad"))
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "level": number}
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "rows.jsonl", [pair(i) for i in range(20)])
+    (tmp_path / "my_reward.py").write_text(REWARD)
+    (tmp_path / "mine.toml").write_text(PROFILE.format(name="dataset"))
+    return tmp_path
+
+
+def task_of(folder, **replaced):
+    text = (folder / "mine.toml").read_text()
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    (folder / "changed.toml").write_text(text)
+    settings = profiles.load(folder / "changed.toml").task
+    return registry._class_of(settings)(settings)
+
+
+def test_an_own_profile_has_at_most_twelve_lines(folder):
+    assert len((folder / "mine.toml").read_text().splitlines()) <= 12
+    profile = profiles.load(folder / "mine.toml")
+    assert Path(profile.task.dataset) == folder / "rows.jsonl"
+    assert profile.task.reward.function == f"{folder}/my_reward.py:reward"
+    assert reward_traits.is_own_data(profile)
+    assert reward_traits.shown_data(profile) == "rows.jsonl"
+    assert not reward_traits.is_own_data(profiles.load("tiny"))
+
+
+def test_splits_share_no_prompt_and_do_not_depend_on_the_order(folder):
+    task = task_of(folder)
+    by_split = {}
+    for prompt in task.prompts(0):
+        by_split.setdefault(prompt.split, set()).add(prompt.text)
+    assert {split: len(texts) for split, texts in by_split.items()} == {"train": 16, "selection": 2, "reporting": 2}
+    assert len(set().union(*by_split.values())) == 20
+    write(folder / "rows.jsonl", [pair(i) for i in reversed(range(20))] + [pair(3)])
+    again = {}
+    for prompt in task_of(folder).prompts(0):
+        again.setdefault(prompt.split, set()).add(prompt.text)
+    assert again == by_split
+
+
+def test_conversations_and_plain_texts_are_kept(folder):
+    turns = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+    rows = [pair(i) for i in range(10)] + [pair(10, turns)]
+    rows += [{"prompt": "Once", "chosen": " upon", "rejected": " more", "level": 0}]
+    write(folder / "rows.jsonl", rows)
+    texts = [prompt.text for prompt in sorted(task_of(folder).prompts(0), key=lambda one: one.id)]
+    assert texts[0] == "question 0"  # a request of one turn, as the suite's own
+    assert conversations.decoded(texts[10]) == turns
+    assert conversations.decoded(texts[11]) == "Once"
+    assert "be brief" in conversations.readable(texts[10])
+
+
+@pytest.mark.parametrize("text", ["", "plain", "\ue000", "\ue001x", '{"role": 1}', "\ue000[]"])
+def test_every_prompt_comes_back_from_its_text(text):
+    for prompt in (text, [{"role": "user", "content": text}], [{"role": "system", "content": text}] * 2):
+        assert conversations.decoded(conversations.encoded(prompt)) == prompt
+
+
+def test_a_mixture_has_the_proportions_of_its_weights(folder):
+    write(folder / "more.jsonl", [pair(i, [{"role": "user", "content": f"other {i}"}]) for i in range(50)])
+    sources = '[[arms.chat.task.sources]]\ndataset = "rows.jsonl"\n[[arms.chat.task.sources]]\ndataset = "more.jsonl"\n'
+    text = (folder / "mine.toml").read_text().replace('dataset = "rows.jsonl"\n', "")
+    (folder / "mine.toml").write_text(text + sources + "weight = 0.5\n")
+    rows = [row for row in task_of(folder).rows if row.split == "train"]
+    assert [sum(row.id.startswith(f"{i}-") for row in rows) for i in (0, 1)] == [16, 8]
+    assert len({row.id for row in rows}) == 24
+
+
+def test_the_reward_gets_prompts_completions_and_columns(folder):
+    task = task_of(folder)
+    prompts = [row.prompt for row in task.rows[:3]]
+    levels = [row.columns["level"] for row in task.rows[:3]]
+    scores = task.reward().score(prompts, ["a"] * 3)
+    one = len(str([{"role": "assistant", "content": "a"}]))
+    assert scores.tolist() == [one + 100 * level for level in levels]
+
+
+def test_the_key_counts_rows_and_source_not_paths(folder, tmp_path_factory):
+    before = task_of(folder).parameters()
+    other = tmp_path_factory.mktemp("other")
+    for name in ("rows.jsonl", "my_reward.py", "mine.toml"):
+        (other / name).write_text((folder / name).read_text())
+    assert task_of(other).parameters() == before
+    (folder / "my_reward.py").write_text(REWARD.replace("100", "10"))
+    changed = task_of(folder).parameters()
+    assert changed["reward"] != before["reward"]
+    assert changed["sources"] == before["sources"]
+    write(folder / "rows.jsonl", [pair(i) for i in range(21)])
+    assert task_of(folder).parameters()["sources"] != before["sources"]
+
+
+def test_pointwise_is_qrpos_alone(folder):
+    rows = [
+        {"prompt": f"q {i}", "completion": "a", "reward": float(i), "level": 0}
+        if i % 2
+        else {"prompt": f"q {i}", "completion": "a", "level": 0}
+        for i in range(10)
+    ]
+    write(folder / "rows.jsonl", rows)
+    (folder / "mine.toml").write_text(PROFILE.format(name="pointwise"))
+    task = task_of(folder)
+    assert len(task.given_rewards()) == 5
+    assert all(one.rejected is None for one in task.demonstrations(0))
+    with pytest.raises(ProfileError, match="of which dpo cannot learn"):
+        task_of(folder, **{'["qrpo"]': '["qrpo", "dpo"]'})
+    with pytest.raises(ProfileError, match=r'set training\.setting = "offline"'):
+        task_of(folder, **{'"offline"': '"off-policy-best"'})
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"prompt": "a", "completion": "b"}] * 9, "there is a task pointwise"),
+        ([{"prompt": "a"}] * 9, "have the columns prompt"),
+        ([pair(0)] * 9, "no rows for the split"),
+    ],
+)
+def test_data_that_cannot_be_used(rows, said, folder):
+    write(folder / "rows.jsonl", rows)
+    with pytest.raises(InputError, match=said):
+        task_of(folder).prompts(0)
+
+
+def test_what_is_not_there_is_said_before_work(folder):
+    task_of(folder).check_available()
+    (folder / "my_reward.py").unlink()
+    with pytest.raises(InputError, match="no file"):
+        task_of(folder).check_available()
+    (folder / "rows.jsonl").unlink()
+    with pytest.raises(InputError, match="names as its data"):
+        task_of(folder).check_available()
+
+
+def test_own_numbers_stand_alone():
+    from qrpo_lib.results import tables
+
+    text = tables.alone(tables.Table("| ours |", ""), "mine, chat")
+    assert "| ours |" in text
+    assert "published" not in text
+
+
+def test_relevance_reads_the_turns(folder):
+    from qrpo_lib.tasks import own_data
+
+    class Lengths:
+        def score(self, prompts, completions):
+            return np.array([len(prompt) for prompt in prompts])
+
+    prompt = conversations.encoded([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])
+    assert own_data._OfReadable(Lengths()).score([prompt], ["x"]).tolist() == [len("system: s\nuser: u")]
