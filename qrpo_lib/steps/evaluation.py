@@ -86,8 +86,6 @@ def _recorded(
     reference: Any,
     known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    import pandas as pd
-
     from qrpo_lib.training import parallel
     from qrpo_lib.training import reference_logps as references
 
@@ -128,16 +126,21 @@ def _recorded(
             {(row.prompt_id, row.text): row.reward for row in reversed(before)},
             lambda indices: reward.score([of_prompts[i].text for i in indices], [sampled[i].text for i in indices]),
         )
+    return _frame(of_prompts, sampled, reward=rewards, logp=logps, ref_logp=ref_logps)
+
+
+def _frame(prompts: list[Prompt], sampled: list[sampler.Completion], **numbers: np.ndarray) -> pd.DataFrame:
+    """One row for each completion, of the prompt at its place, with these columns of numbers."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
-            "prompt_id": [prompt.id for prompt in of_prompts],
-            "split": [prompt.split for prompt in of_prompts],
+            "prompt_id": [prompt.id for prompt in prompts],
+            "split": [prompt.split for prompt in prompts],
             "repeat": [one.sample_index for one in sampled],
             "length": [len(one.token_ids) for one in sampled],
             "finish_reason": [one.finish_reason for one in sampled],
-            "reward": rewards,
-            "logp": logps,
-            "ref_logp": ref_logps,
+            **numbers,
             "text": [one.text for one in sampled],
             "token_ids": [one.token_ids for one in sampled],
         }

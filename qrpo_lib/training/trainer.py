@@ -83,9 +83,7 @@ def fit_policy(
             live = _frozen(model, settings.precision)
         else:
             _add_reference_logps(model, tokenizer, (train, validation), settings, reference_cache)
-        lengths = [0 if online else pairs.length(row) for row in train]
-        size, last_batch = settings.batch_size, settings.last_batch
-        order = batching.training_order(lengths, size, settings.epochs, settings.seed, last_batch)
+        order = _order([0 if online else pairs.length(row) for row in train], settings)
         rows = [{"row": i, "weight": 1.0} for i in range(len(train))] if online else train
         trainer = PolicyFittingTrainer(
             model,
@@ -98,6 +96,12 @@ def fit_policy(
             online=_Online(online, train, checking) if online else None,
         )
         return suite_trainer.run(trainer, settings, output)
+
+
+def _order(lengths: list[int], settings: Optimization):
+    """In which order the rows of these lengths are trained on, as `batching.training_order`."""
+    size, last_batch = settings.batch_size, settings.last_batch
+    return batching.training_order(lengths, size, settings.epochs, settings.seed, last_batch)
 
 
 def _frozen(model: PreTrainedModel, precision: str) -> PreTrainedModel:

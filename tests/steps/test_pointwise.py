@@ -15,7 +15,7 @@ def profile(monkeypatch):
     return SimpleNamespace(
         task=None,
         training=SimpleNamespace(max_tokens=4),
-        reference_sampling=SimpleNamespace(ref_rewards=2),
+        reference_sampling=SimpleNamespace(num_references=2),
     )
 
 
