@@ -34,7 +34,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 FOLDER = Path(__file__).parent
 # Folders below figures/ that hold what belongs to no profile.
-RESERVED = ("theory", "enumerated", "benchmarks", "claims")
+RESERVED = ("theory", "enumerated", "benchmarks", "claims", "your-own")
 # Of each table that has several kinds: the key that says which.
 DISCRIMINATORS = {
     ("policy",): "source",

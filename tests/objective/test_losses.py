@@ -211,7 +211,7 @@ def test_beta_must_be_positive(beta, pairs):
 def test_unknown_settings(settings, message):
     one = torch.ones(1)
     with pytest.raises(ValueError, match=message):
-        losses.qrpo(one, one, one, torch.ones(1, 2), beta=0.1, **settings)
+        losses.qrpo(one, one, one, torch.ones(1, 3), beta=0.1, **settings)
 
 
 def test_normal_transformation_needs_two_references():
