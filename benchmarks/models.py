@@ -72,7 +72,7 @@ def tried(model_type: str) -> Row:
     except Exception as error:  # whatever a configuration of made-up sizes leads to
         return Row(model_type, "not built", "-", _short(error))
     try:
-        causal_lm.without_dropout(causal_lm.loaded(model))
+        causal_lm.without_dropout(causal_lm.trainable(model))
         guard.check(model)
     except ValueError as error:
         return Row(model_type, "refused", "-", _short(error))
