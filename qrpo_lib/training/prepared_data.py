@@ -100,6 +100,11 @@ class Preparation:
                     " Give each row a column of them, or the trainer reference_rewards=FILE or "
                     "reference_rewards=SampledReferences(reward_fn, n=...)."
                 )
+            elif text.endswith("reward is missing."):
+                text += (
+                    " Give each row one, or the trainer reference_rewards=SampledReferences(reward_fn, n=...), which "
+                    "scores the rows too."
+                )
             raise InputError(text) from None
 
 
