@@ -57,6 +57,7 @@ from qrpo_lib.profiles.kinds import Task as Task
 from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
 from qrpo_lib.profiles.kinds import TopicsTask as TopicsTask
 from qrpo_lib.profiles.kinds import WrittenTask as WrittenTask
+from qrpo_lib.profiles.own_data import PythonReward as PythonReward
 from qrpo_lib.runs import secrets
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps

@@ -1,12 +1,15 @@
 """Rows of single completions: rewards given or computed, what is left out."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from small_llama import EOS, made_up_tokenizer
 
-from qrpo_lib.steps import pointwise
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.steps import fitting, pointwise
 
 
 @pytest.fixture
@@ -39,3 +42,25 @@ def test_rows_and_what_is_left_out(profile):
     assert report["unscored"] == 1
     assert report["too_few_reference_rewards"] == 1
     assert report["completions"] == 2
+
+
+@pytest.mark.slow
+def test_a_profile_of_single_completions_trains(tmp_path, smallest_policy, monkeypatch):
+    """To the end at the smallest size, with rows and a reward in files: the training starts at the reference."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / smallest_policy.name).symlink_to(smallest_policy)
+    monkeypatch.setenv("QRPO_RUNS", str(runs))
+    rows = [{"prompt": f"Say {i}", "completion": "well " * (1 + i % 3) + str(i)} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "my.py").write_text("def reward(prompts, completions):\n    return [len(c) for c in completions]\n")
+    reward = profiles.PythonReward(kind="python", function=f"{tmp_path}/my.py:reward")
+    task = profiles.PointwiseTask(name="pointwise", dataset=str(tmp_path / "rows.jsonl"), reward=reward)
+    smallest = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
+    profile = smallest.with_training(setting="offline").model_copy(update={"task": task})
+    made = fitting.run(profile, "qrpo", 0)
+    report = json.loads((made / fitting.PAIRS).read_text())
+    assert report["train"]["completions"] == 16
+    history = fitting.load_history(made)
+    start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
+    assert start["log_ratio"] == pytest.approx(0, abs=1e-4)
