@@ -29,9 +29,12 @@ def ledger(tmp_path):
 
 
 def judged_in_notebooks():
-    """Of each notebook the ids that it judges: literal ones, and patterns of those that it puts together."""
+    """Of each notebook the ids that it judges: literal ones, and patterns of those that it puts together.
+
+    But of `results/worlds`, which judges again, over all worlds, what the others judged in each.
+    """
     found = {}
-    for path in sorted((ROOT / "notebooks").glob("*/*.ipynb")):
+    for path in sorted(set((ROOT / "notebooks").glob("*/*.ipynb")) - {ROOT / "notebooks" / "results" / "worlds.ipynb"}):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         name = str(path.relative_to(ROOT / "notebooks").with_suffix(""))
         for cell in cells:
