@@ -187,8 +187,8 @@ def test_online_training_resumes(tokenizer, tmp_path):
     settings = {"online": online, "checkpoints": 3}
     whole = fit(models[0], tokenizer, rows, **settings)
     with pytest.raises(KeyboardInterrupt):
-        fit(llama(), tokenizer, rows, output_dir=tmp_path, on_checkpoint=killed, **settings)
-    resumed = fit(models[1], tokenizer, rows, output_dir=tmp_path, **settings)
+        fit(llama(), tokenizer, rows, folder=tmp_path, on_checkpoint=killed, **settings)
+    resumed = fit(models[1], tokenizer, rows, folder=tmp_path, **settings)
     assert torch.equal(weights(models[0]), weights(models[1]))
     assert resumed.history == whole.history
 
