@@ -15,6 +15,7 @@ micro-batch, precision, fused AdamW, schedule, and logging of loss and gradient 
   and padding, which is most of its time where the vocabulary is large.
 - TRL, completions alone: the same, told to score what its kernel for GPUs scores. What a fair comparison is made with.
 - plain loop: twenty lines (`train_plainly`), padded batches, a head that is applied where completions are predicted.
+  The others multiply with torch's own library, this suite with what it takes by itself (`qrpo_lib.runs.products`).
 - this suite: `qrpo_lib.training.trainer.fit_policy`, which also logs its metrics of every step.
 
 The time is that of training steps alone: not of loading, of the reference, nor of the first step.
@@ -213,9 +214,10 @@ class Run:
     def end_step(self, *_) -> None:
         self.wall.append(time.perf_counter() - self.started[0])
         self.cpu.append(time.process_time() - self.started[1])
-        if self.turns:
-            self.turns.hand_over(self.me)
-        self.begin()
+        with products.as_torch_comes():  # the switch is of the process: others do not get what one has set
+            if self.turns:
+                self.turns.hand_over(self.me)
+            self.begin()
 
     def steps(self, kind: str) -> np.ndarray:
         """Seconds of each step but the first, which pays for what is made once."""
