@@ -73,7 +73,7 @@ class Scheduler:
         """Look at folders and jobs once, and start what nobody has started or what was lost."""
         progress, there = self.progress, _complete_folders()
         for name in progress.names(*OPEN):
-            if name in there:
+            if progress.tasks[name].step is not None and name in there:
                 self._complete(name)
         if not progress.is_open():
             return progress

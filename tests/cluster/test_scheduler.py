@@ -331,6 +331,13 @@ def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is
     assert next(iter(in_order([*others, *after]))) == "first"
 
 
+def test_a_folder_that_happens_to_have_the_name_of_a_task_is_not_its_result(runs_folder):
+    (runs_folder / "first").mkdir(parents=True)
+    executor, progress = local({}, Task("first", never))
+    assert executor.begun == ["first"]
+    assert progress.names("complete") == ["first"]
+
+
 def test_one_that_wants_all_cores_runs_alone():
     executor, _ = local({}, Task("small", never), Task("all", never, cores=8), Task("other", never), cores=2)
     assert sorted(executor.begun) == ["all", "other", "small"]

@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from qrpo_lib.runs import code_version, files, folders
+from qrpo_lib.runs import code_version, files, folders, products
 
 
 def step(**parameters):
@@ -184,6 +184,7 @@ def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, mon
         is_available=lambda: True, device_count=lambda: len(names), get_device_name=lambda number: names[number]
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    products.chosen.cache_clear()  # this process may have multiplied already, with the torch that is there
     assert json.loads((folders.complete(step(a=1), write("x")) / folders.RECORD).read_text())["gpus"] == names
     monkeypatch.delitem(sys.modules, "torch")
     assert json.loads((folders.complete(step(a=2), write("x")) / folders.RECORD).read_text())["gpus"] == []
