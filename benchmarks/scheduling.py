@@ -30,7 +30,7 @@ from qrpo_lib.cluster import dispatch, executors
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
 from qrpo_lib.cluster.task import After, State, Task, in_order
 from qrpo_lib.profiles.settings import Dispatch, Resources
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import keys, records
 
 # Assumed hours of a whole step on the nodes of one job, and in how many units it is saved: a training's checkpoints,
 # a sampling's shards. A unit that is interrupted is lost, the ones before it are not.
@@ -72,7 +72,7 @@ def wide_graph(jobs: int) -> list[Task]:
 
 
 def _task(kind: str, *labels, needs: tuple[Task, ...] = ()) -> Task:
-    step = folders.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
+    step = keys.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
     return Task.of(step, _never_called, (), needs, kind=kind)
 
 
@@ -98,7 +98,7 @@ class Job:
     """A job in the queue or on its nodes. `run` counts its starts: what was foreseen for an earlier one is void."""
 
     id: str
-    step: folders.Step
+    step: keys.Step
     nodes: int
     limit: float
     after: After
@@ -248,7 +248,7 @@ class SimulatedSlurm(executors.Slurm):
         self.account.useful += pool.hours * job.nodes
         if not pool.left and not pool.making:
             job.step.folder.mkdir(parents=True, exist_ok=False)
-            (job.step.folder / folders.RECORD).write_text('{"outputs": {}}')
+            (job.step.folder / records.RECORD).write_text('{"outputs": {}}')
             for other in pool.waiting:
                 self._end(other, success=True)
             pool.waiting = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import files, paths
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -45,7 +45,7 @@ class Batch(BaseModel):
 
 def folder() -> Path:
     """Where submissions are written down, and where submitit keeps their files and logs."""
-    return folders.runs_folder() / ".dispatch"
+    return paths.runs_folder() / ".dispatch"
 
 
 class Journal:
@@ -72,7 +72,7 @@ class Journal:
 
     def write(self, batch: Batch) -> None:
         path = batch.folder / _RECORD
-        folders.write_atomically(path, (batch.model_dump_json() + "\n").encode())
+        files.write_atomically(path, (batch.model_dump_json() + "\n").encode())
         self._read[path] = (path.stat().st_mtime_ns, batch)
 
     def remove(self, batch: Batch) -> None:

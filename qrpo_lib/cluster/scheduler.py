@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from qrpo_lib.cluster.task import ALIVE, OPEN, After, Executor, Job, NoAnswerError, Progress, Task, in_order
-from qrpo_lib.runs import failures, folders
+from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -265,6 +265,6 @@ def _told(tried: list[str]) -> str:
 def _complete_folders() -> set[str]:
     # One look at a folder instead of one for each step: a shared file system feels the difference.
     try:
-        return {entry.name for entry in os.scandir(folders.runs_folder())}
+        return {entry.name for entry in os.scandir(paths.runs_folder())}
     except FileNotFoundError:
         return set()

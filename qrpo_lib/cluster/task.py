@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import keys, paths
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -72,7 +72,7 @@ class Task:
     make: Callable[..., Any]
     arguments: tuple = ()
     needs: tuple[Task, ...] = ()
-    step: folders.Step | None = None
+    step: keys.Step | None = None
     kind: str = "training"
     group: bool = False
     cores: int = 1
@@ -82,7 +82,7 @@ class Task:
     looks_itself: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, step: folders.Step, make: Callable[..., Any], arguments: tuple = (), needs=(), **settings) -> Task:
+    def of(cls, step: keys.Step, make: Callable[..., Any], arguments: tuple = (), needs=(), **settings) -> Task:
         """The task that makes a step's run folder."""
         return cls(step.folder_name, make, arguments, needs, step, **settings)
 
@@ -102,7 +102,7 @@ class Task:
     def told(self) -> Path:
         """Where its process tells how far it is (`qrpo_lib.runs.progress`)."""
         named = self.step.key if self.step else re.sub(r"[^\w.-]+", "-", self.name)
-        return folders.runs_folder() / ".status" / f"{named}.json"
+        return paths.runs_folder() / ".status" / f"{named}.json"
 
     def doing(self) -> str:
         """What its process does now, for people; empty if it has not told."""

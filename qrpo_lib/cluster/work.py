@@ -10,7 +10,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Resources
-from qrpo_lib.runs import folders, secrets
+from qrpo_lib.runs import keys, paths, secrets
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -42,7 +42,7 @@ class Work(Checkpointable):
             del os.environ[name]  # sbatch passes none on, but a login shell may set some again
         if _made_again(self.step).key != self.step.key:
             raise StaleCodeError("The code was changed since this job was submitted; run the same command again.")
-        missing = [name for name in self.needs if not (folders.runs_folder() / name).is_dir()]
+        missing = [name for name in self.needs if not (paths.runs_folder() / name).is_dir()]
         if missing:
             raise FileNotFoundError(f"This job needs what is not complete: {', '.join(missing)}.")
         os.environ.update(self.environment)
@@ -79,6 +79,6 @@ def join_group() -> None:
     PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
 
 
-def _made_again(step: folders.Step) -> folders.Step:
+def _made_again(step: keys.Step) -> keys.Step:
     inputs = tuple(_made_again(source) for source in step.inputs)
-    return folders.Step(step.name, step.parameters, inputs=inputs, code=step.code)
+    return keys.Step(step.name, step.parameters, inputs=inputs, code=step.code)

@@ -12,7 +12,7 @@ import pandas as pd
 from qrpo_lib.exactness import enumerated
 from qrpo_lib.exactness.enumerated import Fit, Problem
 from qrpo_lib.objective import transforms
-from qrpo_lib.paper import style as plots
+from qrpo_lib.paper import style
 from qrpo_lib.runs import progress
 from qrpo_lib.theory import tabular
 
@@ -119,16 +119,20 @@ def rounds_table(problem: Problem, *, beta: float, count: int, learning_rate: fl
 
 def curves_figure(cases: pd.DataFrame) -> tuple[plt.Figure, pd.DataFrame]:
     """KL against steps for every case, and the trained policies against pi*; with the numbers that are drawn."""
-    with plots.style():
+    with style.style():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.4))
         for case in cases.itertuples():
-            identity = plots.ALGORITHMS[case.algorithm]
-            style = {"color": identity.color, "linestyle": "-" if case.data == "off-policy" else "--", "alpha": 0.8}
-            axes[0].plot(case.steps, case.curve, **style)
+            identity = style.ALGORITHMS[case.algorithm]
+            line_style = {
+                "color": identity.color,
+                "linestyle": "-" if case.data == "off-policy" else "--",
+                "alpha": 0.8,
+            }
+            axes[0].plot(case.steps, case.curve, **line_style)
             axes[1].plot(case.target, case.fit, identity.marker, color=identity.color, markersize=3, alpha=0.3)
         axes[0].axhline(1e-3, color="black", linewidth=0.8, linestyle=":")
         axes[0].set(yscale="log", xlabel="step", ylabel=r"KL($\pi_\theta$ || $\pi^*$) in nats")
-        handles = [plt.Line2D([], [], color=plots.ALGORITHMS[a].color) for a in ("qrpo", "dpo", "rebel")]
+        handles = [plt.Line2D([], [], color=style.ALGORITHMS[a].color) for a in ("qrpo", "dpo", "rebel")]
         handles += [plt.Line2D([], [], color="gray", linestyle=line) for line in ("-", "--")]
         axes[0].legend(handles, ["QRPO, six f", "DPO", "REBEL", "off-policy data", "offline data"], fontsize="small")
         ends = [min(map(np.min, cases["target"])), max(map(np.max, cases["target"]))]

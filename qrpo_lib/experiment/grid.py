@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from qrpo_lib.profiles.settings import Profile, ScaledNormal, Transform
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import keys
 from qrpo_lib.steps import fitting
 
 # Columns of a run that change from run to run.
@@ -55,7 +55,7 @@ class Run:
         values |= {f"{self.algorithm}.{name}": getattr(self, name) for name in names if getattr(self, name) is not None}
         return profile.with_training(**values)
 
-    def step(self, profile: Profile) -> folders.Step:
+    def step(self, profile: Profile) -> keys.Step:
         """The step that trains this model."""
         return fitting.step(self.settings(profile), self.algorithm, self.seed)
 
@@ -71,27 +71,27 @@ def grid(profile: Profile) -> list[Run]:
     """Every algorithm in every setting with each of its betas and learning rates and each of the grid's seeds."""
     experiment = profile.experiment
     seeds = experiment.seeds[: experiment.grid_seeds]
-    found = []
+    runs = []
     for algorithm in experiment.algorithms:
         cells = product(
             experiment.settings or [profile.training.setting],
             experiment.betas.get(algorithm) or [getattr(profile.training, algorithm).beta],
             experiment.learning_rates.get(algorithm) or [getattr(profile.training, algorithm).learning_rate],
         )
-        found += [_run(profile, algorithm, *cell, seed) for cell in cells for seed in seeds]
-    return found
+        runs += [_run(profile, algorithm, *cell, seed) for cell in cells for seed in seeds]
+    return runs
 
 
 def scaling(profile: Profile) -> list[Run]:
     """Figure 3's runs: QRPO by setting, beta, learning rate, number of reference rewards and partition function."""
-    found = []
+    runs = []
     for study in profile.experiment.scaling:
         rates = study.learning_rates or [profile.training.qrpo.learning_rate]
         cells = product(study.settings, study.betas, rates, study.num_ref_rewards, study.partitions)
         for setting, beta, rate, n, partition in cells:
             values = {"num_ref_rewards": n, "partition": partition}
-            found += [_run(profile, "qrpo", setting, beta, rate, seed, **values) for seed in profile.experiment.seeds]
-    return list(dict.fromkeys(found))
+            runs += [_run(profile, "qrpo", setting, beta, rate, seed, **values) for seed in profile.experiment.seeds]
+    return list(dict.fromkeys(runs))
 
 
 def transformations(profile: Profile) -> list[Run]:
@@ -167,8 +167,8 @@ def more_seeds(profile: Profile, best: Iterable[Run]) -> list[Run]:
 
 def possible(profile: Profile) -> list[Run]:
     """Every run that the experiment could consist of, whichever cells are the best."""
-    every = more_seeds(profile, [*grid(profile), *transformations(profile)])
-    return list(dict.fromkeys([*every, *scaling(profile)]))
+    seeded = more_seeds(profile, [*grid(profile), *transformations(profile)])
+    return list(dict.fromkeys([*seeded, *scaling(profile)]))
 
 
 def planned(profile: Profile) -> dict[str, int]:
@@ -179,9 +179,9 @@ def planned(profile: Profile) -> dict[str, int]:
     cells = {(run.algorithm, run.setting) for run in parts["grid"]}
     counts = {"grid": len(parts["grid"]), "further seeds of the best cells": more * len(cells)}
     known = set(parts["grid"])
-    for name, found in (("scaling", scaling(profile)), ("transformations", transformations(profile))):
-        counts[name] = len(set(found) - known)
-        known |= set(found)
+    for name, runs in (("scaling", scaling(profile)), ("transformations", transformations(profile))):
+        counts[name] = len(set(runs) - known)
+        known |= set(runs)
     if experiment.transformations:
         counts["further seeds of the best transformations"] = more * len(experiment.transformations.transforms)
     return counts

@@ -10,7 +10,7 @@ from pathlib import Path
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Algorithm, Profile
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
 from qrpo_lib.steps import answers as sample_answers
 from qrpo_lib.steps import (
@@ -79,12 +79,12 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
     return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
 
 
-def _of_step(step: folders.Step, profile: Profile) -> Task:
+def _of_step(step: keys.Step, profile: Profile) -> Task:
     kind, run = _MAKERS[step.name]
     return _task(step, run, (profile,), _needs(step, profile), kind, profile)
 
 
-def _needs(step: folders.Step, profile: Profile) -> tuple[Task, ...]:
+def _needs(step: keys.Step, profile: Profile) -> tuple[Task, ...]:
     # Other inputs are small, and made by whoever needs them.
     return tuple(_of_step(source, profile) for source in step.inputs if source.name in _MAKERS)
 

@@ -13,7 +13,7 @@ from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs
 from qrpo_lib.experiment.grid import FAILED, Run
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import account, cores, folders, progress
+from qrpo_lib.runs import account, cores, keys, progress
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -55,7 +55,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         if run.name in outcome.failed:
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
-    account.rests_on(one.folder_name for one in folders.with_inputs(*steps.values()) if one.folder.is_dir())
+    account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
     return outcome
 
 
@@ -63,12 +63,12 @@ def _task(profile: Profile, run: Run) -> Task:
     return jobs.training(run.settings(profile), run.algorithm, run.seed)
 
 
-def _without_inputs(steps: Mapping[Run, folders.Step]) -> list[Run]:
+def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
     """The runs that are complete, but of what they rest on something is not there; one for each such thing."""
-    there = {one.folder_name for one in folders.with_inputs(*steps.values()) if one.folder.exists()}
+    there = {one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.exists()}
     found: dict[frozenset[str], Run] = {}
     for run, step in steps.items():
-        lost = frozenset(one.folder_name for one in folders.with_inputs(*step.inputs)) - there
+        lost = frozenset(one.folder_name for one in keys.with_inputs(*step.inputs)) - there
         if lost and step.folder_name in there:
             found.setdefault(lost, run)
     return list(found.values())

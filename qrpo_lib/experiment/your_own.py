@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def policy(model: str) -> tuple[Any, Any]:
     if not model:
         from qrpo_lib.models import wheels
 
-        folder = folders.cache_folder("smollm2")
+        folder = paths.cache_folder("smollm2")
         if not (folder / "config.json").exists():
             wheels.convert_smollm2(folder)
         model = str(folder)
@@ -171,7 +171,7 @@ def new_folder(name: str) -> Path:
     """An empty folder for a training run, below the run folders."""
     import tempfile
 
-    parent = folders.cache_folder("your-own")
+    parent = paths.cache_folder("your-own")
     parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
 

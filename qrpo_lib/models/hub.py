@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrpo_lib.runs import content
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import content, paths
 from qrpo_lib.runs.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def _datasets_cache() -> str | None:
     """Where `datasets` may put what it converts: its own cache (None), or one of ours where that cannot be written."""
     from datasets import config
 
-    places = [Path(config.HF_DATASETS_CACHE), runs.cache_folder("datasets")]
+    places = [Path(config.HF_DATASETS_CACHE), paths.cache_folder("datasets")]
     for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)

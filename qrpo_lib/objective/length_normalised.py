@@ -28,11 +28,8 @@ def qrpo(
     partition function is that of beta / |y|, exact as ever: a completion's target is what `losses.qrpo` fits at that
     beta. No constant of the prompt is left out, so completions of different lengths have different targets.
     """
-    if error not in losses.ERRORS:
-        raise ValueError(f"unknown error {error!r}: use one of {', '.join(losses.ERRORS)}.")
-    if not logps.shape == ref_logps.shape == lengths.shape == rewards.shape:
-        shapes = ", ".join(str(tuple(one.shape)) for one in (logps, ref_logps, lengths, rewards))
-        raise ValueError(f"log-probabilities, lengths and rewards must have the same shape, not {shapes}.")
+    losses.check_choice("error", error, losses.ERRORS)
+    losses.check_tensors(logps=logps, ref_logps=ref_logps, lengths=lengths, rewards=rewards)
     target = calibrated_target(rewards, lengths, ref_rewards, beta=beta, transform=transform, partition=partition)
     residual = target.to(logps) - beta / lengths.to(logps) * (logps - ref_logps)
     return residual.square() if error == "squared" else residual.abs()
@@ -48,8 +45,7 @@ def calibrated_target(
     partition: str = "exact",
 ) -> Tensor:
     """`losses.calibrated_target` at beta / |y| of each completion: (...,), (...,) and (..., n) to (...,)."""
-    if not 0 < beta < float("inf"):
-        raise ValueError(f"beta must be a positive number, got {beta}.")
+    losses.check_beta(beta)
     if not bool((lengths >= 1).all()):
         raise ValueError("a completion has at least one token: its length must be at least 1.")
     n = ref_rewards.shape[-1]

@@ -37,8 +37,8 @@ def qrpo(
     beta, transform, partition: as in `calibrated_target`, whose errors this raises too.
     error: "squared", or "absolute" for the absolute value in place of the square.
     """
-    _check_choice("error", error, ERRORS)
-    _check_tensors(logps=logps, ref_logps=ref_logps, rewards=rewards)
+    check_choice("error", error, ERRORS)
+    check_tensors(logps=logps, ref_logps=ref_logps, rewards=rewards)
     target = calibrated_target(rewards, ref_rewards, beta=beta, transform=transform, partition=partition).to(logps)
     residual = target - beta * (logps - ref_logps)
     return residual.square() if error == "squared" else residual.abs()
@@ -69,7 +69,7 @@ def qrpo_pair(
     beta, transform, partition, error: as in `qrpo`.
     completions: "both", "chosen" or "rejected".
     """
-    _check_choice("completions", completions, COMPLETIONS)
+    check_choice("completions", completions, COMPLETIONS)
     settings = {"beta": beta, "transform": transform, "partition": partition, "error": error}
     if completions == "chosen":
         return qrpo(chosen_logps, ref_chosen_logps, chosen_rewards, ref_rewards, **settings)
@@ -131,7 +131,7 @@ def log_partition(transform: Named, beta: float, n: int, partition: str = "exact
     transform, beta, partition: as in `calibrated_target`, whose errors this raises too.
     n: the number of reference rewards.
     """
-    _check_choice("partition", partition, PARTITIONS)
+    check_choice("partition", partition, PARTITIONS)
     f = transforms.get(transform)
     if partition == "finite":
         return transforms.finite_log_partition(f, beta, n)
@@ -153,8 +153,8 @@ def dpo(
     ValueError
         A beta that is not positive, as the losses below.
     """
-    _check_beta(beta)
-    _check_tensors(
+    check_beta(beta)
+    check_tensors(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
         ref_chosen_logps=ref_chosen_logps,
@@ -183,8 +183,8 @@ def rebel(
     chosen_rewards, rejected_rewards: (...,) in any unit.
     beta: strength of the KL regularisation, in the unit of the rewards.
     """
-    _check_beta(beta)
-    _check_tensors(
+    check_beta(beta)
+    check_tensors(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
         ref_chosen_logps=ref_chosen_logps,
@@ -216,10 +216,10 @@ def simpo(
     beta: scale of the margin.
     gamma_ratio: the target margin over beta.
     """
-    _check_beta(beta)
+    check_beta(beta)
     if not 0 <= gamma_ratio < float("inf"):
         raise ValueError(f"gamma_ratio must be a number of at least 0, got {gamma_ratio}.")
-    _check_tensors(
+    check_tensors(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
         chosen_lengths=chosen_lengths,
@@ -233,7 +233,7 @@ def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) 
     return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
 
 
-def _check_tensors(**tensors: Tensor) -> None:
+def check_tensors(**tensors: Tensor) -> None:
     """Raises ValueError for shapes that differ, which would be broadcast, and for values that are not finite."""
     (first, expected), *others = tensors.items()
     for name, tensor in others:
@@ -254,11 +254,11 @@ def _check_tensors(**tensors: Tensor) -> None:
             )
 
 
-def _check_beta(beta) -> None:
+def check_beta(beta) -> None:
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta must be a positive number, got {beta}.")
 
 
-def _check_choice(name: str, value, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(choices)}.")

@@ -200,20 +200,13 @@ class Ledger:
         absent: which precondition is absent, so that the claim is not testable.
         evidence: the figure or table, where it is not the claim's.
 
-        Raises
-        ------
-        UnknownClaimError
-            claims.toml has no such claim.
-        ValueError
-            The values do not fit the claim's rule.
+        Raises UnknownClaimError where claims.toml has no such claim, ValueError where the values do not fit its rule.
         """
         claim = get(claim_id)
         if claim.not_examined:
             raise InputError(f"Claim {claim_id!r} has no rule: claims.toml says why the suite does not examine it.")
-        if values is None:
-            values = {}
-        elif not isinstance(values, Mapping):
-            values = dict.fromkeys(claim.limits, float(values))
+        if not isinstance(values, Mapping):
+            values = {} if values is None else dict.fromkeys(claim.limits, float(values))
         if effect is None:
             effect, effect_words, without_scale = self._effect(claim, scale)
         else:

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import files
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.paths import project_root, runs_folder
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -142,7 +143,7 @@ def take_name(name_or_path: str | Path) -> None:
     own, path = name(chain), chain[-1].path
     if _is_suites_own(path):
         return
-    entry = runs.runs_folder() / ".profiles" / own
+    entry = runs_folder() / ".profiles" / own
     other = Path(entry.read_text(encoding="utf-8").strip()) if entry.is_file() else path
     if other != path and _has_name(other, own):
         raise ProfileError(
@@ -150,7 +151,7 @@ def take_name(name_or_path: str | Path) -> None:
             f'give one of them another, name = "...".'
         )
     if not entry.is_file() or other != path:
-        runs.write_atomically(entry, f"{path}\n".encode())
+        files.write_atomically(entry, f"{path}\n".encode())
 
 
 def _has_name(path: Path, wanted: str) -> bool:
@@ -405,7 +406,7 @@ def _found(named: str, by: Layer | None = None) -> Path:
         path = Path(named).expanduser()
     except RuntimeError:  # ~nobody
         raise ProfileError(f"{said} is no profile {named!r}; nobody has that home folder.") from None
-    folders = [by.path.parent] if by else [Path.cwd(), runs.project_root()]
+    folders = [by.path.parent] if by else [Path.cwd(), project_root()]
     paths = list(dict.fromkeys(folder.absolute() / path for folder in folders))
     for one in paths:
         if _is_file(one):

@@ -82,11 +82,11 @@ def _to_reporting_prompts(profile: Profile, best: BestModels) -> Outputs:
     return found
 
 
-def save(found: Outputs, folder: Path) -> list[Path]:
+def save(answers: Outputs, folder: Path) -> list[Path]:
     """Write `METHOD.json` for each method, as `alpaca_eval --model_outputs` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for method, entries in found.items():
+    for method, entries in answers.items():
         paths.append(folder / f"{method}.json")
         paths[-1].write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
@@ -112,7 +112,7 @@ def told(profile: Profile, annotator: str | None = None) -> str:
     return f"Answers to {of}, judged by {judge}."
 
 
-def evaluate(found: Outputs, profile: Profile, annotator: str | None = None) -> pd.DataFrame:
+def evaluate(answers: Outputs, profile: Profile, annotator: str | None = None) -> pd.DataFrame:
     """AlpacaEval's leaderboard, a row for each method in column `method`, with the metrics of Table 3 beside its own.
 
     annotator: as the package names it; the profile's by default.
@@ -121,9 +121,9 @@ def evaluate(found: Outputs, profile: Profile, annotator: str | None = None) -> 
     import pandas as pd
 
     settings = profile.alpaca_eval
-    reference = alpaca_answers.baseline(profile) if settings else found[REFERENCE]
+    reference = alpaca_answers.baseline(profile) if settings else answers[REFERENCE]
     boards = []
-    for method, entries in found.items():
+    for method, entries in answers.items():
         if settings or method != REFERENCE:
             board, _ = alpaca_eval.evaluate(
                 model_outputs=entries,

@@ -101,8 +101,8 @@ def references(profile: Profile) -> pd.DataFrame:
 
 def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
     """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
-    found = paper_lengths.evaluations(profile, runs, text)
-    return _with_lc_reward(profile, found) if has_lc_reward(profile) else found
+    completions = paper_lengths.evaluations(profile, runs, text)
+    return _with_lc_reward(profile, completions) if has_lc_reward(profile) else completions
 
 
 def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
@@ -241,28 +241,28 @@ def length_points(profile: Profile, best: BestModels) -> dict[str, pd.DataFrame]
 def length_table(points: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Spearman's rho of each algorithm with its interval; `reward_rho` is that of the true reward with length."""
     rows = []
-    for name, made in points.items():
-        rho = length_bias.correlation(made)
+    for name, of_policy in points.items():
+        rho = length_bias.correlation(of_policy)
         row = {"method": style.ALGORITHMS[name].label, "rho": rho.mean, "low": rho.low, "high": rho.high}
-        row |= {"reward_rho": length_bias.spearman(made["x"].to_numpy(), made["reward"].to_numpy())}
-        row |= {"mean_length": made["x"].mean(), "prompts": rho.n, "seeds": rho.seeds, "points": len(made)}
+        row |= {"reward_rho": length_bias.spearman(of_policy["x"].to_numpy(), of_policy["reward"].to_numpy())}
+        row |= {"mean_length": of_policy["x"].mean(), "prompts": rho.n, "seeds": rho.seeds, "points": len(of_policy)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def as_pass_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `table_rows` for Table 2: the reward in per cent."""
-    made = {f"pass_rate{suffix}": 100 * rows[f"reward{suffix}"] for suffix in ("", "_error")}
-    return rows.assign(**made, pass_rate_bold=rows["reward_bold"])
+    rates = {f"pass_rate{suffix}": 100 * rows[f"reward{suffix}"] for suffix in ("", "_error")}
+    return rows.assign(**rates, pass_rate_bold=rows["reward_bold"])
 
 
 def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Rows of `table_rows` for Figure 1, `method, value, error, bold, trained`: pass rate, or LC-reward, or reward."""
     code, lc = profile.task.completions == "solution", has_lc_reward(profile)
     metric = "pass_rate" if code else "lc_reward" if lc else "reward"
-    found = as_pass_rates(rows) if code else rows
+    shown = as_pass_rates(rows) if code else rows
     names = {metric: "value", f"{metric}_error": "error", f"{metric}_bold": "bold"}
-    return found[["method", *names, "trained"]].rename(columns=names)
+    return shown[["method", *names, "trained"]].rename(columns=names)
 
 
 def published_figure_1_rows(profile: Profile) -> pd.DataFrame:
@@ -287,9 +287,9 @@ def _grid(profile: Profile, algorithms: Sequence[str] | None) -> list[Run]:
     return [run for run in grid.grid(profile) if algorithms is None or run.algorithm in algorithms]
 
 
-def _with_lc_reward(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
+def _with_lc_reward(profile: Profile, completions: pd.DataFrame) -> pd.DataFrame:
     parts = []
-    for setting, rows in found.groupby("setting", sort=False):
+    for setting, rows in completions.groupby("setting", sort=False):
         of_setting = references(profile.with_training(setting=setting))
         parts.append(selection.with_lc_reward(rows, of_setting, each_repeat=paper_lengths.are_used(profile)))
     return pd.concat(parts)

@@ -31,8 +31,8 @@ def points(evaluations: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """
     lengths = length_control.by_prompt(references, "length").loc[evaluations["prompt_id"]].to_numpy()
     x = length_control.standardised(evaluations["length"].to_numpy(), lengths)
-    made = evaluations[["prompt_id", "seed", "reward"]].assign(x=x, y=evaluation.log_ratio(evaluations))
-    return made[np.isfinite(made["x"])].reset_index(drop=True)
+    standardised = evaluations[["prompt_id", "seed", "reward"]].assign(x=x, y=evaluation.log_ratio(evaluations))
+    return standardised[np.isfinite(standardised["x"])].reset_index(drop=True)
 
 
 def kept(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -53,10 +53,10 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / scale) if scale > 0 else 0.0
 
 
-def correlation(made: pd.DataFrame) -> Interval:
+def correlation(of_policy: pd.DataFrame) -> Interval:
     """Spearman's rho of `points`, with its 95 % interval over prompts and seeds."""
-    x, y = made["x"].to_numpy(), made["y"].to_numpy()
-    return clustered_interval(lambda rows: spearman(x[rows], y[rows]), made["prompt_id"], made["seed"])
+    x, y = of_policy["x"].to_numpy(), of_policy["y"].to_numpy()
+    return clustered_interval(lambda rows: spearman(x[rows], y[rows]), of_policy["prompt_id"], of_policy["seed"])
 
 
 def contrast(of_policies: dict[str, pd.DataFrame], first: tuple[str, ...], second: tuple[str, ...]) -> Interval:
@@ -76,9 +76,9 @@ def contrast(of_policies: dict[str, pd.DataFrame], first: tuple[str, ...], secon
 def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The points that Figure 4 shows, with a column `algorithm`."""
     parts = []
-    for algorithm, made in of_algorithms.items():
-        inside = kept(made["x"].to_numpy(), made["y"].to_numpy())
-        parts.append(made.loc[inside, ["prompt_id", "seed", "x", "y"]].assign(algorithm=algorithm))
+    for algorithm, of_policy in of_algorithms.items():
+        inside = kept(of_policy["x"].to_numpy(), of_policy["y"].to_numpy())
+        parts.append(of_policy.loc[inside, ["prompt_id", "seed", "x", "y"]].assign(algorithm=algorithm))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -89,9 +89,9 @@ def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
         figure, axes = plt.subplots(
             1, len(of_algorithms), figsize=(3.6 * len(of_algorithms), 3.9), sharex=True, sharey=True, squeeze=False
         )
-        for axis, (algorithm, made) in zip(axes[0], of_algorithms.items(), strict=True):
+        for axis, (algorithm, of_policy) in zip(axes[0], of_algorithms.items(), strict=True):
             look = style.ALGORITHMS[algorithm]
-            x, y, rho = _kept_points(made)
+            x, y, rho = _kept_points(of_policy)
             axis.scatter(x, y, s=12, alpha=0.5, marker=look.marker, color=look.color, linewidth=0)
             for other in of_algorithms:
                 ends, heights = _least_squares(*_kept_points(of_algorithms[other])[:2])

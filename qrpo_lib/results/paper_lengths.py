@@ -18,7 +18,7 @@ from qrpo_lib.experiment import read
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.models import hub
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import files, paths
 from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
@@ -72,7 +72,7 @@ def _remembered(profile: Profile, run: Run, rows: pd.DataFrame) -> np.ndarray:
     """The lengths of a run's completions, counted once for all notebooks."""
     counting = hub.identity(profile.task.tokenizer, profile.task.tokenizer_revision, tokenizer_only=True)
     by = hashlib.sha256(json.dumps([counting, profile.task.max_tokens], sort_keys=True).encode()).hexdigest()[:12]
-    path = folders.cache_folder("paper_lengths") / f"{run.step(profile).folder_name}-{by}.i4"
+    path = paths.cache_folder("paper_lengths") / f"{run.step(profile).folder_name}-{by}.i4"
     content = files.read_sealed(path)
     if content is None:
         content = counted(profile, rows)["length"].to_numpy().astype("<i4").tobytes()

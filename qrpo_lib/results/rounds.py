@@ -15,8 +15,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import statistics
 from qrpo_lib.results.statistics import Interval
-from qrpo_lib.steps import reference_sampling
-from qrpo_lib.steps import rounds as iterative
+from qrpo_lib.steps import reference_sampling, rounds
 from qrpo_lib.steps.rounds import Plan
 
 INITIAL = "initial policy"
@@ -30,7 +29,7 @@ def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[t
     wanted = list(itertools.product(plans, seeds))
     jobs.make(profile, *(jobs.iterative(profile, plan, seed) for plan, seed in wanted))
     return {
-        (plan, seed): [iterative.step(profile, plan, seed, number + 1).folder for number in range(plan.rounds)]
+        (plan, seed): [rounds.step(profile, plan, seed, number + 1).folder for number in range(plan.rounds)]
         for plan, seed in wanted
     }
 
@@ -38,9 +37,9 @@ def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[t
 def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
     """Means over the completions of each reporting prompt: `plan, round, seed, prompt_id, reward, length, kl`."""
     frames = []
-    for (plan, seed), rounds in folders.items():
-        for number, folder in enumerate(rounds, 1):
-            frame = iterative.load(folder)
+    for (plan, seed), folders_of_rounds in folders.items():
+        for number, folder in enumerate(folders_of_rounds, 1):
+            frame = rounds.load(folder)
             log_ratio = frame.pop("log_ratio")
             # unbiased as the mean log-ratio is, since E[pi_initial / pi] = 1, with a fraction of its variance
             frame["kl"] = np.expm1(-log_ratio) + log_ratio
@@ -52,16 +51,16 @@ def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
 def initial_rewards(completions: Path) -> Interval:
     """Mean reward of the initial policy on the reporting prompts, from its reference sampling."""
     frame = reference_sampling.load(completions)
-    frame = frame[(frame["split"] == iterative.EVALUATED) & (frame["role"] == "candidate")]
+    frame = frame[(frame["split"] == rounds.EVALUATED) & (frame["role"] == "candidate")]
     return statistics.mean_interval(frame.groupby("prompt_id")["reward"].mean().to_numpy())
 
 
 def table(prompts: pd.DataFrame) -> pd.DataFrame:
     """One row for each plan and round: mean reward, KL to the initial policy in nats, length, with intervals."""
     rows = []
-    for (plan, number), of in prompts.groupby(["plan", "round"], sort=False):
-        intervals = {name: statistics.mean_interval(_matrix(of, name)) for name in ("reward", "kl", "length")}
-        rows.append({"plan": plan, "round": number, "seeds": of["seed"].nunique()} | intervals)
+    for (plan, number), group in prompts.groupby(["plan", "round"], sort=False):
+        intervals = {name: statistics.mean_interval(_matrix(group, name)) for name in ("reward", "kl", "length")}
+        rows.append({"plan": plan, "round": number, "seeds": group["seed"].nunique()} | intervals)
     return pd.DataFrame(rows)
 
 
@@ -101,9 +100,9 @@ def figure(summary: pd.DataFrame, initial: Interval) -> tuple[plt.Figure, pd.Dat
     with style.style():
         result, axes = plt.subplots(figsize=(7, 4.6))
         axes.plot(0, initial.mean, style.ALGORITHMS["initial"].marker, color="dimgray", label=INITIAL)
-        for plan, of in drawn[drawn["plan"] != INITIAL].groupby("plan", sort=False):
-            errors = [of["reward"] - of["low"], of["high"] - of["reward"]]
-            axes.errorbar(of["kl"], of["reward"], yerr=errors, marker="o", capsize=3, linewidth=1, label=plan)
+        for plan, of_plan in drawn[drawn["plan"] != INITIAL].groupby("plan", sort=False):
+            errors = [of_plan["reward"] - of_plan["low"], of_plan["high"] - of_plan["reward"]]
+            axes.errorbar(of_plan["kl"], of_plan["reward"], yerr=errors, marker="o", capsize=3, linewidth=1, label=plan)
         axes.set(xlabel=r"KL($\pi_\theta$ || initial policy) in nats", ylabel="online reward")
         axes.legend(fontsize="small")
     return result, drawn

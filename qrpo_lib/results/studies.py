@@ -37,9 +37,9 @@ TransformationCells = dict[tuple[str, float], Cell]
 
 def scaling_cells(profile: Profile) -> ScalingCells:
     """The cells of the scaling studies; the setting is "offline" or "off-policy"."""
-    found = read.evaluations(profile, grid.scaling(profile))
-    found["setting"] = found["setting"].map(lambda name: "offline" if name.endswith("offline") else "off-policy")
-    return {key: _best_checkpoint(rows) for key, rows in found.groupby(_SCALING, sort=False)}
+    runs = read.evaluations(profile, grid.scaling(profile))
+    runs["setting"] = runs["setting"].map(lambda name: "offline" if name.endswith("offline") else "off-policy")
+    return {key: _best_checkpoint(rows) for key, rows in runs.groupby(_SCALING, sort=False)}
 
 
 def scaling_rows(cells: ScalingCells) -> pd.DataFrame:
@@ -51,8 +51,8 @@ def told_unmoved(rows: pd.DataFrame) -> str:
     """For people: how many cells of `scaling_rows` are reported at the initial policy, and where."""
     unmoved = rows[rows["step"] == 0]
     where = sorted(unmoved.groupby(["setting", "beta"]).groups)
-    told = f"{len(unmoved)} of {len(rows)} cells are the initial policy's: no checkpoint had a higher selection reward"
-    return told + "".join(f"; {setting}, beta {beta:g}" for setting, beta in where) + "."
+    text = f"{len(unmoved)} of {len(rows)} cells are the initial policy's: no checkpoint had a higher selection reward"
+    return text + "".join(f"; {setting}, beta {beta:g}" for setting, beta in where) + "."
 
 
 def best_rates(cells: ScalingCells) -> pd.DataFrame:
@@ -126,9 +126,9 @@ def degradation(profile: Profile) -> pd.DataFrame:
     that the column `checkpoint` names: "start", "between" (of those between first and last the one with the best
     selection reward of the setting), "last". Without any in between, "between" is missing.
     """
-    found = [run for run in grid.scaling(profile) if run.partition == "exact"]
-    smallest, most = min(run.beta for run in found), max(run.num_ref_rewards for run in found)
-    rows = read.evaluations(profile, [r for r in found if (r.beta, r.num_ref_rewards) == (smallest, most)])
+    runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
+    smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
+    rows = read.evaluations(profile, [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most)])
     keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
     means = rows.groupby(keys, as_index=False)["reward"].mean()
     parts = []
@@ -169,18 +169,18 @@ def transformation_rows(cells: TransformationCells) -> pd.DataFrame:
 
 def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """What Figure 6 plots: log-ratios and quantile rewards of the validation pairs over training, by beta and seed."""
-    found = read.histories(profile, runs)
+    history = read.histories(profile, runs)
     names = ["beta", "seed", "step", "chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
-    return found.loc[found["split"] == "validation", names].reset_index(drop=True)
+    return history.loc[history["split"] == "validation", names].reset_index(drop=True)
 
 
 def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """Of each setting, beta, learning rate, number of references and seed the log-ratios and quantile rewards of the
     validation pairs at the last step."""
     keys = ["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]
-    found = read.histories(profile, runs)
-    found = found[found["split"] == "validation"]
-    last = found.loc[found.groupby(keys, dropna=False)["step"].idxmax()]
+    history = read.histories(profile, runs)
+    history = history[history["split"] == "validation"]
+    last = history.loc[history.groupby(keys, dropna=False)["step"].idxmax()]
     columns = ["chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
     return last[[*keys, "step", *columns]].sort_values(keys).reset_index(drop=True)
 
@@ -189,8 +189,8 @@ def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     """`algorithm, seed, step`, mean reward over all held-out completions, both log-ratios of the validation pairs."""
     keys = ["algorithm", "seed", "step"]
     rewards = read.evaluations(profile, runs).groupby(keys, as_index=False)["reward"].mean()
-    found = read.histories(profile, runs)
-    validation = found.loc[found["split"] == "validation", [*keys, "chosen_log_ratio", "rejected_log_ratio"]]
+    history = read.histories(profile, runs)
+    validation = history.loc[history["split"] == "validation", [*keys, "chosen_log_ratio", "rejected_log_ratio"]]
     return rewards.merge(validation, on=keys, validate="1:1")
 
 

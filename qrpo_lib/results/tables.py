@@ -193,10 +193,10 @@ def published_table_3() -> pd.DataFrame:
 def published_appendix_m(arm: str) -> pd.DataFrame:
     """The hyperparameters of a table of the paper's App. M as rows for `appendix_m`, which has dashes for rewards."""
     rows = published.table("appendix_m")
-    found = rows[rows["arm"] == arm]
-    if found.empty:
+    of_arm = rows[rows["arm"] == arm]
+    if of_arm.empty:
         raise ValueError(f"App. M has no table for {arm!r}; it has {', '.join(dict.fromkeys(rows['arm']))}.")
-    return found.assign(selected=found["selected"].eq(True))
+    return of_arm.assign(selected=of_arm["selected"].eq(True))
 
 
 def _mark(row: pd.Series) -> str:

@@ -22,7 +22,7 @@ from qrpo_lib.objective import transforms
 from qrpo_lib.objective.quantile import quantile_reward
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_control
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.steps import dataset_pairs, evaluation, reference_policy, reference_sampling, shared_references
 
 BEST_OF = 50
@@ -177,7 +177,7 @@ def _with_logp(rows: pd.DataFrame, policy, tokenizer, profile: Profile) -> pd.Da
         for prompt, ids in zip(rows["prompt_ids"], rows["token_ids"], strict=True)
     ]
     computing = {"micro_batch_size": profile.training.micro_batch_size, "precision": profile.training.precision}
-    cache = folders.cache_folder("reference_log_probs")
+    cache = paths.cache_folder("reference_log_probs")
     return rows.assign(
         logp=reference_logps.log_probs(policy, tokenizer, of_rows, **computing, cache=cache)["ref_logps"]
     )

@@ -44,11 +44,11 @@ def parameters(settings: RewardModel | Relevance | PythonReward) -> dict[str, An
 
         name = settings.function.rpartition(":")[2]
         return {"kind": "python", "function": name, "source": python_function.source(settings.function)}
-    found = settings.model_dump()
+    determining = settings.model_dump()
     if settings.kind != "relevance":
-        del found["revision"], found["batch_size"]
-        found["model"] = hub.identity(settings.model, settings.revision)
-    return found
+        del determining["revision"], determining["batch_size"]
+        determining["model"] = hub.identity(settings.model, settings.revision)
+    return determining
 
 
 def check_available(settings: RewardModel | Relevance | PythonReward) -> None:

@@ -41,7 +41,7 @@ class RelevanceReward:
         """Unit vectors (n, width): the mean of the last hidden states over a text's tokens."""
         import torch
 
-        found = []
+        embeddings = []
         with torch.inference_mode():
             for start in range(0, len(texts), _BATCH_SIZE):
                 batch = self._tokenizer(
@@ -53,8 +53,8 @@ class RelevanceReward:
                 )
                 mask = batch["attention_mask"][..., None].float()
                 mean = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-                found.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
-        return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+                embeddings.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
+        return np.concatenate(embeddings) if embeddings else np.empty((0, 0), dtype=np.float32)
 
 
 class ChatReward:
@@ -110,15 +110,15 @@ class ChatReward:
         rewards = np.empty(len(chats), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(order), self._batch_size):
-                some = order[start : start + self._batch_size]
-                batch = self._tokenizer.pad({"input_ids": [chats[i] for i in some]}, return_tensors="pt")
+                batch_rows = order[start : start + self._batch_size]
+                batch = self._tokenizer.pad({"input_ids": [chats[i] for i in batch_rows]}, return_tensors="pt")
                 batch = batch.to(self._model.device)
                 output = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
                 scores = output if isinstance(output, torch.Tensor) else _scores(output)
-                if scores.numel() != len(some):
-                    outputs = scores.numel() // len(some)
+                if scores.numel() != len(batch_rows):
+                    outputs = scores.numel() // len(batch_rows)
                     raise ValueError(f"The reward model gives {outputs} outputs a chat; choose one that gives one.")
-                rewards[some] = scores.float().reshape(len(some)).cpu().numpy()
+                rewards[batch_rows] = scores.float().reshape(len(batch_rows)).cpu().numpy()
         return rewards
 
     def _chat_ids(self, prompt: str, completion: str) -> list[int]:

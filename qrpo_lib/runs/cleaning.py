@@ -21,8 +21,9 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, records
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.paths import runs_folder
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -73,7 +74,7 @@ def named(name: str) -> list[Found]:
     CleaningError
         The name is none of a run folder, there is none, or it is not the suite's.
     """
-    folder = folders.runs_folder()
+    folder = runs_folder()
     if not _NAME.fullmatch(name):
         raise CleaningError(f"{name!r} is not the name of a run folder (NAME-KEY, no path); `qrpo runs` lists them.")
     found = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
@@ -87,12 +88,12 @@ def named(name: str) -> list[Found]:
     recorded = _recorded_name(path)
     if recorded not in (None, name):
         raise CleaningError(
-            f"{path} was not made under this name: its {folders.RECORD} is that of {recorded}. Nothing was removed; "
+            f"{path} was not made under this name: its {records.RECORD} is that of {recorded}. Nothing was removed; "
             "move or remove the folder yourself."
         )
     if recorded is None and not _is_damaged_run_folder(path):
         raise CleaningError(
-            f"{path} has no readable {folders.RECORD}: it cannot be told whether the suite made it. Nothing was "
+            f"{path} has no readable {records.RECORD}: it cannot be told whether the suite made it. Nothing was "
             "removed; move or remove the folder yourself."
         )
     kind = _RUN_FOLDER if recorded else "damaged run folder"
@@ -106,14 +107,14 @@ def unneeded(needed: set[str]) -> list[Found]:
 
 def everything() -> list[Found]:
     """All run folders, interrupted attempts and caches."""
-    return [*_everything(), *_caches(folders.runs_folder())]
+    return [*_everything(), *_caches(runs_folder())]
 
 
 def damaged() -> list[str]:
     """Names of folders that look like run folders but whose record cannot be read; only `named` takes them."""
     return [
         path.name
-        for path in _entries(folders.runs_folder())
+        for path in _entries(runs_folder())
         if _is_real_folder(path) and _recorded_name(path) is None and _is_damaged_run_folder(path)
     ]
 
@@ -148,7 +149,7 @@ def remove_own(path: Path) -> None:
     """
     if path.is_symlink():
         raise OSError(f"{path} is a link, not a run folder: remove the link yourself.")
-    removed = folders.runs_folder() / _REMOVED
+    removed = runs_folder() / _REMOVED
     removed.mkdir(parents=True, exist_ok=True)
     target = removed / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
     path.rename(target)
@@ -158,7 +159,7 @@ def remove_own(path: Path) -> None:
 
 
 def _everything() -> list[Found]:
-    folder = folders.runs_folder()
+    folder = runs_folder()
     found = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
     found += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
     left = [path for path in _entries(folder / _REMOVED) if _NAME.fullmatch(path.name.split(".")[0])]
@@ -198,7 +199,7 @@ def _is_real_folder(path: Path) -> bool:
 
 def _recorded_name(path: Path) -> str | None:
     """NAME-KEY as the folder's record says; None if it cannot be read."""
-    record = path / folders.RECORD
+    record = path / records.RECORD
     if record.is_symlink():
         return None
     try:
@@ -214,13 +215,13 @@ def _is_damaged_run_folder(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     if not match or not (match["name"] in _STEPS or match["name"].startswith(_NOTEBOOK)):
         return False
-    lock = folders.runs_folder() / ".locks" / f"{path.name}.lock"
-    return any(file.is_file() and not file.is_symlink() for file in (path / folders.RECORD, lock))
+    lock = runs_folder() / ".locks" / f"{path.name}.lock"
+    return any(file.is_file() and not file.is_symlink() for file in (path / records.RECORD, lock))
 
 
 def _locks(name: str) -> list:
     """The lock of a step, and those of its shards that there are."""
-    shards = (folders.runs_folder() / ".locks").glob(f"{name}.*.lock")
+    shards = (runs_folder() / ".locks").glob(f"{name}.*.lock")
     return [folders.lock(name), *(folders.lock(path.name.removesuffix(".lock")) for path in shards)]
 
 

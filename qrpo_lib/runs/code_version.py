@@ -559,7 +559,7 @@ def _local_names(function: Any) -> set[str]:
 
 
 def _makes_a_step(function: ast.AST) -> bool:
-    """Whether a function calls `Step(...)`, `folders.Step(...)` or the like."""
+    """Whether a function calls `Step(...)`, `keys.Step(...)` or the like."""
     calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
     return any("Step" in (getattr(called, "id", None), getattr(called, "attr", None)) for called in calls)
 

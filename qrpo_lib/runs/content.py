@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import files, paths
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -18,7 +18,7 @@ def folder_sha256(folder: Path, patterns: Sequence[str] = ("*",)) -> str:
     Hidden files and folders (downloaders keep notes there) and `SHA256SUMS` do not count. Links are followed: a hub's
     cache is made of them. A large file is read once, and again when it has changed.
     """
-    memory, lines = folders.checksums_folder(), []
+    memory, lines = paths.checksums_folder(), []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts) or path.name == "SHA256SUMS"

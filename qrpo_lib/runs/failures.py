@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -25,7 +25,7 @@ _REMEDY = "make room and run the same command again."
 
 def disks() -> tuple[Path, ...]:
     """Where the suite writes files."""
-    return folders.runs_folder(), folders.project_root() / "figures", Path(tempfile.gettempdir())
+    return paths.runs_folder(), paths.project_root() / "figures", Path(tempfile.gettempdir())
 
 
 def sentence(error: BaseException, *places: Path) -> str:

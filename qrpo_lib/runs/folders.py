@@ -21,21 +21,14 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from qrpo_lib.runs import records as run_records
+from qrpo_lib.runs import paths, records
 from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.runs.files import file_sha256, write_atomically
-from qrpo_lib.runs.keys import Step, with_inputs
-from qrpo_lib.runs.paths import PACKAGE, cache_folder, checksums_folder, figures_folder, project_root, runs_folder
-from qrpo_lib.runs.records import RECORD, CorruptedRunError, check
-from qrpo_lib.runs.records import read_all as records
+from qrpo_lib.runs.keys import Step
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-# Also found here.
-__all__ = ["PACKAGE", "RECORD", "CorruptedRunError", "Step", "cache_folder", "check", "checksums_folder"]
-__all__ += ["figures_folder", "file_sha256", "project_root", "records", "with_inputs", "write_atomically"]
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _STARTED = time.time()
@@ -73,14 +66,14 @@ def complete(
     make: writes the result into the folder that it is given.
     seed: for the record.
     resumable: whether that folder holds what an interrupted attempt left, of which `make` must trust only what was
-        moved there whole (`write_atomically`); otherwise it is empty.
+        moved there whole (`files.write_atomically`); otherwise it is empty.
     shared: work that such processes share, called before `make`: it leaves its pieces in `step.shards`, which is
         removed in the end.
     again: make the result even if it is there; the new one takes the place of the old one when it is whole.
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder
-    clock = run_records.Clock()
+    clock = records.Clock()
     if shared and not step.is_complete():
         shared()
     if _processes() > 1:
@@ -98,7 +91,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, clock: run_records.Clock) -> Path:
+def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, clock: records.Clock) -> Path:
     """`complete` in processes that train together: all call `make`, the main one holds the lock and decides."""
     if not is_main_process():
         if _agreed(None) == "make":
@@ -145,14 +138,14 @@ def _prepare(step: Step, resumable: bool) -> None:
     step.partial.mkdir(parents=True, exist_ok=True)
 
 
-def _make(step: Step, make: Callable, seed: int | None, clock: run_records.Clock) -> None:
+def _make(step: Step, make: Callable, seed: int | None, clock: records.Clock) -> None:
     make(step.partial)
     if _code_was_edited(step):
         raise CodeChangedError(
             f"The code was edited while {step.folder_name} was made, so nobody can tell which code made it: "
             "run the same command again."
         )
-    run_records.write(step, seed, clock)
+    records.write(step, seed, clock)
     _sync(step.partial)
     old = _set_aside(step.folder) if step.folder.exists() else None
     step.partial.rename(step.folder)
@@ -168,13 +161,13 @@ def _remove_shards(step: Step) -> None:
     locks anew.
     """
     shutil.rmtree(step.shards, ignore_errors=True)
-    for path in (runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):
+    for path in (paths.runs_folder() / ".locks").glob(f"{step.folder_name}.*.lock"):
         path.unlink(missing_ok=True)
 
 
 def lock(name: str) -> FileLock:
     """A lock that one process holds at a time; the system frees it when that process dies, however it dies."""
-    path = runs_folder() / ".locks" / f"{name}.lock"
+    path = paths.runs_folder() / ".locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
@@ -186,7 +179,7 @@ def discard(folder: Path) -> None:
 
 def _set_aside(folder: Path) -> Path:
     """Give a folder a name under which nobody looks for it; returns its new path."""
-    aside = runs_folder() / ".partial" / f".discarded-{folder.name}-{os.getpid()}"
+    aside = paths.runs_folder() / ".partial" / f".discarded-{folder.name}-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(aside)

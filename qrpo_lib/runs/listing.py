@@ -23,7 +23,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.runs import cleaning, folders
+from qrpo_lib.runs import cleaning, paths
+from qrpo_lib.runs.records import RECORD
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -173,7 +174,7 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 def _records() -> dict[str, dict[str, Any]]:
     found = {}
-    for path in sorted(folders.runs_folder().glob(f"*/{folders.RECORD}")):
+    for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")):
         if cleaning.is_run_folder(path.parent):
             found[path.parent.name] = _read(path)
     return {name: record for name, record in found.items() if record}

@@ -83,15 +83,15 @@ def _not_a_record(record: dict[str, Any], folder_name: str) -> str:
 
 def read_all() -> list[tuple[Path, dict[str, Any]]]:
     """Every run folder with its record, oldest first; outputs are not compared. An unreadable record is left out."""
-    found = []
+    records = []
     for path in paths.runs_folder().glob(f"*/{RECORD}"):
         try:
             record = files.read_json(path, "")
         except files.UnreadableFileError:
             continue
         if not _not_a_record(record, path.parent.name):
-            found.append((path.parent, record))
-    return sorted(found, key=lambda item: str(item[1].get("started", "")))
+            records.append((path.parent, record))
+    return sorted(records, key=lambda item: str(item[1].get("started", "")))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Clock:
 
 
 def write(step: Step, seed: int | None, clock: Clock) -> None:
-    made = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
+    outputs = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
         "key": step.key,
@@ -112,7 +112,7 @@ def write(step: Step, seed: int | None, clock: Clock) -> None:
         "inputs": {source.name: source.key for source in step.inputs},
         "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
         "seed": seed,
-        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in made},
+        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in outputs},
         "versions": _versions(),
         "git": _git(),
         "host": socket.gethostname(),

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 
 from filelock import Timeout
 
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import files, folders, keys
 from qrpo_lib.runs.progress import Report
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
-def make_all(
-    step: folders.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None
-) -> None:
+def make_all(step: keys.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None) -> None:
     """Return once every file in `names` is in `step.shards`, or the step is complete.
 
     Any number of processes may call this for the same step at once. `make(i)` gives the content of file i; it must
@@ -48,7 +46,7 @@ def make_all(
         report(len(names), len(names), "shards")
 
 
-def read(step: folders.Step, name: str) -> bytes:
+def read(step: keys.Step, name: str) -> bytes:
     """What `make` gave for a file.
 
     Raises

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.sampling.transformers_engine import Sampled
 
@@ -27,7 +27,7 @@ def vllm_python() -> str | None:
     named = os.environ.get("QRPO_VLLM_PYTHON")
     if named and not Path(named).is_file():
         raise ValueError(f"QRPO_VLLM_PYTHON is {named}, but there is no such file: name a Python that has vLLM.")
-    local = folders.project_root() / ".venv-vllm" / "bin" / "python"
+    local = paths.project_root() / ".venv-vllm" / "bin" / "python"
     return named or (str(local) if local.is_file() else None)
 
 

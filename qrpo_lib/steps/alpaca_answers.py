@@ -16,7 +16,7 @@ from typing import Any
 
 from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles.settings import Algorithm, Profile
-from qrpo_lib.runs import files, folders, progress
+from qrpo_lib.runs import files, folders, keys, progress
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.steps import fitting, reference_policy
@@ -52,7 +52,7 @@ def baseline(profile: Profile) -> list[dict[str, Any]]:
     return entries
 
 
-def step(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> folders.Step:
+def step(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> keys.Step:
     """What determines the answers of a policy in the profile's setting.
 
     Parameters
@@ -72,7 +72,7 @@ def step(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: i
         "batch_size": settings.batch_size,
         **profile.evaluation_sampling,
     }
-    return folders.Step(
+    return keys.Step(
         "alpaca_answers",
         parameters,
         inputs=(made_by,),
@@ -87,7 +87,7 @@ def run(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: in
     return folders.make(step(profile, algorithm, seed, checkpoint))
 
 
-def _made_by(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> folders.Step:
+def _made_by(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> keys.Step:
     if algorithm is None or checkpoint == 0:
         return reference_policy.step(profile)
     return fitting.step(profile, algorithm, seed)
@@ -113,7 +113,7 @@ def weights(folder: Path, checkpoint: int) -> Path:
     return kept
 
 
-def _make(profile: Profile, made_by: folders.Step, checkpoint: int, folder: Path) -> None:
+def _make(profile: Profile, made_by: keys.Step, checkpoint: int, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     settings = profile.reference_sampling
@@ -139,7 +139,7 @@ def _make(profile: Profile, made_by: folders.Step, checkpoint: int, folder: Path
         for one in sorted(answers, key=lambda one: one.prompt_index)
     ]
     content = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
-    folders.write_atomically(folder / OUTPUTS, content.encode())
+    files.write_atomically(folder / OUTPUTS, content.encode())
 
 
 def _baseline_file(dataset: str, revision: str | None) -> Path:

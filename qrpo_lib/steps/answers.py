@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.steps import evaluation, initial_policy
 from qrpo_lib.tasks import registry as tasks
@@ -22,7 +22,7 @@ ANSWERS = "answers.parquet"
 COLUMNS = ("request", "answer", "tokens", "reward")
 
 
-def step(profile: Profile, count: int) -> folders.Step:
+def step(profile: Profile, count: int) -> keys.Step:
     """What determines the initial policy's answers to the first `count` held-out requests."""
     task = tasks.of(profile.task)
     parameters = {
@@ -34,7 +34,7 @@ def step(profile: Profile, count: int) -> folders.Step:
     }
     inputs = (initial_policy.step(profile), *task.inputs())
     code = (sample, *engines.code("transformers"), task.prompts, *task.reward_code())
-    return folders.Step("sample_answers", parameters, inputs=inputs, code=code)
+    return keys.Step("sample_answers", parameters, inputs=inputs, code=code)
 
 
 def run(profile: Profile, count: int) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.steps import scoring
 from qrpo_lib.tasks import registry as tasks
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 PAIRS = "pairs.parquet"
 
 
-def step(profile: Profile) -> folders.Step:
+def step(profile: Profile) -> keys.Step:
     """What determines the scored pairs."""
     task = tasks.of(profile.task)
     parameters = {"task": task.parameters(), "seed": profile.seed}
     code = (task.prompts, task.demonstrations, *task.reward_code())
     make, shared = partial(_make, profile), partial(_score, profile)
-    return folders.Step("dataset_pairs", parameters, task.inputs(), code, make=make, shared=shared, seed=profile.seed)
+    return keys.Step("dataset_pairs", parameters, task.inputs(), code, make=make, shared=shared, seed=profile.seed)
 
 
 def run(profile: Profile) -> Path:
@@ -70,13 +70,13 @@ def _make(profile: Profile, folder: Path) -> None:
 def _texts(profile: Profile) -> pd.DataFrame:
     import pandas as pd
 
-    prompts = {one.id: one for one in tasks.of(profile.task).prompts(profile.seed)}
+    prompts = {item.id: item for item in tasks.of(profile.task).prompts(profile.seed)}
     rows = [
-        {"prompt_id": one.prompt_id, "side": side, "text": text}
-        for one in tasks.of(profile.task).demonstrations(profile.seed)
-        for side, text in (("chosen", one.chosen), ("rejected", one.rejected))
+        {"prompt_id": item.prompt_id, "side": side, "text": text}
+        for item in tasks.of(profile.task).demonstrations(profile.seed)
+        for side, text in (("chosen", item.chosen), ("rejected", item.rejected))
         if text is not None  # single completions have no rejected one
-        if prompts[one.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
+        if prompts[item.prompt_id].split != "reporting"  # of which nothing is fitted or chosen
     ]
     frame = pd.DataFrame(rows)
     frame.insert(1, "split", [prompts[name].split for name in frame["prompt_id"]])

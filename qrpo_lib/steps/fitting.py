@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Algorithm, Profile, Training
-from qrpo_lib.runs import files, folders, progress
+from qrpo_lib.runs import files, folders, keys, progress
 from qrpo_lib.steps import evaluation, reference_evaluation, reference_log_probs, reference_policy, training_pairs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _REPORTED_PRECISION = "%.9g"
 _TRAINER, _FINISHED = ".trainer", ".finished"
 
 
-def step(profile: Profile, algorithm: Algorithm, seed: int) -> folders.Step:
+def step(profile: Profile, algorithm: Algorithm, seed: int) -> keys.Step:
     """What determines the trained policy: of the losses' settings, only this algorithm's."""
     settings = profile.training.model_dump()
     loss = settings[algorithm]
@@ -43,7 +43,7 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> folders.Step:
         "training": shared,
         "evaluation": evaluation.parameters(profile),
     }
-    return folders.Step(
+    return keys.Step(
         "training",
         parameters,
         inputs=(
@@ -131,7 +131,7 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
     fitted.save(folder / "policy", tokenizer, settings.precision)
     _write(profile, fitted.history, reference_evaluation.step(profile, seed).folder, folder)
     report = {"setting": settings.setting, "train": pairs.train.report, "validation": pairs.validation.report}
-    folders.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
+    files.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
     # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
     (folder / _TRAINER).rename(folder / _FINISHED)
     shutil.rmtree(folder / _FINISHED)

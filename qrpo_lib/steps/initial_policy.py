@@ -7,25 +7,25 @@ from pathlib import Path
 
 from qrpo_lib.models import hub, tiny, wheels
 from qrpo_lib.profiles.settings import HubPolicy, Profile, SketchesPolicy, TinyPolicy
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.tasks import expressions, sketches, topics
 from qrpo_lib.training import conversations
 
 
-def step(profile: Profile) -> folders.Step:
+def step(profile: Profile) -> keys.Step:
     """What determines the initial policy."""
     policy, seed = profile.policy, profile.seed
     if isinstance(policy, HubPolicy):
         # How its completions are sampled in evaluation is no part of the model.
         model = {"model": hub.identity(policy.model, policy.revision), "pad_token": policy.pad_token}
         parameters = {"policy": {"source": policy.source} | model}
-        return folders.Step("initial_policy", parameters, make=partial(_from_hub, policy), seed=seed)
+        return keys.Step("initial_policy", parameters, make=partial(_from_hub, policy), seed=seed)
     if isinstance(policy, TinyPolicy):
         threads = profile.reference_sampling.threads
         parameters = {"policy": policy.model_dump(), "seed": seed, "threads": threads}
         train = _train_on_sketches if isinstance(policy, SketchesPolicy) else _train_tiny
-        return folders.Step("initial_policy", parameters, make=partial(train, policy, seed, threads), seed=seed)
-    return folders.Step("initial_policy", {"policy": policy.model_dump()}, make=wheels.convert_smollm2, seed=seed)
+        return keys.Step("initial_policy", parameters, make=partial(train, policy, seed, threads), seed=seed)
+    return keys.Step("initial_policy", {"policy": policy.model_dump()}, make=wheels.convert_smollm2, seed=seed)
 
 
 def run(profile: Profile) -> Path:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.steps import evaluation, reference_policy
 from qrpo_lib.tasks import registry as tasks
 
@@ -28,7 +28,7 @@ RECORDED = (
 )
 
 
-def step(profile: Profile, seed: int) -> folders.Step:
+def step(profile: Profile, seed: int) -> keys.Step:
     """What determines the completions: the reference policy, the prompts, how it is sampled, and the seed."""
     settings, task = profile.reference_sampling, tasks.of(profile.task)
     parameters = {
@@ -40,7 +40,7 @@ def step(profile: Profile, seed: int) -> folders.Step:
         "batch_size": settings.batch_size,
     }
     inputs, code = (reference_policy.step(profile), *task.inputs()), evaluation.code(profile)
-    return folders.Step("reference_evaluation", parameters, inputs, code, make=partial(_make, profile, seed), seed=seed)
+    return keys.Step("reference_evaluation", parameters, inputs, code, make=partial(_make, profile, seed), seed=seed)
 
 
 def run(profile: Profile, seed: int) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import folders, keys, paths, progress
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import training_pairs
 
@@ -23,7 +23,7 @@ _SPLITS = ("train", "validation")
 _ENGINES = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}
 
 
-def step(profile: Profile) -> folders.Step:
+def step(profile: Profile) -> keys.Step:
     """What determines the log-probabilities: the pairs, the policy, and how its forward pass is computed."""
     settings = profile.training
     parameters: dict[str, Any] = {
@@ -36,7 +36,7 @@ def step(profile: Profile) -> folders.Step:
     engine = _engine_of(profile)
     if engine and settings.precision != "float32":
         parameters["engine"] = engine
-    return folders.Step(
+    return keys.Step(
         "reference_log_probs",
         parameters,
         inputs=training_pairs.sources(profile),
@@ -102,7 +102,7 @@ def _of_rows(profile: Profile, policy: Path, tokenizer, rows: list[dict]) -> np.
         rows,
         micro_batch_size=profile.training.micro_batch_size,
         precision=profile.training.precision,
-        cache=folders.cache_folder("reference_log_probs"),
+        cache=paths.cache_folder("reference_log_probs"),
     )
     return np.stack([computed[name] for name in samples.reference_columns(_sides(profile))])
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import files, folders, keys, progress
 from qrpo_lib.steps import initial_policy, shifts
 from qrpo_lib.tasks import registry as tasks
 
 _TRAINER = ".trainer"  # the trainer's checkpoints, as long as training goes on
 
 
-def step(profile: Profile) -> folders.Step:
+def step(profile: Profile) -> keys.Step:
     """What determines the reference policy."""
     initial = initial_policy.step(profile)
     if not shifts.is_tuned_first(profile.training.setting):
@@ -35,7 +35,7 @@ def step(profile: Profile) -> folders.Step:
         "max_tokens": profile.training.max_tokens,
         "threads": profile.training.threads,
     }
-    return folders.Step(
+    return keys.Step(
         "sft",
         parameters,
         inputs=(initial, *task.inputs()),
@@ -53,24 +53,24 @@ def run(profile: Profile) -> Path:
 
 def sequences(profile: Profile, tokenizer) -> tuple[list[list[int]], dict[str, int]]:
     """Prompt and chosen completion of every train prompt as token ids, and how many were left out for which reason."""
-    train = {one.id: one.text for one in tasks.of(profile.task).prompts(profile.seed) if one.split == "train"}
+    train = {item.id: item.text for item in tasks.of(profile.task).prompts(profile.seed) if item.split == "train"}
     limit = profile.training.max_tokens
-    found, counts = [], {"too_long": 0, "end_of_sequence_written_out": 0}
-    for one in tasks.of(profile.task).demonstrations(profile.seed):
-        if one.prompt_id not in train:
+    token_ids, counts = [], {"too_long": 0, "end_of_sequence_written_out": 0}
+    for item in tasks.of(profile.task).demonstrations(profile.seed):
+        if item.prompt_id not in train:
             continue
-        prompt = train[one.prompt_id]
+        prompt = train[item.prompt_id]
         try:
             ids = chat_template.prompt_ids(tokenizer, prompt)
-            ids += chat_template.completion_ids(tokenizer, prompt, one.chosen)
+            ids += chat_template.completion_ids(tokenizer, prompt, item.chosen)
         except chat_template.UnusableAnswer:
             counts["end_of_sequence_written_out"] += 1
             continue
         if limit is not None and len(ids) > limit:
             counts["too_long"] += 1
         else:
-            found.append(ids)
-    return found, counts | {"sequences": len(found)}
+            token_ids.append(ids)
+    return token_ids, counts | {"sequences": len(token_ids)}
 
 
 def _tune(profile: Profile, folder: Path) -> None:
@@ -99,5 +99,5 @@ def _tune(profile: Profile, folder: Path) -> None:
         return
     fitted.save(folder, tokenizer, profile.training.precision)
     pd.DataFrame(fitted.history).to_csv(folder / "history.csv", index=False, float_format="%.9g")
-    folders.write_atomically(folder / "sequences.json", json.dumps(counts).encode())
+    files.write_atomically(folder / "sequences.json", json.dumps(counts).encode())
     shutil.rmtree(folder / _TRAINER)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders, progress, shards
+from qrpo_lib.runs import files, folders, keys, progress, shards
 from qrpo_lib.sampling import engines
 from qrpo_lib.sampling import sampler as sampling
 from qrpo_lib.steps import initial_policy, reference_policy, released, scoring, shared_references
@@ -40,13 +40,13 @@ SEEDS = "seeds.json"
 _PROMPTS_IN_A_SHARD = 64
 
 
-def step(profile: Profile) -> folders.Step:
+def step(profile: Profile) -> keys.Step:
     """What determines the reference completions."""
     settings = profile.reference_sampling
     task = tasks.of(profile.task)
     parameters = {"task": task.parameters(), "seed": profile.seed}
     if released.source(profile):
-        return folders.Step(
+        return keys.Step(
             "reference_sampling",
             parameters | released.parameters(profile),
             inputs=(initial_policy.step(profile), *task.inputs()),
@@ -55,7 +55,7 @@ def step(profile: Profile) -> folders.Step:
         )
     backend = engines.meant(settings.backend)
     parameters["sampling"] = settings.model_dump(exclude={"released"}) | {"backend": backend}
-    return folders.Step(
+    return keys.Step(
         "reference_sampling",
         parameters,
         inputs=(reference_policy.step(profile), *task.inputs()),
@@ -129,18 +129,18 @@ def _sample_shard(profile: Profile, sampler: sampling.Sampler, prompts: list[Pro
     )
     return pd.DataFrame(
         {
-            "prompt_id": prompts[one.prompt_index].id,
-            "split": prompts[one.prompt_index].split,
-            "prompt": prompts[one.prompt_index].text,
-            "prompt_ids": ids[one.prompt_index],
-            "sample_index": one.sample_index,
-            "role": "candidate" if one.sample_index < settings.completions else "reference",
-            "token_ids": one.token_ids,
-            "text": one.text,
-            "finish_reason": one.finish_reason,
-            "logp": one.logp,
+            "prompt_id": prompts[completion.prompt_index].id,
+            "split": prompts[completion.prompt_index].split,
+            "prompt": prompts[completion.prompt_index].text,
+            "prompt_ids": ids[completion.prompt_index],
+            "sample_index": completion.sample_index,
+            "role": "candidate" if completion.sample_index < settings.completions else "reference",
+            "token_ids": completion.token_ids,
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "logp": completion.logp,
         }
-        for one in sampled
+        for completion in sampled
     )
 
 
@@ -153,7 +153,7 @@ def _merge(profile: Profile, folder: Path) -> None:
         "prompts_in_a_shard": _PROMPTS_IN_A_SHARD,
         "seeds": [_seed(profile, number) for number in range(len(names))],
     }
-    folders.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
+    files.write_atomically(folder / SEEDS, (json.dumps(record) + "\n").encode())
 
 
 def _merge_shared(profile: Profile, folder: Path) -> None:
@@ -165,7 +165,7 @@ def _import(profile: Profile, folder: Path) -> None:
     released.make(profile, initial_policy.step(profile).folder, folder / COMPLETIONS)
 
 
-def _write(this: folders.Step, names: list[str], rewards: np.ndarray, path: Path) -> None:
+def _write(this: keys.Step, names: list[str], rewards: np.ndarray, path: Path) -> None:
     """All shards with their rewards in one file, one after the other: never all of them in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -199,7 +199,7 @@ def _texts(profile: Profile, names: list[str]) -> scoring.Texts:
     return scoring.Texts(rows, read)
 
 
-def _shard(this: folders.Step, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+def _shard(this: keys.Step, name: str, columns: list[str] | None = None) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(shards.read(this, name)), columns=columns)

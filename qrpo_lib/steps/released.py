@@ -28,7 +28,7 @@ import numpy as np
 
 from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import files, progress
 from qrpo_lib.steps import shared_references, shifts
 from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
@@ -102,7 +102,7 @@ def make(profile: Profile, policy: Path, completions: Path) -> None:
     if profile.reference_sampling.references == "shared":
         shared_references.rewrite(completions)
     record = {"dataset": name, "revision": revision, **{role: dict(found) for role, found in counts.items()}}
-    folders.write_atomically(completions.parent / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    files.write_atomically(completions.parent / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _matched(profile: Profile, rows, prompts, tokenizer, found: Counter, what: str) -> Iterator[pd.DataFrame]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qrpo_lib.models import chat_template
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import files, folders, progress
+from qrpo_lib.runs import files, folders, keys, paths, progress
 from qrpo_lib.sampling import engines, sampler
 from qrpo_lib.steps import fitting, reference_policy, reference_sampling
 from qrpo_lib.steps.pairs import best_and_worst
@@ -64,7 +64,7 @@ def plans(rounds: int) -> list[Plan]:
     return [Plan(), Plan(rounds, "fixed"), Plan(rounds, "renewed"), Plan(online=True)]
 
 
-def step(profile: Profile, plan: Plan, seed: int, number: int) -> folders.Step:
+def step(profile: Profile, plan: Plan, seed: int, number: int) -> keys.Step:
     """What determines the result of round `number`, counted from 1."""
     settings = profile.training
     parameters = {
@@ -83,7 +83,7 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> folders.Step:
     code = (*algorithms.code("qrpo"), *(entry for engine in used for entry in engines.code(engine)))
     code += (task.prompts, *task.reward_code())
     make = _Round(profile, plan, seed, number).make
-    return folders.Step("iterative", parameters, inputs, code, make=make, seed=seed, resumable=True)
+    return keys.Step("iterative", parameters, inputs, code, make=make, seed=seed, resumable=True)
 
 
 def run(profile: Profile, plan: Plan, seed: int) -> list[Path]:
@@ -148,13 +148,13 @@ class _Round:
                 self._rows(frame),
                 objective=Objective("qrpo", loss, num_ref_rewards),
                 settings=fitting.optimization(settings, learning_rate, self.seed),
-                reference_cache=folders.cache_folder("reference_log_probs"),
+                reference_cache=paths.cache_folder("reference_log_probs"),
                 online=self._online(tokenizer) if plan.online else None,
                 output=Output(folder / _TRAINER, progress=report),
             )
         fitted.save(folder / "policy", tokenizer, settings.precision)
         pd.DataFrame(fitted.history).to_csv(folder / _HISTORY, index=False)
-        folders.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
+        files.write_atomically(folder / _EVALUATION, self._evaluation(fitted.model, tokenizer).to_parquet())
         frame.to_parquet(folder / _COMPLETIONS)
         shutil.rmtree(folder / _TRAINER)
 
@@ -192,23 +192,27 @@ class _Round:
 
     def _sampled(self, tokenizer, frame: pd.DataFrame, role: str) -> pd.DataFrame:
         """`frame`'s rows of that role, completions and rewards replaced by new ones of the round's reference."""
-        found = frame[frame["role"] == role].sort_values(["prompt_id", "sample_index"], ignore_index=True)
-        prompts = found.groupby("prompt_id")["prompt_ids"].first()
+        rows = frame[frame["role"] == role].sort_values(["prompt_id", "sample_index"], ignore_index=True)
+        prompts = rows.groupby("prompt_id")["prompt_ids"].first()
         drawn = sampler.sample(
             self.reference,
             tokenizer,
             [list(ids) for ids in prompts],
-            completions=len(found) // len(prompts),
+            completions=len(rows) // len(prompts),
             seed=self._sampling_seed(0 if role == "candidate" else 1),
             backend=self.profile.reference_sampling.backend,
             **self._sampling(),
         )
-        scores = tasks.of(self.profile.task).reward().score(found["prompt"].tolist(), [one.text for one in drawn])
-        return found.assign(
-            token_ids=[one.token_ids for one in drawn],
-            text=[one.text for one in drawn],
-            finish_reason=[one.finish_reason for one in drawn],
-            logp=[one.logp for one in drawn],
+        scores = (
+            tasks.of(self.profile.task)
+            .reward()
+            .score(rows["prompt"].tolist(), [completion.text for completion in drawn])
+        )
+        return rows.assign(
+            token_ids=[completion.token_ids for completion in drawn],
+            text=[completion.text for completion in drawn],
+            finish_reason=[completion.finish_reason for completion in drawn],
+            logp=[completion.logp for completion in drawn],
             reward=scores,
         )
 
@@ -229,9 +233,10 @@ class _Round:
                 [completion.text for completion in drawn],
             )
             ids = [completion.token_ids for completion in drawn]
-            of = [slice(i * count, (i + 1) * count) for i in range(len(rows))]
+            parts = [slice(i * count, (i + 1) * count) for i in range(len(rows))]
             return [
-                best_and_worst(prompts[i], ids[of[i]], rewards[of[i]], row["ref_rewards"]) for i, row in enumerate(rows)
+                best_and_worst(prompts[i], ids[parts[i]], rewards[parts[i]], row["ref_rewards"])
+                for i, row in enumerate(rows)
             ]
 
         return sample
@@ -246,7 +251,7 @@ class _Round:
     def _evaluation(self, model, tokenizer) -> pd.DataFrame:
         import pandas as pd
 
-        from qrpo_lib.training import reference_logps as references
+        from qrpo_lib.training import reference_logps
 
         settings = self.profile.evaluation
         every = tasks.of(self.profile.task).prompts(self.profile.seed)
@@ -258,7 +263,7 @@ class _Round:
             {"prompt_ids": ids[completion.prompt_index], "completion_ids": completion.token_ids} for completion in drawn
         ]
         computing = {"micro_batch_size": 64, "precision": self.profile.training.precision}
-        logps = [references.log_probs(policy, tokenizer, rows, **computing) for policy in (model, self.initial)]
+        logps = [reference_logps.log_probs(policy, tokenizer, rows, **computing) for policy in (model, self.initial)]
         answered = [prompts[completion.prompt_index] for completion in drawn]
         score = tasks.of(self.profile.task).reward().score
         return pd.DataFrame(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders, progress, shards
+from qrpo_lib.runs import keys, progress, shards
 from qrpo_lib.tasks import registry as tasks
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ class Texts:
         return cls(len(frame), lambda start, stop: frame.iloc[start:stop])
 
 
-def score(step: folders.Step, profile: Profile, texts: Texts) -> None:
+def score(step: keys.Step, profile: Profile, texts: Texts) -> None:
     """Compute the rewards of the texts, shard by shard."""
     reward = cache(lambda: tasks.of(profile.task).reward())  # loaded only by a process that has something to score
 
     def rewards(number: int) -> bytes:
-        some = texts.read(number * _IN_A_SHARD, min((number + 1) * _IN_A_SHARD, len(texts)))
-        scores = reward().score(some["prompt"].tolist(), some["text"].tolist())
+        rows = texts.read(number * _IN_A_SHARD, min((number + 1) * _IN_A_SHARD, len(texts)))
+        scores = reward().score(rows["prompt"].tolist(), rows["text"].tolist())
         return scores.astype("<f4").tobytes()
 
     with progress.bar("scoring completions") as report:
@@ -53,7 +53,7 @@ def score(step: folders.Step, profile: Profile, texts: Texts) -> None:
                 raise
 
 
-def rewards(step: folders.Step, rows: int) -> np.ndarray:
+def rewards(step: keys.Step, rows: int) -> np.ndarray:
     """What `score` has computed for so many completions, (rows,) in float32."""
     read = [np.frombuffer(shards.read(step, name), dtype="<f4") for name in _names(rows)]
     return np.concatenate([*read, np.empty(0, dtype="<f4")])

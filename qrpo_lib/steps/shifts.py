@@ -12,7 +12,7 @@ def is_tuned_first(setting: str) -> bool:
 
 def source(setting: str) -> str:
     """Where the pairs of a setting come from: one of `SOURCES`. Raises ValueError for an unknown setting."""
-    found = setting.removeprefix("sft-")
-    if found not in SOURCES:
+    origin = setting.removeprefix("sft-")
+    if origin not in SOURCES:
         raise ValueError(f"There is no setting {setting!r}: use {', '.join(SOURCES)}, or one of them after 'sft-'.")
-    return found
+    return origin

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import folders
-from qrpo_lib.steps import dataset_pairs, pointwise, reference_policy, reference_sampling, shifts
-from qrpo_lib.steps import pairs as preferences
+from qrpo_lib.runs import keys
+from qrpo_lib.steps import dataset_pairs, pairs, pointwise, reference_policy, reference_sampling, shifts
 
 _BUILT: dict[tuple, Splits] = {}
 _MOST_BUILT = 8
@@ -24,11 +23,11 @@ _CANDIDATE = ["prompt_id", "split", "prompt_ids", "token_ids", "reward"]
 class Splits(NamedTuple):
     """Training pairs, from the train prompts, and validation pairs, from the selection prompts."""
 
-    train: preferences.Pairs
-    validation: preferences.Pairs
+    train: pairs.Pairs
+    validation: pairs.Pairs
 
 
-def sources(profile: Profile) -> tuple[folders.Step, ...]:
+def sources(profile: Profile) -> tuple[keys.Step, ...]:
     """The steps that the pairs are built from."""
     steps = (reference_policy.step(profile), reference_sampling.step(profile))
     return (*steps, dataset_pairs.step(profile)) if _is_offline(profile) else steps
@@ -68,7 +67,7 @@ def build(profile: Profile, policy: Path, completions: Path) -> Splits:
             usable = dataset_pairs.with_token_ids(of_split, tokenizer)
             unusable = {"unusable_answers": (len(of_split) - len(usable)) // 2}
             of_split = usable
-        rows, report = preferences.build_pairs(
+        rows, report = pairs.build_pairs(
             of_split,
             references,
             setting=settings.setting,
@@ -78,7 +77,7 @@ def build(profile: Profile, policy: Path, completions: Path) -> Splits:
             max_tokens=settings.max_tokens,
             num_ref_rewards=profile.reference_sampling.num_references,
         )
-        built.append(preferences.Pairs(rows, report | unusable))
+        built.append(pairs.Pairs(rows, report | unusable))
     return Splits(*built)
 
 

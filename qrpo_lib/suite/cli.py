@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"qrpo: {error}", style="red")
         return 2
     except OSError as error:
-        from qrpo_lib.runs import failures, folders
+        from qrpo_lib.runs import failures, paths
 
-        _say(f"qrpo: {failures.sentence(error, folders.runs_folder())}", style="red")
+        _say(f"qrpo: {failures.sentence(error, paths.runs_folder())}", style="red")
         return 2
     except KeyboardInterrupt:
         _say("Stopped. The same command goes on from here. Jobs that were dispatched go on without it.")
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     """Execute the notebooks of a profile that are not complete yet."""
     from qrpo_lib.profiles import files
-    from qrpo_lib.runs import cores, folders
+    from qrpo_lib.runs import cores, paths
     from qrpo_lib.suite import display, headlines, notebooks
     from qrpo_lib.suite import reproduce as suite_reproduce
 
@@ -84,7 +84,7 @@ def reproduce(options: argparse.Namespace) -> int:
     _say(
         f"{executed} executed, {len(made.skipped)} skipped (complete), {len(made.failures)} failed, "
         f"{len(blocked)} not run, in {time.monotonic() - started:.0f} s. "
-        f"Figures: {folders.project_root() / 'figures'}"
+        f"Figures: {paths.project_root() / 'figures'}"
     )
     if made.failures or failure:
         return 1
@@ -109,7 +109,7 @@ def say_what_is_next(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show which notebooks are complete, their run folders, and what `reproduce` would refuse."""
-    from qrpo_lib.runs import folders
+    from qrpo_lib.runs import paths
     from qrpo_lib.runs.errors import InputError
     from qrpo_lib.suite import notebooks, publishing
 
@@ -121,7 +121,7 @@ def status(options: argparse.Namespace) -> int:
     whole: set[str] = set()
     refused: dict[str, None] = {}  # sentences, each once: many notebooks read the same folders
     try:
-        publishing.read_manifest(folders.project_root() / "figures")
+        publishing.read_manifest(paths.project_root() / "figures")
     except InputError as error:
         refused[str(error)] = None
     for job in notebooks.jobs(profile):
@@ -134,7 +134,7 @@ def status(options: argparse.Namespace) -> int:
         if mark[0].startswith("to do") and (step.partial.exists() or step.shards.exists()):
             mark = ("interrupted or running", "yellow")
         _say(mark, f"  {job.id}  ", (step.folder_name, "dim"))
-    _say(f"Run folders are in {folders.runs_folder()}.")
+    _say(f"Run folders are in {paths.runs_folder()}.")
     try:
         _check_packages(profile)
     except (ValueError, OSError) as error:
@@ -146,10 +146,12 @@ def status(options: argparse.Namespace) -> int:
 
 def list_runs(options: argparse.Namespace) -> int:
     """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
-    from qrpo_lib.runs import cleaning, folders, listing, times
+    from qrpo_lib.runs import cleaning, listing, paths, records, times
 
     if options.times:
-        terminal.make_console().print(times.render(times.phases(times.last(record for _, record in folders.records()))))
+        terminal.make_console().print(
+            times.render(times.phases(times.last(record for _, record in records.read_all())))
+        )
         return 0
     every = listing.rows()
     wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
@@ -162,10 +164,10 @@ def list_runs(options: argparse.Namespace) -> int:
         console.width = _TABLE_WIDTH_OF_A_FILE
     if found:
         console.print(listing.render(found))
-    _say(f"{len(found)} of {len(every)} run folders in {folders.runs_folder()}.")
+    _say(f"{len(found)} of {len(every)} run folders in {paths.runs_folder()}.")
     for name in cleaning.damaged():
         _say(
-            ("corrupted ", "red"), f"{name}: its {folders.RECORD} cannot be read; `qrpo clean --run {name}` removes it."
+            ("corrupted ", "red"), f"{name}: its {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it."
         )
     return 0
 
@@ -201,7 +203,7 @@ def clean(options: argparse.Namespace) -> int:
     which the executed notebooks were made. Only what the suite itself made is ever removed: folders called NAME-KEY
     whose record.json says the same, and what it left of them. Links are not followed.
     """
-    from qrpo_lib.runs import cleaning, folders
+    from qrpo_lib.runs import cleaning, paths, records
     from qrpo_lib.suite import project_profiles
 
     if options.run is not None:
@@ -214,12 +216,12 @@ def clean(options: argparse.Namespace) -> int:
         _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {one.kind}", "dim"))
     if options.run is None:
         for name in cleaning.damaged():
-            _say(f"Left as it is: {name}, whose {folders.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
+            _say(f"Left as it is: {name}, whose {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
     if not found:
-        _say(f"Nothing to remove in {folders.runs_folder()}.")
+        _say(f"Nothing to remove in {paths.runs_folder()}.")
         return 0
     count = f"{len(found)} folder{'s' if len(found) > 1 else ''}"
-    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {folders.runs_folder()}"
+    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {paths.runs_folder()}"
     if options.dry_run:
         _say(f"Would remove {total}; nothing was removed.")
         return 0
@@ -249,12 +251,13 @@ def _agreed(question: str) -> bool:
 
 def write_protocol(options: argparse.Namespace) -> int:
     """Write docs/protocol.md: the paper's protocol, the authors' code, and what the profiles do."""
-    from qrpo_lib.runs import folders
+    from qrpo_lib.runs import paths
+    from qrpo_lib.runs.files import write_atomically
     from qrpo_lib.suite import protocol
 
-    page, text = folders.project_root() / "docs" / "protocol.md", protocol.page()
+    page, text = paths.project_root() / "docs" / "protocol.md", protocol.page()
     changed = not page.is_file() or page.read_text(encoding="utf-8") != text
-    folders.write_atomically(page, text.encode())
+    write_atomically(page, text.encode())
     _say(f"docs/protocol.md {'updated' if changed else 'was up to date'}.")
     return 0
 
@@ -262,15 +265,16 @@ def write_protocol(options: argparse.Namespace) -> int:
 def write_claims(options: argparse.Namespace) -> int:
     """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
     from qrpo_lib.paper import claims, claims_page
-    from qrpo_lib.runs import folders
+    from qrpo_lib.runs import paths
+    from qrpo_lib.runs.files import write_atomically
 
-    figures, page = folders.project_root() / "figures", folders.project_root() / "docs" / "claims.md"
+    figures, page = paths.project_root() / "figures", paths.project_root() / "docs" / "claims.md"
     judged, stale = claims.recorded(figures), claims.stale(figures)
     if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
     text = claims_page.page(judged, len(stale))
     changed = not page.is_file() or page.read_text(encoding="utf-8") != text
-    folders.write_atomically(page, text.encode())
+    write_atomically(page, text.encode())
     _say(f"{claims_page.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
     if stale:
         _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")

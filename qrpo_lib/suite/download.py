@@ -20,7 +20,7 @@ from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.files import FILE_ENDINGS
 from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, LeetCodeTask, PointwiseTask
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import files
 from qrpo_lib.steps import released
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -104,8 +104,8 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
         differs = _differs(folder / one.rfilename, one)
         if differs:
             raise hub.HubError(f"{folder / one.rfilename} {differs}: remove it and run the same command again.")
-    sums = "".join(f"{folders.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
-    folders.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
+    sums = "".join(f"{files.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
+    files.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
 
 
 def _check_free(folder: Path) -> None:
@@ -129,7 +129,7 @@ def check(source: Source) -> None:
     for line in lines:
         expected, _, name = line.partition("  ")
         path = source.folder / name
-        if not path.is_file() or folders.file_sha256(path) != expected:
+        if not path.is_file() or files.file_sha256(path) != expected:
             raise hub.HubError(
                 f"{path} is missing or was changed: remove {source.folder / SUMS} and that file, then download again."
             )
@@ -142,7 +142,7 @@ def _differs(path: Path, described: Any) -> str:
     if described.size is not None and path.stat().st_size != described.size:
         return f"has {path.stat().st_size} bytes instead of {described.size}"
     if described.lfs is not None:
-        return "" if folders.file_sha256(path) == described.lfs.sha256 else "has another SHA-256 than the hub says"
+        return "" if files.file_sha256(path) == described.lfs.sha256 else "has another SHA-256 than the hub says"
     if described.blob_id:
         content = path.read_bytes()
         git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

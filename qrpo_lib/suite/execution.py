@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import account, failures, folders
+from qrpo_lib.runs import account, failures, files, folders, keys
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import publishing
 from qrpo_lib.suite.notebooks import EXECUTED, RESTS_ON, inputs_there, is_complete
@@ -27,7 +27,7 @@ class NotebookError(InputError):
     """A notebook failed; the message names its cell or the run that failed, and the first error."""
 
 
-def check_unedited(job: Job, step: folders.Step) -> None:
+def check_unedited(job: Job, step: keys.Step) -> None:
     """Raise NotebookError if the notebook, or the profile that it reads, is another one than when it was started."""
     if job.step.key != step.key:
         raise NotebookError(
@@ -35,7 +35,7 @@ def check_unedited(job: Job, step: folders.Step) -> None:
         )
 
 
-def execute(job: Job, step: folders.Step | None = None, force: bool = False) -> Path:
+def execute(job: Job, step: keys.Step | None = None, force: bool = False) -> Path:
     """Execute one job with papermill, unless it is complete. Returns its run folder.
 
     step: what was to be executed when that was decided; something else is refused.
@@ -52,7 +52,7 @@ def execute(job: Job, step: folders.Step | None = None, force: bool = False) -> 
         return folders.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
 
 
-def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
+def _run_notebook(job: Job, step: keys.Step, folder: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -88,7 +88,7 @@ def _run_notebook(job: Job, step: folders.Step, folder: Path) -> None:
     if made.failed:
         raise NotebookError(_first_error(made))
     rests_on = sorted(made.rests_on | inputs_there(job))
-    folders.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
+    files.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
 
 
 def _first_error(made: account.Account) -> str:

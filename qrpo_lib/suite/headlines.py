@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from qrpo_lib.paper import claims
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.suite import notebooks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -17,7 +17,7 @@ _NAMES = {"initial": "initial policy", "sft": "SFT", "dpo": "DPO", "simpo": "Sim
 
 def results(profile_name: str) -> list[str]:
     """Lines with each arm's best models (Figure 1) and the number of verdicts of each kind, as they are published."""
-    figures, name = folders.project_root() / "figures", Path(profile_name).stem
+    figures, name = paths.project_root() / "figures", Path(profile_name).stem
     lines = [_best_models(path) for path in sorted((figures / name).glob(f"*/{_FIGURE_1}"))]
     of_paper = [one for one in claims.recorded(figures) if one.origin == "paper"]
     counted = claims.counts(of_paper, "paper")

@@ -17,9 +17,10 @@ from typing import Any
 from qrpo_lib.experiment import grid as sweep
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import files, folders
+from qrpo_lib.runs import files, keys, records
 from qrpo_lib.runs.code_version import without_magics, without_own_imports
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.paths import project_root, runs_folder
 from qrpo_lib.steps import answers, initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
 from qrpo_lib.suite.publishing import MANIFEST
@@ -51,18 +52,18 @@ class Job:
     id: str
     path: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    inputs: tuple[folders.Step, ...] = ()
+    inputs: tuple[keys.Step, ...] = ()
     after: tuple[str, ...] = ()
     threads: int = 1
-    possible: tuple[folders.Step, ...] = ()
+    possible: tuple[keys.Step, ...] = ()
     all_cores: bool = False
 
     @property
     def source(self) -> Path:
-        return folders.project_root() / "notebooks" / f"{self.path}.ipynb"
+        return project_root() / "notebooks" / f"{self.path}.ipynb"
 
     @property
-    def step(self) -> folders.Step:
+    def step(self) -> keys.Step:
         cells = notebook_file.cells(self.source)
         code = [without_magics(source) for kind, source in cells if kind == "code"]
         # Cells as they stand, but for the lines that say where the package's modules live.
@@ -70,7 +71,7 @@ class Job:
         values = {name: value for name, value in self.parameters.items() if name != "profile"}
         parameters = {"notebook": self.path, "cells": shown, "parameters": values, "settings": self._settings()}
         name = f"notebook-{self.path.replace('/', '-')}"
-        return folders.Step(name, parameters, inputs=self.inputs, source="\n".join(code))
+        return keys.Step(name, parameters, inputs=self.inputs, source="\n".join(code))
 
     def _settings(self) -> dict[str, Any] | None:
         """The profile as this notebook reads it, without what changes no result; None for one that reads none."""
@@ -120,7 +121,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     # DPO's gain is the scale of the smallest effects that matter (claims.toml).
     dpo = _steps(profile, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
 
-    def job(path: str, inputs: tuple[folders.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
+    def job(path: str, inputs: tuple[keys.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
         named = {"profile": profile_name, "arm": arm} | extras.pop("parameters", {})
         extras = {"threads": profile.training.threads} | extras
         return Job(f"{path}[{arm}]", path, named, inputs, tuple(needed.id for needed in after), **extras)
@@ -171,7 +172,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     return made
 
 
-def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[folders.Step, ...]:
+def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[keys.Step, ...]:
     return tuple(run.step(profile) for run in wanted)
 
 
@@ -219,7 +220,7 @@ def check(selected: list[Job]) -> None:
     """
     from qrpo_lib.suite import parameters as notebook
 
-    publishing.read_manifest(folders.project_root() / "figures")
+    publishing.read_manifest(project_root() / "figures")
     for job in selected:
         notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
     whole: set[str] = set()  # many jobs share them, and looking at a folder takes time
@@ -232,7 +233,7 @@ def check_folders(job: Job, whole: set[str]) -> None:
 
     `whole` has the names of folders that were found whole before, and gets more of them.
     """
-    for step in folders.with_inputs(job.step, *job.possible):
+    for step in keys.with_inputs(job.step, *job.possible):
         is_there(step.folder_name, whole)
     for name in _rests_on(job):
         is_there(name, whole)
@@ -253,13 +254,13 @@ def is_complete(job: Job, whole: set[str] | None = None) -> bool:
 
 def inputs_there(job: Job) -> set[str]:
     """Names of the run folders that the job declares as its inputs, and of theirs, as far as they are there."""
-    return {step.folder_name for step in folders.with_inputs(*job.inputs) if step.folder.exists()}
+    return {step.folder_name for step in keys.with_inputs(*job.inputs) if step.folder.exists()}
 
 
 def is_there(name: str, whole: set[str]) -> bool:
-    folder = folders.runs_folder() / name
+    folder = runs_folder() / name
     if name not in whole and folder.exists():
-        folders.check(folder)
+        records.check(folder)
         whole.add(name)
     return name in whole
 
@@ -272,14 +273,14 @@ def _rests_on(job: Job) -> list[str]:
     return files.read_json(path, f"Remove the folder {path.parent} and run the same command again.", list)
 
 
-def steps(profile_name: str) -> list[folders.Step]:
+def steps(profile_name: str) -> list[keys.Step]:
     """Every step of a profile's reproduction, whichever cells turn out to be the best, by name and key."""
     every = jobs(profile_name)
     roots = [step for job in every for step in (job.step, *job.possible)]
-    return sorted(folders.with_inputs(*roots), key=lambda step: (step.name, step.key))
+    return sorted(keys.with_inputs(*roots), key=lambda step: (step.name, step.key))
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:
     """Names of the run folders that these jobs make or read."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
-    return {step.folder_name for step in folders.with_inputs(*roots)}
+    return {step.folder_name for step in keys.with_inputs(*roots)}

@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from qrpo_lib.runs import folders
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.files import file_sha256, write_atomically
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -72,7 +72,7 @@ def _replace(folder: Path, new: Path, maker: str, before: dict[str, str]) -> Non
         if name not in before and os.path.lexists(target):
             raise ForeignFolder(f"{target} was not written by `{maker}`: move it away, or choose another folder.")
         _refuse_links(folder, name)
-    listed = {name: folders.file_sha256(path) for name, path in written.items()}
+    listed = {name: file_sha256(path) for name, path in written.items()}
     # A kill in between leaves files that are on the list, though perhaps not with their hash.
     _write_marker(folder, maker, before | listed)
     for name, path in written.items():
@@ -123,7 +123,7 @@ def _remove_stale(folder: Path, name: str, sha256: str) -> None:
     path = folder / name
     with contextlib.suppress(ForeignFolder):
         _refuse_links(folder, name)
-        if path.is_file() and folders.file_sha256(path) == sha256:  # else somebody has put another in its place
+        if path.is_file() and file_sha256(path) == sha256:  # else somebody has put another in its place
             path.unlink()
             for parent in PurePosixPath(name).parents:
                 with contextlib.suppress(OSError):  # holds something else
@@ -142,4 +142,4 @@ def _remove_new(new: Path) -> None:
 
 def _write_marker(folder: Path, maker: str, files: dict[str, str]) -> None:
     content = {"made_by": maker, "files": dict(sorted(files.items()))}
-    folders.write_atomically(folder / MARKER, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(folder / MARKER, (json.dumps(content, indent=1) + "\n").encode())

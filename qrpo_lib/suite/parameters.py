@@ -50,6 +50,7 @@ def _at_least(least: int) -> _Limit:
 _POSITIVE = _Limit("above 0 and finite", lambda value: 0 < value < math.inf)
 _COUNT = _at_least(1)
 _TEXT = _Limit("some text", lambda value: bool(value.strip()))
+_ANY = _Limit("any text", lambda value: True)  # empty for the notebook's own choice
 _LIMITS = {
     "profile": _TEXT,
     "arm": _TEXT,
@@ -67,6 +68,17 @@ _LIMITS = {
     "largest_beta": _POSITIVE,
     "smallest_beta": _POSITIVE,
     "fit_below": _POSITIVE,
+    "model": _ANY,
+    "rows": _ANY,
+    "reward": _TEXT,
+    "report_to": _one_of("none", "tensorboard", "trackio", "wandb"),
+    "loss": _one_of(*profiles.ALGORITHMS),
+    "prompts": _at_least(2),
+    "held_out": _COUNT,
+    "references": _COUNT,
+    "max_new_tokens": _COUNT,
+    "epochs": _POSITIVE,
+    "batch_size": _COUNT,
     "quantiles": _Limit("between 0 and 1", lambda value: 0 < value < 1),
     "vocabulary": _at_least(2),
     "longest": _COUNT,

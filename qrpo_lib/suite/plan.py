@@ -22,7 +22,7 @@ from qrpo_lib.experiment import grid
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
@@ -358,8 +358,8 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
             f"(2 x {_BYTES_TO_RESUME} bytes a parameter), removed at the end of each.",
         ]
     lines += ["", "Assumed, not measured (`qrpo plan --help`):", *(f"  {line}." for line in _told(assumed))]
-    parent = next(path for path in (folders.runs_folder(), *folders.runs_folder().parents) if path.exists())
-    lines += [f"Where: {settings.where}; results in {folders.runs_folder()}, where {_free(parent)} GB are free."]
+    parent = next(path for path in (paths.runs_folder(), *paths.runs_folder().parents) if path.exists())
+    lines += [f"Where: {settings.where}; results in {paths.runs_folder()}, where {_free(parent)} GB are free."]
     return Group(table, Text("\n".join(lines)))
 
 

@@ -6,7 +6,7 @@ import filecmp
 import shutil
 from pathlib import Path
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -20,10 +20,10 @@ def shipped() -> Path:
 
     Raises InputError where neither has notebooks.
     """
-    for folder in (folders.PACKAGE / "shipped", folders.PACKAGE.parent):
+    for folder in (paths.PACKAGE / "shipped", paths.PACKAGE.parent):
         if (folder / NOTEBOOKS).is_dir():
             return folder
-    raise InputError(f"There are no notebooks with the package in {folders.PACKAGE}: install it again.")
+    raise InputError(f"There are no notebooks with the package in {paths.PACKAGE}: install it again.")
 
 
 def create(folder: Path) -> list[Path]:

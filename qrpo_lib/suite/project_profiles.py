@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import paths, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 
@@ -60,7 +60,7 @@ def needed_folders(further: Iterable[str] = ()) -> set[str]:
 
 def files() -> list[Path]:
     """The .toml files that are meant as profiles, beside the suite's own."""
-    root = runs.project_root()
+    root = paths.project_root()
     found = [*_below(root), *sorted(Path.cwd().glob("*.toml")), *_of_executed_notebooks()]
     own = profiles.FOLDER.resolve()
     every = dict.fromkeys(path.resolve() for path in found)
@@ -80,14 +80,14 @@ def _below(root: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith(".")
             and not (here / name / "pyvenv.cfg").exists()
-            and (here / name).resolve() != runs.runs_folder()
+            and (here / name).resolve() != paths.runs_folder()
         )
         yield from (here / name for name in sorted(names) if name.endswith(".toml"))
 
 
 def _of_executed_notebooks() -> Iterator[Path]:
     """Profiles' files by the parameters in the records of executed notebooks."""
-    for record in sorted(runs.runs_folder().glob(f"notebook-*/{runs.RECORD}")):
+    for record in sorted(paths.runs_folder().glob(f"notebook-*/{records.RECORD}")):
         try:
             profile = json.loads(record.read_text(encoding="utf-8"))["parameters"]["parameters"]["profile"]
         except (OSError, ValueError, LookupError, TypeError):

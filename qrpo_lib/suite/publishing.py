@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qrpo_lib.runs import files
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import files, folders, records
+from qrpo_lib.runs.paths import project_root
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -29,26 +29,26 @@ def publish(job_id: str, folder: Path) -> None:
     UnreadableFileError
         The manifest is not what was written.
     """
-    record = runs.check(folder)
-    figures = runs.project_root() / "figures"
+    record = records.check(folder)
+    figures = project_root() / "figures"
     of_figures = (name for name in record["outputs"] if name.startswith(f"{FIGURES}/"))
     paths = {name.removeprefix(f"{FIGURES}/"): folder / name for name in sorted(of_figures)}
-    with runs.lock(MANIFEST):  # two profiles may be reproduced at once
+    with folders.lock(MANIFEST):  # two profiles may be reproduced at once
         manifest = read_manifest(figures)
         for name in _superseded(manifest, job_id, set(paths)):
             if _is_as_published(figures / name, manifest[name]):
                 (figures / name).unlink()
             del manifest[name]
         for name, path in paths.items():
-            entry = {"made_by": job_id, "inputs": record["key"], "sha256": runs.file_sha256(path)}
+            entry = {"made_by": job_id, "inputs": record["key"], "sha256": files.file_sha256(path)}
             target = figures / name
-            if manifest.get(name) != entry or not target.exists() or runs.file_sha256(target) != entry["sha256"]:
-                runs.write_atomically(target, path.read_bytes())
+            if manifest.get(name) != entry or not target.exists() or files.file_sha256(target) != entry["sha256"]:
+                files.write_atomically(target, path.read_bytes())
                 manifest[name] = entry
         content = (json.dumps(dict(sorted(manifest.items())), indent=1) + "\n").encode()
         path = figures / MANIFEST
         if not path.exists() or path.read_bytes() != content:
-            runs.write_atomically(path, content)
+            files.write_atomically(path, content)
 
 
 def read_manifest(figures: Path) -> dict[str, dict[str, str]]:
@@ -74,14 +74,14 @@ def read_manifest(figures: Path) -> dict[str, dict[str, str]]:
 
 def _is_as_published(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file is what was published, and not what somebody has put in its place."""
-    return path.is_file() and not path.is_symlink() and runs.file_sha256(path) == entry["sha256"]
+    return path.is_file() and not path.is_symlink() and files.file_sha256(path) == entry["sha256"]
 
 
 def _superseded(manifest: dict[str, Any], job_id: str, names: set[str]) -> list[str]:
     """Files that this job made before and makes no more. Other profiles' jobs of this id write to other folders."""
-    folders = {name.split("/")[0] for name in names}
+    written_to = {name.split("/")[0] for name in names}
     return [
         name
         for name, entry in manifest.items()
-        if entry["made_by"] == job_id and name not in names and name.split("/")[0] in folders
+        if entry["made_by"] == job_id and name not in names and name.split("/")[0] in written_to
     ]

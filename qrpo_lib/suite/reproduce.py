@@ -12,7 +12,7 @@ from qrpo_lib.cluster.scheduler import Retries, Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import account, folders
+from qrpo_lib.runs import account, keys, paths, records
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.suite import execution, kernel_server, plan, publishing
 from qrpo_lib.suite.notebooks import Job, is_complete, is_there
@@ -43,8 +43,8 @@ class Notebook(Task):
     def could_start(self) -> bool:
         """Whether all that it reads is there, though a notebook that should have made it has failed."""
         try:
-            return all(is_there(step.folder_name, self.whole) for step in folders.with_inputs(*self.job.inputs))
-        except folders.CorruptedRunError:
+            return all(is_there(step.folder_name, self.whole) for step in keys.with_inputs(*self.job.inputs))
+        except records.CorruptedRunError:
             return False
 
     def accept(self) -> bool:
@@ -57,7 +57,7 @@ class Notebook(Task):
     @property
     def told(self) -> Path:
         """Where its kernel tells how far it is."""
-        return folders.runs_folder() / ".status" / f"{self.arguments[1].key}.json"
+        return paths.runs_folder() / ".status" / f"{self.arguments[1].key}.json"
 
 
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[Progress], None]) -> Progress:

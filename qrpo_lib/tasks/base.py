@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from qrpo_lib.runs import folders
+    from qrpo_lib.runs import keys
 
 Split = Literal["train", "selection", "reporting"]
 SPLITS: tuple[Split, ...] = ("train", "selection", "reporting")
@@ -54,7 +54,7 @@ class Task(ABC):
             f"The task {self.settings.name} has no completions of its own: choose a setting that needs none."
         )
 
-    def inputs(self) -> tuple[folders.Step, ...]:
+    def inputs(self) -> tuple[keys.Step, ...]:
         """The steps that the prompts come from: none for those that the suite carries or generates."""
         return ()
 

@@ -118,11 +118,11 @@ def requests(count: int, seed: int) -> list[str]:
     if count > _MOST_REQUESTS:
         raise ValueError(f"The expressions task has {_MOST_REQUESTS} requests; the profile asks for {count} prompts.")
     generator = np.random.default_rng(seed)
-    made = {}
-    while len(made) < count:
+    texts = {}
+    while len(texts) < count:
         problem = _problem(generator, kept=True)
-        made.setdefault(problem.identity, problem.filled(_pick(generator, _REQUESTS), "words"))
-    return list(made.values())
+        texts.setdefault(problem.identity, problem.filled(_pick(generator, _REQUESTS), "words"))
+    return list(texts.values())
 
 
 def tests(request: str) -> list[str]:
@@ -144,11 +144,11 @@ def solution(request: str) -> str:
 def documents(count: int, seed: int) -> list[str]:
     """Plain text for pretraining: functions without mistakes, each under a comment that says what it returns."""
     generator = np.random.default_rng(seed)
-    made = []
+    texts = []
     for _ in range(count):
         problem = _problem(generator, kept=False)
-        made.append(problem.filled(_DOCUMENT, "words") + problem.filled(_pick(generator, _FUNCTIONS), "code"))
-    return made
+        texts.append(problem.filled(_DOCUMENT, "words") + problem.filled(_pick(generator, _FUNCTIONS), "code"))
+    return texts
 
 
 def conversations(count: int, seed: int) -> list[tuple[str, str]]:
@@ -211,9 +211,9 @@ def _read(request: str) -> _Problem:
     """The problem that a request states."""
     for template in _REQUESTS:
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+ [a-z ]+ \\w+)", re.escape(template))
-        found = re.fullmatch(pattern, request)
-        if found:
-            return _Problem(**{part: _Term(*re.split(r" (.+) ", words)) for part, words in found.groupdict().items()})
+        match = re.fullmatch(pattern, request)
+        if match:
+            return _Problem(**{part: _Term(*re.split(r" (.+) ", words)) for part, words in match.groupdict().items()})
     raise ValueError(f"This is not a request of the expressions task: {request!r}.")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrpo_lib.models import chat_template, hub
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import files, folders, keys, progress
 from qrpo_lib.tasks.base import Demonstration, Prompt, Task
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class HubTask(Task):
     """A task whose rows come from a dataset of the hub."""
 
     @abstractmethod
-    def data(self) -> folders.Step:
+    def data(self) -> keys.Step:
         """What determines the prepared dataset."""
 
     def prepared(self) -> Path:
         """Its folder, made if it is not there. Raises `hub.HubError` if the data cannot be had."""
         return folders.make(self.data())
 
-    def inputs(self) -> tuple[folders.Step, ...]:
+    def inputs(self) -> tuple[keys.Step, ...]:
         """The prepared dataset."""
         return (self.data(),)
 
@@ -121,7 +121,7 @@ def prepare(settings: Any, preparation: Preparation, folder: Path) -> None:
     splits = ["train"] * len(train) + held_out_splits(len(test), strata)
     frame = pd.concat([train, test], ignore_index=True).assign(split=splits)
     frame[["prompt_id", "split", "prompt", *preparation.kept]].to_parquet(folder / PROMPTS)
-    folders.write_atomically(folder / COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
+    files.write_atomically(folder / COUNTS, (json.dumps(counts, indent=2) + "\n").encode())
 
 
 def tokenizer(settings: Any) -> Any:

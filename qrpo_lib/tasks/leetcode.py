@@ -146,10 +146,10 @@ def prompt(row: Mapping[str, Any]) -> str:
         f"{row['starter_code'].rstrip()}\n"
         "```\n\n"
     )
-    query, found = _FORMAT.subn(lambda _: section, row["query"])
-    if found != 1:
+    query, sections = _FORMAT.subn(lambda _: section, row["query"])
+    if sections != 1:
         raise ValueError(
-            f"The query of problem {row['task_id']} has {found} sections '### Format:' before '### Answer:';"
+            f"The query of problem {row['task_id']} has {sections} sections '### Format:' before '### Answer:';"
             " exactly one is expected: check the revision of the dataset."
         )
     return query
@@ -210,9 +210,9 @@ def unfit(row: Mapping[str, Any], *, min_tests: int = MIN_TESTS, max_tests: int 
     if cases < min_tests:
         return f"{cases} test cases, fewer than {min_tests}"
     try:
-        found = tests(row)
-        for test in found[:max_tests]:
+        asserts = tests(row)
+        for test in asserts[:max_tests]:
             checks.split(test)
     except ValueError as error:
         return str(error)
-    return None if found else "no asserts"
+    return None if asserts else "no asserts"

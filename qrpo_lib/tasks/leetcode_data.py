@@ -13,7 +13,7 @@ from typing import Any
 
 from qrpo_lib.profiles.settings import LeetCodeTask
 from qrpo_lib.rewards.tests import TestsReward
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import keys, progress
 from qrpo_lib.tasks import hub_task, leetcode
 
 _OF_A_PROBLEM = ("task_id", "entry_point", "test")
@@ -23,11 +23,11 @@ _COLUMNS = (*_OF_A_PROBLEM, "difficulty", "query", "starter_code", "response", "
 class LeetCode(hub_task.HubTask):
     """LeetCode problems as a task; the reward is the share of tests passed."""
 
-    def data(self) -> folders.Step:
+    def data(self) -> keys.Step:
         """What determines the prepared dataset."""
         tests = {"min_tests": self.settings.min_tests, "max_tests": self.settings.max_tests}
         make, code = partial(hub_task.prepare, self.settings, _PREPARATION), ("leetcode_data:_PREPARATION",)
-        return folders.Step("leetcode_data", self.data_parameters() | tests, code=code, make=make)
+        return keys.Step("leetcode_data", self.data_parameters() | tests, code=code, make=make)
 
     def parameters(self) -> dict[str, Any]:
         """The limits of a solution's run; the problems are an input."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from qrpo_lib.profiles.settings import ChatDataTask
 from qrpo_lib.rewards import kinds
-from qrpo_lib.runs import folders, progress
+from qrpo_lib.runs import keys, progress
 from qrpo_lib.tasks.hub_task import HubTask, Preparation, lengths, prepare
 
 _AT_ONCE = 1000
@@ -20,10 +20,10 @@ _AT_ONCE = 1000
 class ChatData(HubTask):
     """A preference dataset as a task; the reward is what the profile names."""
 
-    def data(self) -> folders.Step:
+    def data(self) -> keys.Step:
         """What determines the prepared dataset."""
         make = partial(prepare, self.settings, _PREPARATION)
-        return folders.Step("chat_data", self.data_parameters(), code=("preference_data:_PREPARATION",), make=make)
+        return keys.Step("chat_data", self.data_parameters(), code=("preference_data:_PREPARATION",), make=make)
 
     def parameters(self) -> dict[str, Any]:
         """The reward; the rows are an input."""
@@ -50,15 +50,15 @@ def _usable(
     kept, dropped = [], Counter({"not_one_request_and_answer": 0, "too_long": 0})
     for start in range(0, len(rows), _AT_ONCE):
         report(start, len(rows), "rows")
-        some = rows[start : start + _AT_ONCE]
-        single = [i for i in range(len(some["chosen"])) if _is_single_turn(some["chosen"][i], some["rejected"][i])]
-        dropped["not_one_request_and_answer"] += len(some["chosen"]) - len(single)
-        of_sides = [lengths(tokenizer, [some[side][i] for i in single]) for side in ("chosen", "rejected")]
+        batch = rows[start : start + _AT_ONCE]
+        single = [i for i in range(len(batch["chosen"])) if _is_single_turn(batch["chosen"][i], batch["rejected"][i])]
+        dropped["not_one_request_and_answer"] += len(batch["chosen"]) - len(single)
+        of_sides = [lengths(tokenizer, [batch[side][i] for i in single]) for side in ("chosen", "rejected")]
         for i, *of_both in zip(single, *of_sides, strict=True):
             if max(of_both) > settings.max_tokens:
                 dropped["too_long"] += 1
                 continue
-            (request, chosen), (_, rejected) = some["chosen"][i], some["rejected"][i]
+            (request, chosen), (_, rejected) = batch["chosen"][i], batch["rejected"][i]
             texts = {"prompt": request["content"], "chosen": chosen["content"], "rejected": rejected["content"]}
             kept.append({"prompt_id": f"{role}-{start + i:06d}", **texts})
     return kept, dict(dropped)

@@ -64,14 +64,14 @@ class Problem:
 @cache
 def own() -> tuple[Problem, ...]:
     """The suite's own problems."""
-    made = []
+    problems = []
     for line in package_file("smol_problems.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         # The first tests are edge cases; the example is an ordinary one.
         call, value = row["tests"][_EXAMPLE].removeprefix("assert ").split(" == ", 1)
         prompt = _PROMPT.format(statement=row["statement"], call=call, value=value, signature=row["signature"])
-        made.append(Problem(row["id"], row["split"], prompt, "", tuple(row["tests"]), row["solution"]))
-    return tuple(made)
+        problems.append(Problem(row["id"], row["split"], prompt, "", tuple(row["tests"]), row["solution"]))
+    return tuple(problems)
 
 
 @cache

@@ -93,16 +93,16 @@ def _vectors() -> dict[str, np.ndarray]:
 
 def requests(count: int, seed: int) -> list[str]:
     """`count` different requests, in random order. Raises ValueError for more than there are."""
-    every = [
+    texts = [
         template.format(tone=tone, topic=topic, noun=noun)
         for template in _REQUESTS
         for tone in _TONES
         for topic, words in _lexicon().items()
         for noun in words.nouns
     ]
-    if count > len(every):
-        raise ValueError(f"The topics task has {len(every)} different requests; the profile asks for {count} prompts.")
-    return [every[i] for i in np.random.default_rng(seed).permutation(len(every))[:count]]
+    if count > len(texts):
+        raise ValueError(f"The topics task has {len(texts)} different requests; the profile asks for {count} prompts.")
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]]
 
 
 def documents(count: int, seed: int) -> list[str]:
@@ -164,9 +164,9 @@ class Topics(Task):
 
     def demonstrations(self, seed: int) -> list[Demonstration]:
         """The pairs of a better writer."""
-        every = self.prompts(seed)
-        written = written_pairs([prompt.text for prompt in every], seed)
-        return [Demonstration(prompt.id, *pair) for prompt, pair in zip(every, written, strict=True)]
+        prompts = self.prompts(seed)
+        written = written_pairs([prompt.text for prompt in prompts], seed)
+        return [Demonstration(prompt.id, *pair) for prompt, pair in zip(prompts, written, strict=True)]
 
     def prompt_parameters(self) -> dict[str, Any]:
         """Without the length bonus, which is the reward's."""

@@ -185,10 +185,10 @@ def _extrapolate(x, values) -> tuple[float, float]:
 def best_scaled_kl(f: Profile, g: Profile, beta: float) -> tuple[float, float]:
     """(smallest KL(pi*_f at beta || pi*_g at c beta) over constants c, the c): what tuning g's beta can reach."""
     centre = g.order * math.log(beta) / f.order - math.log(beta)  # widths beta^(1/k) and (c beta)^(1/k) alike
-    found = optimize.minimize_scalar(
+    smallest = optimize.minimize_scalar(
         lambda u: kl_divergence(f, g, beta, math.exp(u) * beta), bounds=(centre - 5, centre + 5), method="bounded"
     )
-    return float(found.fun), math.exp(found.x)
+    return float(smallest.fun), math.exp(smallest.x)
 
 
 # --- quadrature in the boundary layer -------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ def partition_gap_figure(table: pd.DataFrame, used_betas):
     """The excess of the paper's target over the finite-sample one against beta, the paper's betas marked."""
     with plots.style():
         figure, axes = plt.subplots(figsize=(6, 4))
-        for (n, rows), style in zip(table.groupby("n"), ("-", "--", "-.", ":"), strict=False):
-            axes.plot(rows["beta"], rows["excess_nats"], style, color="darkorange", label=f"n = {n}", linewidth=2)
+        for (n, rows), line_style in zip(table.groupby("n"), ("-", "--", "-.", ":"), strict=False):
+            axes.plot(rows["beta"], rows["excess_nats"], line_style, color="darkorange", label=f"n = {n}", linewidth=2)
         for beta in used_betas:
             axes.axvline(beta, color="lightgray", linewidth=1, zorder=0)
         axes.axhline(0, color="dimgray", linewidth=1)

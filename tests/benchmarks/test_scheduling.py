@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import keys
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "scheduling.py"
 
@@ -53,4 +53,4 @@ def test_the_papers_graph_has_the_papers_models(scheduling, runs_folder):
     trainings = [task for task in scheduling.paper_graph() if task.kind == "training"]
     assert len(trainings) == 4 * 225 + 30
     assert len({task.name for task in trainings}) == len(trainings)
-    assert all(isinstance(task.step, folders.Step) for task in trainings)
+    assert all(isinstance(task.step, keys.Step) for task in trainings)

@@ -16,7 +16,7 @@ from submitit.core.utils import DelayedSubmission
 from qrpo_lib.cluster import dispatch, executors, journal, work
 from qrpo_lib.cluster.task import After, Job
 from qrpo_lib.profiles.settings import Dispatch, Resources
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "slurm" / "golden"
@@ -25,7 +25,7 @@ GOLDEN = HERE / "slurm" / "golden"
 @pytest.fixture
 def importable(monkeypatch):
     """Jobs can import this checkout and the toys."""
-    monkeypatch.setenv("PYTHONPATH", f"{folders.PACKAGE.parent}:{HERE / 'slurm'}")
+    monkeypatch.setenv("PYTHONPATH", f"{paths.PACKAGE.parent}:{HERE / 'slurm'}")
 
 
 def test_in_this_process(diamond):

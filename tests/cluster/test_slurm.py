@@ -26,7 +26,8 @@ from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.results import rounds
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
+from qrpo_lib.runs.records import RECORD
 from qrpo_lib.steps import rounds as steps
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def cluster(running_cluster, runs_folder, monkeypatch):
     """The cluster, ready for this test's jobs; `runs_folder` is shared by its nodes."""
     for name, value in running_cluster.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", f"{folders.PACKAGE.parent}:{HERE / 'slurm'}")
+    monkeypatch.setenv("PYTHONPATH", f"{paths.PACKAGE.parent}:{HERE / 'slurm'}")
     yield running_cluster
     running_cluster.command("scancel", "--user", str(os.getuid()))
 
@@ -312,7 +313,7 @@ def test_a_job_held_after_failed_launches_shows_why(cluster, root, monkeypatch):
 def reproduce(root, profile, environment):
     """`qrpo reproduce` of what the models make, in an empty project; returns the bytes of all it published."""
     root.mkdir()
-    (root / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+    (root / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     command = [
         sys.executable,
         "-m",
@@ -349,7 +350,7 @@ def test_the_pipeline_through_slurm_publishes_the_same_bytes(cluster, tmp_path):
 
 
 def read_records(folder):
-    return [(path.parent, json.loads(path.read_text())) for path in folder.glob(f"*-*/{folders.RECORD}")]
+    return [(path.parent, json.loads(path.read_text())) for path in folder.glob(f"*-*/{RECORD}")]
 
 
 def test_training_on_two_tasks_is_training_on_one(cluster, tmp_path):
@@ -361,7 +362,7 @@ def test_training_on_two_tasks_is_training_on_one(cluster, tmp_path):
     one = task.step.folder.rename(tmp_path / "one")
     run(task, resources={"training": Resources(nodes=2)})
     two = task.step.folder
-    assert json.loads((two / folders.RECORD).read_text())["slurm_job"]
+    assert json.loads((two / RECORD).read_text())["slurm_job"]
     (log,) = [p.read_text() for p in journal.folder().glob("qrpo-training-*/*_1_log.out")]
     assert "node=1(2)" in log  # the second process ran, on the second node
     pandas.testing.assert_frame_equal(
@@ -378,4 +379,4 @@ def test_rounds_are_made_by_jobs(cluster, tmp_path):
     folders_of_rounds = rounds.run(profiles.load(path), [plan], [0])[plan, 0]
     assert len(folders_of_rounds) == 2
     for folder in folders_of_rounds:
-        assert json.loads((folder / folders.RECORD).read_text())["slurm_job"]
+        assert json.loads((folder / RECORD).read_text())["slurm_job"]

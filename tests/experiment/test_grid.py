@@ -9,7 +9,7 @@ from qrpo_lib.cluster.task import Job
 from qrpo_lib.experiment import grid, jobs, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import account, folders
+from qrpo_lib.runs import account, folders, keys
 
 # The paper's grid (section 4, App. L): two models, two chat datasets, six settings, three betas, three learning rates;
 # and code with one model and one setting.
@@ -223,12 +223,12 @@ def training(load, monkeypatch, runs_folder):
 
 
 def complete(step):
-    from qrpo_lib.runs import folders as runs
+    from qrpo_lib.runs import folders
 
     for one in [*step.inputs, step]:
         if one is not step:
             complete(one)
-        runs.complete(one, lambda folder: (folder / "out").write_text("x"))
+        folders.complete(one, lambda folder: (folder / "out").write_text("x"))
 
 
 def test_failures_are_told_to_the_command_and_where_results_are_asked_for(training, tmp_path):
@@ -301,7 +301,7 @@ def test_what_complete_runs_rest_on_is_made_again(training):
 
 
 def test_removed_data_is_prepared_again(load, monkeypatch, runs_folder):
-    prepared, task = [], types.SimpleNamespace(inputs=lambda: [folders.Step("data", {})], prompts=None)
+    prepared, task = [], types.SimpleNamespace(inputs=lambda: [keys.Step("data", {})], prompts=None)
     task.prompts = lambda seed: prepared.append(seed)
     monkeypatch.setattr(jobs.tasks, "of", lambda settings: task)
     profile = load('extends = "tiny"\nseed = 5\n')

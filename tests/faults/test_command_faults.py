@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE))
 import miniature  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib.runs import folders  # noqa: E402
+from qrpo_lib.runs import paths, records  # noqa: E402
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "notebooks/experiments/sweep.ipynb"
@@ -62,7 +62,7 @@ class Project:
         """The folder of the first training with an algorithm."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("QRPO_RUNS", str(self.runs))
-            found = [(path, record) for path, record in folders.records() if record["name"] == "training"]
+            found = [(path, record) for path, record in records.read_all() if record["name"] == "training"]
         return next(path for path, record in found if record["parameters"]["algorithm"] == algorithm)
 
 
@@ -70,7 +70,7 @@ class Project:
 def complete(tmp_path_factory):
     """A project in which the command has been run without a fault."""
     root = tmp_path_factory.mktemp("complete")
-    shutil.copytree(folders.PACKAGE.parent / "notebooks", root / "notebooks")
+    shutil.copytree(paths.PACKAGE.parent / "notebooks", root / "notebooks")
     profile = miniature.write_profile(tmp_path_factory.mktemp("profile"))  # its path is in the notebooks' keys
     project = Project(root, profile)
     status, said = project.reproduce()
@@ -89,7 +89,7 @@ def project(complete, tmp_path):
 
 def contents(folder):
     return {
-        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != folders.RECORD
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != records.RECORD
     }
 
 

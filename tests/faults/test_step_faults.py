@@ -20,7 +20,8 @@ import miniature  # noqa: E402
 import points  # noqa: E402
 from points import Fault  # noqa: E402
 
-from qrpo_lib.runs import folders  # noqa: E402
+from qrpo_lib.runs import folders, records  # noqa: E402
+from qrpo_lib.runs.paths import runs_folder  # noqa: E402
 
 pytestmark = pytest.mark.slow
 KILLED = -signal.SIGKILL
@@ -78,7 +79,7 @@ def scene(make, whole, tmp_path, monkeypatch):
 
         def assert_same(self):
             """The same bytes as without a fault; nothing is left of the attempts."""
-            folders.check(self.step.folder)
+            records.check(self.step.folder)
             assert contents(self.step.folder) == contents(whole / self.step.folder_name)
             assert not self.step.partial.exists()
             assert not self.step.shards.exists()
@@ -88,7 +89,7 @@ def scene(make, whole, tmp_path, monkeypatch):
 
 def contents(folder):
     return {
-        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != folders.RECORD
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != records.RECORD
     }
 
 
@@ -173,7 +174,7 @@ def test_a_disk_that_is_really_full_is_named_and_with_room_the_same_call_complet
 def test_one_bit_in_what_a_killed_attempt_left_changes_nothing(scene, kind, moment, after, damaged):
     at_work = scene(kind)
     assert at_work.attempt(moment, after=after)[0] == KILLED
-    paths = sorted(folders.runs_folder().glob(damaged))
+    paths = sorted(runs_folder().glob(damaged))
     assert paths
     for path in paths:
         flip_a_bit(path, len(path.read_bytes()) // 2)
@@ -181,7 +182,7 @@ def test_one_bit_in_what_a_killed_attempt_left_changes_nothing(scene, kind, mome
     at_work.assert_same()
 
 
-@pytest.mark.parametrize("name", ["policy/model.safetensors", "evaluation.parquet", folders.RECORD, "pairs.json"])
+@pytest.mark.parametrize("name", ["policy/model.safetensors", "evaluation.parquet", records.RECORD, "pairs.json"])
 @pytest.mark.parametrize("damage", ["a bit", "cut off", "empty", "missing"])
 def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name, damage):
     at_work = scene("training")

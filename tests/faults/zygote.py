@@ -17,7 +17,7 @@ import miniature
 import points
 import torch
 
-from qrpo_lib.runs import failures, folders
+from qrpo_lib.runs import failures, paths
 from qrpo_lib.training import trainer  # noqa: F401  what steps import
 
 
@@ -29,7 +29,7 @@ def attempt(kind: str, fault: str | None) -> None:
     try:
         miniature.work(kind)[1]()
     except Exception as error:
-        print(failures.sentence(error, folders.runs_folder()), file=sys.stderr, flush=True)
+        print(failures.sentence(error, paths.runs_folder()), file=sys.stderr, flush=True)
         os._exit(1)
     os._exit(0)
 

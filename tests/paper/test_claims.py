@@ -12,10 +12,10 @@ import pytest
 
 from qrpo_lib.paper import claim_views, claims, claims_page, rules
 from qrpo_lib.results.statistics import Interval
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
-ROOT = folders.PACKAGE.parent
+ROOT = paths.PACKAGE.parent
 GAP = Interval(0.05, 0.02, 0.08, 96, 3)
 
 

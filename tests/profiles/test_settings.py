@@ -11,7 +11,7 @@ from qrpo_lib.models import hub
 from qrpo_lib.objective import transforms
 from qrpo_lib.profiles import files as profile_files
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs.paths import PACKAGE
 from qrpo_lib.suite import cli
 from qrpo_lib.suite import notebooks as suite
 from qrpo_lib.tasks import registry as tasks
@@ -192,9 +192,9 @@ def test_a_files_name_without_any_letter_or_digit_still_gives_names_that_differ(
 
 
 def test_own_names_are_no_folder_of_the_suites_figures(write):
-    notebooks = (runs.PACKAGE.parent / "notebooks").rglob("*.ipynb")
+    notebooks = (PACKAGE.parent / "notebooks").rglob("*.ipynb")
     written = {name for path in notebooks for name in re.findall(r'\(figures\) / \\"([^"\\]+)', path.read_text())}
-    folders = written | {path.name for path in (runs.PACKAGE.parent / "figures").iterdir() if path.is_dir()}
+    folders = written | {path.name for path in (PACKAGE.parent / "figures").iterdir() if path.is_dir()}
     assert {"theory", "enumerated"} <= written
     assert {"tiny", "smol", "benchmarks"} <= folders
     for name in folders | set(profiles.names()):
@@ -511,7 +511,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_the_example_in_the_docs_works_as_it_stands(write, tmp_path):
-    text = (runs.PACKAGE.parent / "docs" / "profiles.md").read_text()
+    text = (PACKAGE.parent / "docs" / "profiles.md").read_text()
     example, *_ = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     path = write(example, "my_profile.toml")
     assert profiles.arms(path) == ["chat", "code"]
@@ -559,7 +559,7 @@ def test_a_profile_in_a_folder_of_its_own_is_found_by_its_notebooks_and_their_pr
     write(f'extends = "base.toml"\n{HUB_POLICY}'.replace("/models/mine", "./my-model"), "own/my_profile.toml")
     root = tmp_path / "project"
     root.mkdir()
-    (root / "notebooks").symlink_to(runs.PACKAGE.parent / "notebooks")
+    (root / "notebooks").symlink_to(PACKAGE.parent / "notebooks")
     environment = {name: value for name, value in os.environ.items() if name != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
     arguments = ["reproduce", "--profile", "own/my_profile.toml", "--only", "experiments/initial_policy"]
     command = [sys.executable, "-m", "qrpo_lib.suite.cli", *arguments]

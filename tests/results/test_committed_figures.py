@@ -8,10 +8,10 @@ import pytest
 
 from qrpo_lib.paper import style
 from qrpo_lib.results import figures
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import files, paths
 from qrpo_lib.suite import notebooks
 
-FIGURES_FOLDER = folders.PACKAGE.parent / "figures"
+FIGURES_FOLDER = paths.PACKAGE.parent / "figures"
 FOLDER = FIGURES_FOLDER / "tiny" / "chat"
 FIGURES = {
     "figure-3": figures.draw_scaling,
@@ -51,4 +51,4 @@ def test_the_committed_manifest_lists_the_committed_files():
     there = {path.relative_to(FIGURES_FOLDER).as_posix() for path in FIGURES_FOLDER.rglob("*") if path.is_file()}
     assert there - {"manifest.json"} == {*manifest, *(name for name in there if name.startswith("benchmarks/"))}
     for name, entry in manifest.items():
-        assert folders.file_sha256(FIGURES_FOLDER / name) == entry["sha256"], name
+        assert files.file_sha256(FIGURES_FOLDER / name) == entry["sha256"], name

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys, paths, records
 from qrpo_lib.suite import cli, execution, notebooks, reproduce
 
 
@@ -115,7 +115,7 @@ def test_another_environments_kernel_is_not_used(project, tmp_path, monkeypatch,
 
 
 def toy(number):
-    return folders.Step("toy", {"number": number})
+    return keys.Step("toy", {"number": number})
 
 
 def write(folder):
@@ -124,10 +124,10 @@ def write(folder):
 
 MAKES_AND_READS = """
 from pathlib import Path
-from qrpo_lib.runs import account, folders as runs
-declared, found = (runs.Step("toy", {"number": number}) for number in (0, 1))
+from qrpo_lib.runs import account, folders, keys, paths, records
+declared, found = (keys.Step("toy", {"number": number}) for number in (0, 1))
 for step in (declared, found):
-    runs.complete(step, lambda folder: (folder / "out").write_text("x"))
+    folders.complete(step, lambda folder: (folder / "out").write_text("x"))
 account.rests_on([found.folder_name])
 """
 
@@ -162,7 +162,7 @@ def test_a_corrupted_input_is_refused_before_work(project, harmed):
     execution.execute(job)
     (toy(harmed).folder / "out").write_text("y")
     for look in (notebooks.is_complete, lambda job: notebooks.check([job])):
-        with pytest.raises(folders.CorruptedRunError, match=toy(harmed).folder_name):
+        with pytest.raises(records.CorruptedRunError, match=toy(harmed).folder_name):
             look(job)
 
 
@@ -188,7 +188,7 @@ def test_a_job_whose_maker_failed_runs_if_all_it_reads_is_there(project):
 )
 def test_a_damaged_manifest_is_refused_and_status_sees_it(runs_folder, tmp_path, monkeypatch, capsys, content, why):
     monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+    (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / notebooks.MANIFEST).write_text(content)
     assert cli.main(["reproduce", "--only", "noise"]) == 2

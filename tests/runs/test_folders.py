@@ -10,11 +10,12 @@ import types
 
 import pytest
 
-from qrpo_lib.runs import code_version, files, folders, products
+from qrpo_lib.runs import code_version, files, folders, paths, products, records
+from qrpo_lib.runs.keys import Step
 
 
 def step(**parameters):
-    return folders.Step("work", parameters, code=("statistics",))
+    return Step("work", parameters, code=("statistics",))
 
 
 def write(text):
@@ -32,9 +33,9 @@ def test_key_depends_on_parameters_inputs_and_code():
     keys = {
         base.key,
         step(a=2).key,
-        folders.Step("work", {"a": 1}, inputs=(step(a=3),), code=("statistics",)).key,
-        folders.Step("work", {"a": 1}, inputs=(step(a=4),), code=("statistics",)).key,
-        folders.Step("work", {"a": 1}, code=("style",)).key,
+        Step("work", {"a": 1}, inputs=(step(a=3),), code=("statistics",)).key,
+        Step("work", {"a": 1}, inputs=(step(a=4),), code=("statistics",)).key,
+        Step("work", {"a": 1}, code=("style",)).key,
     }
     assert len(keys) == 5
     assert step(a=1).key == base.key
@@ -54,7 +55,7 @@ def test_a_failed_step_leaves_no_complete_folder_and_starts_afresh(runs_folder):
 
 def test_a_resumable_step_finds_what_was_left(runs_folder):
     def first(folder):
-        folders.write_atomically(folder / "shard", b"1")
+        files.write_atomically(folder / "shard", b"1")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -81,12 +82,12 @@ def test_a_resumable_step_finds_what_was_left(runs_folder):
 )
 def test_a_record_of_another_type_is_refused_and_left_out_of_lists(runs_folder, change):
     folder = folders.complete(step(a=1), write("whole"))
-    assert [path for path, _ in folders.records()] == [folder]
-    path = folder / folders.RECORD
+    assert [path for path, _ in records.read_all()] == [folder]
+    path = folder / records.RECORD
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(folders.CorruptedRunError, match=f"corrupted.*record.json.*qrpo clean --run {folder.name}"):
+    with pytest.raises(records.CorruptedRunError, match=f"corrupted.*record.json.*qrpo clean --run {folder.name}"):
         step(a=1).is_complete()
-    assert folders.records() == []
+    assert records.read_all() == []
 
 
 def test_a_large_file_is_compared_too_and_hashed_once(runs_folder, monkeypatch):
@@ -98,7 +99,7 @@ def test_a_large_file_is_compared_too_and_hashed_once(runs_folder, monkeypatch):
         assert step(a=1).is_complete()
     assert hashed == ["out.txt"]
     (folder / "out.txt").write_text("weighty")  # as many bytes
-    with pytest.raises(folders.CorruptedRunError, match=r"out\.txt has changed"):
+    with pytest.raises(records.CorruptedRunError, match=r"out\.txt has changed"):
         step(a=1).is_complete()
 
 
@@ -126,7 +127,7 @@ def test_code_that_was_edited_while_it_worked_completes_nothing(runs_folder, tmp
         monkeypatch.setattr(module, "own_package", lambda: code_version.Package(package))
     code_version.code_version.cache_clear()
     monkeypatch.setattr(folders, "_STARTED", time.time() - 3600)
-    made = folders.Step("made", {"edit": edit}, code=("some",))
+    made = Step("made", {"edit": edit}, code=("some",))
 
     def edits(folder):
         with open(package / "some.py", "a") as stream:
@@ -148,16 +149,16 @@ def test_a_corrupted_folder_is_refused_in_one_sentence_that_says_what_to_do(runs
     elif harm == "remove":
         (folder / "out.txt").unlink()
     else:
-        (folder / folders.RECORD).write_text("{")
-    with pytest.raises(folders.CorruptedRunError, match=f"corrupted.*qrpo clean --run {folder.name}"):
+        (folder / records.RECORD).write_text("{")
+    with pytest.raises(records.CorruptedRunError, match=f"corrupted.*qrpo clean --run {folder.name}"):
         step(a=1).is_complete()
 
 
 def test_record_says_what_determined_the_result(runs_folder):
     source = step(a=0)
     folders.complete(source, write("source"))
-    made = folders.Step("next", {"b": [1, 2]}, inputs=(source,), code=("statistics",))
-    record = json.loads((folders.complete(made, write("x"), seed=5) / folders.RECORD).read_text())
+    made = Step("next", {"b": [1, 2]}, inputs=(source,), code=("statistics",))
+    record = json.loads((folders.complete(made, write("x"), seed=5) / records.RECORD).read_text())
     assert record["parameters"] == {"b": [1, 2]}
     assert record["inputs"] == {"work": source.key}
     assert record["seed"] == 5
@@ -172,7 +173,7 @@ def test_record_says_what_determined_the_result(runs_folder):
 def test_record_names_the_vector_instructions_that_kernels_are_chosen_by(runs_folder):
     import torch
 
-    record = json.loads((folders.complete(step(a=1), write("x")) / folders.RECORD).read_text())
+    record = json.loads((folders.complete(step(a=1), write("x")) / records.RECORD).read_text())
     capability = torch.backends.cpu.get_cpu_capability()
     assert record["processor"]["vector_instructions"] == (capability if capability in ("AVX2", "AVX512") else "other")
     assert record["processor"]["name"]
@@ -185,20 +186,21 @@ def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, mon
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
     products.chosen.cache_clear()  # this process may have multiplied already, with the torch that is there
-    assert json.loads((folders.complete(step(a=1), write("x")) / folders.RECORD).read_text())["gpus"] == names
+    assert json.loads((folders.complete(step(a=1), write("x")) / records.RECORD).read_text())["gpus"] == names
     monkeypatch.delitem(sys.modules, "torch")
-    assert json.loads((folders.complete(step(a=2), write("x")) / folders.RECORD).read_text())["gpus"] == []
+    assert json.loads((folders.complete(step(a=2), write("x")) / records.RECORD).read_text())["gpus"] == []
 
 
 _SLOW_STEP = """
 import sys, time
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import files, folders, paths, records
+from qrpo_lib.runs.keys import Step
 def make(folder):
     (folder / "half.txt").write_text("half")
     print("working", flush=True)
     time.sleep(float(sys.argv[1]))
     (folder / "half.txt").rename(folder / "whole.txt")
-runs.complete(runs.Step("slow", {}, code=("statistics",)), make)
+folders.complete(Step("slow", {}, code=("statistics",)), make)
 """
 
 
@@ -207,14 +209,14 @@ def start_slow_step(seconds):
 
 
 def test_killed_at_work_the_next_attempt_completes(runs_folder):
-    slow = folders.Step("slow", {}, code=("statistics",))
+    slow = Step("slow", {}, code=("statistics",))
     process = start_slow_step(1000)
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not slow.is_complete()
     assert start_slow_step(0).wait() == 0
-    assert sorted(path.name for path in slow.folder.iterdir()) == [folders.RECORD, "whole.txt"]
+    assert sorted(path.name for path in slow.folder.iterdir()) == [records.RECORD, "whole.txt"]
 
 
 def test_two_processes_do_not_make_the_same_step_twice(runs_folder):
@@ -228,14 +230,14 @@ def test_two_processes_do_not_make_the_same_step_twice(runs_folder):
 
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    folders.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def killed(descriptor):
         raise OSError("killed")
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(OSError, match="killed"):
-        folders.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 
 
@@ -270,7 +272,7 @@ def outer(tmp_path):
     git(tmp_path, "add", "notes.txt")
     git(tmp_path, "commit", "--quiet", "-m", "other work")
     ignored = shutil.ignore_patterns("__pycache__")
-    return shutil.copytree(folders.PACKAGE, tmp_path / "unpacked" / "qrpo_lib", ignore=ignored)
+    return shutil.copytree(paths.PACKAGE, tmp_path / "unpacked" / "qrpo_lib", ignore=ignored)
 
 
 def test_the_commit_of_a_repository_around_an_unpacked_archive_is_not_recorded(outer):

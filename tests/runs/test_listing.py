@@ -13,7 +13,7 @@ import pytest
 
 from qrpo_lib.experiment import grid
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders, listing
+from qrpo_lib.runs import folders, keys, listing, records
 from qrpo_lib.suite import cli
 
 
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
         profile = profiles.load(folder / "made.toml", "chat")
         wanted = grid.possible(profile)[::7]
         made_runs.make(profile, wanted, lambda run: 0.1)
-        folders.complete(folders.Step("notebook-results-tables", {"parameters": {"arm": "chat"}}), lambda folder: None)
+        folders.complete(keys.Step("notebook-results-tables", {"parameters": {"arm": "chat"}}), lambda folder: None)
         yield profile, wanted
 
 
@@ -51,7 +51,7 @@ def test_every_trained_model_is_found_from_its_cell_and_back(made):
 def test_the_record_itself_says_what_was_trained(made):
     profile, wanted = made
     for run in wanted:
-        record = json.loads((run.step(profile).folder / folders.RECORD).read_text())
+        record = json.loads((run.step(profile).folder / records.RECORD).read_text())
         parameters = record["parameters"]
         assert (parameters["algorithm"], parameters["training"]["setting"]) == (run.algorithm, run.setting)
         assert (parameters["loss"]["beta"], parameters["loss"]["learning_rate"]) == (run.beta, run.learning_rate)
@@ -107,7 +107,7 @@ def test_damaged_and_foreign_folders_are_told_or_left_out(runs_folder, capsys):
         "thesis": "{}",
     }.items():
         (runs_folder / name).mkdir(parents=True)
-        (runs_folder / name / folders.RECORD).write_text(content)
+        (runs_folder / name / records.RECORD).write_text(content)
     text = output(capsys)
     assert "training-0123456789ac" in text
     assert "training-0123456789ad" in text
@@ -127,7 +127,7 @@ def test_values_of_another_type_are_left_out(runs_folder, capsys, wrong):
         folder = runs_folder / f"training-{number:012x}"
         folder.mkdir(parents=True)
         record = {"name": "training", "key": f"{number:012x}", "parameters": parameters, "inputs": wrong, "seed": wrong}
-        (folder / folders.RECORD).write_text(json.dumps(record | {"started": wrong, "seconds": wrong}))
+        (folder / records.RECORD).write_text(json.dumps(record | {"started": wrong, "seconds": wrong}))
     assert output(capsys).count("training-") == len(cases) + 1
     assert len(json.loads(output(capsys, "--json"))) == len(cases) + 1
 

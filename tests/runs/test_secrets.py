@@ -6,7 +6,7 @@ import os
 import pytest
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders, secrets
+from qrpo_lib.runs import folders, keys, records, secrets
 
 TOKEN = "hf_" + "aB3" * 12
 
@@ -76,8 +76,8 @@ def test_hidden_ends(monkeypatch):
 
 def test_a_record_holds_no_secret(runs_folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    step = folders.Step("leaky", {"url": f"https://user:{TOKEN}@hub"})
-    text = (folders.complete(step, lambda folder: None) / folders.RECORD).read_text()
+    step = keys.Step("leaky", {"url": f"https://user:{TOKEN}@hub"})
+    text = (folders.complete(step, lambda folder: None) / records.RECORD).read_text()
     assert TOKEN not in text
     assert json.loads(text)["parameters"]["url"] == "https://user:<HF_TOKEN>@hub"
 

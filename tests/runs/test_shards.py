@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from qrpo_lib.runs import files, folders, shards
+from qrpo_lib.runs import files, folders, keys, records, shards
 
 STEP_CODE = """
 import json, os, sys, time
 from pathlib import Path
-from qrpo_lib.runs import folders as runs, shards
+from qrpo_lib.runs import folders, keys, records, shards
 
-step = runs.Step("work", {}, code=("statistics",))
+step = keys.Step("work", {}, code=("statistics",))
 names = [f"s{i}" for i in range(12)]
 log = Path(os.environ["LOG"])
 
@@ -28,7 +28,7 @@ def make(i):
 def merge(folder):
     (folder / "all").write_bytes(b"|".join(shards.read(step, name) for name in names))
 
-print(runs.complete(step, merge, shared=lambda: shards.make_all(step, names, make)))
+print(folders.complete(step, merge, shared=lambda: shards.make_all(step, names, make)))
 """
 EXPECTED = "|".join(f"content {i}" for i in range(12))
 
@@ -47,15 +47,15 @@ def test_processes_share_the_work_and_make_nothing_twice(runs_folder, tmp_path):
     assert [process.wait() for process in workers] == [0, 0, 0]
     assert sorted(int(i) for i, _ in made(log)) == list(range(12))
     assert len({pid for _, pid in made(log)}) > 1
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
     assert (step.folder / "all").read_text() == EXPECTED
     assert not step.shards.exists()
     assert [path.name for path in (runs_folder / ".locks").iterdir()] == [f"{step.folder_name}.lock"]
-    assert set(json.loads((step.folder / folders.RECORD).read_text())["outputs"]) == {"all"}
+    assert set(json.loads((step.folder / records.RECORD).read_text())["outputs"]) == {"all"}
 
 
 def test_a_process_that_comes_late_leaves_no_locks(runs_folder):
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
 
     def merge(folder):
         (folder / "all").write_text("whole")
@@ -78,14 +78,14 @@ def test_a_killed_process_loses_at_most_what_it_was_making(runs_folder, tmp_path
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert second.wait() == 0
-    assert (folders.Step("work", {}, code=("statistics",)).folder / "all").read_text() == EXPECTED
+    assert (keys.Step("work", {}, code=("statistics",)).folder / "all").read_text() == EXPECTED
     numbers = [i for i, _ in made(log)]
     assert len(numbers) - len(set(numbers)) <= 1
     assert set(numbers) == {str(i) for i in range(12)}
 
 
 def test_what_another_process_is_making_is_waited_for(runs_folder):
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
     taken = []
     with folders.lock(f"{step.folder_name}.a"):
         thread = multiprocessing.get_context("fork").Process(
@@ -103,7 +103,7 @@ def test_what_another_process_is_making_is_waited_for(runs_folder):
 
 
 def test_a_failure_leaves_what_is_done(runs_folder):
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
 
     def fails(i):
         if i == 1:
@@ -120,7 +120,7 @@ def test_a_failure_leaves_what_is_done(runs_folder):
 
 
 def test_a_damaged_file_is_made_again(runs_folder):
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
     shards.make_all(step, ["a", "b"], lambda i: b"content")
     path = step.shards / "b"
     path.write_bytes(path.read_bytes().replace(b"t", b"u", 1))
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_made_again(runs_folder):
 
 def test_progress_ends_at_all(runs_folder):
     told = []
-    step = folders.Step("work", {}, code=("statistics",))
+    step = keys.Step("work", {}, code=("statistics",))
     shards.make_all(step, ["a", "b"], lambda i: b"x", lambda *state: told.append(state))
     assert told[0] == (0, 2, "shards")
     assert told[-1] == (2, 2, "shards")

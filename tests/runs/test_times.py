@@ -6,7 +6,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from qrpo_lib.runs import folders, listing, products, times
+from qrpo_lib.runs import folders, keys, listing, products, times
+from qrpo_lib.runs.records import RECORD
 from qrpo_lib.suite import cli
 
 
@@ -68,9 +69,9 @@ def test_a_record_has_the_processor_seconds_of_its_step_and_of_its_children(monk
         subprocess.run([sys.executable, "-c", busy], check=True)
 
     before = times.processor_seconds()
-    folder = folders.complete(folders.Step("training", {}), make)
+    folder = folders.complete(keys.Step("training", {}), make)
     spent = times.processor_seconds() - before
-    made = json.loads((folder / folders.RECORD).read_text())
+    made = json.loads((folder / RECORD).read_text())
     assert 0.4 <= made["processor_seconds"] <= spent
     assert made["made_for"] == "abc123"
     assert made["float32_products"] == products.in_force()

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders as runs
+from qrpo_lib.runs import records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import (
     dataset_pairs,
@@ -160,7 +160,7 @@ def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
     run = subprocess.run([*command, tmp_path / "tune.py"], env=environment, timeout=550, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     two = reference_policy.step(profile).folder
-    runs.check(two)
+    records.check(two)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
     weights = [safetensors.torch.load_file(folder / "model.safetensors") for folder in (one, two)]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=2e-5)
@@ -261,7 +261,9 @@ class Killed(Exception):
 
 
 def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != runs.RECORD}
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != records.RECORD
+    }
 
 
 @pytest.mark.slow

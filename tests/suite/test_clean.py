@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import cleaning, folders
+from qrpo_lib.runs import cleaning, folders, keys, paths, records
 from qrpo_lib.suite import cli, execution, notebooks, project_profiles
 
 NAME = "training-0123456789ab"
 
 
 def complete(name="old", **parameters):
-    step = folders.Step(name, parameters)
+    step = keys.Step(name, parameters)
     folders.complete(step, lambda folder: (folder / "x").write_text("x" * 1000))
     return step
 
@@ -73,7 +73,7 @@ def test_what_is_not_the_suites_stays_wherever_the_runs_folder_is(project, uses_
     (foreign / "data.csv").write_text("1")
     copied = runs_folder / "training-ba9876543210"
     copied.mkdir()
-    (copied / folders.RECORD).write_bytes((step.folder / folders.RECORD).read_bytes())
+    (copied / records.RECORD).write_bytes((step.folder / records.RECORD).read_bytes())
     cache = runs_folder / ".cache" / "pip"
     cache.mkdir(parents=True)
     (cache / "wheel").write_text("1")
@@ -156,7 +156,7 @@ def test_links_are_not_followed_and_stay(project, uses_nothing, tmp_path, capsys
 def test_a_damaged_run_folder_goes_when_it_is_named_and_only_then(project, uses_nothing, capsys, content):
     folder = project / "runs" / NAME
     folder.mkdir()
-    (folder / folders.RECORD).write_bytes(content)
+    (folder / records.RECORD).write_bytes(content)
     assert run("--all", "--yes") == 0
     assert f"qrpo clean --run {NAME}" in capsys.readouterr().out
     assert folder.exists()
@@ -166,8 +166,8 @@ def test_a_damaged_run_folder_goes_when_it_is_named_and_only_then(project, uses_
 
 def test_the_advice_of_a_corrupted_folder_works_where_its_record_is_gone(project):
     step = complete("sft")
-    (step.folder / folders.RECORD).unlink()
-    with pytest.raises(folders.CorruptedRunError, match=f"qrpo clean --run {step.folder_name}"):
+    (step.folder / records.RECORD).unlink()
+    with pytest.raises(records.CorruptedRunError, match=f"qrpo clean --run {step.folder_name}"):
         step.is_complete()
     assert run("--run", step.folder_name, "--yes") == 0
     assert not step.folder.exists()
@@ -179,7 +179,7 @@ def test_a_folder_that_only_looks_like_a_run_folder_is_not_removed_by_name(proje
     (folder / "x").write_text("x")
     assert run("--run", NAME, "--yes") == 2
     assert "cannot be told whether the suite made it" in " ".join(capsys.readouterr().out.split())
-    (folder / folders.RECORD).write_text(json.dumps({"name": "training", "key": "ba9876543210"}))
+    (folder / records.RECORD).write_text(json.dumps({"name": "training", "key": "ba9876543210"}))
     assert run("--run", NAME, "--yes") == 2
     assert "training-ba9876543210" in capsys.readouterr().out
     assert (folder / "x").exists()
@@ -229,8 +229,8 @@ def last_step(profile):
 @pytest.mark.parametrize("place", ["own.toml", "profiles/own.toml", "deeper/still/own.toml"])
 def test_what_a_profile_of_the_project_needs_is_kept(project, monkeypatch, place):
     monkeypatch.delenv("QRPO_ROOT")
-    monkeypatch.setattr(folders, "project_root", lambda: project)
-    (project / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+    monkeypatch.setattr(paths, "project_root", lambda: project)
+    (project / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     path = project / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(OWN)

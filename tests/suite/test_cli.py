@@ -11,7 +11,7 @@ import pytest
 
 from qrpo_lib.cluster import table, task
 from qrpo_lib.paper import claims
-from qrpo_lib.runs import folders, terminal
+from qrpo_lib.runs import folders, keys, paths, terminal
 from qrpo_lib.suite import cli, display, headlines, notebooks
 
 # What takes long to import and has no part in listing things.
@@ -51,7 +51,7 @@ def test_help_imports_no_library(runs_folder):
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--profile", "smol"], ["runs"], ["clean", "--dry-run"]])
 def test_commands_that_list_import_nothing_heavy(runs_folder, command):
-    folders.complete(folders.Step("work", {}), lambda folder: None)
+    folders.complete(keys.Step("work", {}), lambda folder: None)
     loaded = {name.split(".")[0] for name in imported(*command)}
     assert not loaded & HEAVY
     if command == ["runs"]:
@@ -60,7 +60,7 @@ def test_commands_that_list_import_nothing_heavy(runs_folder, command):
 
 def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_path, runs_folder, monkeypatch):
     monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+    (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     (job,) = notebooks.select(notebooks.jobs("tiny"), ["theory/noise"])
     folders.complete(job.step, lambda folder: (folder / notebooks.EXECUTED).write_text("{}"))
     modules = imported("reproduce", "--only", "theory/noise")
@@ -80,7 +80,7 @@ def test_every_command_is_described_by_help():
 def test_text_is_no_markup(tmp_path, runs_folder, monkeypatch, capsys):
     root = tmp_path / "[bold]a[/bold] [x] :smile:"
     monkeypatch.setenv("QRPO_RUNS", str(root / "runs"))
-    folders.complete(folders.Step("work", {}), lambda folder: None)
+    folders.complete(keys.Step("work", {}), lambda folder: None)
     assert cli.main(["status"]) == 0
     assert f"Run folders are in {root / 'runs'}." in capsys.readouterr().out
     assert cli.main(["runs"]) == 0
@@ -132,7 +132,7 @@ def test_a_path_that_is_no_text_is_shown_too(tmp_path):
 
 def test_a_closed_pipe_is_no_traceback(runs_folder):
     for number in range(400):
-        folders.complete(folders.Step("work", {"n": number}), lambda folder: None)
+        folders.complete(keys.Step("work", {"n": number}), lambda folder: None)
     command = f"{sys.executable} -m qrpo_lib.suite.cli runs --json | head -1"
     ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert ended.stdout == b"[\n"
@@ -148,7 +148,7 @@ def test_a_number_of_cores_that_is_none_is_refused(cores, capsys):
 
 
 def test_status_shows_what_reproduce_would_refuse(runs_folder, monkeypatch, capsys):
-    source = folders.Step("work", {})
+    source = keys.Step("work", {})
     folders.complete(source, lambda folder: (folder / "x").write_text("x"))
     job = notebooks.Job("theory/noise", "theory/noise", inputs=(source,))
     monkeypatch.setattr(notebooks, "jobs", lambda profile: [job])
@@ -199,7 +199,7 @@ def test_only_can_be_given_twice(monkeypatch):
 def test_a_notebook_is_executed_whatever_the_users_settings(tmp_path, monkeypatch):
     """As tab completion names it, in a folder with brackets, with settings under which nothing could be drawn."""
     root = tmp_path / "[x] β"
-    shutil.copytree(folders.PACKAGE.parent / "notebooks", root / "notebooks")
+    shutil.copytree(paths.PACKAGE.parent / "notebooks", root / "notebooks")
     v4 = nbformat.v4
     parameters = v4.new_code_cell('figures: str = "x"', metadata={"tags": ["parameters"]})
     draw = """import matplotlib, os, pathlib
@@ -225,7 +225,7 @@ print("β")
 
 
 def test_closed_standard_streams_are_no_traceback(runs_folder):
-    folders.complete(folders.Step("work", {}), lambda folder: None)
+    folders.complete(keys.Step("work", {}), lambda folder: None)
     for redirection in ("<&-", ">&-", "<&- >&-"):
         command = f"{sys.executable} -m qrpo_lib.suite.cli clean --all {redirection}"
         ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)

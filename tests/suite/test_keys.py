@@ -142,7 +142,7 @@ TABLE = [
     ("tiny.py", "3 * settings.hidden_size", "4 * settings.hidden_size", {"initial"}),
     ("reference_policy.py", "len(ids) > limit", "len(ids) >= limit", {"sft"}),
     # the rest
-    ("conversations.py", "2024, 7, 26", "2024, 7, 27", WITH_PROMPTS),
+    ("conversations.py", "2024, 7, 26", "2024, 7, 27", WITH_PROMPTS | {"hub"}),  # a hub policy's template is checked
     ("scoring.py", "_IN_A_SHARD = 4096", "_IN_A_SHARD = 4095", SAMPLED | {"pairs", "vllm_sampling"}),
     ("settings.py", "def names()", "def other_names():\n    return 1\n\n\ndef names()", set()),
     ("folders.py", "def lock(", "def other_lock():\n    return 1\n\n\ndef lock(", set()),

@@ -5,8 +5,9 @@ import nbformat
 import pytest
 
 from qrpo_lib.cluster.task import in_order
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, keys, paths
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.files import file_sha256
 from qrpo_lib.suite import cli, execution, notebooks, publishing, reproduce
 from qrpo_lib.suite import parameters as notebook
 
@@ -52,7 +53,7 @@ def test_only_takes_what_tab_completion_gives(tmp_path, monkeypatch):
         notebooks.Job(f"theory/{name}[{arm}]", f"theory/{name}") for name in ("noise", "asymptotics") for arm in "ab"
     ]
     wanted = [jobs[0].id, jobs[1].id]
-    root = folders.project_root()
+    root = paths.project_root()
     file = "notebooks/theory/noise.ipynb"
     for folder, names in {
         root: [file, f"./{file}", str(root / file), "theory/noise.ipynb", "noise.ipynb", "notebooks/theory/noise"],
@@ -112,7 +113,7 @@ def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only
 
 
 def test_source_notebooks_are_clean():
-    for path in (folders.PACKAGE.parent / "notebooks").rglob("*.ipynb"):
+    for path in (paths.PACKAGE.parent / "notebooks").rglob("*.ipynb"):
         if ".ipynb_checkpoints" in path.parts:
             continue
         source = nbformat.read(path, as_version=4)
@@ -176,7 +177,7 @@ def test_a_missing_wheel_is_said_before_work(monkeypatch, capsys, runs_folder):
 def test_clean_removes_what_no_setting_uses(runs_folder):
     used = notebooks.jobs("tiny")[0].step
     of_another_profile, interrupted = notebooks.jobs("smol")[-1].step, notebooks.jobs("smol")[-2].step
-    for step in (used, of_another_profile, folders.Step("old", {})):
+    for step in (used, of_another_profile, keys.Step("old", {})):
         folders.complete(step, lambda folder: (folder / "x").write_text("x"))
     for name in (interrupted.folder_name, "training-0123456789ab"):
         (runs_folder / ".partial" / name).mkdir(parents=True)
@@ -214,14 +215,14 @@ def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_
 
 
 def test_manifest_lists_every_committed_figure():
-    figures = folders.PACKAGE.parent / "figures"
+    figures = paths.PACKAGE.parent / "figures"
     manifest = json.loads((figures / notebooks.MANIFEST).read_text())
     files = {p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file()}
     # Benchmarks are no notebooks of the suite.
     files = {name: p for name, p in files.items() if name != notebooks.MANIFEST and not name.startswith("benchmarks/")}
     assert set(manifest) == set(files)
     for name, path in files.items():
-        assert manifest[name]["sha256"] == folders.file_sha256(path), name
+        assert manifest[name]["sha256"] == file_sha256(path), name
 
 
 @pytest.fixture(scope="module")

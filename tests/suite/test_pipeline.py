@@ -16,7 +16,8 @@ sys.path.insert(0, str(FAULTS))
 
 from points import Fault  # noqa: E402
 
-from qrpo_lib.runs import folders  # noqa: E402
+from qrpo_lib.runs import paths  # noqa: E402
+from qrpo_lib.runs.records import RECORD  # noqa: E402
 from qrpo_lib.suite import notebooks  # noqa: E402
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
@@ -33,7 +34,7 @@ def projects(tmp_path_factory):
 
     def make(name):
         root = tmp_path_factory.mktemp(name)
-        (root / "notebooks").symlink_to(folders.PACKAGE.parent / "notebooks")
+        (root / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
         return root
 
     return make
@@ -135,7 +136,7 @@ def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, proj
 
 def records(root):
     """The record of each complete run folder by the folder's name. A result that is made again has another record."""
-    return {path.parent.name: path.read_bytes() for path in (root / "runs").glob(f"*/{folders.RECORD}")}
+    return {path.parent.name: path.read_bytes() for path in (root / "runs").glob(f"*/{RECORD}")}
 
 
 def test_a_changed_training_parameter_runs_training_and_what_follows(complete, tmp_path):
@@ -149,7 +150,7 @@ def test_a_changed_training_parameter_runs_training_and_what_follows(complete, t
     assert "training" in made
     assert not made & {"initial_policy", "reference_sampling", "reference_evaluation", "reference_log_probs", "sft"}
     new_trainings = [p for p in (complete / "runs").glob("training-*") if p.name not in before]
-    algorithms = [json.loads((path / folders.RECORD).read_text())["parameters"]["algorithm"] for path in new_trainings]
+    algorithms = [json.loads((path / RECORD).read_text())["parameters"]["algorithm"] for path in new_trainings]
     assert algorithms == ["dpo", "dpo"]  # one in each setting; nothing else depends on DPO's beta
 
 
@@ -167,7 +168,7 @@ def test_a_corrupted_folder_is_refused_before_work(complete):
 
 @pytest.mark.parametrize("name", notebooks.THEORY)
 def test_theory_notebook_runs_alone_with_its_defaults(name, tmp_path):
-    source = folders.PACKAGE.parent / "notebooks" / "theory" / f"{name}.ipynb"
+    source = paths.PACKAGE.parent / "notebooks" / "theory" / f"{name}.ipynb"
     papermill.execute_notebook(
         source, tmp_path / "out.ipynb", {"figures": str(tmp_path)}, cwd=source.parent, progress_bar=False
     )

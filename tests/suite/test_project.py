@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from qrpo_lib.runs import extras, folders
+from qrpo_lib.runs import extras, paths
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import project
 
@@ -23,7 +23,7 @@ sys.exit(entry.main({arguments!r}))
 
 def test_init_copies_every_notebook_and_nothing_twice(tmp_path):
     written = project.create(tmp_path / "mine")
-    root = folders.PACKAGE.parent / "notebooks"
+    root = paths.PACKAGE.parent / "notebooks"
     expected = {path.relative_to(root) for path in root.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
     found = {path.relative_to(tmp_path / "mine" / "notebooks") for path in (tmp_path / "mine").rglob("*.ipynb")}
     assert found == expected
@@ -43,7 +43,7 @@ def test_init_overwrites_nothing(tmp_path):
 
 
 def test_a_package_without_notebooks_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "PACKAGE", tmp_path / "qrpo_lib")
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "qrpo_lib")
     with pytest.raises(InputError, match="install it again"):
         project.create(tmp_path / "mine")
     (tmp_path / "qrpo_lib" / "shipped" / "notebooks").mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_a_missing_extra_is_named(missing, arguments, extra, runs_folder):
 def test_extras_are_those_of_the_project():
     import tomllib
 
-    text = (folders.PACKAGE.parent / "pyproject.toml").read_text()
+    text = (paths.PACKAGE.parent / "pyproject.toml").read_text()
     declared = tomllib.loads(text)["project"]["optional-dependencies"]
     assert set(extras.MODULES) == set(declared)
     assert extras.sentence("no_such_module") is None

@@ -68,10 +68,10 @@ def test_a_setting_that_is_gone_is_noticed():
 
 
 def test_the_command_writes_it(tmp_path, monkeypatch, capsys):
-    from qrpo_lib.runs import folders
+    from qrpo_lib.runs import paths
 
     (tmp_path / "docs").mkdir()
-    monkeypatch.setattr(folders, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     assert cli.main(["protocol"]) == 0
     assert (tmp_path / "docs" / "protocol.md").read_text(encoding="utf-8") == protocol.page()
     assert cli.main(["protocol"]) == 0

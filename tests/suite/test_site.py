@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from qrpo_lib.paper import claims, style
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import folders, paths
 from qrpo_lib.suite import cli, notebooks, own_folder
 from qrpo_lib.suite import site as report
 from qrpo_lib.suite.site import ledger, pages
@@ -147,7 +147,7 @@ def test_what_failed_and_what_was_not_run_are_said(site):
 
 
 def test_a_project_without_a_first_page_gets_one(site):
-    judged = claims.recorded(folders.project_root() / "figures")
+    judged = claims.recorded(paths.project_root() / "figures")
     text = ledger.first_page("A project", judged)
     assert text.startswith("# A project")
     assert "kl-linear-tiny-chat" in text

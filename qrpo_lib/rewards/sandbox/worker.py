@@ -158,80 +158,7 @@ def encoder(exact):
     int_pos, float_pos, str_str, bytes_hex = int.__pos__, float.__pos__, str.__str__, bytes.hex
     dict_items, list_iter, tuple_iter = dict.items, list.__iter__, tuple.__iter__
     set_iter, frozenset_iter, complex_pos = set.__iter__, frozenset.__iter__, complex.__pos__
-    text_of, infinity = dumped, float("inf")
-
-    def integer(value):
-        return value if -(1 << 63) <= value < 1 << 63 else {"int": hex(value)}
-
-    def real(value):
-        if exact:
-            return value
-        if value != value:
-            return {"nan": 0}
-        if value in (infinity, -infinity):
-            return value
-        whole = int(value)
-        return integer(whole) if whole == value else value
-
-    def ratio(numerator, denominator):
-        if not exact:
-            if denominator == 1:
-                return integer(numerator)
-            try:
-                nearest = numerator / denominator
-            except OverflowError:
-                nearest = infinity
-            if nearest != infinity and nearest.as_integer_ratio() == (numerator, denominator):
-                return nearest
-        return {"ratio": [hex(numerator), hex(denominator)]}
-
-    def decimal(value):
-        if value.is_nan():
-            return real(float("nan"))
-        if value.is_infinite():
-            return real(infinity if value > 0 else -infinity)
-        if abs(value.adjusted()) > _LARGEST_EXPONENT or -value.as_tuple().exponent > _LARGEST_EXPONENT:
-            raise NotPlainError("a Decimal out of range")
-        return ratio(*value.as_integer_ratio())
-
-    def unordered(parts):
-        """A set's encoded elements, in an order that they alone determine."""
-        kinds = {type(part) for part in parts}
-        return sorted(parts) if kinds <= {int} or kinds <= {str} else sorted(parts, key=text_of)
-
-    def mapping(pairs, depth):
-        made = [[encode(key, depth + 1), encode(value, depth + 1)] for key, value in pairs]
-        kinds = {type(key) for key, _ in made}
-        plain = kinds <= {int} or kinds <= {str}
-        made.sort(key=(lambda pair: pair[0]) if plain else (lambda pair: text_of(pair[0])))
-        return {"dict": made}
-
-    def linked(node, depth):
-        values = []
-        while node is not None:
-            if len(values) >= _MAX_NODES:
-                raise NotPlainError("a list that does not end")
-            values.append(encode(node.val, depth + 1))
-            node = node.next
-        return {"ListNode": values}
-
-    def tree(root, depth):
-        preorder, ahead = [], [root]
-        while ahead:
-            if len(preorder) >= _MAX_NODES:
-                raise NotPlainError("a tree that does not end")
-            node = ahead.pop()
-            preorder.append(None if node is None else [encode(node.val, depth + 1)])
-            if node is not None:
-                ahead += [node.right, node.left]
-        return {"TreeNode": preorder}
-
-    def sequence(items, depth):
-        items = [*items]
-        kinds = {type(item) for item in items}
-        if kinds <= {str} or (kinds == {int} and min(items) >= -(1 << 63) and max(items) < 1 << 63):
-            return items
-        return [encode(item, depth + 1) for item in items]
+    integer, real, ratio = _number_encoders(exact)
 
     def encode(value, depth=0):
         kind = type(value)
@@ -265,11 +192,95 @@ def encoder(exact):
             return {"bytes": bytes_hex(bytes(value))}
         if issubclass(kind, complex):
             number = complex_pos(value)
-            return real(number.real) if number.imag == 0 and not exact else complex_pair(number)
+            plain = number.imag == 0 and not exact
+            return real(number.real) if plain else {"complex": [real(number.real), real(number.imag)]}
         return other(value, kind, depth)
 
-    def complex_pair(number):
-        return {"complex": [real(number.real), real(number.imag)]}
+    sequence, mapping, unordered = _collection_encoders(encode)
+    other = _object_encoder(encode, ratio, real, sequence, mapping, unordered)
+    return encode
+
+
+def _number_encoders(exact):
+    """For `encoder`: of integers, of floating-point numbers, and of fractions by numerator and denominator."""
+    infinity = float("inf")
+
+    def integer(value):
+        return value if -(1 << 63) <= value < 1 << 63 else {"int": hex(value)}
+
+    def real(value):
+        if exact:
+            return value
+        if value != value:
+            return {"nan": 0}
+        if value in (infinity, -infinity):
+            return value
+        whole = int(value)
+        return integer(whole) if whole == value else value
+
+    def ratio(numerator, denominator):
+        if not exact:
+            if denominator == 1:
+                return integer(numerator)
+            try:
+                nearest = numerator / denominator
+            except OverflowError:
+                nearest = infinity
+            if nearest != infinity and nearest.as_integer_ratio() == (numerator, denominator):
+                return nearest
+        return {"ratio": [hex(numerator), hex(denominator)]}
+
+    return integer, real, ratio
+
+
+def _collection_encoders(encode):
+    """For `encoder`: of sequences, of dicts by their pairs, and the one order of a set's encoded elements."""
+    text_of = dumped
+
+    def sequence(items, depth):
+        items = [*items]
+        kinds = {type(item) for item in items}
+        if kinds <= {str} or (kinds == {int} and min(items) >= -(1 << 63) and max(items) < 1 << 63):
+            return items
+        return [encode(item, depth + 1) for item in items]
+
+    def mapping(pairs, depth):
+        made = [[encode(key, depth + 1), encode(value, depth + 1)] for key, value in pairs]
+        kinds = {type(key) for key, _ in made}
+        plain = kinds <= {int} or kinds <= {str}
+        made.sort(key=(lambda pair: pair[0]) if plain else (lambda pair: text_of(pair[0])))
+        return {"dict": made}
+
+    def unordered(parts):
+        kinds = {type(part) for part in parts}
+        return sorted(parts) if kinds <= {int} or kinds <= {str} else sorted(parts, key=text_of)
+
+    return sequence, mapping, unordered
+
+
+def _object_encoder(encode, ratio, real, sequence, mapping, unordered):
+    """For `encoder`: of linked lists, trees, and what counts as a number or a collection by its class's name."""
+    str_str, bytes_hex, infinity, nan = str.__str__, bytes.hex, float("inf"), float("nan")
+
+    def decimal(value):
+        if value.is_nan():
+            return real(nan)
+        if value.is_infinite():
+            return real(infinity if value > 0 else -infinity)
+        if abs(value.adjusted()) > _LARGEST_EXPONENT or -value.as_tuple().exponent > _LARGEST_EXPONENT:
+            raise NotPlainError("a Decimal out of range")
+        return ratio(*value.as_integer_ratio())
+
+    encoders = {
+        "ratio": lambda value, depth: ratio(value.numerator, value.denominator),
+        "decimal": lambda value, depth: decimal(value),
+        "list": sequence,
+        "str": lambda value, depth: str_str(value.data),
+        "dict": lambda value, depth: mapping([*value.items()], depth),
+        "set": lambda value, depth: {"set": unordered(sequence(value, depth))},
+        "bytes": lambda value, depth: {"bytes": bytes_hex(value.tobytes())},
+    }
+    linked, tree = _node_encoders(encode)
 
     def other(value, kind, depth):
         for base in kind.__mro__:
@@ -278,26 +289,40 @@ def encoder(exact):
             if base.__name__ == "TreeNode":
                 return tree(value, depth)
             like = _LIKE.get((base.__module__, base.__qualname__))
-            if like == "ratio":
-                return ratio(value.numerator, value.denominator)
-            if like == "decimal":
-                return decimal(value)
-            if like == "list":
-                return sequence(value, depth)
-            if like == "str":
-                return str_str(value.data)
-            if like == "dict":
-                return mapping([*value.items()], depth)
-            if like == "set":
-                return {"set": unordered(sequence(value, depth))}
-            if like == "bytes":
-                return {"bytes": bytes_hex(value.tobytes())}
+            if like is not None:
+                return encoders[like](value, depth)
         if kind is range:
             first = value[:1]
             return {"range": [len(value), first[0] if first else 0, value.step if len(value) > 1 else 0]}
         raise NotPlainError(f"a {kind.__name__}, which is not a plain value")
 
-    return encode
+    return other
+
+
+def _node_encoders(encode):
+    """For `encoder`: of linked lists and of trees, by their nodes' `val`, `next`, `left` and `right`."""
+
+    def linked(node, depth):
+        values = []
+        while node is not None:
+            if len(values) >= _MAX_NODES:
+                raise NotPlainError("a list that does not end")
+            values.append(encode(node.val, depth + 1))
+            node = node.next
+        return {"ListNode": values}
+
+    def tree(root, depth):
+        preorder, ahead = [], [root]
+        while ahead:
+            if len(preorder) >= _MAX_NODES:
+                raise NotPlainError("a tree that does not end")
+            node = ahead.pop()
+            preorder.append(None if node is None else [encode(node.val, depth + 1)])
+            if node is not None:
+                ahead += [node.right, node.left]
+        return {"TreeNode": preorder}
+
+    return linked, tree
 
 
 # --- conversation ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from qrpo_lib.paper import claims
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, own_folder
 from qrpo_lib.suite.site import gallery, ledger, notebook_pages
@@ -53,7 +53,7 @@ def build(profile_name: str, folder: Path) -> Path:
         There are neither figures nor executed notebooks, or `folder` holds what was not written by this.
     """
     own_folder.check(folder, _MAKER)
-    root, jobs = folders.project_root(), notebooks.jobs(profile_name)
+    root, jobs = paths.project_root(), notebooks.jobs(profile_name)
     judged = claims.recorded(root / "figures")
     executed = [job for job in jobs if notebook_pages.is_executed(job)]
     if not executed and not judged:

@@ -7,22 +7,22 @@ import time
 from pathlib import Path
 
 from qrpo_lib.cluster.task import Task
-from qrpo_lib.runs import folders
+from qrpo_lib.runs import files, folders, keys, paths
 
 
 def task(name: str, action: str = "write", *, needs=(), kind: str = "training", group: bool = False, **options) -> Task:
     """A task whose job does `action`, a function of this module, with `options`."""
-    step = folders.Step(name, {"action": action, **options}, inputs=tuple(need.step for need in needs))
+    step = keys.Step(name, {"action": action, **options}, inputs=tuple(need.step for need in needs))
     return Task.of(step, perform, (step, action, options), needs, kind=kind, group=group)
 
 
-def perform(step: folders.Step, action: str, options: dict) -> None:
+def perform(step: keys.Step, action: str, options: dict) -> None:
     """Make the step's folder."""
     resumable = action == "count"
     folders.complete(step, lambda folder: globals()[action](step, folder, **options), resumable=resumable)
 
 
-def write(step: folders.Step, folder: Path, seconds: float = 0) -> None:
+def write(step: keys.Step, folder: Path, seconds: float = 0) -> None:
     """Write a file, in two halves with a pause between them."""
     note("computes", step)
     with open(folder / "result.txt", "w") as stream:
@@ -32,37 +32,37 @@ def write(step: folders.Step, folder: Path, seconds: float = 0) -> None:
         stream.write("second half")
 
 
-def count(step: folders.Step, folder: Path, steps: int, seconds: float) -> None:
+def count(step: keys.Step, folder: Path, steps: int, seconds: float) -> None:
     """Count with pauses; a checkpoint after each number, from which an interrupted count goes on."""
     done = int((folder / "count.txt").read_text()) if (folder / "count.txt").exists() else 0
     note(f"begins-at-{done}", step)
     for number in range(done, steps):
         time.sleep(seconds)
-        folders.write_atomically(folder / "count.txt", str(number + 1).encode())
+        files.write_atomically(folder / "count.txt", str(number + 1).encode())
     note("computes", step)
 
 
-def fail(step: folders.Step, folder: Path) -> None:
+def fail(step: keys.Step, folder: Path) -> None:
     """Fail until a file named `repaired` lies beside the run folders."""
     note("computes", step)
-    if not (folders.runs_folder().parent / "repaired").exists():
+    if not (paths.runs_folder().parent / "repaired").exists():
         print("the last words of the log")
         raise ValueError("this step is not possible yet")
 
 
-def fill(step: folders.Step, folder: Path, megabytes: int) -> None:
+def fill(step: keys.Step, folder: Path, megabytes: int) -> None:
     """Write more than a small disk holds."""
     note("computes", step)
     (folder / "result.bin").write_bytes(os.urandom(2**20) * megabytes)
 
 
-def tell(step: folders.Step, folder: Path, variable: str) -> None:
+def tell(step: keys.Step, folder: Path, variable: str) -> None:
     """Print a variable of the environment, and keep it."""
     print("the variable is", os.environ.get(variable))
     (folder / "result.txt").write_text(str(os.environ.get(variable)))
 
 
-def wait_in_group(step: folders.Step, folder: Path) -> None:
+def wait_in_group(step: keys.Step, folder: Path) -> None:
     """Say how long the processes of the group wait for one another, in seconds."""
     import torch.distributed
 
@@ -71,9 +71,9 @@ def wait_in_group(step: folders.Step, folder: Path) -> None:
         (folder / "result.txt").write_text(str(backend.options._timeout.total_seconds()))
 
 
-def note(what: str, step: folders.Step) -> None:
+def note(what: str, step: keys.Step) -> None:
     """Append a line to the log of this step, with the job and the process."""
-    folder = folders.runs_folder().parent / "notes"
+    folder = paths.runs_folder().parent / "notes"
     folder.mkdir(exist_ok=True)
     with open(folder / step.name, "a") as stream:
         stream.write(f"{what} {os.environ.get('SLURM_JOB_ID')} {os.getpid()} {os.environ.get('SLURMD_NODENAME')}\n")
