@@ -97,6 +97,7 @@ class Package:
         self.root, self.name = root, root.name
         self._modules: dict[str, _Module] = {}
         self._hashes: dict[tuple[_Definition, bool], str] = {}
+        self._named_by: dict[_Definition, list[_Definition]] = {}  # what each definition names, of this package
 
     def version(self, entries: Iterable[str], source: str | None = None) -> str:
         """Hash (16 hexadecimal digits) of what "module:name" entries reach, and of what further source reaches.
@@ -150,8 +151,10 @@ class Package:
             seen.add(part)
             hashes.add(self._hash(part))
             files |= set(part.files)
-            for reference in part.references:
-                waiting += self._resolve(reference, part.name)[0]
+            if part not in self._named_by:
+                meant = [self._resolve(reference, part.name)[0] for reference in part.references]
+                self._named_by[part] = [one for definitions in meant for one in definitions]
+            waiting += self._named_by[part]
         return hashes | {_sha256("\n".join(sorted(self._of_file(name)))) for name in files}
 
     def _of_file(self, name: str) -> set[str]:
