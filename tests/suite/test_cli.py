@@ -139,8 +139,9 @@ def test_a_path_that_is_no_text_is_shown_too(tmp_path):
 
 
 def test_a_closed_pipe_is_no_traceback(runs_folder):
-    for number in range(400):
-        folders.complete(keys.Step("work", {"n": number}), lambda folder: None)
+    for number in range(50):  # more than a pipe holds
+        parameters = {"notebook": "work", "parameters": {"n": number, "text": "x" * 4000}}
+        folders.complete(keys.Step("notebook-work", parameters), lambda folder: None)
     command = f"{sys.executable} -m qrpo_lib.suite.cli runs --json | head -1"
     ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert ended.stdout == b"[\n"

@@ -39,15 +39,22 @@ def job(tmp_path, runs_folder, monkeypatch):
     return made
 
 
-@pytest.fixture
-def forked(monkeypatch):
-    """Kernels of this process are forked; no server is left behind."""
-    monkeypatch.setenv(kernel_server.WANTED, "1")
-    monkeypatch.setattr(kernels, "_SERVERS", {})
-    yield kernels._SERVERS
-    for server in kernels._SERVERS.values():
+@pytest.fixture(scope="module")
+def servers():
+    """The servers of this module's kernels, by what `kernels` tells them apart; none is left behind."""
+    running = {}
+    yield running
+    for server in running.values():
         server.process.kill()
         server.process.wait()
+
+
+@pytest.fixture
+def forked(monkeypatch, servers):
+    """Kernels of this process are forked."""
+    monkeypatch.setenv(kernel_server.WANTED, "1")
+    monkeypatch.setattr(kernels, "_SERVERS", servers)
+    return servers
 
 
 def outputs(folder):
