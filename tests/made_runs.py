@@ -56,10 +56,13 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
     effect(run): how much higher the mean reward is at the last step than at step 0; it grows linearly with the step.
     slope(run): how the log-ratio goes with the standardised length.
     """
+    steps, shared = grid.Steps(profile), set()
     for run in dict.fromkeys(wanted):
         settings = run.settings(profile)
-        for step, content in _shared(settings, run.seed):
-            folders.complete(step, content)
+        if (run.setting, run.seed) not in shared:
+            for step, content in _shared(settings, run.seed):
+                folders.complete(step, content)
+            shared.add((run.setting, run.seed))
 
         def write(folder, run=run, settings=settings):
             parts = [
@@ -68,7 +71,7 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
             pd.concat(parts).to_parquet(folder / fitting.EVALUATION)
             _history(effect(run)).to_csv(folder / fitting.HISTORY, index=False)
 
-        folders.complete(run.step(profile), write)
+        folders.complete(steps[run], write)
 
 
 def everything(profile):

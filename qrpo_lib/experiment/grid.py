@@ -60,6 +60,24 @@ class Run:
         return fitting.step(self.settings(profile), self.algorithm, self.seed)
 
 
+class Steps(dict[Run, keys.Step]):
+    """The training step of each run of a profile, made when it is first asked for.
+
+    Runs of one setting and seed differ in the loss alone: what they rest on is made once.
+    """
+
+    def __init__(self, profile: Profile):
+        super().__init__()
+        self._profile, self._inputs = profile, {}
+
+    def __missing__(self, run: Run) -> keys.Step:
+        profile, shared = run.settings(self._profile), (run.setting, run.seed)
+        if shared not in self._inputs:
+            self._inputs[shared] = fitting.inputs(profile, run.seed)
+        self[run] = fitting.step(profile, run.algorithm, run.seed, self._inputs[shared])
+        return self[run]
+
+
 def transform_label(transform: Transform) -> str:
     """How a transformation is named in tables and figures."""
     if isinstance(transform, ScaledNormal):

@@ -5,10 +5,12 @@ folder = jobs.make(profile, jobs.training(profile, "qrpo", seed=0))
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.task import Task
+from qrpo_lib.experiment.grid import Run, Steps
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
@@ -57,8 +59,18 @@ def evaluation(profile: Profile, seed: int) -> Task:
 def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     """One trained policy."""
     step = fitting.step(profile, algorithm, seed)
-    needs = (*_needs(step, profile), evaluation(profile, seed))
-    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile)
+    return _training(step, profile, algorithm, seed, _needs_of_training(step, profile, seed))
+
+
+def trainings(profile: Profile, runs: Iterable[Run]) -> list[Task]:
+    """The policies that a profile's runs train, which need the same tasks where setting and seed are the same."""
+    steps, needs, tasks_of_runs = Steps(profile), {}, []
+    for run in runs:
+        settings, shared = run.settings(profile), (run.setting, run.seed)
+        if shared not in needs:
+            needs[shared] = _needs_of_training(steps[run], settings, run.seed)
+        tasks_of_runs.append(_training(steps[run], settings, run.algorithm, run.seed, needs[shared]))
+    return tasks_of_runs
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
@@ -77,6 +89,14 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
     """Answers of one policy to AlpacaEval's instructions; the policy is there, since it was selected."""
     arguments = (profile, algorithm, seed, checkpoint)
     return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
+
+
+def _needs_of_training(step: keys.Step, profile: Profile, seed: int) -> tuple[Task, ...]:
+    return (*_needs(step, profile), evaluation(profile, seed))
+
+
+def _training(step: keys.Step, profile: Profile, algorithm: Algorithm, seed: int, needs: tuple[Task, ...]) -> Task:
+    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile)
 
 
 def _of_step(step: keys.Step, profile: Profile) -> Task:

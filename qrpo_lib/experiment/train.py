@@ -11,7 +11,7 @@ from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs
-from qrpo_lib.experiment.grid import FAILED, Run
+from qrpo_lib.experiment.grid import FAILED, Run, Steps
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, keys, progress
 
@@ -35,7 +35,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
     each model is a job there. What somebody removed that the models rest on is made again.
     """
-    steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
+    step_of = Steps(profile)
+    steps = {run: step_of[run] for run in wanted}
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
     missing = {

@@ -20,6 +20,7 @@ An `unset` inside a table has keys of that table.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -490,15 +491,16 @@ class Profile(_Settings):
 
         A value of None leaves the profile's own.
         """
-        settings = self.model_dump()
+        training = self.training.model_dump()
         for name, value in values.items():
             *path, last = name.split(".")
-            table = settings["training"]
+            table = training
             for key in path:
                 table = table[algorithm(key)]
             if value is not None:
                 table[last] = value
-        return _validated(settings, f"profile {self.name!r}, arm {self.arm!r}")
+        # The other tables are as they were, and only looked at together with the new one.
+        return _validated(dict(self) | {"training": training}, f"profile {self.name!r}, arm {self.arm!r}")
 
 
 def algorithm(name: Any) -> str:
@@ -548,12 +550,17 @@ def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
     known = files.of_worlds(chain, files.known_arms(chain))
     arm = files.of_worlds(chain, files.chosen_arms(chain))[0] if arm is None else arm
     files.check_arm(arm, known, str(name_or_path))
+    return _of_chain(chain, name, arm, f"profile {str(name_or_path)!r}, arm {arm!r}")
+
+
+@cache
+def _of_chain(chain: files.Chain, name: str, arm: str, where: str) -> Profile:
     base, world = files.arm_and_world(chain, arm)
     settings = files.settings(chain, base) | {"name": name, "arm": arm} | ({} if world is None else {"seed": world})
-    return _validated(settings, f"profile {str(name_or_path)!r}, arm {arm!r}", chain)
+    return _validated(settings, where, chain)
 
 
-def _validated(settings: dict[str, Any], where: str, chain: list[files.Layer] | None = None) -> Profile:
+def _validated(settings: dict[str, Any], where: str, chain: files.Chain | None = None) -> Profile:
     """The profile of these settings. ProfileError names the key, and the file that sets it if another one does."""
     try:
         return Profile.model_validate(settings)

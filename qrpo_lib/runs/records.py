@@ -157,6 +157,7 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _RECORDED_VERSIONS:
