@@ -38,6 +38,14 @@ def is_live() -> bool:
     return bool((running.get_parent("shell") or {}).get("content", {}).get("allow_stdin"))
 
 
+def show_whole_tables() -> None:
+    """In a notebook, let data frames show all columns, and texts as long as they are: the page wraps them."""
+    if kernel() is not None:
+        import pandas as pd
+
+        pd.set_option("display.max_colwidth", None, "display.max_columns", None)
+
+
 def show_with_data(figure: plt.Figure, data: pd.DataFrame, path: Path) -> None:
     """In a notebook, show a figure and below it what it plots, folded; elsewhere nothing happens.
 
@@ -64,5 +72,5 @@ def folded(data: pd.DataFrame, path: Path, *, linked: bool) -> str:
     if linked:
         name = f'<a href="{quote(os.path.relpath(path).replace(os.sep, "/"))}">{name}</a>'
     table = data.head(_MOST_ROWS).to_html(index=False, border=0, float_format="{:.5g}".format)
-    box = f'<div style="max-height: 24em; overflow: auto">{table}</div>'
+    box = f'<div tabindex="0" style="max-height: 24em; overflow: auto">{table}</div>'
     return f"<details><summary>The numbers under this figure: {name} ({rows}{more})</summary>{box}</details>"

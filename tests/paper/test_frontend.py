@@ -95,6 +95,17 @@ def test_a_slider_is_for_who_sits_at_it_and_a_picture_for_readers(kernel):
     assert "1, 3, 10" not in str(shown)
 
 
+@pytest.mark.slow
+def test_a_table_shows_its_texts_whole(kernel):
+    wide = "import pandas as pd; from qrpo_lib.paper import frontend; frontend.show_whole_tables()\n"
+    wide += "pd.DataFrame({'why': ['word ' * 40], **{f'c{i}': [i] for i in range(30)}})"
+    (shown,) = kernel(wide, allow_stdin=True)
+    rows = cells(shown["text/html"])
+    assert rows[1][1].strip() == ("word " * 40).strip()
+    assert rows[0][-1] == "c29"
+    assert len(rows[0]) == 32
+
+
 def test_a_long_table_is_cut_and_says_so(tmp_path):
     html = frontend.folded(pd.DataFrame({"n": range(250)}), tmp_path / "a & b.csv", linked=False)
     assert "a &amp; b.csv (250 rows; the first 100 here)" in html
