@@ -34,7 +34,7 @@ def card(judgement: Judgement) -> str:
     }
     style = "text-align: left; vertical-align: top"
     lines = [
-        f'<tr><th style="{style}; width: 10em">{name}</th><td style="{style}">{html.escape(text)}</td></tr>'
+        f'<tr><th style="{style}; width: 8em">{name}</th><td style="{style}">{html.escape(text)}</td></tr>'
         for name, text in rows.items()
         if text
     ]
