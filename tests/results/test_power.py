@@ -67,7 +67,7 @@ def test_the_picture_has_a_point_for_each_claim_that_could_be_measured():
     figure = power.draw(power.table(judged))
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["narrow (tiny, chat)", "wide (tiny, chat)"]
-    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "s"]
     assert points == pytest.approx([0.2 / 1.96 * 2.8016 / 5, 0.2 / 1.96 * 2.8016 / 0.05], rel=1e-3)
     assert power.draw(power.table([])).axes  # nothing to show is no error
     plt.close("all")
