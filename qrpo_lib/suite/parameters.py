@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from qrpo_lib.paper import frontend
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebook_file
@@ -151,7 +152,7 @@ def _spelled(name: str, value: Any) -> Any:
 def check_parameters(namespace: dict[str, Any]) -> None:
     """Check the parameters of the running notebook; `namespace` is its `globals()`.
 
-    An algorithm is then spelled as settings spell it ("DPO" becomes "dpo").
+    An algorithm is then spelled as settings spell it ("DPO" becomes "dpo"), and tables are shown whole.
 
     Raises
     ------
@@ -175,6 +176,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
         namespace["algorithm"] = _spelled("algorithm", namespace["algorithm"])
     if "profile" in declared:
         profiles.load(namespace["profile"], namespace.get("arm"))
+    frontend.show_whole_tables()
 
 
 def _declarations(source: str) -> dict[str, str] | None:
