@@ -153,13 +153,14 @@ def of_round(name: Named, number: int) -> Transformation:
 def log_partition(f, beta):
     """log Z_f(beta) of any callable f on [0, 1] by adaptive quadrature in the log domain (Eq. 13), to 1e-10.
 
-    `f` maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1 only. One beta
-    gives a float, an array of betas an array. The error bound is on log Z, relative or absolute, whichever is larger.
-    A peak inside of (0, 1) is found if it is wider than 2e-6.
+    `f` is a name, or maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1
+    only. One beta gives a float, an array of betas an array. The error bound is on log Z, relative or absolute,
+    whichever is larger. A peak inside of (0, 1) is found if it is wider than 2e-6.
     Raises DivergentPartitionError where the integral is infinite (f unbounded above and beta too small),
     UnresolvedPartitionError where too much of it lies closer to 0 or 1 than double precision separates (then use a
     closed form), ValueError for a bad beta or for an f that does not return numbers.
     """
+    f = get(f) if isinstance(f, str) else f
     betas, known, f = _check_betas(beta), isinstance(f, Transformation), _on_array(f)
     scanned = None if known else f(_SCAN)  # the named ones have no peaks
     values = [_quadrature(f, b) if known else _scanned_quadrature(f, scanned, b) for b in betas.ravel()]
@@ -170,7 +171,8 @@ def log_partition(f, beta):
 def discrete_log_partition(f, beta, probabilities):
     """log of sum_k p_k exp(f(F_k)/beta), F_k = p_1 + ... + p_k: rewards with K ordered values (Appendix E).
 
-    `probabilities` (..., K) of the values in increasing order, exact or estimated by counting; result (...): a float
+    `f` is a name, a Transformation or any callable on arrays in [0, 1]. `probabilities` (..., K) of the values in
+    increasing order, exact or estimated by counting; result (...): a float
     for one list. `beta` a number, or an array that broadcasts with (...). Values of probability 0 do not contribute.
     Raises ValueError unless probabilities are >= 0 and sum to 1 (to 1e-6), and where f is +inf at an F_k.
     """
@@ -181,7 +183,7 @@ def discrete_log_partition(f, beta, probabilities):
         raise ValueError("probabilities must sum to 1 over the last axis: divide the counts by their sum.")
     cumulative = np.cumsum(p, axis=-1)
     cumulative /= cumulative[..., -1:]  # the highest value has F = 1 exactly
-    values = _finite_above(f(cumulative))
+    values = _finite_above((get(f) if isinstance(f, str) else f)(cumulative))
     with np.errstate(divide="ignore"):
         terms = np.where(p > 0, values / betas[..., None] + np.log(p), -np.inf)
     return _log_sum_exp(terms)
