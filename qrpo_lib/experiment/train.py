@@ -10,7 +10,7 @@ from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
-from qrpo_lib.experiment import jobs
+from qrpo_lib.experiment import jobs, tracking
 from qrpo_lib.experiment.grid import FAILED, Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, keys, progress
@@ -35,6 +35,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
     each model is a job there. What somebody removed that the models rest on is made again.
     """
+    tracking.check(profile)
     steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
@@ -55,6 +56,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         if run.name in outcome.failed:
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
+    tracking.report(profile, list(steps))
     account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
     return outcome
 
