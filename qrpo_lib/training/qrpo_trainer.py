@@ -59,6 +59,7 @@ class QRPOTrainer(DPOTrainer):
     training for rows, settings or models that cannot be used (`guard`).
     """
 
+    args: QRPOConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     loss_is_scaled_for_ga = True  # compute_loss divides by the rows of the whole batch, not of the micro-batch
     _tag_names = ["trl", "qrpo"]  # noqa: RUF012, as TRL has it
     _name = "QRPO"
