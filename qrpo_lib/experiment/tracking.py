@@ -14,11 +14,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from qrpo_lib.experiment.grid import COLUMNS, Run, transform_label
@@ -96,14 +99,28 @@ def _tensorboard(folder: Path, project: str, run: Run, values: Scalars) -> None:
     made.rename(target)
 
 
-def _trackio(folder: Path, project: str, run: Run, values: Scalars) -> None:
-    with _variables(TRACKIO_DIR=str(folder)):
-        import trackio
+# In a process of its own: Trackio decides where it writes when it is imported.
+_TELL_TRACKIO = """
+import json, sys, trackio
+told = json.load(sys.stdin)
+trackio.init(project=told["project"], name=told["name"], config=told["config"], embed=False,
+             auto_log_gpu=False, auto_log_cpu=False)
+for step, values in told["values"].items():
+    trackio.log(values, step=int(step))
+trackio.finish()
+"""
 
-        trackio.init(project=project, name=run.name, config=_settings(run), embed=False)
-        for step, of_step in values.items():
-            trackio.log(of_step, step=step)
-        trackio.finish()
+
+def _trackio(folder: Path, project: str, run: Run, values: Scalars) -> None:
+    told = {"project": project, "name": run.name, "config": _settings(run), "values": values}
+    subprocess.run(
+        [sys.executable, "-c", _TELL_TRACKIO],
+        input=json.dumps(told),
+        env={"TRACKIO_DIR": str(folder)} | os.environ,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _wandb(folder: Path, project: str, run: Run, values: Scalars) -> None:
@@ -114,18 +131,6 @@ def _wandb(folder: Path, project: str, run: Run, values: Scalars) -> None:
     with wandb.init(project=project, name=run.name, dir=folder, mode=mode, config=_settings(run)) as tracked:
         for step, of_step in values.items():
             tracked.log(of_step, step=step)
-
-
-@contextlib.contextmanager
-def _variables(**values: str) -> Iterator[None]:
-    """Variables of the environment, where it does not set them."""
-    added: Mapping[str, str] = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 _WRITERS = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
