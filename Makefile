@@ -4,7 +4,7 @@ PROFILE ?= tiny
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 DEFINITION := pyproject.toml constraints.txt
 
-.PHONY: help first reproduce test lab lint
+.PHONY: help first reproduce test lab lint types
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
 
@@ -15,6 +15,7 @@ help:
 	@echo "make lab                      JupyterLab on the notebooks"
 	@echo "make test                     all tests"
 	@echo "make lint                     ruff, and that no folder imports upwards"
+	@echo "make types                    pyright, on a program that uses every public name"
 
 # The two at once: each works on one core.
 first: .venv/.installed
@@ -46,6 +47,10 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+
+types: .venv/.test
+	$(PIP) 'pyright>=1.1.400'
+	.venv/bin/pyright --pythonpath .venv/bin/python tests/data/public_names.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -10,7 +10,7 @@ from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
-from qrpo_lib.experiment import jobs
+from qrpo_lib.experiment import jobs, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, keys, progress
@@ -38,6 +38,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
     each model is a job there. What somebody removed that the models rest on is made again.
     """
+    tracking.check(profile)
     step_of = Steps(profile)
     steps = {run: step_of[run] for run in wanted}
     before = account.failed_before()
@@ -59,6 +60,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         if run.name in outcome.failed:
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
+    tracking.report(profile, list(steps))
     account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
     return outcome
 

@@ -538,7 +538,9 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
 
 def _names_a_file(key: str, value: str) -> bool:
     """Whether a value names a file: one of data, or of a reward in Python."""
-    return (key == "dataset" and value.endswith(FILE_ENDINGS)) or (key == "function" and ".py:" in value)
+    if key == "function":
+        return ".py:" in value
+    return key in ("dataset", "test_dataset") and value.endswith(FILE_ENDINGS)
 
 
 def _are_words(value: Any) -> bool:

@@ -304,11 +304,13 @@ class Experiment(_Settings):
     shows: which results an arm is for: all, or the scaling study alone (its grid then gives DPO's gain, the scale of
         the smallest effects).
     rounds: how many iterative QRPO has (two seeds); without it there is none.
+    report_to: trackers that are told of trained models (`qrpo_lib.experiment.tracking`); changes no result.
     """
 
     arms: list[str] | None = None
     shows: Literal["all", "scaling"] = added("all")
     rounds: Annotated[int, Field(ge=2)] | None = None
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = added([])
     algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None
@@ -353,12 +355,9 @@ class Dispatch(_Settings):
     """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatch`); nothing here changes a result.
 
     where: "here", in the notebook's own process; "processes", in local processes; "slurm", in jobs of a cluster.
-    simultaneous: jobs of one array, or local processes, at once.
-    array_size: the most jobs of one array (SLURM's MaxArraySize).
-    retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
-    pause_seconds: before a lost job is submitted again; doubled each time.
-    timeouts: how often a job may reach its time limit.
-    seconds_before_limit: how long before its limit a job is told to stop.
+    simultaneous, array_size: jobs, or local processes, at once; the most of one array (SLURM's MaxArraySize).
+    retries, pause_seconds: how often a lost job is submitted again by one command; how long before, doubled each time.
+    timeouts, seconds_before_limit: how often a job may reach its time limit; how long before it is told to stop.
     gpu_memory_gb: what one GPU can hold, in GiB; `qrpo plan` refuses a profile whose trainings need more.
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.

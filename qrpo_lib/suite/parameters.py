@@ -71,6 +71,7 @@ _LIMITS = {
     "fit_below": _POSITIVE,
     "model": _ANY,
     "rows": _ANY,
+    "test_rows": _ANY,
     "reward": _TEXT,
     "report_to": _one_of("none", "tensorboard", "trackio", "wandb"),
     "loss": _one_of(*profiles.ALGORITHMS),
