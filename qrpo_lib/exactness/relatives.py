@@ -269,7 +269,7 @@ def kto_table(problem: Problem, betas, *, pass_rate: float, steps: int) -> pd.Da
     rows = []
     for beta in betas:
         logits = log_ref.clone().requires_grad_()
-        optimiser = torch.optim.Adam([logits], lr=0.05)
+        optimiser = torch.optim.Adam([logits], lr=0.1)
         for _ in range(steps):
             logps = torch.log_softmax(logits, 0)
             kl = logps.detach().exp() @ (logps.detach() - log_ref)

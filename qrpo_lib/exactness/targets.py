@@ -8,7 +8,6 @@ the grid.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,6 @@ import numpy as np
 from qrpo_lib.exactness import enumerated
 from qrpo_lib.exactness.enumerated import Fit, Problem
 from qrpo_lib.objective.transforms import Transformation
-from qrpo_lib.training import trainer
-from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 _GRID = 1000
 
@@ -83,26 +80,14 @@ def fit_dro(problem: Problem, beta: float, *, learning_rate: float, steps: int) 
     """
     low, high = float(problem.rewards.min() - problem.rewards.max()) - 1, float(np.ptp(problem.rewards)) + 1
     uniform = np.full(len(problem.rewards), -np.log(len(problem.rewards)))
-    values, seen = [], {}
+    values: list[float] = []
 
     def moving(step: int, model, rows: list[Mapping]) -> list[dict]:
         log_policy = enumerated.log_policy(model, problem.prompt, problem.completions)
         values.append(float(np.mean(problem.rewards - beta * (log_policy - problem.log_ref))))
         return target_rows(problem, problem.rewards - values[-1], low, high, uniform)
 
-    fitted = trainer.fit_policy(
-        copy.deepcopy(problem.reference),
-        enumerated._tokenizer(problem.reference.config.vocab_size),
-        target_rows(problem, problem.rewards, low, high, uniform),
-        objective=Objective("qrpo", target_loss(low, high, beta)),
-        settings=Optimization(
-            learning_rate, batch_size=len(problem.completions), epochs=steps, checkpoints=min(steps, 20)
-        ),
-        online=moving,
-        output=Output(
-            on_checkpoint=lambda step, model: seen.update(
-                {step: enumerated.log_policy(model, problem.prompt, problem.completions)}
-            )
-        ),
-    )
-    return Fit(fitted.model, seen[steps], np.stack(list(seen.values())), list(seen)), values[-1]
+    rows = target_rows(problem, problem.rewards, low, high, uniform)
+    loss = target_loss(low, high, beta)
+    fit = enumerated.fit(problem, "qrpo", loss, rows, learning_rate=learning_rate, steps=steps, online=moving)
+    return fit, values[-1]

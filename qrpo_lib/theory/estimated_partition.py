@@ -10,6 +10,7 @@ Gumbel's mean and variance, Euler's constant and pi^2/6, are then taken off. No 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -20,16 +21,24 @@ from qrpo_lib.theory import partition
 
 # Of the grid of x: exp(-e^x) is analytic to pi/2 off the real line, so the trapezoid rule errs by e^(-pi^2/step).
 _STEP = 0.25
-_NODES = 6000  # equal steps of a normal reward, over +-12 standard deviations: fine enough down to beta = 0.01
+_NORMAL_STEP = 0.35  # of a normal reward, over beta, for the same reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RewardLaw:
-    """A law of reference rewards as values and their probabilities, both (k,): exact, or a fine grid of quadrature."""
+    """A law of reference rewards: "normal", "uniform", or of few values (k,) with their probabilities (k,)."""
 
     name: str
     values: np.ndarray
     probabilities: np.ndarray
+
+    def nodes(self, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        """Values and weights, both (k,): exact for few values, else of a quadrature fine enough for exp(r / beta)."""
+        if self.name != "normal":
+            return self.values, self.probabilities
+        values = np.linspace(-12, 12, 2 * int(12 / min(_NORMAL_STEP * beta, 0.05)) + 1)
+        weights = stats.norm.pdf(values)
+        return values, weights / weights.sum()
 
     def log_partition(self, beta: float) -> float:
         """log Z = log E exp(r / beta) (Eq. 7), exact."""
@@ -48,25 +57,24 @@ class RewardLaw:
         return rng.choice(self.values, p=self.probabilities, size=shape)
 
 
+@functools.cache
 def normal() -> RewardLaw:
     """The standard normal, the paper's."""
-    values = np.linspace(-12, 12, _NODES + 1)
-    weights = stats.norm.pdf(values)
-    return RewardLaw("normal", values, weights / weights.sum())
+    return RewardLaw("normal", np.empty(0), np.empty(0))
 
 
 def uniform() -> RewardLaw:
-    """Uniform on [0, 1]: a quantile reward whose Z one estimates although it is known."""
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    edges = np.linspace(0, 1, 65)
-    values = (edges[:-1, None] + (nodes + 1) / 2 / 64).ravel()
-    return RewardLaw("uniform", values, np.tile(weights / 2 / 64, 64))
+    """Uniform on [0, 1]: a quantile reward whose Z one estimates although it is known. For beta of 0.003 and above."""
+    nodes, weights = np.polynomial.legendre.leggauss(32)
+    edges = np.linspace(0, 1, 33)
+    values = (edges[:-1, None] + (nodes + 1) / 2 / 32).ravel()
+    return RewardLaw("uniform", values, np.tile(weights / 2 / 32, 32))
 
 
 def pass_rate(tests: int, rate: float) -> RewardLaw:
     """The share passed of so many tests, each passed with that probability: values 0, 1/tests, ..., 1."""
     counts = np.arange(tests + 1)
-    return RewardLaw(f"pass rate, {tests} tests", counts / tests, stats.binom.pmf(counts, tests, rate))
+    return RewardLaw(f"pass rate of {tests} tests", counts / tests, stats.binom.pmf(counts, tests, rate))
 
 
 @dataclass(frozen=True)
@@ -118,24 +126,26 @@ def simulate(law: RewardLaw, n: int, beta: float, repeats: int, seed: int) -> np
     return beta * (special.logsumexp(rewards / beta, axis=-1) - math.log(n) - law.log_partition(beta))
 
 
+@functools.lru_cache(maxsize=64)
 def _noisy(law: RewardLaw, n: int, beta: float) -> tuple[np.ndarray, np.ndarray]:
     """x, and P(log E - log Z-hat > x) there: (steps,) each, from where it is 1 to where it is 0."""
-    scaled = law.values / beta
-    low, high = _ends(law, n, beta)
+    values, probabilities = law.nodes(beta)
+    scaled = values / beta
+    low, high = _ends(values, probabilities, n, beta)
     x = np.linspace(low, high, int((high - low) / _STEP) + 2)
     survival = np.empty_like(x)
     for part in np.array_split(np.arange(len(x)), max(1, len(x) * len(scaled) // 2_000_000)):
         exponent = np.clip(x[part, None] + scaled - math.log(n), -745, 50)
         with np.errstate(under="ignore"):
             # 1 - L(s) rather than L: near 1, n of them are multiplied
-            hit = -np.expm1(-np.exp(exponent)) @ law.probabilities
+            hit = -np.expm1(-np.exp(exponent)) @ probabilities
             survival[part] = np.exp(n * np.log1p(-np.minimum(hit, 1 - 1e-16)))
     return x, survival
 
 
-def _ends(law: RewardLaw, n: int, beta: float) -> tuple[float, float]:
+def _ends(values, probabilities, n: int, beta: float) -> tuple[float, float]:
     """Between which log E - log Z-hat lies but for a probability of about 1e-15."""
-    cumulative = np.cumsum(law.probabilities)
-    most = law.values[min(np.searchsorted(cumulative, 1 - 1e-16 / n), len(cumulative) - 1)]
-    least = law.values[np.searchsorted(cumulative, 1e-16 ** (1 / n) / 2)]
+    cumulative = np.cumsum(probabilities)
+    most = values[min(np.searchsorted(cumulative, 1 - 1e-16 / n), len(cumulative) - 1)]
+    least = values[np.searchsorted(cumulative, 1e-16 ** (1 / n) / 2)]
     return -most / beta - 38, -least / beta + math.log(n) + 5
