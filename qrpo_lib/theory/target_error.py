@@ -69,7 +69,6 @@ def target_error_figure(table: pd.DataFrame) -> plt.Figure:
         )
         for axis, title in zip(axes, titles, strict=True):
             axis.set(xscale="log", xlabel="reference rewards n", title=title)
-        axes[0].set(yscale="symlog")
         axes[0].set_yscale("log")
         axes[0].legend(fontsize="small")
     return figure
@@ -226,15 +225,18 @@ def constant_error_figure(table: pd.DataFrame) -> plt.Figure:
             for data, of in of_beta.groupby("data"):
                 line = "-" if data == "off-policy" else "--"
                 label = rf"$\beta$ = {beta:g}" if data == "off-policy" else None
-                axes[0].plot(of["dose"], of["kl_to_optimum"], line, color=f"C{index}", label=label)
+                # the KL to pi* is 0 at c = 0, which the scale does not have: the line is broken there
+                broken = np.searchsorted(of["dose"], 0.0)
+                shown = [np.insert(of[column].to_numpy(), broken, np.nan) for column in ("dose", "kl_to_optimum")]
+                axes[0].plot(*shown, line, color=f"C{index}", label=label)
                 axes[1].plot(of["dose"], of["kl_to_data"], line, color=f"C{index}", label=label)
-                near = of[of["dose"].abs() <= 1]
+                near = of[of["dose"].between(0, 1)]
                 axes[0].plot(near["dose"], near["second_order"], ":", color=f"C{index}", linewidth=1)
         for axis, title in zip(axes, ("to $\\pi^*$ (second order dotted)", "to the data"), strict=True):
-            axis.set(xscale=("symlog"), xlabel=r"error of all targets, $c/\beta$ in nats", title=f"KL {title}")
+            axis.set(xlabel=r"error of all targets, $c/\beta$ in nats", title=f"KL {title}")
             axis.set_xscale("symlog", linthresh=0.01)
             axis.set_yscale("log")
-        axes[0].set_ylabel("nats; off-policy data solid, offline dashed")
+        axes[0].set_ylabel("nats (offline data dashed)")
         axes[1].legend(fontsize="small")
     return figure
 
