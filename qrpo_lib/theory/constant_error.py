@@ -27,6 +27,8 @@ from scipy import optimize, special
 
 from qrpo_lib.objective import transforms
 
+_NOTHING = 1e-12  # nats: the sum of the optimum's probabilities is no nearer to 1
+
 
 @dataclass(frozen=True)
 class Best:
@@ -46,9 +48,9 @@ def best_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: floa
     ----------
     log_optimum: (m,) of pi*, what the policy would be at c = 0.
     log_data: (m,) of what is trained on, all finite.
-    c_over_beta: the error in nats of the log-ratio.
+    c_over_beta: the error in nats of the log-ratio; as good as 0 below 1e-12.
     """
-    if c_over_beta >= 0:
+    if c_over_beta > -_NOTHING:
         return connected_policy(log_optimum, log_data, c_over_beta)
     every = (_stationary(log_optimum, log_data, c_over_beta, alone) for alone in (None, *range(len(log_data))))
     found = [one for one in every if one is not None]
@@ -62,7 +64,7 @@ def connected_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta:
     For c > 0 it is the only one, and the best. For c < 0 it is a local minimum; where W's branch ends, the completion
     with the largest w goes on alone. Parameters as in `best_policy`.
     """
-    if c_over_beta == 0:
+    if abs(c_over_beta) < _NOTHING:
         return Best(log_optimum.copy())
     found = _stationary(log_optimum, log_data, c_over_beta, None)
     if found is None:

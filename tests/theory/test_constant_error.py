@@ -22,7 +22,7 @@ def prompt():
 
 
 @pytest.mark.parametrize("data", ["reference", "other"])
-@pytest.mark.parametrize("c", [-5.0, -1.0, -0.3, -0.05, 0.0, 0.05, 1.0, 10.0])
+@pytest.mark.parametrize("c", [-5.0, -1.0, -0.3, -0.05, -5e-17, 0.0, 5e-17, 0.05, 1.0, 10.0])
 def test_the_closed_form_is_the_least_of_all_minima_found(data, c, prompt):
     """By BFGS from pi* and, where there are several minima, from near every completion alone."""
     optimum, log_data = prompt[0], prompt[1][data]
