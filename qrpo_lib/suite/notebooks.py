@@ -33,7 +33,8 @@ _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
-THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets")
+THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets", "target_error")
+ENUMERATED = ("exactness", "relatives")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Job:
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
-    made.append(Job("experiments/exactness", "experiments/exactness"))
+    made += [Job(f"experiments/{name}", f"experiments/{name}") for name in ENUMERATED]
     makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm, makers)
