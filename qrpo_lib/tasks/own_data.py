@@ -184,6 +184,7 @@ class OwnData(Task):
             except conversations.UnusableAnswer as error:
                 reason = reason or f"{said}: {error}"
                 continue
+            _check_said(given, said)
             rewards = tuple(_number(given.get(column)) for column in preference_rows.REWARDS[wanted])
             references = self._references_of(given, said)
             columns = {key: value for key, value in given.items() if key not in _NOT_COLUMNS}
@@ -217,6 +218,14 @@ class _OfReadable:
         from qrpo_lib.training import conversations
 
         return self._reward.score([conversations.readable(prompt) for prompt in prompts], completions)
+
+
+def _check_said(given: Mapping, said: str) -> None:
+    """Raises InputError for what `QRPOTrainer` heeds in a row and a profile would not."""
+    names = [name for name in ("tools", "chat_template_kwargs") if given.get(name)]
+    names += ["weight"] if given.get("weight") not in (None, 1) else []
+    if names:
+        raise InputError(f"{said}: {', '.join(names)} of a row is for QRPOTrainer, not for a profile: leave it out.")
 
 
 def _rest(row: Row) -> tuple:

@@ -162,6 +162,8 @@ def test_pointwise_is_qrpos_alone(folder):
         ([{"prompt": "a", "completion": "b"}] * 9, "there is a task pointwise"),
         ([{"prompt": "a"}] * 9, "have the columns prompt"),
         ([pair(0)] * 9, "no rows for the split"),
+        ([pair(i) | {"weight": 1.0} for i in range(8)] + [pair(8) | {"weight": 2.0}], "weight of a row is for"),
+        ([pair(i) | {"tools": [{"name": "x"}]} for i in range(9)], "tools of a row is for QRPOTrainer"),
     ],
 )
 def test_data_that_cannot_be_used(rows, said, folder):
