@@ -85,17 +85,19 @@ def dose_figure(response: pd.DataFrame, trained: pd.DataFrame) -> plt.Figure:
 # --- the relatives --------------------------------------------------------------------------------------------------
 
 
-def table(problem: Problem, *, beta: float, best_of: int, learning_rate: float, steps: int) -> pd.DataFrame:
+def table(
+    problem: Problem, *, beta: float, best_of: int, learning_rate: float, steps: int, pair_steps: int
+) -> pd.DataFrame:
     """Each method's optimum, and what comes to it: a row for each method.
 
     Columns `method`; KL in nats `start` from the reference to the optimum, `by_loss` and `by_trainer` after minimising
     the pure loss and after training (NaN where the trainer does not take it); `optimum, policy` (m,) log-probabilities,
-    the policy by the loss.
+    the policy by the loss. `pair_steps` for the methods on pairs, which mix more slowly than single completions.
     """
     settings = {"learning_rate": learning_rate, "steps": steps}
     optima, by_loss, by_trainer = _optima(problem, beta, best_of), _losses(problem, beta, best_of), {}
     with progress.bar("training QRPO's relatives") as report:
-        trained = _trained(problem, beta, best_of, settings)
+        trained = _trained(problem, beta, best_of, settings, settings | {"steps": pair_steps})
         for number, (name, train) in enumerate(trained.items()):
             report(number, len(trained), name)
             by_trainer[name] = tabular.kl(train(), optima[name])
@@ -186,7 +188,9 @@ def _fine_references(problem: Problem, n: int = 20_000) -> np.ndarray:
     return problem.rewards[order][ranks]
 
 
-def _trained(problem: Problem, beta: float, best_of: int, settings: dict) -> dict[str, Callable[[], np.ndarray]]:
+def _trained(
+    problem: Problem, beta: float, best_of: int, settings: dict, of_pairs: dict
+) -> dict[str, Callable[[], np.ndarray]]:
     """The trainer on each method that it takes without a change; each gives log-probabilities (m,)."""
     log_ref = problem.log_ref
     log_z = tabular.log_partition(log_ref, problem.rewards, beta)
@@ -200,11 +204,11 @@ def _trained(problem: Problem, beta: float, best_of: int, settings: dict) -> dic
         i, j, _ = preferred_pairs(problem)
         rows = enumerated.pair_rows(problem, i, j, log_ref, preferences=False)
         labelled = [row | {"chosen_reward": 1.0, "rejected_reward": 0.0} for row in rows]
-        return enumerated.fit(problem, "rebel", {"beta": 2 * beta}, labelled, **settings).log_policy
+        return enumerated.fit(problem, "rebel", {"beta": 2 * beta}, labelled, **of_pairs).log_policy
 
     def rpo() -> np.ndarray:
         rows = enumerated.rows(problem, "rebel", log_ref)
-        return enumerated.fit(problem, "rebel", {"beta": beta}, rows, **settings).log_policy
+        return enumerated.fit(problem, "rebel", {"beta": beta}, rows, **of_pairs).log_policy
 
     def best() -> np.ndarray:  # without a quantile's estimate, by its own Z: the target of its log-ratio at beta = 1
         asked = (best_of - 1) * np.log(quantiles)
@@ -244,15 +248,19 @@ def ipo_table(problem: Problem, betas) -> pd.DataFrame:
     """IPO on all pairs of reference completions, preferred by the reward, beside QRPO with f = t.
 
     Columns `completions`, how many there are, `beta`, and `kl` in nats from the one optimum to the other. IPO's optimum
-    is pi_ref exp(P(y preferred to a reference completion)/tau)/Z; equal rewards count half.
+    is pi_ref exp(P(y preferred to a reference completion)/tau)/Z; equal rewards count half, in the quantile whole.
+    `kl_of_halves`: where QRPO's quantile counts them half too.
     """
     rows = []
     for beta in betas:
         probabilities, rewards = np.exp(problem.log_ref), problem.rewards
         wins = (rewards[:, None] > rewards) @ probabilities + (rewards[:, None] == rewards) @ probabilities / 2
         ipo = tabular.optimal_policy(problem.log_ref, wins, beta)
-        rows.append((len(rewards), beta, tabular.kl(ipo, quantile_optimum(problem, beta))))
-    return pd.DataFrame(rows, columns=["completions", "beta", "kl"])
+        equal = (rewards[:, None] == rewards) @ probabilities
+        halves = tabular.quantiles(problem.log_ref, rewards) - equal / 2
+        other = tabular.optimal_policy(problem.log_ref, halves, beta)
+        rows.append((len(rewards), beta, tabular.kl(ipo, quantile_optimum(problem, beta)), tabular.kl(ipo, other)))
+    return pd.DataFrame(rows, columns=["completions", "beta", "kl", "kl_of_halves"])
 
 
 def kto_table(problem: Problem, betas, *, pass_rate: float, steps: int) -> pd.DataFrame:

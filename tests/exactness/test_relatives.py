@@ -42,6 +42,7 @@ def test_ipo_nears_qrpo_with_more_completions(problem):
     small, large = (relatives.ipo_table(one, [0.5]) for one in (problem, enumerated.problem(seed=0)))
     assert large["completions"].item() > 3 * small["completions"].item()
     assert large["kl"].item() < small["kl"].item() / 3
+    assert max(small["kl_of_halves"].item(), large["kl_of_halves"].item()) < 1e-12
 
 
 def test_kto_ends_at_the_reference_given_a_pass(problem):
