@@ -270,8 +270,10 @@ def estimated_z_policy_figure(table: pd.DataFrame) -> plt.Figure:
     """Left: the share of the optimum's objective that is kept, against n. Right: reward and KL, with the frontier."""
     with style.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+        ends = []
         for index, (beta, of) in enumerate(table.groupby("beta")):
-            left.plot(of["n"], of["share_of_objective"], color=f"C{index}", marker=".", label=rf"$\beta$ = {beta:g}")
+            left.plot(of["n"], of["share_of_objective"], color=f"C{index}", marker=".")
+            ends.append((of.sort_values("n")["share_of_objective"].iloc[-1], rf"$\beta$ = {beta:g}", f"C{index}"))
             right.plot(of["kl"], of["reward"], ".", color=f"C{index}", markersize=9)
         kl = np.geomspace(table["kl"].min() / 2, table["kl"].max() * 2, 100)
         right.plot(kl, np.sqrt(2 * kl), color="black", linewidth=0.8, label="largest reward at this KL")
@@ -279,6 +281,6 @@ def estimated_z_policy_figure(table: pd.DataFrame) -> plt.Figure:
         right.set(
             xscale="log", yscale="log", xlabel="KL to the reference, nats", title=r"mean reward gained, in $\sigma$"
         )
-        left.legend(fontsize="small")
+        style.label_ends(left, ends)
         right.legend(fontsize="small")
     return figure
