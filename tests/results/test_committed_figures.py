@@ -32,7 +32,7 @@ def test_a_committed_figure_is_what_its_numbers_give(name, tmp_path):
         assert path.read_bytes() == (FOLDER / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize("profile", ["tiny"])
+@pytest.mark.parametrize("profile", ["tiny", "smol"])
 def test_the_committed_manifest_is_of_the_committed_code(profile):
     """A complete reproduction publishes the same keys, so it leaves the working tree as it was."""
     keys = {job.id: job.step.key for job in notebooks.jobs(profile)}
