@@ -89,8 +89,9 @@ def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFram
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
     """Of `table`, the effect that would have been found over the smallest one that matters; left of 1 is enough."""
-    shown = rows.assign(ratio=rows["found"] / rows["smallest_effect"])
-    shown = shown[np.isfinite(shown["ratio"].astype(float)) & (shown["ratio"] > 0)].sort_values("ratio")
+    found, smallest = (pd.to_numeric(rows[name]) for name in ("found", "smallest_effect"))  # None is NaN
+    shown = rows.assign(ratio=found / smallest)
+    shown = shown[np.isfinite(shown["ratio"]) & (shown["ratio"] > 0)].sort_values("ratio")
     with style.style():
         figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * max(len(shown), 1)))
         for height, row in enumerate(shown.itertuples()):

@@ -78,7 +78,8 @@ def test_the_trainer_ends_at_the_best_normalised_policy(dose, problem):
     best = constant_error.best_policy(optimum, problem.log_ref, dose).log_policy
     asked = 0.5 * (optimum - problem.log_ref + dose)
     fit = targets.fit_targets(problem, asked, 0.5, problem.log_ref, learning_rate=7e-3, steps=150)
-    assert tabular.kl(fit.log_policy, best) <= 1e-3 < tabular.kl(optimum, best)
+    assert tabular.kl(fit.log_policy, best) < tabular.kl(optimum, best) / 2
+    assert tabular.kl(fit.log_policy, best) <= 1e-3
 
 
 @pytest.mark.slow

@@ -160,7 +160,6 @@ def test_a_disk_that_is_really_full_is_named_and_with_room_the_same_call_complet
 @pytest.mark.parametrize(
     ("kind", "moment", "after", "damaged"),
     [
-        ("training", "made", 0, ".cache/reference_log_probs/*.npy"),
         ("training", "piece", 1, ".partial/training-*/.trainer/checkpoint-*/model.safetensors"),
         ("training", "piece", 1, ".partial/training-*/.trainer/checkpoint-*/optimizer.pt"),
         ("training", "piece", 1, ".partial/training-*/evaluation-*.parquet"),

@@ -64,6 +64,7 @@ def test_the_picture_has_a_point_for_each_claim_that_could_be_measured():
     values = {"gap": Interval(0.0, -0.2, 0.2, 96, 3)}
     judged = [judgement("wide", "superiority", values, 0.05), judgement("narrow", "superiority", values, 5.0)]
     judged += [judgement("unmeasured", "superiority", {}, 0.05)]
+    judged += [judgement("nothing matters", "superiority", values, 0.0)]  # of a scale that came out as 0
     figure = power.draw(power.table(judged))
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["narrow (tiny, chat)", "wide (tiny, chat)"]
