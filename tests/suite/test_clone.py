@@ -75,6 +75,8 @@ def test_what_would_run_is_told_there(qrpo, clone):
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_names_no_folder_by_a_path_that_a_space_would_part(clone):
     for target in ("first", "reproduce", "lab", "test", "lint"):
-        told = subprocess.run(["make", "--no-print-directory", "-n", target], cwd=clone, capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            ["make", "--no-print-directory", "-n", target], cwd=clone, capture_output=True, text=True, check=True
+        ).stdout
         assert str(clone) not in told
         assert quote(str(clone)) not in told
