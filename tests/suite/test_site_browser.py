@@ -10,7 +10,8 @@ from qrpo_lib.suite import site
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = {"desk": 1440, "phone": 390}
 # Of each kind of page one, for what is slow: the rest is of the same templates.
-KINDS = ["index.html", "method.html", "ledger.html", "figures.html", "notebooks/theory-noise.html", "walk.html"]
+KINDS = ["index.html", "method.html", "ledger.html", "figures.html", "walk.html", "your-own.html"]
+KINDS += ["notebooks/theory-noise.html", "notebooks/theory-target-error.html"]
 # On a page: images that did not load, elements beyond its right edge though the page does not scroll, its width.
 LOOK = """() => ({
   images: [...document.images].filter(image => image.loading !== "lazy" && !image.naturalWidth).map(image => image.src),

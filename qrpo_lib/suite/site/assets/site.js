@@ -43,7 +43,8 @@ document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
 
 // Nor can its boxes around wide tables be scrolled by the keyboard: they come and go as the page is laid out.
 function makeFocusable() {
-  for (const box of document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])")) box.tabIndex = 0;
+  const scrolling = '.md-typeset__scrollwrap:not([tabindex]), math[display="block"]:not([tabindex])';
+  for (const box of document.querySelectorAll(scrolling)) box.tabIndex = 0;
 }
 new MutationObserver(makeFocusable).observe(document.body, { childList: true, subtree: true });
 makeFocusable();
