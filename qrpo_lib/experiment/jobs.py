@@ -14,6 +14,7 @@ from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
 from qrpo_lib.steps import answers as sample_answers
 from qrpo_lib.steps import (
+    checkpoint_evaluation,
     dataset_pairs,
     fitting,
     initial_policy,
@@ -23,6 +24,7 @@ from qrpo_lib.steps import (
     reference_sampling,
     rounds,
 )
+from qrpo_lib.steps import log_ratios as log_ratio_step
 from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -48,17 +50,44 @@ def sampling(profile: Profile) -> Task:
     return _of_step(reference_sampling.step(profile), profile)
 
 
-def evaluation(profile: Profile, seed: int) -> Task:
-    """The reference policy's completions of held-out prompts: step 0 of every training with that seed."""
-    step = reference_evaluation.step(profile, seed)
-    return _task(step, reference_evaluation.run, (profile, seed), _needs(step, profile), "evaluation", profile)
+def reference_answers(profile: Profile, seed: int, split: str) -> Task:
+    """The reference policy's answers to the prompts of a split: step 0 of every training with that seed."""
+    arguments = (profile, seed, split)
+    step = reference_evaluation.step(*arguments)
+    return _task(step, reference_evaluation.run, arguments, _needs(step, profile), "evaluation", profile)
 
 
 def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
-    """One trained policy."""
+    """One trained policy with its checkpoints."""
     step = fitting.step(profile, algorithm, seed)
-    needs = (*_needs(step, profile), evaluation(profile, seed))
-    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile)
+    return _task(step, fitting.run, (profile, algorithm, seed), _needs(step, profile), "training", profile)
+
+
+def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
+    """What the checkpoints of a training answer to the selection prompts."""
+    arguments = (profile, algorithm, seed)
+    needs = (training(*arguments), reference_answers(profile, seed, "selection"))
+    step = checkpoint_evaluation.step(*arguments)
+    return _task(step, checkpoint_evaluation.run, arguments, needs, "evaluation", profile)
+
+
+def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Task:
+    """What one checkpoint of a training answers to the reporting prompts; step 0 is the reference policy."""
+    before = reference_answers(profile, seed, "reporting")
+    if checkpoint == 0:
+        return before
+    arguments = (profile, algorithm, seed, checkpoint)
+    needs = (training(profile, algorithm, seed), before)
+    step = checkpoint_evaluation.report_step(*arguments)
+    return _task(step, checkpoint_evaluation.report, arguments, needs, "evaluation", profile)
+
+
+def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> Task:
+    """Log-probabilities of a checkpoint's answers to the prompts of a split."""
+    arguments = (profile, algorithm, seed, checkpoint, split)
+    answered = evaluation(profile, algorithm, seed)
+    needs = (answered if split == "selection" else report(profile, algorithm, seed, checkpoint),)
+    return _task(log_ratio_step.step(*arguments), log_ratio_step.run, arguments, needs, "evaluation", profile)
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:

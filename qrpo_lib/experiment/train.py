@@ -1,19 +1,20 @@
-"""Making the runs of a grid that are not there yet."""
+"""Making the runs of a grid that are not there yet, and what is reported of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
-from qrpo_lib.experiment import jobs
+from qrpo_lib.experiment import jobs, kept
 from qrpo_lib.experiment.grid import FAILED, Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, keys, progress
+from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -28,7 +29,7 @@ class Outcome:
 
 
 def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outcome:
-    """Train the models that are not there yet, and say in the end which failed and why.
+    """Train and evaluate the models that are not there yet, and say in the end which failed and why.
 
     On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
     is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
@@ -39,14 +40,17 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
     missing = {
-        run: _task(profile, run) for run, step in steps.items() if run.name not in known and not step.is_complete()
+        run: _task(profile, run)
+        for run, step in steps.items()
+        if run.name not in known and not (step.is_complete() and run.training(profile).folder.is_dir())
     }
     again = [need for run in _without_inputs(steps) for need in _task(profile, run).needs]
     made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
-            outcome.seconds[run.name] = made.seconds[task.name]
+            trained = run.training(profile).folder_name
+            outcome.seconds[run.name] = made.seconds[task.name] + made.seconds.get(trained, 0.0)
         if not task.step.folder.is_dir():
             outcome.failed[run.name] = made.why(task)
     outcome.failed |= known
@@ -56,11 +60,43 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
     account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
+    kept.remove_others(profile, steps)
     return outcome
 
 
+def report(
+    profile: Profile, wanted: Mapping[Run, Collection[int]], split: str = "reporting", *, log_ratios: bool = False
+) -> None:
+    """Make what these runs, which are complete, answer after these steps to the prompts of a split, if it is missing.
+
+    log_ratios: and the log-probabilities of the answers, under policy and reference.
+
+    Raises
+    ------
+    InputError
+        Something could not be made; the sentence says what and why.
+    """
+    asked = [(run, step) for run, steps in wanted.items() for step in sorted(steps)]
+    tasks = []
+    for run, step in asked:
+        arguments = (run.settings(profile), run.algorithm, run.seed)
+        if log_ratios and step > 0:
+            tasks.append(jobs.log_ratios(*arguments, step, split))
+        else:
+            tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
+    missing = [task for task in tasks if not task.is_complete()]
+    if missing:
+        made = _made(profile, missing, "reports")
+        for (run, step), task in zip(asked, tasks, strict=True):
+            if not task.is_complete():
+                raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
+    account.rests_on(one.folder_name for one in keys.with_inputs(*(task.step for task in tasks)) if one.folder.is_dir())
+
+
 def _task(profile: Profile, run: Run) -> Task:
-    return jobs.training(run.settings(profile), run.algorithm, run.seed)
+    """What is missing of a run: its evaluation with all before it, or a training that somebody removed since."""
+    make = jobs.training if run.step(profile).folder.is_dir() else jobs.evaluation
+    return make(run.settings(profile), run.algorithm, run.seed)
 
 
 def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:

@@ -30,7 +30,8 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 # Kinds of steps in the order of the pipeline; others come after them.
 _ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
-_ORDER += ("reference_evaluation", "reference_log_probs", "training", "iterative", "sample_answers")
+_ORDER += ("reference_evaluation", "reference_log_probs", "training", "evaluation", "report", "log_ratios")
+_ORDER += ("iterative", "sample_answers")
 _NOTEBOOK = "notebook-"
 # What has a table of its own; and what is told once, above it, where all rows agree.
 _GROUPED_BY = ("task", "policy", "setting")
@@ -189,7 +190,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> Row:
     parameters = _dict(record.get("parameters"))
-    loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
+    # What is evaluated is described by the training that made it.
+    made_by = records.get(f"training-{_dict(record.get('inputs')).get('training')}", {})
+    told = _dict(made_by.get("parameters")) | parameters
+    loss, training = _dict(told.get("loss")), _dict(told.get("training"))
     is_training = bool(training)
     return Row(
         folder=folder,
