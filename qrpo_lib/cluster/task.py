@@ -114,7 +114,10 @@ class Task:
 
 
 def in_order(tasks: Iterable[Task]) -> dict[str, Task]:
-    """The tasks and all they need, by name: first what most others wait for, so that each is after what it needs."""
+    """The tasks and all they need, by name: first what most others wait for, so that each is after what it needs.
+
+    What one other task waits for stands right before that: a model is evaluated before the next one is trained.
+    """
     ordered: dict[str, Task] = {}
     waits_for: dict[str, set[str]] = {}
 
@@ -129,7 +132,7 @@ def in_order(tasks: Iterable[Task]) -> dict[str, Task]:
     for task in tasks:
         add(task)
     needed_by = Counter(name for needs in waits_for.values() for name in needs)
-    return dict(sorted(ordered.items(), key=lambda item: -needed_by[item[0]]))
+    return dict(sorted(ordered.items(), key=lambda item: -needed_by[item[0]] if needed_by[item[0]] > 1 else 0))
 
 
 @dataclass

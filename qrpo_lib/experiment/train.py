@@ -44,13 +44,13 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         for run, step in steps.items()
         if run.name not in known and not (step.is_complete() and run.training(profile).folder.is_dir())
     }
-    again = [need for run in _without_inputs(steps) for need in _task(profile, run).needs]
+    again = [need for run in _without_inputs(steps) for need in _evaluation(profile, run).needs]
     made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
-            trained = run.training(profile).folder_name
-            outcome.seconds[run.name] = made.seconds[task.name] + made.seconds.get(trained, 0.0)
+            parts = {task.name, run.training(profile).folder_name}
+            outcome.seconds[run.name] = sum(made.seconds.get(part, 0.0) for part in parts)
         if not task.step.folder.is_dir():
             outcome.failed[run.name] = made.why(task)
     outcome.failed |= known
@@ -95,8 +95,13 @@ def report(
 
 def _task(profile: Profile, run: Run) -> Task:
     """What is missing of a run: its evaluation with all before it, or a training that somebody removed since."""
-    make = jobs.training if run.step(profile).folder.is_dir() else jobs.evaluation
-    return make(run.settings(profile), run.algorithm, run.seed)
+    if not run.step(profile).folder.is_dir():
+        return _evaluation(profile, run)
+    return jobs.training(run.settings(profile), run.algorithm, run.seed)
+
+
+def _evaluation(profile: Profile, run: Run) -> Task:
+    return jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
 
 
 def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:

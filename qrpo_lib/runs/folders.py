@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,17 +178,16 @@ def discard(folder: Path) -> None:
     shutil.rmtree(_set_aside(folder))
 
 
-def remove_parts(folder: Path, parts: Iterable[str]) -> None:
+def remove_parts(folder: Path, parts: Collection[str]) -> None:
     """Remove sub-folders of a complete folder that nothing reads any more; `removed.json` in it says which.
 
-    First that is written: killed in between, a sub-folder lies there whole, and nobody misses it when it goes.
+    First that is written: killed in between, a sub-folder lies there whole, and the next call removes it.
     """
     with lock(folder.name):
         known = records.removed_parts(folder)
-        if not folder.exists() or not set(parts) - set(known):
-            return
-        listed = json.dumps(sorted({*known, *parts}), indent=2) + "\n"
-        files.write_atomically(folder / records.REMOVED, listed.encode())
+        if set(parts) - set(known):
+            listed = json.dumps(sorted({*known, *parts}), indent=2) + "\n"
+            files.write_atomically(folder / records.REMOVED, listed.encode())
         for part in parts:
             if (folder / part).exists():
                 shutil.rmtree(_set_aside(folder / part))

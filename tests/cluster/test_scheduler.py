@@ -331,6 +331,16 @@ def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is
     assert next(iter(in_order([*others, *after]))) == "first"
 
 
+def test_a_model_is_evaluated_before_the_next_one_is_trained():
+    """So the first runs of a sweep are complete early, and no more checkpoints than needed are on the disk."""
+    pairs = Task("pairs", never)
+    models = [Task(f"train{number}", never, needs=(pairs,)) for number in range(3)]
+    evaluated = [Task(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
+    executor, _ = local({}, *evaluated, cores=1)
+    expected = [name for number in range(3) for name in (f"train{number}", f"evaluate{number}")]
+    assert executor.begun == ["pairs", *expected]
+
+
 def test_a_folder_that_happens_to_have_the_name_of_a_task_is_not_its_result(runs_folder):
     (runs_folder / "first").mkdir(parents=True)
     executor, progress = local({}, Task("first", never))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import folders, records, shards
+from qrpo_lib.runs import folders, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.sampling import sampler
 from qrpo_lib.steps import (
@@ -235,7 +235,7 @@ def test_two_processes_share_the_checkpoints(profile, monkeypatch):
         _, said = process.communicate(timeout=500)
         assert process.returncode == 0, said[-2000:]
     assert (whole / evaluation.EVALUATION).read_bytes() == content
-    assert not list(shards.folders.paths.runs_folder().glob(".shards/evaluation-*"))
+    assert not checkpoint_evaluation.step(profile, "rebel", 0).shards.exists()
 
 
 def test_recorded_answers_read_as_the_reference_says(profile):
