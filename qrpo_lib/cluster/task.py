@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -48,10 +48,13 @@ class After:
 
     What several workers make together is complete even if one of them was lost, so it is enough that all have ended; a
     job looks itself whether its inputs are there.
+
+    each: an array, each job of which comes before the job of that number here, and must succeed; "" for none.
     """
 
     success: tuple[str, ...] = ()
     end: tuple[str, ...] = ()
+    each: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,10 @@ class Executor:
     """
 
     takes_dependencies = False
+
+    def in_one_array(self, tasks: Sequence[Task]) -> bool:
+        """Whether these tasks, of one kind, would be one array with one job each."""
+        return False
 
     def turn(self) -> contextlib.AbstractContextManager:
         """A context in which no other command starts jobs."""
