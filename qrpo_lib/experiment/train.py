@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
@@ -13,7 +13,7 @@ from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs, kept
 from qrpo_lib.experiment.grid import FAILED, Run
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import account, cores, keys, progress
+from qrpo_lib.runs import account, cores, folders, keys, progress, records
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -34,7 +34,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
     is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
-    each model is a job there. What somebody removed that the models rest on is made again.
+    each model is a job there. What somebody removed that the models rest on is made again; so is, on this machine, a
+    training whose checkpoints are wanted once more after they were removed (`kept`).
     """
     steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
     before = account.failed_before()
@@ -44,6 +45,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         for run, step in steps.items()
         if run.name not in known and not (step.is_complete() and run.training(profile).folder.is_dir())
     }
+    if profile.dispatch.where == "here":  # elsewhere it costs too much to do unasked
+        _discard_without_checkpoints(profile, missing)
     again = [need for run in _without_inputs(steps) for need in _evaluation(profile, run).needs]
     made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
@@ -91,6 +94,14 @@ def report(
             if not task.is_complete():
                 raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
     account.rests_on(one.folder_name for one in keys.with_inputs(*(task.step for task in tasks)) if one.folder.is_dir())
+
+
+def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
+    """Remove trainings that are to be evaluated, though their checkpoints have gone."""
+    for run in runs:
+        folder = run.training(profile).folder
+        if not run.step(profile).folder.is_dir() and folder.is_dir() and records.removed_parts(folder):
+            folders.discard(folder)
 
 
 def _task(profile: Profile, run: Run) -> Task:

@@ -22,6 +22,7 @@ from qrpo_lib.profiles.reward_traits import shown_data
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_bias, paper_lengths, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
+from qrpo_lib.runs import account
 from qrpo_lib.steps import evaluation, fitting, reference_evaluation, reference_sampling, shared_references, shifts
 
 METRICS = ("reward", "lc_reward")
@@ -353,6 +354,7 @@ def _starts(profile: Profile) -> pd.DataFrame:
     for method in sorted(starts):
         for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT):
             made = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
+            account.rests_on([made.name])
             rows = reference_evaluation.load(made).drop(columns="token_ids")
             rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))

@@ -146,6 +146,7 @@ def write(step: Step, seed: int | None, clock: Clock) -> None:
     files.write_atomically(step.partial / RECORD, text.encode())
 
 
+@cache
 def _processor() -> dict[str, str]:
     """What tells kinds of CPU apart (Linux; elsewhere the name alone).
 
@@ -172,6 +173,7 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _RECORDED_VERSIONS:

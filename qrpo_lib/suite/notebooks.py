@@ -290,9 +290,10 @@ def needed_folders(all_jobs: list[Job]) -> set[str]:
 
 
 def _of_trainings(needed: set[str]) -> set[str]:
-    """Names of the folders with what a checkpoint of these trainings answers, which results decide."""
-    return {
-        folder.name
-        for folder, record in records.read_all()
-        if record["name"] in _ANSWERS_OF_CHECKPOINTS and f"training-{record['inputs'].get('training')}" in needed
-    }
+    """Names of the folders with what a checkpoint of these trainings answers, which results decide, and what for."""
+    found = set()
+    for folder, record in records.read_all():
+        inputs = {f"{name}-{key}" for name, key in record.get("inputs", {}).items()}
+        if record["name"] in _ANSWERS_OF_CHECKPOINTS and inputs & needed:
+            found |= {folder.name, *inputs}
+    return found

@@ -301,6 +301,15 @@ def test_what_complete_runs_rest_on_is_made_again(training):
         train.train(profile, runs)
         assert making.seen == [lost.folder_name]
         making.seen = []
+    # An evaluation is wanted once more, and checkpoints have gone since the first one.
+    shutil.rmtree(runs[0].step(profile).folder)
+    train.train(profile, runs)
+    assert making.seen == [runs[0].step(profile).folder_name]
+    making.seen = []
+    shutil.rmtree(runs[0].step(profile).folder)
+    folders.remove_parts(runs[0].training(profile).folder, ["checkpoints/2"])
+    train.train(profile, runs)
+    assert making.seen == [runs[0].training(profile).folder_name, runs[0].step(profile).folder_name]
     making.failing = {"training": "ValueError: beta"}
     shutil.rmtree(runs[0].training(profile).folder)
     assert train.train(profile, runs).failed == {runs[0].name: "ValueError: beta"}
