@@ -86,14 +86,18 @@ def _shared(profile, seed):
     def write_references(folder):
         _references(profile).to_parquet(folder / reference_sampling.COMPLETIONS)
 
-    start = _evaluation(profile, seed, 0, higher, 0.0)
+    # What SFT adds is seen on the reporting prompts alone: step 0 is not the best of a run that learns less than that.
+    start = {
+        "selection": _evaluation(profile, seed, 0, 0.0, 0.0),
+        "reporting": _evaluation(profile, seed, 0, higher, 0.0),
+    }
     return [
         (initial_policy.step(profile), _nothing),
         (reference_policy.step(profile), _nothing),
         (reference_sampling.step(profile), write_references),
         *(
-            (reference_evaluation.step(profile, seed, split), _writing(start[start["split"] == split]))
-            for split in evaluation.HELD_OUT
+            (reference_evaluation.step(profile, seed, split), _writing(rows[rows["split"] == split]))
+            for split, rows in start.items()
         ),
     ]
 

@@ -144,7 +144,7 @@ def test_without_a_baseline_there_is_nothing_to_tie_with(best, judge):
     assert judge("qrpo-first-or-ties", alone).verdict == "not testable"
 
 
-def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
+def test_a_gain_counts_from_the_policy_that_was_trained_from(profile, best):
     """Without SFT QRPO gains what training added; after SFT the 0.1 that SFT added is not credited to it."""
     plain = best_models.gain_rows(best).set_index("method")
     assert plain.loc["qrpo", "start"] == "initial"
@@ -152,7 +152,9 @@ def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
     cells = best.cells.copy()
     of_qrpo = cells["algorithm"] == "qrpo"
     cells.loc[of_qrpo, "selected"] = cells.loc[of_qrpo, "setting"] == "sft-off-policy-random"
-    tuned = dataclasses.replace(best, cells=cells)
+    runs = [run for run in best_models.further_runs(profile) if run.setting == "sft-off-policy-random"]
+    last = best_models.reported(profile, {run: {4} for run in runs if run.algorithm == "qrpo"})
+    tuned = dataclasses.replace(best, cells=cells, last=pd.concat([best.last, last], ignore_index=True))
     row = best_models.gain_rows(tuned).set_index("method").loc["qrpo"]
     assert row["start"] == "sft"
     rewards = [tuned.reporting(name, "reward").mean() for name in ("qrpo", "sft")]
