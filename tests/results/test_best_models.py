@@ -191,6 +191,7 @@ def test_dpos_gain_is_that_of_its_reported_model(profile, best, monkeypatch):
     assert best_models.dpo_gain(profile) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_sweep_makes_every_report_that_the_results_read(profile, monkeypatch):
     """So the results' notebooks only read; and only what a table or figure shows is made."""
     asked, plain = [], train.report
