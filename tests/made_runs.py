@@ -150,7 +150,8 @@ def _references(profile):
 
 def _evaluation(profile, seed, step, effect, slope):
     generator = np.random.default_rng([seed, step, int(1e6 * abs(effect))])
-    rows = [{"prompt_id": p, "split": s, "repeat": r} for s, p in held_out(profile) for r in range(3)]
+    asked = {"selection": 3, "reporting": 6}
+    rows = [{"prompt_id": p, "split": s, "repeat": r} for s, p in held_out(profile) for r in range(asked[s])]
     frame = pd.DataFrame(rows).assign(step=step, finish_reason="stop")
     frame["length"] = generator.integers(10, 31, size=len(frame))
     frame["reward"] = frame["prompt_id"].map(_level) + effect + generator.normal(0, 0.2, size=len(frame))

@@ -190,10 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> Row:
     parameters = _dict(record.get("parameters"))
-    # What is evaluated is described by the training that made it.
-    made_by = records.get(f"training-{_dict(record.get('inputs')).get('training')}", {})
-    told = _dict(made_by.get("parameters")) | parameters
-    loss, training = _dict(told.get("loss")), _dict(told.get("training"))
+    loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
     is_training = bool(training)
     return Row(
         folder=folder,

@@ -45,14 +45,15 @@ def policy(training: Path, checkpoint: int) -> Path:
 
 
 def _step(name: str, profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int | None) -> keys.Step:
-    split = _split(checkpoint)
-    told = {"algorithm": algorithm, "seed": seed} | ({} if checkpoint is None else {"checkpoint": checkpoint})
+    split, training = _split(checkpoint), fitting.step(profile, algorithm, seed)
+    # Those of the training tell people, and programs that read records, whose answers these are.
+    told = training.parameters | ({} if checkpoint is None else {"checkpoint": checkpoint})
     before = reference_evaluation.step(profile, seed, split)
     arguments = (profile, algorithm, seed, checkpoint)
     return keys.Step(
         name,
         told | evaluation.parameters(profile, split),
-        inputs=(fitting.step(profile, algorithm, seed), before, *tasks.of(profile.task).inputs()),
+        inputs=(training, before, *tasks.of(profile.task).inputs()),
         code=evaluation.code(profile),
         make=partial(_make, *arguments),
         seed=seed,

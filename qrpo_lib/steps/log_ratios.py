@@ -27,12 +27,13 @@ def step(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, spl
     """What determines the log-probabilities of a checkpoint's answers to the prompts of a split."""
     settings = profile.training
     computing = {name: getattr(settings, name) for name in ("micro_batch_size", "precision", "threads")}
-    told = {"algorithm": algorithm, "seed": seed, "checkpoint": checkpoint, "split": split}
+    training = fitting.step(profile, algorithm, seed)
+    told = training.parameters | {"checkpoint": checkpoint, "split": split}
     answered = _answered(profile, algorithm, seed, checkpoint, split)
     return keys.Step(
         "log_ratios",
         told | computing,
-        inputs=(answered, fitting.step(profile, algorithm, seed), reference_policy.step(profile)),
+        inputs=(answered, training, reference_policy.step(profile)),
         make=partial(_make, profile, algorithm, seed, checkpoint, split),
         seed=seed,
     )

@@ -61,7 +61,7 @@ def test_the_models_of_the_tables(profile, best):
     assert list(rows.index[:2]) == ["initial", "sft"]
     chosen = best.cells[best.cells["selected"]].drop_duplicates("algorithm").set_index("algorithm")
     assert chosen.loc["dpo", "setting"] == "off-policy-random"
-    # DPO at its best: 0.20 + 0.15 + 0.15; 40 prompts x 3 repeats x 3 seeds of noise 0.2 on the same prompts.
+    # DPO at its best: 0.20 + 0.15 + 0.15; 40 prompts x 6 repeats x 3 seeds of noise 0.2 on the same prompts.
     gain = best_models.compare(best, "dpo", "initial")
     assert gain.mean == pytest.approx(0.50, abs=0.04)
     assert gain.low < 0.50 < gain.high

@@ -207,6 +207,12 @@ def test_what_an_evaluation_depends_on(profile):
     assert checkpoint_evaluation.step(changed, "qrpo", 0).key == step.key
     reports = [checkpoint_evaluation.report_step(one, "qrpo", 0, 4) for one in (profile, changed)]
     assert reports[0].key != reports[1].key
+    other = checkpoint_evaluation.step(profile.with_training(**{"qrpo.beta": 0.7}), "qrpo", 0)
+    assert other.parameters["loss"]["beta"] == 0.7  # so that records alone tell one training's answers from another's
+    assert {one.name: one.key == source.key for one, source in zip(other.inputs, step.inputs, strict=True)} == {
+        "training": False,
+        "reference_evaluation": True,
+    }
     kept = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"kept": "all"})})
     assert checkpoint_evaluation.step(kept, "qrpo", 0).key == step.key
 
