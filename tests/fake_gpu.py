@@ -12,6 +12,7 @@ import json
 import sys
 import weakref
 
+import numpy as np
 import torch
 import torch.utils.checkpoint
 from accelerate import PartialState
@@ -171,6 +172,8 @@ def _step(made, batch, mode) -> dict:
     """
     made.args.__dict__["_setup_devices"] = GPU
     _computes_on(GPU)
+    if made.args.gradient_checkpointing:  # as `Trainer.train` does before the first step
+        made.model.gradient_checkpointing_enable(made.args.gradient_checkpointing_kwargs)
     memory = Memory(mode)
     seen = []
 
@@ -195,7 +198,7 @@ def training_step(case, mode, folder) -> dict:
         model,
         made_up_tokenizer(),
         arguments,
-        suite_trainer.laid_out(rows, range(len(rows)), case["micro"]),
+        suite_trainer.laid_out(rows, np.arange(len(rows)), case["micro"]),
         [],
         objective=Objective("qrpo", {"beta": 0.1}),
         reference=None,
@@ -214,7 +217,7 @@ def fine_tuning_step(case, mode, folder) -> dict:
     made = fine_tuning.FineTuningTrainer(
         model,
         args=_arguments(SFTConfig, folder, case, **skip),
-        train_dataset=suite_trainer.laid_out(rows, range(len(rows)), case["micro"]),
+        train_dataset=suite_trainer.laid_out(rows, np.arange(len(rows)), case["micro"]),
         processing_class=made_up_tokenizer(),
         data_collator=samples.Collator(1),
     )

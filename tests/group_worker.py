@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from small_llama import fine_tune, fit, llama, made_up_rows, made_up_tokenizer, weights
 
 from qrpo_lib.runs import folders
@@ -93,6 +95,20 @@ def without_compiling() -> None:
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 
 
+def sharding_on_cpus() -> None:
+    """FSDP on CPUs as on GPUs: Accelerate would take no notice of it and let DDP train."""
+    plain = AcceleratorState.__init__
+
+    def initialise(state, *arguments, fsdp_plugin=None, **others):
+        plain(state, *arguments, fsdp_plugin=fsdp_plugin, **others)
+        if fsdp_plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            if state.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(state.mixed_precision)
+
+    AcceleratorState.__init__ = initialise
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -100,6 +116,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="+")
     given = parser.parse_args()
     without_compiling()
+    sharding_on_cpus()
     parallel.state()
     seen = scenarios(given.folder, given.precision, given.scenarios)
     if folders.is_main_process():

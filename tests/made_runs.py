@@ -58,16 +58,20 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
     effect(run): how much higher the mean reward is at the last step than at step 0; it grows linearly with the step.
     slope(run): how the log-ratio goes with the standardised length.
     """
+    steps, shared = grid.Steps(profile), set()
     for run in dict.fromkeys(wanted):
         settings = run.settings(profile)
-        for step, content in _shared(settings, run.seed):
-            folders.complete(step, content)
+        if (run.setting, run.seed) not in shared:
+            for step, content in _shared(settings, run.seed):
+                folders.complete(step, content)
+            shared.add((run.setting, run.seed))
 
         answers = pd.concat(
             [_evaluation(settings, run.seed, step, effect(run) * step / STEPS[-1], slope(run)) for step in STEPS[1:]]
         )
-        folders.complete(run.training(profile), lambda folder, run=run: _write_history(effect(run), folder))
-        folders.complete(run.step(profile), _writing(answers[answers["split"] == "selection"]))
+        training = steps[run].inputs[0]
+        folders.complete(training, lambda folder, run=run: _write_history(effect(run), folder))
+        folders.complete(steps[run], _writing(answers[answers["split"] == "selection"]))
         for step in STEPS[1:]:
             rows = answers[(answers["step"] == step) & (answers["split"] == "reporting")]
             folders.complete(run.report(profile, step), _writing(rows))

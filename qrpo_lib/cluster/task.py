@@ -109,11 +109,16 @@ class Task:
 
     def doing(self) -> str:
         """What its process does now, for people; empty if it has not told."""
+        return self.state()[0]
+
+    def state(self) -> tuple[str, float]:
+        """What its process does now, for people, and which share of that is done, from 0 to 1; "", 0 if unknown."""
         try:
             now = json.loads(self.told.read_text(encoding="utf-8"))
-            return f"{now['text']} {now['done']}/{now['total']} {now['detail']}".rstrip()
-        except (OSError, ValueError, TypeError, LookupError):  # it is being written, or something else lies there
-            return ""
+            words = f"{now['text']} {int(now['done'])}/{now['total']} {now['detail']}".rstrip()
+            return words, min(max(now["done"] / now["total"], 0.0), 1.0)
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # not whole yet, or something else
+            return "", 0.0
 
 
 def in_order(tasks: Iterable[Task]) -> dict[str, Task]:

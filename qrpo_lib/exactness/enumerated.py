@@ -181,7 +181,14 @@ def pair_rows(problem: Problem, chosen, rejected, log_data: np.ndarray, *, prefe
 
 
 def fit(
-    problem: Problem, algorithm: str, loss: Mapping[str, Any], rows: list[dict], *, learning_rate: float, steps: int
+    problem: Problem,
+    algorithm: str,
+    loss: Mapping[str, Any],
+    rows: list[dict],
+    *,
+    learning_rate: float,
+    steps: int,
+    online: trainer.Online | None = None,
 ) -> Fit:
     """`trainer.fit_policy` from the reference, with all rows in every step.
 
@@ -192,6 +199,7 @@ def fit(
     rows: as `rows` makes them.
     learning_rate: of the first step.
     steps: how many are taken.
+    online: rows in place of `rows` for each step, as in `trainer.fit_policy`; their weights are 1.
     """
     seen: dict[int, np.ndarray] = {}
     fitted = trainer.fit_policy(
@@ -200,6 +208,7 @@ def fit(
         rows,
         objective=Objective(algorithm, loss),
         settings=Optimization(learning_rate, batch_size=len(rows), epochs=steps, checkpoints=min(steps, 20)),
+        online=online,
         output=Output(
             on_checkpoint=lambda step, model: seen.update(
                 {step: log_policy(model, problem.prompt, problem.completions)}

@@ -70,6 +70,27 @@ class Run:
         return checkpoint_evaluation.report_step(self.settings(profile), self.algorithm, self.seed, checkpoint)
 
 
+class Steps(dict[Run, keys.Step]):
+    """The step by which each run of a profile is complete (`Run.step`), made when it is first asked for.
+
+    Runs of one setting and seed differ in the loss alone: what they rest on is made once.
+    """
+
+    def __init__(self, profile: Profile):
+        super().__init__()
+        self._profile, self._inputs = profile, {}
+
+    def __missing__(self, run: Run) -> keys.Step:
+        profile, shared = run.settings(self._profile), (run.setting, run.seed)
+        if shared not in self._inputs:
+            before = reference_evaluation.step(profile, run.seed, "selection")
+            self._inputs[shared] = fitting.inputs(profile), before
+        inputs, before = self._inputs[shared]
+        training = fitting.step(profile, run.algorithm, run.seed, inputs)
+        self[run] = checkpoint_evaluation.step(profile, run.algorithm, run.seed, (training, before))
+        return self[run]
+
+
 def transform_label(transform: Transform) -> str:
     """How a transformation is named in tables and figures."""
     if isinstance(transform, ScaledNormal):

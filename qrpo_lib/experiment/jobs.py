@@ -5,10 +5,12 @@ folder = jobs.make(profile, jobs.training(profile, "qrpo", seed=0))
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.task import Task
+from qrpo_lib.experiment.grid import Run, Steps
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
@@ -69,6 +71,23 @@ def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     needs = (training(*arguments), reference_answers(profile, seed, "selection"))
     step = checkpoint_evaluation.step(*arguments)
     return _task(step, checkpoint_evaluation.run, arguments, needs, "evaluation", profile)
+
+
+def evaluations(profile: Profile, runs: Iterable[Run]) -> list[Task]:
+    """`evaluation` of a profile's runs, which need the same tasks where setting and seed are the same."""
+    steps, needs, tasks_of_runs = Steps(profile), {}, []
+    for run in runs:
+        settings, shared = run.settings(profile), (run.setting, run.seed)
+        training_step, _ = steps[run].inputs[:2]
+        if shared not in needs:
+            before = reference_answers(settings, run.seed, "selection")
+            needs[shared] = _needs(training_step, settings), before
+        of_training, before = needs[shared]
+        arguments = (settings, run.algorithm, run.seed)
+        trained = _task(training_step, fitting.run, arguments, of_training, "training", settings)
+        needed = (trained, before)
+        tasks_of_runs.append(_task(steps[run], checkpoint_evaluation.run, arguments, needed, "evaluation", settings))
+    return tasks_of_runs
 
 
 def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Task:

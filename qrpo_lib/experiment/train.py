@@ -10,13 +10,16 @@ from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
-from qrpo_lib.experiment import jobs, kept
-from qrpo_lib.experiment.grid import FAILED, Run
+from qrpo_lib.experiment import jobs, kept, tracking
+from qrpo_lib.experiment.grid import FAILED, Run, Steps
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import account, cores, folders, keys, progress, records
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+_MOST_LISTED = 4  # of the trainings that run, by what they tell
+_MOST_SHARE = 0.99  # of a training that runs: after its last step it evaluates and saves
 
 
 @dataclass
@@ -37,7 +40,9 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     each model is a job there. What somebody removed that the models rest on is made again; so is, on this machine, a
     training whose checkpoints are wanted once more after they were removed (`kept`).
     """
-    steps = {run: run.step(profile) for run in dict.fromkeys(wanted)}
+    tracking.check(profile)
+    step_of = Steps(profile)
+    steps = {run: step_of[run] for run in wanted}
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
     missing = {
@@ -62,6 +67,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         if run.name in outcome.failed:
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
+    tracking.report(profile, list(steps))
     account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
     kept.remove_others(profile, steps)
     return outcome
@@ -140,9 +146,13 @@ def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
         return Scheduler(tasks, workers).run(lambda now: report(*_told(now)))
 
 
-def _told(now: Progress) -> tuple[int, int, str]:
-    """How many tasks are done, how many there are, and what else there is to say."""
+def _told(now: Progress) -> tuple[float, int, str]:
+    """How many tasks are done, with the shares that the running ones tell; how many there are; what these do now."""
+    running = [now.tasks[name].state() for name in now.names("running", "queued")]
+    doing = [words or "starting" for words, _ in running]
+    listed = "; ".join(doing[:_MOST_LISTED]) + (f"; {len(doing) - _MOST_LISTED} more" if doing[_MOST_LISTED:] else "")
     seconds, failed = now.seconds_left(), len(now.names("failed", "blocked"))
-    left = "" if seconds is None else f", about {seconds / 60:.0f} min left"
-    detail = f"{len(now.names('running', 'queued'))} running{f', {failed} failed' if failed else ''}{left}"
-    return len(now.names("complete", "failed", "blocked")), len(now.tasks), detail
+    notes = [f"{failed} failed"] if failed else []
+    notes += [] if seconds is None else [f"about {seconds / 60:.0f} min left"]
+    done = len(now.names("complete", "failed", "blocked")) + sum(min(share, _MOST_SHARE) for _, share in running)
+    return done, len(now.tasks), ", ".join([*notes, *([listed] if listed else [])])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrpo_lib.runs import paths
+from qrpo_lib.runs.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,19 @@ def rows(source: str, count: int) -> list[dict[str, Any]]:
         return [dict(data[i]) for i in range(min(count, len(data)))]
     lines = package_file("smol_prompts.jsonl").read_text(encoding="utf-8").splitlines()[:count]
     return [{"prompt": [{"role": "user", "content": json.loads(line)["prompt"]}]} for line in lines]
+
+
+def split(source: str, test_source: str, prompts: int, held_out: int) -> tuple[list[dict], list[dict]]:
+    """Rows to train on, at most `prompts`, and rows for the before and after, at most `held_out`.
+
+    Without a `test_source` the last of the rows are held out. Raises InputError if none are left to train on.
+    """
+    if test_source:
+        return rows(source, prompts), rows(test_source, held_out)
+    given = rows(source, prompts + held_out)
+    if len(given) <= held_out:
+        raise InputError(f"There are {len(given)} rows, and held_out={held_out} leaves none to train on.")
+    return given[:-held_out], given[-held_out:]
 
 
 def completed(

@@ -46,6 +46,7 @@ def calibrated_target(
 ) -> Tensor:
     """`losses.calibrated_target` at beta / |y| of each completion: (...,), (...,) and (..., n) to (...,)."""
     losses.check_beta(beta)
+    losses.check_tensors(rewards=rewards, lengths=lengths)
     if not bool((lengths >= 1).all()):
         raise ValueError("a completion has at least one token: its length must be at least 1.")
     n = ref_rewards.shape[-1]

@@ -254,11 +254,11 @@ def check_tensors(**tensors: Tensor) -> None:
             )
 
 
-def check_beta(beta) -> None:
+def check_beta(beta: float) -> None:
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta must be a positive number, got {beta}.")
 
 
-def check_choice(name: str, value, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(choices)}.")

@@ -1,9 +1,11 @@
 """Quantile rewards from reference rewards: `quantile_reward(rewards, ref_rewards)`."""
 
+from typing import Any
+
 import numpy as np
 
 
-def quantile_reward(rewards, ref_rewards):
+def quantile_reward(rewards: Any, ref_rewards: Any) -> Any:
     """The share of reference rewards at or below each reward, the estimate of R_q (Eq. 9): ties count.
 
     rewards (...,) and ref_rewards (..., n), both NumPy (or lists) or both torch, whose leading dimensions broadcast to

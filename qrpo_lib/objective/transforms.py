@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -44,7 +45,7 @@ class Transformation:
     mean: float = 0.0
     scale: float = 1.0
 
-    def __call__(self, quantile):
+    def __call__(self, quantile: Any) -> Any:
         """f(quantile), same shape; torch in, torch out. -inf or inf where f is infinite (log 0, normal 0 and 1).
 
         Raises ValueError for values outside [0, 1] or NaN.
@@ -57,7 +58,7 @@ class Transformation:
         with np.errstate(divide="ignore"):
             return self.mean + self.scale * self.numpy_function(quantile)
 
-    def log_partition(self, beta):
+    def log_partition(self, beta: Any) -> Any:
         """log Z_f(beta) from its closed form (Table 4), to 1e-12 relative: a float for one beta, an array for an array.
 
         Raises ValueError unless every beta is a positive number whose log Z_f is finite in double precision.
@@ -69,7 +70,7 @@ class Transformation:
             raise ValueError(f"log Z of {self.name!r} is outside double precision for beta={beta}: use a larger beta.")
         return result if np.ndim(beta) else float(result[()])
 
-    def asymptotic_log_partition(self, beta):
+    def asymptotic_log_partition(self, beta: Any) -> Any:
         """The leading term for small beta, f(1)/beta + log(beta/f'(1)): for the identity, the paper's Eq. 12.
 
         Shapes as `log_partition`. Raises ValueError for a transformation that is unbounded above.
@@ -80,7 +81,7 @@ class Transformation:
         result = self.limit / betas + np.log(betas / self.slope)
         return result if np.ndim(beta) else float(result[()])
 
-    def clamp(self, quantile, n: int):
+    def clamp(self, quantile: Any, n: int) -> Any:
         """Estimated quantiles moved to where f is finite, as in the paper's experiments with n reference rewards.
 
         [1/n, 1] for log, [1/n, (n-1)/n] for normal and scaled-normal (at n = 2 that is the one point 1/2), unchanged
@@ -102,7 +103,7 @@ class Transformation:
 Named = str | Mapping | Transformation  # what `get` takes
 
 
-def get(name: Named, **params) -> Transformation:
+def get(name: Named, **params: Any) -> Transformation:
     """The transformation of that name, one of NAMES; a Transformation passes through.
 
     A mapping holds the name and the parameters, as settings files do: `{"name": "scaled-normal", "mu": 0, "sigma": 1}`.
@@ -150,16 +151,17 @@ def of_round(name: Named, number: int) -> Transformation:
     return dataclasses.replace(f, closed_form=closed_form, limit=None, slope=None)
 
 
-def log_partition(f, beta):
+def log_partition(f: str | Callable, beta: Any) -> Any:
     """log Z_f(beta) of any callable f on [0, 1] by adaptive quadrature in the log domain (Eq. 13), to 1e-10.
 
-    `f` maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1 only. One beta
-    gives a float, an array of betas an array. The error bound is on log Z, relative or absolute, whichever is larger.
-    A peak inside of (0, 1) is found if it is wider than 2e-6.
+    `f` is a name, or maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1
+    only. One beta gives a float, an array of betas an array. The error bound is on log Z, relative or absolute,
+    whichever is larger. A peak inside of (0, 1) is found if it is wider than 2e-6.
     Raises DivergentPartitionError where the integral is infinite (f unbounded above and beta too small),
     UnresolvedPartitionError where too much of it lies closer to 0 or 1 than double precision separates (then use a
     closed form), ValueError for a bad beta or for an f that does not return numbers.
     """
+    f = get(f) if isinstance(f, str) else f
     betas, known, f = _check_betas(beta), isinstance(f, Transformation), _on_array(f)
     scanned = None if known else f(_SCAN)  # the named ones have no peaks
     values = [_quadrature(f, b) if known else _scanned_quadrature(f, scanned, b) for b in betas.ravel()]
@@ -167,10 +169,11 @@ def log_partition(f, beta):
     return result if np.ndim(beta) else float(result[()])
 
 
-def discrete_log_partition(f, beta, probabilities):
+def discrete_log_partition(f: str | Callable, beta: Any, probabilities: Any) -> Any:
     """log of sum_k p_k exp(f(F_k)/beta), F_k = p_1 + ... + p_k: rewards with K ordered values (Appendix E).
 
-    `probabilities` (..., K) of the values in increasing order, exact or estimated by counting; result (...): a float
+    `f` is a name, a Transformation or any callable on arrays in [0, 1]. `probabilities` (..., K) of the values in
+    increasing order, exact or estimated by counting; result (...): a float
     for one list. `beta` a number, or an array that broadcasts with (...). Values of probability 0 do not contribute.
     Raises ValueError unless probabilities are >= 0 and sum to 1 (to 1e-6), and where f is +inf at an F_k.
     """
@@ -181,13 +184,13 @@ def discrete_log_partition(f, beta, probabilities):
         raise ValueError("probabilities must sum to 1 over the last axis: divide the counts by their sum.")
     cumulative = np.cumsum(p, axis=-1)
     cumulative /= cumulative[..., -1:]  # the highest value has F = 1 exactly
-    values = _finite_above(f(cumulative))
+    values = _finite_above((get(f) if isinstance(f, str) else f)(cumulative))
     with np.errstate(divide="ignore"):
         terms = np.where(p > 0, values / betas[..., None] + np.log(p), -np.inf)
     return _log_sum_exp(terms)
 
 
-def finite_log_partition(f, beta, n: int):
+def finite_log_partition(f: str | Callable, beta: Any, n: int) -> Any:
     """log of (1/(n+1)) sum_{k=0..n} exp(f(k/n)/beta): the exact partition function with n reference rewards.
 
     For continuous rewards the rank of a fresh reference completion among n reference rewards is uniform on 0..n,

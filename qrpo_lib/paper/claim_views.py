@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,44 @@ def card(judgement: Judgement) -> str:
     }
     style = "text-align: left; vertical-align: top"
     lines = [
-        f'<tr><th style="{style}">{name}</th><td style="{style}">{html.escape(text)}</td></tr>'
+        f'<tr><th style="{style}; width: 8em">{name}</th><td style="{style}">{html.escape(text)}</td></tr>'
         for name, text in rows.items()
         if text
     ]
     title = f"<b>{html.escape(judgement.statement)}</b> ({html.escape(judgement.section)}{origin}; {judgement.profile})"
-    return f'<p>{badge(judgement.verdict)} {title}</p>\n<table class="claim">{"".join(lines)}</table>'
+    return (
+        f'<p>{badge(judgement.verdict)} {title}</p>\n<table class="claim" style="width: 100%">{"".join(lines)}</table>'
+    )
+
+
+# What a verdict says of the claims that got it, in the words of a conclusion.
+_LESSONS = {
+    "supported": "It holds here that",
+    "contradicted": "It does not hold here that",
+    "undecided": "This sample cannot tell whether",
+    "not testable": "Not put to the test here:",
+}
+_LONGEST_REASON = 160
+
+
+def lessons(judgements: Sequence[Judgement]) -> str:
+    """What a notebook's verdicts come to, in sentences: what holds, what does not, what is open, with the numbers."""
+    parts, several = [], len({one.profile for one in judgements}) > 1
+    for verdict, words in _LESSONS.items():
+        of_verdict = [one for one in judgements if one.verdict == verdict]
+        texts = [f"{f'[{one.profile}] ' if several else ''}{_lesson(one)}" for one in of_verdict]
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+        if items:
+            parts.append(f"<p>{badge(verdict)} {words}</p>\n<ul>{items}</ul>")
+    return "\n".join(parts) or "<p>Nothing was judged.</p>"
+
+
+def _lesson(one: Judgement) -> str:
+    """A claim with what was measured, or with why it was not, cut where it grows long: its card has all."""
+    told = one.reason if one.verdict == "not testable" else one.measured
+    told = textwrap.shorten(told, _LONGEST_REASON, placeholder=" …")
+    origin = "" if one.origin == "paper" else f" ({OURS})"
+    return f"{one.statement}{origin}{f': {told}' if told else ''}"
 
 
 def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:

@@ -125,6 +125,18 @@ def judged_by(notebook: str) -> list[Claim]:
     return found
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What verdicts come to, shown where a notebook ends: in words, and always those of this execution."""
+
+    judged: Sequence[Judgement]
+
+    def _repr_html_(self) -> str:
+        from qrpo_lib.paper import claim_views
+
+        return claim_views.lessons(self.judged)
+
+
 _TEXTS = [column.name for column in fields(Judgement) if column.name not in ("values", "effect")]
 
 
@@ -229,6 +241,10 @@ class Ledger:
         record(judgement, self.folder)
         self.judged = [known for known in self.judged if known.id != judgement.id] + [judgement]
         return judgement
+
+    def learnt(self) -> Learnt:
+        """What was judged so far, as conclusions."""
+        return Learnt(tuple(self.judged))
 
     def _effect(self, claim: Claim, scale: float | None) -> tuple[float | None, str, str]:
         """The smallest effect that matters here, where it is from, and why there is none if there should be one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from qrpo_lib.paper import claim_views, claims
@@ -47,27 +46,3 @@ def page(judgements: Sequence[Judgement], stale: int = 0) -> str:
     examined = [claim for claim in claims.catalogue().values() if not claim.not_examined]
     parts += ["## Rules", claim_views.rules(examined)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def table_html(judgements: Sequence[Judgement]) -> str:
-    """The ledger of a results site."""
-    if not judgements:
-        return "<p>None is recorded yet.</p>"
-    rows = []
-    for one in judgements:
-        statement = one.statement if one.origin == "paper" else f"({claim_views.OURS}) {one.statement}"
-        measured = one.measured + (f" – {one.reason}" if one.reason else "")
-        texts = [
-            one.section,
-            statement,
-            claim_views.rule_words(one),
-            claim_views.effect_words(one),
-            measured,
-            one.profile,
-        ]
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-        rows.append(f"<tr>{cells}<td>{claim_views.badge(one.verdict)}</td></tr>")
-    names = ("section", "claim", "rule, stated beforehand", "smallest effect", "measured here", "profile", "verdict")
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    table = f'<div class="scroll"><table class="ledger"><tr>{header}</tr>{"".join(rows)}</table></div>'
-    return f"<p>{html.escape(summary(judgements))}</p>{table}"

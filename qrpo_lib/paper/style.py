@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from qrpo_lib.paper import frontend
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -122,7 +124,8 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Save a figure as `name.pdf` and `name.png`, and the numbers that it plots as `name.csv`, into `folder`.
 
-    Identical figures give identical files: dates and version strings are left out of the metadata.
+    Identical figures give identical files: dates and version strings are left out of the metadata. In a notebook the
+    figure is shown, and below it, folded, the numbers.
 
     Returns
     -------
@@ -136,6 +139,7 @@ def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) 
         figure.savefig(paths[0], metadata={"Creator": None, "Producer": None, "CreationDate": None})
         figure.savefig(paths[1], metadata={"Software": None})
     _write_csv(data, paths[2])
+    frontend.show_with_data(figure, data, paths[2])
     return paths
 
 

@@ -13,7 +13,6 @@ table. Three things replace more than the key that is written:
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import os
@@ -60,9 +59,9 @@ class ProfileError(InputError):
     """A profile does not exist, or one of its values cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
-    """What one file says.
+    """What one file says. The same object as long as the file says the same, whose tables nobody changes.
 
     shown: how messages name the file.
     common: what holds in all arms. arms: by name, what an arm sets differently.
@@ -79,6 +78,9 @@ class Layer:
     worlds: tuple[int, ...] | None = None
 
 
+Chain = tuple[Layer, ...]
+
+
 def names() -> list[str]:
     """The suite's own profiles."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -89,12 +91,15 @@ def absolute(name_or_path: str | Path) -> str:
     return str(_found(str(name_or_path))) if _is_path(str(name_or_path)) else str(name_or_path)
 
 
-def layers(name_or_path: str | Path) -> list[Layer]:
-    """The files that make up a profile, each after the one that it extends. Raises ProfileError."""
+def layers(name_or_path: str | Path) -> Chain:
+    """The files that make up a profile, each after the one that it extends. Raises ProfileError.
+
+    Files are read at each call, and taken apart once for each content.
+    """
     chain: list[Layer] = []
     named, path, shown = str(name_or_path), _found(str(name_or_path)), str(name_or_path)
     while True:
-        layer, named = _layer(path, shown)
+        layer, named = _layer(path, shown, _content(path, shown), os.path.expanduser("~"))
         chain.insert(0, layer)
         if named is None:
             break
@@ -104,11 +109,11 @@ def layers(name_or_path: str | Path) -> list[Layer]:
             way = " -> ".join([*(other.path.name for other in reversed(chain)), path.name])
             raise ProfileError(f"The profile {name_or_path} extends itself: {way}.")
     for number, layer in enumerate(chain):
-        _check_unset(chain[:number], layer)
-    return chain
+        _check_unset(tuple(chain[:number]), layer)
+    return tuple(chain)
 
 
-def name(chain: list[Layer]) -> str:
+def name(chain: Chain) -> str:
     """The name of a profile: that of its figures' folder, as its own file gives it, else made from the file's name.
 
     Raises ProfileError for a file of one's own that is given a name of the suite's.
@@ -164,7 +169,7 @@ def _has_name(path: Path, wanted: str) -> bool:
 # --- arms -------------------------------------------------------------------------------------------------------------
 
 
-def known_arms(chain: list[Layer]) -> list[str]:
+def known_arms(chain: Chain) -> list[str]:
     """Every arm that a profile has, in the order of the files."""
     known = _arms(chain)
     if not known:
@@ -172,7 +177,7 @@ def known_arms(chain: list[Layer]) -> list[str]:
     return known
 
 
-def _arms(chain: list[Layer]) -> list[str]:
+def _arms(chain: Chain) -> list[str]:
     known: list[str] = []
     for layer in chain:
         known = [arm for arm in known if arm not in layer.removed]
@@ -180,7 +185,7 @@ def _arms(chain: list[Layer]) -> list[str]:
     return known
 
 
-def chosen_arms(chain: list[Layer]) -> list[str]:
+def chosen_arms(chain: Chain) -> list[str]:
     """The arms that the profile's experiment runs: those of `experiment.arms`, and what later files add; else all.
 
     Raises ProfileError for an arm that there is not, or twice.
@@ -210,18 +215,18 @@ def check_arm(arm: str, known: list[str], shown: str) -> None:
         raise ProfileError(f"The profile {shown!r} has no arm {arm!r}; it has {', '.join(known)}.")
 
 
-def worlds(chain: list[Layer]) -> tuple[int, ...]:
+def worlds(chain: Chain) -> tuple[int, ...]:
     """The profile's worlds: what the last file that speaks of them says; empty if none does."""
     return next((layer.worlds for layer in reversed(chain) if layer.worlds is not None), ())
 
 
-def of_worlds(chain: list[Layer], arms: list[str]) -> list[str]:
+def of_worlds(chain: Chain, arms: list[str]) -> list[str]:
     """These arms in each world, world by world, named "chat-world-2"; the arms themselves where there are no worlds."""
     seeds = worlds(chain)
     return [f"{arm}{_WORLD}{seed}" for seed in seeds for arm in arms] if seeds else arms
 
 
-def arm_and_world(chain: list[Layer], arm: str) -> tuple[str, int | None]:
+def arm_and_world(chain: Chain, arm: str) -> tuple[str, int | None]:
     """The arm as the files name it, and its world: of "chat-world-2" ("chat", 2)."""
     known = {f"{one}{_WORLD}{seed}": (one, seed) for seed in worlds(chain) for one in _arms(chain)}
     return known.get(arm, (arm, None))
@@ -230,7 +235,7 @@ def arm_and_world(chain: list[Layer], arm: str) -> tuple[str, int | None]:
 # --- the settings of an arm -------------------------------------------------------------------------------------------
 
 
-def settings(chain: list[Layer], arm: str) -> Table:
+def settings(chain: Chain, arm: str) -> Table:
     """What the files say together for an arm: the tables of a `profiles.Profile`, without its name."""
     parts = [part for _, part in _parts(chain, arm)]
     merged: Table = {}
@@ -248,7 +253,7 @@ def settings(chain: list[Layer], arm: str) -> Table:
     return merged
 
 
-def said_in(chain: list[Layer], arm: str, key: tuple) -> Layer:
+def said_in(chain: Chain, arm: str, key: tuple) -> Layer:
     """The file that sets a key of an arm; the profile's own if none does."""
     for layer, part in reversed(_parts(chain, arm)):
         if _has(part, key):
@@ -256,7 +261,7 @@ def said_in(chain: list[Layer], arm: str, key: tuple) -> Layer:
     return chain[-1]
 
 
-def _parts(chain: list[Layer], arm: str) -> list[tuple[Layer, Table]]:
+def _parts(chain: Chain, arm: str) -> list[tuple[Layer, Table]]:
     """In their order what the files say for all and for this arm."""
     first = max((number for number, layer in enumerate(chain) if arm in layer.removed), default=0)
     parts = []
@@ -339,7 +344,8 @@ def _unsets(table: Table, key: tuple[str, ...]) -> bool:
     return any(key[: len(one)] == one for one in _all_unset(table))
 
 
-def _check_unset(before: list[Layer], layer: Layer) -> None:
+@cache
+def _check_unset(before: Chain, layer: Layer) -> None:
     """Raise ProfileError for a key that there is not: a misspelled one would leave the setting."""
     known = _arms(before)
     for arm in layer.removed:
@@ -352,7 +358,7 @@ def _check_unset(before: list[Layer], layer: Layer) -> None:
     alone = Layer(layer.path, layer.shown, None, layer.common, removed=layer.removed)
     for arm, table in layer.arms.items():
         for key in _all_unset(table):
-            of_arm = settings([*before, alone], arm)
+            of_arm = settings((*before, alone), arm)
             if not _has(of_arm, key):
                 raise _nothing_to_unset(layer, ".".join(key), _keys([of_arm]))
 
@@ -422,14 +428,10 @@ def _is_file(path: Path) -> bool:
 
 
 @cache
-def _toml(text: str) -> Table:
-    return tomllib.loads(text)
-
-
-def _layer(path: Path, shown: str) -> tuple[Layer, str | None]:
-    """What a file says, and what it extends."""
+def _layer(path: Path, shown: str, content: bytes, home: str) -> tuple[Layer, str | None]:
+    """What a file with this content says, and what it extends; paths in it may begin at the user's home folder."""
     said = f"In the profile {shown}"
-    table = _parsed(path, shown)
+    table = _parsed(content, shown)
     base, own, arms = table.pop("extends", None), table.pop("name", None), table.pop("arms", {})
     seeds = _worlds(table.pop("worlds", None), said)
     for key, value, what in (("extends", base, "profile or the path of a file"), ("name", own, "name")):
@@ -536,23 +538,28 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
 
 def _names_a_file(key: str, value: str) -> bool:
     """Whether a value names a file: one of data, or of a reward in Python."""
-    return (key == "dataset" and value.endswith(FILE_ENDINGS)) or (key == "function" and ".py:" in value)
+    if key == "function":
+        return ".py:" in value
+    return key in ("dataset", "test_dataset") and value.endswith(FILE_ENDINGS)
 
 
 def _are_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
 
 
-def _parsed(path: Path, shown: str) -> Table:
-    said = f"The profile {shown}"
+def _content(path: Path, shown: str) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise ProfileError(f"{said} cannot be read: {error.strerror or error}.") from None
+        raise ProfileError(f"The profile {shown} cannot be read: {error.strerror or error}.") from None
+
+
+def _parsed(content: bytes, shown: str) -> Table:
+    said = f"The profile {shown}"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise ProfileError(f"{said} is UTF-16 or binary; save it as UTF-8.")
     try:
-        return copy.deepcopy(_toml(content.decode("utf-8-sig")))  # readers take it apart
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ProfileError(f"{said} is not UTF-8 (line {line}); save it as UTF-8.") from None

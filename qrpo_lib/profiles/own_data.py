@@ -31,6 +31,7 @@ class Source(Settings):
         `Dataset.save_to_disk` wrote), or OWNER/NAME of the hub.
     revision: of a dataset of the hub, a full commit hash; without one nothing is downloaded.
     train_split, test_split: by name; without a test_split a part of the train rows is held out.
+    test_dataset: for data in a file, another file, whose rows are held out as those of a test_split.
     weight: how much of the train rows of a mixture comes from here, relative to the other weights; no row comes twice.
     """
 
@@ -38,6 +39,7 @@ class Source(Settings):
     revision: Commit | None = None
     train_split: str = "train"
     test_split: str | None = None
+    test_dataset: str | None = None
     weight: PositiveFloat = 1.0
 
 
@@ -51,7 +53,9 @@ class OwnDataSettings(Settings):
     """What `dataset` and `pointwise` have in common; rows are in TRL's forms (`qrpo_lib.training.preference_rows`).
 
     label: how tables name the data (default: the dataset's name).
-    dataset, revision, train_split, test_split: as of a `Source`; or several `sources`, a mixture.
+    dataset, revision, train_split, test_split, test_dataset: as of a `Source`; or several `sources`, a mixture.
+    references: "given" trains with the rows' own `reference_rewards`, "sampled" with those of completions sampled from
+        the policy. Default: given where the first row of each file has them.
     held_out: of the prompts that have no split by name, the share that selects and reports, in halves; prompts that
         occur in several rows are all in one split.
     """
@@ -61,7 +65,9 @@ class OwnDataSettings(Settings):
     revision: Commit | None = None
     train_split: str = "train"
     test_split: str | None = None
+    test_dataset: str | None = None
     sources: _Sources = ()
+    references: Literal["given", "sampled"] | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
     @model_validator(mode="after")
@@ -75,7 +81,7 @@ class OwnDataSettings(Settings):
         """The sources, one or several."""
         if self.sources:
             return list(self.sources)
-        names = ("dataset", "revision", "train_split", "test_split")
+        names = ("dataset", "revision", "train_split", "test_split", "test_dataset")
         return [Source(**{name: getattr(self, name) for name in names})]
 
     @property
@@ -85,7 +91,10 @@ class OwnDataSettings(Settings):
 
 
 class PairsSettings(OwnDataSettings):
-    """Preference pairs: `prompt, chosen, rejected`."""
+    """Preference pairs: `prompt, chosen, rejected`.
+
+    A `chosen_reward` and a `rejected_reward` that they come with must be the profile's; without them they are scored.
+    """
 
     completions: ClassVar[Literal["pairs"]] = "pairs"
     name: Literal["dataset"]

@@ -20,6 +20,7 @@ An `unset` inside a table has keys of that table.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -312,11 +313,13 @@ class Experiment(_Settings):
     shows: which results an arm is for: all, or the scaling study alone (its grid then gives DPO's gain, the scale of
         the smallest effects).
     rounds: how many iterative QRPO has (two seeds); without it there is none.
+    report_to: trackers that are told of trained models (`qrpo_lib.experiment.tracking`); changes no result.
     """
 
     arms: list[str] | None = None
     shows: Literal["all", "scaling"] = added("all")
     rounds: Annotated[int, Field(ge=2)] | None = None
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = added([])
     algorithms: list[_Spelled] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     grid_seeds: PositiveInt | None = None
@@ -361,12 +364,9 @@ class Dispatch(_Settings):
     """Where the steps of the pipeline are computed (`qrpo_lib.cluster.dispatch`); nothing here changes a result.
 
     where: "here", in the notebook's own process; "processes", in local processes; "slurm", in jobs of a cluster.
-    simultaneous: jobs of one array, or local processes, at once.
-    array_size: the most jobs of one array (SLURM's MaxArraySize).
-    retries: how often a job that was lost (a node failed, it was killed) is submitted again by one command.
-    pause_seconds: before a lost job is submitted again; doubled each time.
-    timeouts: how often a job may reach its time limit.
-    seconds_before_limit: how long before its limit a job is told to stop.
+    simultaneous, array_size: jobs, or local processes, at once; the most of one array (SLURM's MaxArraySize).
+    retries, pause_seconds: how often a lost job is submitted again by one command; how long before, doubled each time.
+    timeouts, seconds_before_limit: how often a job may reach its time limit; how long before it is told to stop.
     gpu_memory_gb: what one GPU can hold, in GiB; `qrpo plan` refuses a profile whose trainings need more.
     setup: lines of shell before the job, such as `module load ...`.
     srun_arguments: such as `--environment=qrpo`, the container on a Cray.
@@ -499,15 +499,16 @@ class Profile(_Settings):
 
         A value of None leaves the profile's own.
         """
-        settings = self.model_dump()
+        training = self.training.model_dump()
         for name, value in values.items():
             *path, last = name.split(".")
-            table = settings["training"]
+            table = training
             for key in path:
                 table = table[algorithm(key)]
             if value is not None:
                 table[last] = value
-        return _validated(settings, f"profile {self.name!r}, arm {self.arm!r}")
+        # The other tables are as they were, and only looked at together with the new one.
+        return _validated(dict(self) | {"training": training}, f"profile {self.name!r}, arm {self.arm!r}")
 
 
 def algorithm(name: Any) -> str:
@@ -557,12 +558,17 @@ def load(name_or_path: str | Path, arm: str | None = None) -> Profile:
     known = files.of_worlds(chain, files.known_arms(chain))
     arm = files.of_worlds(chain, files.chosen_arms(chain))[0] if arm is None else arm
     files.check_arm(arm, known, str(name_or_path))
+    return _of_chain(chain, name, arm, f"profile {str(name_or_path)!r}, arm {arm!r}")
+
+
+@cache
+def _of_chain(chain: files.Chain, name: str, arm: str, where: str) -> Profile:
     base, world = files.arm_and_world(chain, arm)
     settings = files.settings(chain, base) | {"name": name, "arm": arm} | ({} if world is None else {"seed": world})
-    return _validated(settings, f"profile {str(name_or_path)!r}, arm {arm!r}", chain)
+    return _validated(settings, where, chain)
 
 
-def _validated(settings: dict[str, Any], where: str, chain: list[files.Layer] | None = None) -> Profile:
+def _validated(settings: dict[str, Any], where: str, chain: files.Chain | None = None) -> Profile:
     """The profile of these settings. ProfileError names the key, and the file that sets it if another one does."""
     try:
         return Profile.model_validate(settings)

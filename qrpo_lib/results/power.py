@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
+from qrpo_lib.paper import claim_views, style
 from qrpo_lib.paper.claims import Judgement
 
 POWER, LEVEL = 0.8, 0.95
+_MARKERS = {"supported": "o", "contradicted": "X", "undecided": "s", "not testable": "D"}
 # Kinds that ask whether something is larger, and kinds that ask whether something is nearly nothing.
 _ONE_SIDED, _INSIDE = ("superiority", "trend", "sign", "non-inferiority"), ("equivalence",)
 
@@ -82,6 +85,28 @@ def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFram
         rows.append(row)
     columns = ["claim", "profile", "kind", "verdict", "interval", "estimate", "half_width", "found"]
     return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times"])
+
+
+def draw(rows: pd.DataFrame) -> plt.Figure:
+    """Of `table`, the effect that would have been found over the smallest one that matters; left of 1 is enough."""
+    shown = rows.assign(ratio=rows["found"] / rows["smallest_effect"])
+    shown = shown[np.isfinite(shown["ratio"].astype(float)) & (shown["ratio"] > 0)].sort_values("ratio")
+    with style.style():
+        figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * max(len(shown), 1)))
+        for height, row in enumerate(shown.itertuples()):
+            color = claim_views.COLORS[row.verdict]
+            axis.plot([1, row.ratio], [height, height], color=color, linewidth=1)
+            axis.plot(row.ratio, height, _MARKERS[row.verdict], color=color)
+        axis.axvline(1, color="dimgray", linestyle="--", linewidth=1)
+        axis.set_yticks(range(len(shown)), [f"{row.claim} ({row.profile})" for row in shown.itertuples()])
+        axis.set(xscale="log", ylim=(-0.7, None), xlabel="effect found with 80 %,\nover the smallest that matters")
+        present = [verdict for verdict in claim_views.COLORS if verdict in set(shown["verdict"])]
+        handles = [
+            plt.Line2D([], [], marker=_MARKERS[name], linestyle="", color=claim_views.COLORS[name]) for name in present
+        ]
+        if handles:
+            axis.legend(handles, present, fontsize="small")
+    return figure
 
 
 def needed(rows: pd.DataFrame) -> list[str]:

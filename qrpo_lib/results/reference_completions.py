@@ -27,7 +27,8 @@ class Uniformity:
 
 
 def summary(completions: pd.DataFrame) -> pd.DataFrame:
-    """Rewards, lengths and truncation of the reference completions, by split."""
+    """Rewards, lengths and truncation of the sampled completions, by split."""
+    completions = completions[completions["token_ids"].map(len) > 0]  # without rows that give a reward alone
     length = completions["token_ids"].map(len)
     frame = completions.assign(length=length, truncated=completions["finish_reason"] == "length")
     within = frame.groupby(["split", "prompt_id"])["reward"].std().groupby("split").mean()

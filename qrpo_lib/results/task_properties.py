@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -20,6 +21,7 @@ from qrpo_lib.experiment import read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.objective import transforms
 from qrpo_lib.objective.quantile import quantile_reward
+from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_control
 from qrpo_lib.runs import paths
@@ -152,6 +154,24 @@ def kl_by_beta(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
         row = {"beta": beta, "kl": by_prompt.mean(), "median_kl": by_prompt.median(), "closed_form": optimal_kl(beta)}
         table.append(row | {"length": of_beta["length"].mean(), "rho": _rho_less_prompt(of_beta)})
     return pd.DataFrame(table)
+
+
+def draw_kl(table: pd.DataFrame) -> plt.Figure:
+    """Of `kl_by_beta`, the KL that training reaches beside the one that the optimum has."""
+    look = style.ALGORITHMS["qrpo"]
+    with style.style():
+        figure, axis = plt.subplots(figsize=(6.5, 3.6))
+        axis.plot(table["beta"], table["kl"], marker=look.marker, color=look.color)
+        axis.plot(
+            table["beta"], table["median_kl"], "--", marker=look.marker, color=look.color, markerfacecolor="white"
+        )
+        axis.plot(table["beta"], table["closed_form"], ":", color="black")
+        axis.set(xscale="log", yscale="log", xlabel=r"$\beta$", ylabel="KL to the reference policy (nats)")
+        ends = table.loc[table["beta"].idxmax()]
+        names = {"kl": "trained, mean", "median_kl": "trained, median", "closed_form": "closed form"}
+        colors = {"kl": look.color, "median_kl": look.color, "closed_form": "black"}
+        style.label_ends(axis, [(ends[name], words, colors[name]) for name, words in names.items()])
+    return figure
 
 
 def optimal_kl(beta: float) -> float:

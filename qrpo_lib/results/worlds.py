@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.paper import claims
+from qrpo_lib.paper import claims, style
 from qrpo_lib.paper.claims import Judgement
 from qrpo_lib.results import statistics
 
@@ -95,6 +96,34 @@ def estimates(of_worlds: Mapping[str, OfWorlds]) -> pd.DataFrame:
                 row |= {end: value[end] for end in ("estimate", "low", "high")}
                 rows.append(row | {"effect": one.effect, "verdict": one.verdict})
     return pd.DataFrame(rows)
+
+
+def draw(of_estimates: pd.DataFrame, judged: Sequence[Judgement]) -> plt.Figure:
+    """Each interval of a claim in units of its smallest effect that matters: worlds as points, the pool as a diamond.
+
+    of_estimates: `estimates` of claims that have a smallest effect. judged: the pool's verdicts on them.
+    """
+    pools = {(pool.id, name): value for pool in judged for name, value in _by_name(pool).items()}
+    effects = {pool.id: pool.effect for pool in judged}
+    groups = [
+        (key, rows) for key, rows in of_estimates.groupby(["claim", "interval"], sort=False) if effects.get(key[0])
+    ]
+    with style.style():
+        figure, axis = plt.subplots(figsize=(8, 1 + 0.42 * max(len(groups), 1)))
+        for height, ((claim, interval), rows) in enumerate(reversed(groups)):
+            axis.plot(rows["estimate"] / effects[claim], [height] * len(rows), "o", color="darkgray", markersize=5)
+            pool = pools.get((claim, interval), {})
+            if None not in (pool.get("low"), pool.get("high")):
+                low, mean, high = (pool[end] / effects[claim] for end in ("low", "estimate", "high"))
+                axis.plot([low, high], [height, height], color="black", linewidth=1.5)
+                axis.plot(mean, height, "D", color="black", markersize=6)
+        for limit in (-1, 1):
+            axis.axvline(limit, color="darkorange", linestyle="--", linewidth=1)
+        axis.axvline(0, color="dimgray", linewidth=1)
+        axis.set_yticks(range(len(groups)), [f"{claim}: {interval}" for (claim, interval), _ in reversed(groups)])
+        axis.set(xlabel="estimate over the smallest effect that matters (dashed)", xscale="symlog", ylim=(-0.7, None))
+        axis.set_title("worlds (grey); pool with its 95 % interval (black)")
+    return figure
 
 
 def _intervals(testable: Sequence[Judgement]) -> tuple[dict[str, statistics.Interval], dict[str, int], list[str]]:

@@ -61,14 +61,20 @@ def source(name: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def scores(function: RewardFunction, prompts: Sequence, completions: Sequence, columns: Mapping[str, Sequence]) -> Any:
-    """Float32 rewards (n,) of n completions. Raises InputError for what is not a number for each of them."""
+def scores(
+    function: RewardFunction,
+    prompts: Sequence,
+    completions: Sequence,
+    columns: Mapping[str, Sequence],
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
+    """Rewards (n,) of n completions. Raises InputError for what is not a number for each of them."""
     name = getattr(function, "__name__", type(function).__name__)
     result = function(prompts=list(prompts), completions=list(completions), **_taken(function, columns))
     if isinstance(result, str) or not isinstance(result, Iterable):
         raise InputError(f"The reward {name} returned a {type(result).__name__}, not a list of numbers.")
     try:
-        rewards = np.array([np.nan if one is None else float(one) for one in result], dtype=np.float32)
+        rewards = np.array([np.nan if one is None else float(one) for one in result], dtype=dtype)
     except (TypeError, ValueError) as error:
         raise InputError(f"The reward {name} returned something that is not a number: {error}.") from None
     if len(rewards) != len(completions):

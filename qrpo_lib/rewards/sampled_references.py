@@ -159,7 +159,10 @@ class SampledReferences:
         return texts
 
     def _scores(self, rows: Sequence[Mapping], texts: Sequence[str]) -> np.ndarray:
-        """Float32 rewards of texts, each of the row at its place, in the form of the rows' prompts."""
+        """Rewards of texts, each of the row at its place, in the form of the rows' prompts.
+
+        In float64, as rewards that rows come with: rounding one alone would take equal rewards apart.
+        """
         prompts = [_prompt(row) for row in rows]
         completions = [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -167,7 +170,7 @@ class SampledReferences:
         ]
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
-        return python_function.scores(self._reward, prompts, completions, columns)
+        return python_function.scores(self._reward, prompts, completions, columns, np.float64)
 
 
 def _check_drawn(model: Any, prompts: Sequence[Sequence[int]], drawn: Sequence[Any]) -> None:

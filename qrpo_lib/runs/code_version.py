@@ -41,6 +41,7 @@ remember_in: Callable[[], Path | None] | None = None
 _SOURCE = "<source>"  # the module name of source that is in no file
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_HOLDERS = (ast.stmt, ast.ExceptHandler, ast.match_case)  # what statements are in
 # What says nothing about the result, or is not there in every version of Python.
 _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params", "returns", "annotation"}
 
@@ -97,6 +98,7 @@ class Package:
         self.root, self.name = root, root.name
         self._modules: dict[str, _Module] = {}
         self._hashes: dict[tuple[_Definition, bool], str] = {}
+        self._named_by: dict[_Definition, list[_Definition]] = {}  # what each definition names, of this package
 
     def version(self, entries: Iterable[str], source: str | None = None) -> str:
         """Hash (16 hexadecimal digits) of what "module:name" entries reach, and of what further source reaches.
@@ -150,8 +152,10 @@ class Package:
             seen.add(part)
             hashes.add(self._hash(part))
             files |= set(part.files)
-            for reference in part.references:
-                waiting += self._resolve(reference, part.name)[0]
+            if part not in self._named_by:
+                meant = [self._resolve(reference, part.name)[0] for reference in part.references]
+                self._named_by[part] = [one for definitions in meant for one in definitions]
+            waiting += self._named_by[part]
         return hashes | {_sha256("\n".join(sorted(self._of_file(name)))) for name in files}
 
     def _of_file(self, name: str) -> set[str]:
@@ -523,8 +527,13 @@ def _imports_outside_functions(node: ast.AST) -> Iterator[ast.Import | ast.Impor
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
     elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-        for child in ast.iter_child_nodes(node):
+        for child in _inner_statements(node):
             yield from _imports_outside_functions(child)
+
+
+def _inner_statements(node: ast.AST) -> list[ast.AST]:
+    """The statements directly in a node, and what holds further ones: expressions, the most of a tree, have none."""
+    return [part for part in ast.iter_child_nodes(node) if isinstance(part, _HOLDERS)]
 
 
 def _bound(statement: ast.stmt) -> set[str]:
@@ -554,8 +563,12 @@ def _local_names(function: Any) -> set[str]:
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
     names = {argument.arg for argument in every if argument}
     body = function.body if isinstance(function.body, list) else [function.body]
-    outer = {name for node in body for part in ast.walk(node) if isinstance(part, ast.Global) for name in part.names}
-    return names.union(*map(_stored, body)) - outer
+    return names.union(*map(_stored, body)).difference(*map(_declared_global, body))
+
+
+def _declared_global(node: ast.AST) -> set[str]:
+    names = set(node.names) if isinstance(node, ast.Global) else set()
+    return names.union(*map(_declared_global, _inner_statements(node)))
 
 
 def _makes_a_step(function: ast.AST) -> bool:

@@ -17,13 +17,16 @@ from pathlib import Path
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-Report = Callable[[int, int, str], None]
+Report = Callable[[float, int, str], None]
 _SECONDS_BETWEEN_WRITES = 0.2
 
 
 @contextmanager
 def bar(text: str) -> Iterator[Report]:
-    """Context that yields `report(done, total, detail)`; `text` says what is being done."""
+    """Context that yields `report(done, total, detail)`; `text` says what is being done.
+
+    `done` may count a part of what is under way: 3.25 of 10 models.
+    """
     path = os.environ.get("QRPO_STATUS")
     if path:
         yield _status_file(Path(path), text)
@@ -31,11 +34,16 @@ def bar(text: str) -> Iterator[Report]:
     from tqdm.auto import tqdm  # here, since many modules import this one
 
     with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
+        last = -_SECONDS_BETWEEN_WRITES
 
-        def report(done: int, total: int, detail: str = "") -> None:
-            shown.total = total
+        def report(done: float, total: int, detail: str = "") -> None:
+            nonlocal last
+            shown.n, shown.total = round(done, 2), total
             shown.set_postfix_str(detail, refresh=False)
-            shown.update(done - shown.n)
+            now = time.monotonic()
+            if now - last >= _SECONDS_BETWEEN_WRITES or done >= total:
+                last = now
+                shown.refresh()  # `update` waits for whole steps, and the detail may be the only news
 
         yield report
 
@@ -43,7 +51,7 @@ def bar(text: str) -> Iterator[Report]:
 def _status_file(path: Path, text: str) -> Report:
     last = 0.0
 
-    def report(done: int, total: int, detail: str = "") -> None:
+    def report(done: float, total: int, detail: str = "") -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < _SECONDS_BETWEEN_WRITES and done < total:
@@ -52,7 +60,7 @@ def _status_file(path: Path, text: str) -> Report:
         # Several processes, on several machines, may make one result together: the last one to write is shown.
         temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps({"text": text, "done": done, "total": total, "detail": detail}))
+            temporary.write_text(json.dumps({"text": text, "done": round(done, 2), "total": total, "detail": detail}))
             temporary.replace(path)
         except OSError:  # a full disk: work goes on as long as it can, and says so itself
             with contextlib.suppress(OSError):

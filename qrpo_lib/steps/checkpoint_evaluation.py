@@ -19,9 +19,14 @@ from qrpo_lib.steps import evaluation, fitting, reference_evaluation
 from qrpo_lib.tasks import registry as tasks
 
 
-def step(profile: Profile, algorithm: Algorithm, seed: int) -> keys.Step:
-    """What determines the answers of all checkpoints of a training to the selection prompts."""
-    return _step("evaluation", profile, algorithm, seed, None)
+def step(
+    profile: Profile, algorithm: Algorithm, seed: int, known_inputs: tuple[keys.Step, keys.Step] | None = None
+) -> keys.Step:
+    """What determines the answers of all checkpoints of a training to the selection prompts.
+
+    known_inputs: the training, and the evaluation of the reference policy, where many steps that share them are made.
+    """
+    return _step("evaluation", profile, algorithm, seed, None, known_inputs)
 
 
 def report_step(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> keys.Step:
@@ -44,11 +49,21 @@ def policy(training: Path, checkpoint: int) -> Path:
     return _policies(training, [checkpoint])[checkpoint]
 
 
-def _step(name: str, profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int | None) -> keys.Step:
-    split, training = _split(checkpoint), fitting.step(profile, algorithm, seed)
+def _step(
+    name: str,
+    profile: Profile,
+    algorithm: Algorithm,
+    seed: int,
+    checkpoint: int | None,
+    known_inputs: tuple[keys.Step, keys.Step] | None = None,
+) -> keys.Step:
+    split = _split(checkpoint)
+    training, before = known_inputs or (
+        fitting.step(profile, algorithm, seed),
+        reference_evaluation.step(profile, seed, split),
+    )
     # Those of the training tell people, and programs that read records, whose answers these are.
     told = training.parameters | ({} if checkpoint is None else {"checkpoint": checkpoint})
-    before = reference_evaluation.step(profile, seed, split)
     arguments = (profile, algorithm, seed, checkpoint)
     return keys.Step(
         name,

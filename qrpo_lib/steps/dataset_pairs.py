@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrpo_lib.models import chat_template
+from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders, keys
 from qrpo_lib.steps import scoring
@@ -26,7 +27,8 @@ def step(profile: Profile) -> keys.Step:
     task = tasks.of(profile.task)
     parameters = {"task": task.parameters(), "seed": profile.seed}
     code = (task.prompts, task.demonstrations, *task.reward_code())
-    make, shared = partial(_make, profile), partial(_score, profile)
+    made = _make_with_given if reward_traits.is_own_data(profile) else _make
+    make, shared = partial(made, profile), partial(_score, profile)
     return keys.Step("dataset_pairs", parameters, task.inputs(), code, make=make, shared=shared, seed=profile.seed)
 
 
@@ -65,6 +67,15 @@ def _score(profile: Profile) -> None:
 def _make(profile: Profile, folder: Path) -> None:
     frame = _texts(profile)
     frame.assign(reward=scoring.rewards(step(profile), len(frame))).to_parquet(folder / PAIRS)
+
+
+def _make_with_given(profile: Profile, folder: Path) -> None:
+    """As `_make`, with the rewards that the rows came with in place of the computed ones."""
+    _make(profile, folder)
+    given, frame = tasks.of(profile.task).given_pair_rewards(), load(folder)
+    places = zip(frame["prompt_id"], frame["side"], frame["reward"], strict=True)
+    rewards = [given.get((prompt_id, side), float(reward)) for prompt_id, side, reward in places]
+    frame.assign(reward=rewards).to_parquet(folder / PAIRS)
 
 
 def _texts(profile: Profile) -> pd.DataFrame:

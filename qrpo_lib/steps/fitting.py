@@ -31,8 +31,18 @@ _REPORTED_PRECISION = "%.9g"
 _TRAINER, _FINISHED = ".trainer", ".finished"
 
 
-def step(profile: Profile, algorithm: Algorithm, seed: int) -> keys.Step:
-    """What determines the trained policy: of the losses' settings, only this algorithm's."""
+def inputs(profile: Profile) -> tuple[keys.Step, ...]:
+    """The steps that a training rests on; the losses' settings and the seed have no part in them."""
+    return (*training_pairs.sources(profile), reference_log_probs.step(profile))
+
+
+def step(
+    profile: Profile, algorithm: Algorithm, seed: int, known_inputs: tuple[keys.Step, ...] | None = None
+) -> keys.Step:
+    """What determines the trained policy: of the losses' settings, only this algorithm's.
+
+    known_inputs: what `inputs` gives, where many steps that share it are made.
+    """
     settings = profile.training.model_dump()
     loss = settings[algorithm]
     shared = {key: value for key, value in settings.items() if key not in algorithms.ALGORITHMS}
@@ -45,7 +55,7 @@ def step(profile: Profile, algorithm: Algorithm, seed: int) -> keys.Step:
     return keys.Step(
         "training",
         parameters,
-        inputs=(*training_pairs.sources(profile), reference_log_probs.step(profile)),
+        inputs=inputs(profile) if known_inputs is None else known_inputs,
         code=algorithms.code(algorithm),
         make=partial(_make, profile, algorithm, seed),
         seed=seed,

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrpo_lib.models import chat_template
+from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import files, folders, keys, progress, shards
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.sampling import engines
 from qrpo_lib.sampling import sampler as sampling
-from qrpo_lib.steps import initial_policy, reference_policy, released, scoring, shared_references
+from qrpo_lib.steps import initial_policy, reference_policy, released, scoring, shared_references, shifts
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks.base import Prompt
 
@@ -54,15 +56,21 @@ def step(profile: Profile) -> keys.Step:
             make=partial(_import, profile),
         )
     backend = engines.meant(settings.backend)
-    parameters["sampling"] = settings.model_dump(exclude={"released"}) | {"backend": backend}
+    make = partial(_merge_shared if settings.references == "shared" else _merge, profile)
+    share, left_out = partial(_share, profile), {"released"}
+    if has_given_references(profile):
+        candidates, count = _candidates_alone(profile), settings.ref_rewards
+        make, share = partial(_merge_with_given, candidates, count), partial(_share_candidates, candidates, count)
+        left_out.add("ref_rewards")
+    parameters["sampling"] = settings.model_dump(exclude=left_out) | {"backend": backend}
     return keys.Step(
         "reference_sampling",
         parameters,
         inputs=(reference_policy.step(profile), *task.inputs()),
         code=(*engines.code(backend), task.prompts, *task.reward_code()),
-        make=partial(_merge_shared if settings.references == "shared" else _merge, profile),
+        make=make,
         seed=profile.seed,
-        shared=partial(_share, profile),
+        shared=share,
     )
 
 
@@ -86,6 +94,62 @@ def reference_rewards(folder: Path) -> dict[str, list[float]]:
     """Of each prompt the rewards of its reference completions, in the order of sampling."""
     frame = load(folder, ["prompt_id", "reward"], role="reference")
     return frame.groupby("prompt_id")["reward"].apply(list).to_dict()
+
+
+def has_given_references(profile: Profile) -> bool:
+    """Whether the data of one's own come with reference rewards: of the policy as it is, tuned it is another."""
+    task = tasks.of(profile.task)
+    own = reward_traits.is_own_data(profile) and not shifts.is_tuned_first(profile.training.setting)
+    return own and profile.reference_sampling.references == "apart" and task.has_references
+
+
+def _candidates_alone(profile: Profile) -> Profile:
+    """The profile with no references to be sampled; its step has the same key."""
+    sampling = profile.reference_sampling.model_copy(update={"ref_rewards": 0})
+    return profile.model_copy(update={"reference_sampling": sampling})
+
+
+def _given_references(profile: Profile, count: int) -> dict[str, list[float]]:
+    """Of each prompt. Raises InputError unless all have as many as the profile says."""
+    offline = shifts.source(profile.training.setting) == "offline"
+    given = tasks.of(profile.task).given_references(beside_scores=not offline)
+    for prompt, rewards in given.items():
+        if len(rewards) != count:
+            raise InputError(
+                f"The prompt {prompt} comes with {len(rewards)} reference_rewards, and the profile says "
+                f"reference_sampling.ref_rewards = {count}: set it to the number in the data (and "
+                "training.qrpo.num_ref_rewards to how many of them count)."
+            )
+    return given
+
+
+def _share_candidates(profile: Profile, count: int) -> None:
+    _given_references(profile, count)
+    _share(profile)
+
+
+def _merge_with_given(profile: Profile, count: int, folder: Path) -> None:
+    """The sampled candidates, and for each prompt a row without text for each reward that the data came with."""
+    import pandas as pd
+
+    _merge(profile, folder)
+    frame, given = load(folder), _given_references(profile, count)
+    of_prompt = ["prompt_id", "split", "prompt", "prompt_ids"]
+    rows = [
+        row | {"sample_index": first + i, "role": "reference", "token_ids": [], "text": "", "reward": reward}
+        for first, row in zip(*_prompts_of(frame, of_prompt), strict=True)
+        for i, reward in enumerate(given[row["prompt_id"]])
+    ]
+    added = pd.DataFrame(rows).assign(finish_reason="", logp=float("nan"))
+    both = pd.concat([frame.astype({"reward": "float64"}), added[frame.columns]], ignore_index=True)
+    both.to_parquet(folder / COMPLETIONS)
+
+
+def _prompts_of(frame: pd.DataFrame, columns: list[str]) -> tuple[list[int], list[dict]]:
+    """Of each prompt how many completions were sampled, and its columns."""
+    firsts = frame.drop_duplicates("prompt_id")
+    counts = frame["prompt_id"].value_counts()
+    return [int(counts[name]) for name in firsts["prompt_id"]], firsts[columns].to_dict("records")
 
 
 def _share(profile: Profile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from qrpo_lib.cluster import task
 from qrpo_lib.runs import terminal
@@ -17,12 +18,13 @@ class Notebooks:
         self._seen: set[str] = set()
         self._console = terminal.make_console()
         self._progress = Progress(
-            TextColumn("{task.fields[now]}", markup=False),
+            TextColumn("{task.fields[now]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("notebooks"),
             TimeElapsedColumn(),
             console=self._console,
+            expand=True,
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("", total=total, now="")
@@ -45,7 +47,7 @@ class Notebooks:
             self._tell(*(("skipped", "") if skipped else ("done   ", "green")), id, shown=not (skipped and quiet))
         for id in progress.names("failed"):
             self._tell("failed ", "red", id)
-        now = " | ".join(": ".join(filter(None, (id, progress.tasks[id].doing()))) for id in running)
+        now = "\n".join(": ".join(filter(None, (id, progress.tasks[id].doing()))) for id in running)
         ended = len(progress.names("complete", "failed", "blocked"))
         self._progress.update(self._task, completed=ended, now=now)
 

@@ -35,7 +35,8 @@ _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
 _FOUR = {"dpo", "simpo", "rebel", "qrpo"}
-THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets")
+THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets", "target_error")
+ENUMERATED = ("exactness", "relatives")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Job:
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
     made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
-    made.append(Job("experiments/exactness", "experiments/exactness"))
+    made += [Job(f"experiments/{name}", f"experiments/{name}") for name in ENUMERATED]
     makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
         made += _jobs_of_arm(profile_name, arm, makers)
@@ -97,9 +98,10 @@ def jobs(profile_name: str) -> list[Job]:
     made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
     # What shows verdicts that other notebooks have published, and the pool's among them.
     together = ["results/worlds"] if profiles.worlds(profile_name) else []
+    steps = [step for job in made for step in (job.step, *job.inputs)]
     for path in (*together, "results/power", "results/claims"):
-        steps = tuple(step for job in made for step in (job.step, *job.inputs))
-        made.append(Job(path, path, {"profile": profile_name}, steps, tuple(job.id for job in made)))
+        made.append(Job(path, path, {"profile": profile_name}, tuple(steps), tuple(job.id for job in made)))
+        steps += (made[-1].step, *made[-1].inputs)
     return made
 
 
@@ -116,12 +118,13 @@ def in_world(selected: list[Job], profile_name: str, world: int) -> list[Job]:
 def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Job]:
     profile = profiles.load(profile_name, arm)
     policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
-    grid, scaling = _steps(profile, sweep.grid(profile)), _steps(profile, sweep.scaling(profile))
-    transformations = _steps(profile, sweep.transformations(profile))
-    training = _steps(profile, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
-    training += _steps(profile, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
+    steps = sweep.Steps(profile)
+    grid, scaling = _steps(steps, sweep.grid(profile)), _steps(steps, sweep.scaling(profile))
+    transformations = _steps(steps, sweep.transformations(profile))
+    training = _steps(steps, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
+    training += _steps(steps, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
     # DPO's gain is the scale of the smallest effects that matter (claims.toml).
-    dpo = _steps(profile, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
+    dpo = _steps(steps, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
 
     def job(path: str, inputs: tuple[keys.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
         named = {"profile": profile_name, "arm": arm} | extras.pop("parameters", {})
@@ -138,13 +141,13 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
     properties = []
     if reward_traits.has_stated_properties(profile):
-        of_beta = _steps(profile, sweep.of_beta(profile))
+        of_beta = _steps(steps, sweep.of_beta(profile))
         properties = [job("experiments/task_properties", of_beta, (first, sampling), threads=threads)]
     all_runs = job(
         "experiments/sweep",
         (*grid, *scaling, *transformations),
         (first, sampling, *properties),
-        possible=_steps(profile, sweep.possible(profile)),
+        possible=_steps(steps, sweep.possible(profile)),
         all_cores=True,
     )
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
@@ -169,13 +172,13 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
         every = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
-        steps = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in every)
-        made.append(job("experiments/iterative", (*steps, *dpo), (sampling, all_runs), parameters=chosen))
+        last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in every)
+        made.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
     return made
 
 
-def _steps(profile: profiles.Profile, wanted: list[sweep.Run]) -> tuple[keys.Step, ...]:
-    return tuple(run.step(profile) for run in wanted)
+def _steps(steps: sweep.Steps, wanted: list[sweep.Run]) -> tuple[keys.Step, ...]:
+    return tuple(steps[run] for run in wanted)
 
 
 def select(all_jobs: list[Job], only: list[str]) -> list[Job]:

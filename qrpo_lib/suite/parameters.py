@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from qrpo_lib.paper import frontend
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebook_file
@@ -70,6 +71,7 @@ _LIMITS = {
     "fit_below": _POSITIVE,
     "model": _ANY,
     "rows": _ANY,
+    "test_rows": _ANY,
     "reward": _TEXT,
     "report_to": _one_of("none", "tensorboard", "trackio", "wandb"),
     "loss": _one_of(*profiles.ALGORITHMS),
@@ -79,9 +81,13 @@ _LIMITS = {
     "max_new_tokens": _COUNT,
     "epochs": _POSITIVE,
     "batch_size": _COUNT,
+    "doses": _Limit("finite", math.isfinite),
+    "rates": _Limit("between 0 and 1", lambda value: 0 < value < 1),
+    "pass_rate": _Limit("between 0 and 1", lambda value: 0 < value < 1),
     "quantiles": _Limit("between 0 and 1", lambda value: 0 < value < 1),
     "vocabulary": _at_least(2),
     "longest": _COUNT,
+    "steps": _COUNT,
     "qrpo_steps": _COUNT,
     "pair_steps": _COUNT,
     "samples": _COUNT,
@@ -151,7 +157,7 @@ def _spelled(name: str, value: Any) -> Any:
 def check_parameters(namespace: dict[str, Any]) -> None:
     """Check the parameters of the running notebook; `namespace` is its `globals()`.
 
-    An algorithm is then spelled as settings spell it ("DPO" becomes "dpo").
+    An algorithm is then spelled as settings spell it ("DPO" becomes "dpo"), and tables are shown whole.
 
     Raises
     ------
@@ -175,6 +181,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
         namespace["algorithm"] = _spelled("algorithm", namespace["algorithm"])
     if "profile" in declared:
         profiles.load(namespace["profile"], namespace.get("arm"))
+    frontend.show_whole_tables()
 
 
 def _declarations(source: str) -> dict[str, str] | None:

@@ -113,7 +113,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
     known = [*grid.grid(profile), *grid.scaling(profile), *grid.transformations(profile), *grid.figure_6(profile)]
     experiment = profile.experiment
     known.append(grid.own_run(profile, experiment.algorithms[-1], experiment.seeds[0]))
-    models = [pipeline.evaluation(run.settings(profile), run.algorithm, run.seed) for run in dict.fromkeys(known)]
+    models = pipeline.evaluations(profile, dict.fromkeys(known))
     return list(in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
 
 

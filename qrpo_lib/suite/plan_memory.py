@@ -19,7 +19,9 @@ from qrpo_lib.suite import plan_sizes
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 GIB = 2**30
-_TILE_BYTES = 4 * 2**25  # of logits in float32 (`qrpo_lib.training.log_probs`)
+# Of logits in float32 (`qrpo_lib.training.log_probs`): of a tile, and of all that are kept for the backward pass.
+_TILE_BYTES = 4 * 2**25
+_KEPT_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,9 @@ def activations(shape: Shape, tokens: int, *, checkpointing: bool, size: int = 2
     layer = tokens * (2 * states + norms)
     # Its backward pass adds gradients of the MLP's four and, in float32, of the stream; and what kernels work with.
     backward = tokens * (2 * 4 * shape.inner + 4 * 4 * shape.width) + 2 * _TILE_BYTES
-    # Where the loss is: the head's input and its gradient, that of its weights, and four tiles.
-    head = tokens * shape.width * (size + 4) + shape.vocabulary * shape.width * 2 + 4 * _TILE_BYTES
+    # Where the loss is: the head's input and its gradient, that of its weights, four tiles, and those that are kept.
+    kept = min(4 * tokens * shape.vocabulary, _KEPT_BYTES)
+    head = tokens * shape.width * (size + 4) + shape.vocabulary * shape.width * 2 + 4 * _TILE_BYTES + kept
     if checkpointing:
         return shape.layers * tokens * shape.width * size + max(layer + backward, head)
     return shape.layers * layer + max(backward, head)

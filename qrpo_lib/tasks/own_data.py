@@ -7,6 +7,7 @@ template. One prompt a row, whose id says where it came from: SOURCE-SPLIT-ROW.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,19 +24,26 @@ from qrpo_lib.runs import files
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.tasks.base import Demonstration, Prompt, Split, Task
 
+_REFERENCES = "reference_rewards"
 _NOT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "reward", "chosen_reward", "rejected_reward")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the data, usable and in its split; `prompt` is encoded (`conversations.encoded`)."""
+    """One row of the data, usable and in its split.
+
+    prompt: encoded (`conversations.encoded`).
+    rewards: that the row comes with, of each of its completions, None where it has none.
+    references: its reference rewards, where they are given.
+    """
 
     id: str
     split: Split
     prompt: str
     chosen: str
     rejected: str | None
-    reward: float | None = None
+    rewards: tuple[float | None, ...] = ()
+    references: tuple[float, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +76,33 @@ class OwnData(Task):
 
     def given_rewards(self) -> dict[str, float]:
         """Rewards that single completions come with, by prompt id: they are not computed again."""
-        return {row.id: row.reward for row in self.rows if row.reward is not None}
+        return {row.id: row.rewards[0] for row in self.rows if row.rejected is None and row.rewards[0] is not None}
+
+    def given_pair_rewards(self) -> dict[tuple[str, str], float]:
+        """Rewards that pairs come with, by prompt id and side ("chosen", "rejected")."""
+        sides = ("chosen", "rejected")
+        found = {(row.id, side): value for row in self.rows for side, value in zip(sides, row.rewards, strict=False)}
+        return {place: value for place, value in found.items() if value is not None}
+
+    @cached_property
+    def has_references(self) -> bool:
+        """Whether training takes the rows' own `reference_rewards`. Reads no more than the first row of each file."""
+        said, sources = self.settings.references, self.settings.all_sources
+        if said is not None:
+            return said == "given"
+        return all(_is_file(one.dataset) and _first_row(one).get(_REFERENCES) is not None for one in sources)
+
+    def given_references(self, *, beside_scores: bool) -> dict[str, list[float]]:
+        """Of each prompt id the reference rewards that its row comes with, where `has_references`.
+
+        Rounded to float32, as scores are, where they stand beside those (`beside_scores`, or rows without rewards):
+        rounding one alone would take equal rewards apart.
+        """
+        found = {}
+        for row in self.rows:
+            rounded = beside_scores or None in row.rewards
+            found[row.id] = np.array(row.references, dtype=np.float32 if rounded else np.float64).tolist()
+        return found
 
     def reward(self) -> Any:
         """The profile's reward; a function in Python gets the columns of the prompt's first row."""
@@ -92,6 +126,7 @@ class OwnData(Task):
                 "splits": [one.train_split, one.test_split],
                 "weight": one.weight,
             }
+            | ({"test": files.file_sha256(_test_file(one))} if one.test_dataset else {})
             for one in self.settings.all_sources
         ]
         return {"name": self.settings.name, "sources": sources, "held_out": self.settings.held_out}
@@ -112,7 +147,12 @@ class OwnData(Task):
     def _of_source(self, number: int, source: Source) -> tuple[list[Row], list[Row]]:
         """Train rows and held-out rows."""
         train = self._usable(_loaded(source, source.train_split), source, f"{number}-train")
-        if source.test_split is None:
+        if source.test_dataset is not None:
+            from qrpo_lib.training import preference_rows
+
+            path = str(_test_file(source))
+            test = self._usable(preference_rows.load(path, path), source, f"{number}-test")
+        elif source.test_split is None:
             held_out = _first_by_hash({row.prompt for row in train}, self.settings.held_out)
             test = [row for row in train if row.prompt in held_out]
             train = [row for row in train if row.prompt not in held_out]
@@ -144,14 +184,27 @@ class OwnData(Task):
             except conversations.UnusableAnswer as error:
                 reason = reason or f"{said}: {error}"
                 continue
-            reward = given.get("reward")
+            _check_said(given, said)
+            rewards = tuple(_number(given.get(column)) for column in preference_rows.REWARDS[wanted])
+            references = self._references_of(given, said)
             columns = {key: value for key, value in given.items() if key not in _NOT_COLUMNS}
             rejected = texts[1] if len(texts) > 1 else None
             encoded = conversations.encoded(prompt)
-            rows.append(Row(f"{name}-{number:06d}", "train", encoded, texts[0], rejected, _number(reward), columns))
+            row = Row(f"{name}-{number:06d}", "train", encoded, texts[0], rejected, rewards, references, columns)
+            rows.append(row)
         if not rows:
             raise InputError(f"None of the rows of {source.dataset} can be used. {reason}")
         return rows
+
+    def _references_of(self, given: Mapping, said: str) -> tuple[float, ...]:
+        if not self.has_references:
+            return ()
+        if given.get(_REFERENCES) is None:
+            raise InputError(
+                f"{said}: it has no {_REFERENCES}, as other rows have: give them to all rows, or set task.references = "
+                '"sampled".'
+            )
+        return tuple(float(value) for value in given[_REFERENCES])
 
 
 class _OfReadable:
@@ -167,8 +220,16 @@ class _OfReadable:
         return self._reward.score([conversations.readable(prompt) for prompt in prompts], completions)
 
 
+def _check_said(given: Mapping, said: str) -> None:
+    """Raises InputError for what `QRPOTrainer` heeds in a row and a profile would not."""
+    names = [name for name in ("tools", "chat_template_kwargs") if given.get(name)]
+    names += ["weight"] if given.get("weight") not in (None, 1) else []
+    if names:
+        raise InputError(f"{said}: {', '.join(names)} of a row is for QRPOTrainer, not for a profile: leave it out.")
+
+
 def _rest(row: Row) -> tuple:
-    return row.prompt, row.chosen, row.rejected, row.reward, row.columns
+    return row.prompt, row.chosen, row.rejected, row.rewards, row.references, row.columns
 
 
 def _number(value: Any) -> float | None:
@@ -207,8 +268,39 @@ def _check_file(source: Source) -> None:
         raise InputError(f"There is no file {source.dataset}, which the profile names as its data.")
     if source.test_split is not None:
         raise InputError(
-            f"{source.dataset} is one file, so it has no split {source.test_split!r}: leave test_split out."
+            f"{source.dataset} is one file, so it has no split {source.test_split!r}: leave test_split out, or name "
+            "another file, test_dataset."
         )
+    if source.test_dataset is not None:
+        _test_file(source)
+
+
+def _test_file(source: Source) -> Path:
+    """The file of held-out rows. Raises InputError unless it and the train rows are files."""
+    path = Path(source.test_dataset)
+    if not _is_file(source.dataset) or not path.is_file():
+        raise InputError(
+            f"There is no file {path}, which the profile names as its test_dataset."
+            if _is_file(source.dataset)
+            else f"test_dataset is for rows in files: {source.dataset} has splits, name one as test_split."
+        )
+    return path
+
+
+def _first_row(source: Source) -> Mapping:
+    """The first row of a file."""
+    path = Path(source.dataset)
+    _check_file(source)
+    if path.suffix == ".jsonl":
+        with open(path, encoding="utf-8") as lines:
+            try:
+                row = json.loads(next((line for line in lines if line.strip()), "{}"))
+            except json.JSONDecodeError:
+                return {}  # which `preference_rows.load` says better
+            return row if isinstance(row, dict) else {}
+    from qrpo_lib.training import preference_rows
+
+    return next(iter(preference_rows.load(str(path), str(path))), {})
 
 
 def _loaded(source: Source, split: str) -> Sequence[Mapping]:

@@ -20,6 +20,17 @@ def training_order(
     return _sorted_in_blocks(_epochs(len(lengths), batch_size, epochs, seed, last_batch), lengths, batch_size)
 
 
+def epoch_order(lengths: Sequence[int], batch_size: int, epoch: int, seed: int) -> np.ndarray:
+    """The rows of one epoch, from 0, in random batches as those of `training_order`; the last batch may be short.
+
+    Where batches fill an epoch, the epochs one after the other are `training_order`.
+    """
+    generator = np.random.default_rng(seed)
+    for _ in range(epoch):
+        generator.permutation(len(lengths))
+    return _sorted_in_blocks(generator.permutation(len(lengths)), lengths, batch_size)
+
+
 def length_grouped_order(
     lengths: Sequence[int], batch_size: int, epochs: int, seed: int, last_batch: str = "keep"
 ) -> np.ndarray:

@@ -91,7 +91,7 @@ def accumulate_in_float32(accelerator: Accelerator, max_grad_norm: float) -> Non
     """Gradients are summed over micro-batches and processes in float32, and clipped at this norm (0: not at all).
 
     DeepSpeed sums them in the weights' type otherwise, and Accelerate has it clip them at a norm of 1; FSDP2 reduces
-    them in the type of the forward pass.
+    them in the type of the forward pass, and rounds what the model returns, here log-probabilities, to that type.
     """
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None:
@@ -102,7 +102,8 @@ def accumulate_in_float32(accelerator: Accelerator, max_grad_norm: float) -> Non
             config["bf16"]["immediate_grad_update"] = True
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is not None and fsdp.mixed_precision_policy is not None:
-        fsdp.mixed_precision_policy = dataclasses.replace(fsdp.mixed_precision_policy, reduce_dtype=torch.float32)
+        policy = dataclasses.replace(fsdp.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)
+        fsdp.mixed_precision_policy = policy
 
 
 def whole(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -116,6 +117,7 @@ def whole(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTraine
     found = next(iter(parameters.values()))
     with no_init_weights(), torch.random.fork_rng():
         copied = AutoModelForCausalLM.from_config(model.config, dtype=dtype or found.dtype).to(found.device)
+    copied.tie_weights()  # which transformers leaves to the initialisation
     targets = dict(copied.named_parameters())
     with torch.no_grad():
         for name, weights in parameters.items():

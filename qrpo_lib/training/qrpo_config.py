@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from transformers.trainer_utils import SchedulerType
 from trl import DPOConfig
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
@@ -50,9 +51,11 @@ class QRPOConfig(DPOConfig):
     num_reference_rewards: how many of each row's reference rewards count, from the first (None: as the first row has).
     gamma_ratio: SimPO's margin over beta.
 
-    Other defaults than TRL's: `bf16` and `gradient_checkpointing` are on where there is a GPU and off on a CPU, and
-    dropout is always off. Settings of `DPOConfig` that change TRL's own losses are refused. Raises InputError for what
-    cannot be used.
+    Other defaults than TRL's are the protocol of the paper (App. L.8): one epoch, a cosine schedule with 10 % warm-up,
+    no gradient clipping. Batches are drawn as the suite draws them (`batching.training_order`) unless another
+    `train_sampling_strategy` than "random" is asked for. `bf16` and `gradient_checkpointing` are on where there is a
+    GPU and off on a CPU, and dropout is always off. Settings of `DPOConfig` that change TRL's own losses are refused.
+    Raises InputError for what cannot be used.
     """
 
     loss_type: str = field(default="qrpo", metadata={"help": "One of qrpo, dpo, rebel, simpo."})  # pyright: ignore
@@ -64,6 +67,10 @@ class QRPOConfig(DPOConfig):
     length_normalization: bool = field(default=False, metadata={"help": "QRPO with beta / |y|."})
     num_reference_rewards: int | None = field(default=None, metadata={"help": "How many reference rewards count."})
     gamma_ratio: float = field(default=0.5, metadata={"help": "SimPO's margin over beta."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Total number of training epochs."})
+    lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "The learning rate schedule."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1 a share of all."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradients are clipped to this norm; 0: not clipped."})
     gradient_checkpointing: bool | None = field(default=None, metadata={"help": "On where there is a GPU."})  # pyright: ignore
 
     def __post_init__(self):

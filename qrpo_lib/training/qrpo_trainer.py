@@ -27,6 +27,7 @@ from qrpo_lib.objective import length_normalised
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import causal_lm, guard, model_card, run_identity, samples
 from qrpo_lib.training.log_probs import completion_log_probs
+from qrpo_lib.training.order import RandomBatches
 from qrpo_lib.training.prepared_data import Preparation, ReferenceRewards
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
@@ -58,6 +59,7 @@ class QRPOTrainer(DPOTrainer):
     training for rows, settings or models that cannot be used (`guard`).
     """
 
+    args: QRPOConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     loss_is_scaled_for_ga = True  # compute_loss divides by the rows of the whole batch, not of the micro-batch
     _tag_names = ["trl", "qrpo"]  # noqa: RUF012, as TRL has it
     _name = "QRPO"
@@ -217,6 +219,14 @@ class QRPOTrainer(DPOTrainer):
         for one in (model, _base(model)):
             run_identity.unmark(one)
         return result
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != "random" or self.train_dataset is None:
+            return super()._get_train_sampler(train_dataset)
+        args = self.args
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return RandomBatches(list(map(samples.length, self.train_dataset)), batch, seed, lambda: self.state.epoch)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         items = sum(batch["weight"].sum() for batch in batch_samples)

@@ -12,6 +12,7 @@ from qrpo_lib.cluster import workers
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.cluster.workers import Workers
+from qrpo_lib.runs import progress
 
 
 def write(folder, name):
@@ -55,6 +56,14 @@ def fail_differently(folder):
 
 def full(folder):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights")
+
+
+def tell(folder):
+    with progress.bar("training") as report:
+        time.sleep(0.3)  # news within a moment of the last is left out
+        report(1, 4, "loss 2.5")
+        while not (Path(folder) / "seen").exists():
+            time.sleep(0.05)
 
 
 def wait_long(folder):
@@ -213,3 +222,16 @@ def test_a_killed_parent_leaves_no_worker(tmp_path):
             return
         time.sleep(0.05)
     raise AssertionError("the worker lives on")
+
+
+def test_what_a_process_tells_is_seen_while_it_works(made, tmp_path, runs_folder):
+    states = []
+
+    def look(progress):
+        states.append(progress.tasks["telling"].state())
+        if states[-1][1]:
+            (tmp_path / "seen").touch()
+
+    Scheduler([Task("telling", tell, (str(tmp_path),))], made).run(look)
+    assert states[0] in (("", 0.0), ("training 0/1", 0.0), ("training 1/4 loss 2.5", 0.25))
+    assert states[-1] == ("training 1/4 loss 2.5", 0.25)

@@ -134,18 +134,34 @@ def test_runs_that_differ_in_the_loss_share_all_before_it(load):
     assert len({inputs[1].key for inputs in settings.values()}) == 2
 
 
+def test_steps_that_share_their_inputs_are_those_made_one_by_one(load):
+    profile = load('extends = "tiny"\n[arms.chat.task]\ntrain_prompts = 5\n')
+    runs = list({(run.setting, run.algorithm): run for run in grid.possible(profile)}.values())
+    steps = grid.Steps(profile)
+    assert len({run.setting for run in runs}) == 6
+    for run in runs:
+        alone = run.step(profile)
+        assert (steps[run].key, steps[run].inputs) == (alone.key, alone.inputs)
+        assert steps[run] is steps[run]
+    tasks = jobs.evaluations(profile, runs)
+    for run, task in zip(runs, tasks, strict=True):
+        alone = jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
+        assert (task.name, task.arguments, task.cores) == (alone.name, alone.arguments, alone.cores)
+        assert [need.name for need in task.needs] == [need.name for need in alone.needs]
+        for shared, made in zip(task.needs, alone.needs, strict=True):
+            assert [need.name for need in shared.needs] == [need.name for need in made.needs]
+
+
 def test_plan_counts_every_model_once(load):
     profile = profiles.load("tiny", "chat")
-    counts = grid.planned(profile)
+    counts, steps = grid.planned(profile), grid.Steps(profile)
     assert counts["grid"] == 4 * 6 * 3
     assert counts["further seeds of the best cells"] == 4 * 6 * 2
-    every = {run.step(profile).key for run in grid.possible(profile)}
+    every = {steps[run].key for run in grid.possible(profile)}
     certain = [*grid.grid(profile), *grid.scaling(profile), *grid.transformations(profile)]
-    assert (
-        len({run.step(profile).key for run in certain})
-        == counts["grid"] + counts["scaling"] + counts["transformations"]
-    )
-    assert {run.step(profile).key for run in certain} <= every
+    keys_of_certain = {steps[run].key for run in certain}
+    assert len(keys_of_certain) == counts["grid"] + counts["scaling"] + counts["transformations"]
+    assert keys_of_certain <= every
     names = [run.name for run in grid.possible(profile)]
     assert len(set(names)) == len(names)
 

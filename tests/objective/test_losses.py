@@ -271,3 +271,22 @@ def test_a_transformation_without_a_signal_is_refused(transform, n):
     with pytest.raises(ValueError, match="the same target"):
         losses.qrpo(*arguments, beta=0.1, transform=transform)
     losses.qrpo(*arguments[:3], torch.randn(4, n + 1), beta=0.1, transform=transform)
+
+
+def test_length_normalised_shapes_and_values_are_checked_as_the_others():
+    from qrpo_lib.objective import length_normalised
+
+    lengths = torch.tensor([3, 4])
+    for wrong in [(2, 1), (1,), (3,), ()]:
+        for place in range(4):
+            values = [*of_shapes((2,), (2,)), lengths, *of_shapes((2,)), torch.randn(2, 5)]
+            values[place] = torch.ones(wrong)
+            with pytest.raises(ValueError, match="the same shape"):
+                length_normalised.qrpo(*values, beta=0.1)
+        with pytest.raises(ValueError, match="the same shape"):
+            length_normalised.calibrated_target(torch.ones(2), torch.ones(wrong), torch.randn(2, 5), beta=0.1)
+    for place in range(5):
+        values = [*of_shapes((2,), (2,)), lengths.float(), *of_shapes((2,)), torch.randn(2, 5)]
+        values[place][1] = math.nan
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            length_normalised.qrpo(*values, beta=0.1)

@@ -382,3 +382,12 @@ def test_many_narrow_peaks_are_right_or_refused():
     except transforms.UnresolvedPartitionError:
         return
     assert found == pytest.approx(100 + np.log(0.02), abs=2e-3)  # 61 whole periods and no part of one
+
+
+@pytest.mark.parametrize("name", ["identity", "log", "square", "sqrt"])
+def test_partition_functions_take_names_too(name):
+    f = transforms.get(name)
+    assert transforms.log_partition(name, 0.3) == transforms.log_partition(f, 0.3)
+    assert transforms.finite_log_partition(name, 0.3, 5) == transforms.finite_log_partition(f, 0.3, 5)
+    p = [0.2, 0.3, 0.5]
+    assert transforms.discrete_log_partition(name, 0.3, p) == transforms.discrete_log_partition(f, 0.3, p)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import html
 import json
 import re
 import subprocess
@@ -333,3 +334,30 @@ def test_the_catalogue_needs_no_heavy_import():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_a_notebook_ends_in_what_its_verdicts_say(ledger):
+    assert "Nothing was judged" in ledger.learnt()._repr_html_()
+    ledger.judge("log-not-better", {"identity - log": interval(0.01, 0.2)}, scale=0.2)
+    ledger.judge("dpo-raises-reward", {"gain": interval(-0.5, 0.5)}, scale=0.2)
+    ledger.judge("qrpo-raises-reward", {"gain": interval(-0.5, -0.4)}, scale=0.2)
+    ledger.judge("simpo-raises-reward", {"gain": interval(0.0, 0.0)}, scale=0.2, untrained=["SimPO <b>"] * 90)
+    shown = ledger.learnt()._repr_html_()
+    parts = re.findall(r"<p><span[^>]*>([a-z ]+)</span>.*?</p>\n<ul>(.*?)</ul>", shown)
+    said = {verdict: [html.unescape(item) for item in re.findall("<li>(.*?)</li>", items)] for verdict, items in parts}
+    assert list(said) == ["supported", "contradicted", "undecided", "not testable"]
+    assert said["supported"][0].startswith(claims.get("log-not-better").statement)
+    assert "0.1050 [0.0100, 0.2000]" in said["supported"][0]
+    assert said["undecided"] == [f"{claims.get('dpo-raises-reward').statement}: {ledger.judged[1].measured}"]
+    (reason,) = said["not testable"]
+    assert "SimPO <b>" in reason
+    assert "<b>" not in shown.split("not testable")[1]
+    assert reason.endswith("…")
+    assert len(reason) < 400
+    assert all(len(items) == 1 and "[tiny, chat]" not in items[0] for items in said.values())
+
+
+def test_of_several_arms_each_conclusion_names_its_own(ledger, tmp_path):
+    code = claims.Ledger(tmp_path / "tiny" / "code", "tiny, code", "code")
+    both = [one.judge("dpo-raises-reward", {"gain": GAP}, scale=0.2) for one in (ledger, code)]
+    assert re.findall(r"<li>(\[.*?\]) ", claim_views.lessons(both)) == ["[tiny, chat]", "[tiny, code]"]

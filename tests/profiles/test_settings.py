@@ -65,6 +65,38 @@ def test_a_file_extends_another_profile(tmp_path):
     assert mine.policy == tiny.policy
 
 
+def test_a_file_that_was_edited_is_another_profile_whatever_its_size_and_date(tmp_path, monkeypatch):
+    """Of the profile itself, of one that it extends, and of the home folder that its paths begin at."""
+    base, path = tmp_path / "base.toml", tmp_path / "mine.toml"
+    base.write_text('extends = "tiny"\n[training.dpo]\nbeta = 0.7\n')
+    path.write_text('extends = "base.toml"\n[training.qrpo]\nbeta = 0.5\n')
+
+    def betas():
+        loaded = profiles.load(path).training
+        return loaded.dpo.beta, loaded.qrpo.beta
+
+    def edit(file, old, new):
+        then = file.stat()
+        file.write_text(file.read_text().replace(old, new))
+        os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+        assert file.stat().st_size == then.st_size
+
+    assert betas() == (0.7, 0.5)
+    assert profiles.load(path) is profiles.load(path)
+    edit(path, "0.5", "0.6")
+    assert betas() == (0.7, 0.6)
+    edit(base, "0.7", "0.8")
+    assert betas() == (0.8, 0.6)
+    edit(path, "[training.qrpo]", "[training.qrpx]")
+    for _ in range(2):
+        with pytest.raises(profiles.ProfileError, match="qrpx"):
+            profiles.load(path)
+    path.write_text('extends = "base.toml"\n[policy]\nsource = "hub"\nmodel = "~/model"\n')
+    for home in (tmp_path / "a", tmp_path / "b"):
+        monkeypatch.setenv("HOME", str(home))
+        assert profile_files.settings(profile_files.layers(path), "chat")["policy"]["model"] == str(home / "model")
+
+
 def test_text_that_is_not_toml(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("a = = 1")

@@ -1,5 +1,6 @@
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -57,3 +58,16 @@ def test_the_table_has_the_widest_interval_of_each_claim_and_what_is_needed():
     assert "once more" in said[1]
     assert "1.43 or more would have been seen" in said[2]
     assert "nothing was measured" in said[3]
+
+
+def test_the_picture_has_a_point_for_each_claim_that_could_be_measured():
+    values = {"gap": Interval(0.0, -0.2, 0.2, 96, 3)}
+    judged = [judgement("wide", "superiority", values, 0.05), judgement("narrow", "superiority", values, 5.0)]
+    judged += [judgement("unmeasured", "superiority", {}, 0.05)]
+    figure = power.draw(power.table(judged))
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["narrow (tiny, chat)", "wide (tiny, chat)"]
+    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "s"]
+    assert points == pytest.approx([0.2 / 1.96 * 2.8016 / 5, 0.2 / 1.96 * 2.8016 / 0.05], rel=1e-3)
+    assert power.draw(power.table([])).axes  # nothing to show is no error
+    plt.close("all")

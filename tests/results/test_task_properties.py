@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,3 +128,11 @@ def test_a_limit_says_its_side():
     assert str(task_properties.OF_DATA["skewness"]) == "at least 0.5"
     assert str(task_properties.OF_DATA["cut"]) == "at most 0.02"
     assert str(task_properties.OF_DATA["chosen_quantile"]) == "0.85 to 0.95"
+
+
+def test_the_picture_of_the_kl_is_the_table(of_beta):
+    table = task_properties.kl_by_beta(*of_beta({0.03: 2.0, 0.3: 0.36}))
+    (axis,) = task_properties.draw_kl(table).axes
+    drawn = [line.get_ydata().tolist() for line in axis.lines]
+    assert drawn == [table[name].tolist() for name in ("kl", "median_kl", "closed_form")]
+    plt.close("all")

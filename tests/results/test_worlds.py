@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import stats
@@ -83,3 +84,20 @@ def test_without_a_scale_in_any_world_the_pool_is_not_testable(tmp_path):
         claims.Ledger(tmp_path / f"mine/{arm}", f"mine, {arm}", "chat").judge("dpo-raises-reward", absent="no DPO")
     of_worlds = worlds.recorded(tmp_path, "mine", ARMS)["dpo-raises-reward"]
     assert judged(tmp_path, "dpo-raises-reward", of_worlds).verdict == "not testable"
+
+
+def test_the_picture_has_every_world_and_the_pool_in_units_of_the_smallest_effect(figures, tmp_path):
+    estimates = [0.30, 0.35, 0.25, 0.31, 0.29]
+    of_worlds = {"dpo-raises-reward": figures("dpo-raises-reward", estimates)}
+    # A rule of signs has no smallest effect, and an untrained pool no interval.
+    of_worlds["off-policy-probabilities-fall"] = figures("off-policy-probabilities-fall", estimates, predicted=[-1] * 5)
+    of_worlds["qrpo-raises-reward"] = figures("qrpo-raises-reward", estimates, untrained=range(5))
+    pools = [judged(tmp_path, claim, of) for claim, of in of_worlds.items()]
+    (axis,) = worlds.draw(worlds.estimates(of_worlds), pools).axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["qrpo-raises-reward: QRPO - DPO", "dpo-raises-reward: QRPO - DPO"]
+    points = [line.get_xdata() for line in axis.lines if line.get_marker() == "o"]
+    assert all(of_claim == pytest.approx(np.array(estimates) / 0.01) for of_claim in points)
+    (pool,) = [line.get_xdata() for line in axis.lines if line.get_marker() == "D"]
+    assert pool == pytest.approx([0.30 / 0.01])
+    plt.close("all")

@@ -1,5 +1,9 @@
 """Reference rewards that are sampled before training: of the reference policy, one set a prompt, the same again."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_llama import EOS, llama, made_up_rows, made_up_tokenizer
@@ -7,6 +11,8 @@ from small_llama import EOS, llama, made_up_rows, made_up_tokenizer
 from qrpo_lib import SampledReferences
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import preference_rows
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def length(prompts, completions, level=None):
@@ -49,6 +55,14 @@ def test_columns_reach_the_reward_and_given_rewards_stay():
     assert [row["chosen_reward"] for row in found] == [-1.0] * 3
     assert [row["rejected_reward"] for row in found] == [2.0, 102.0, 202.0]
     assert all(row["ref_rewards"][0] >= 100 * i for i, row in enumerate(found))
+
+
+def test_a_computed_reward_stays_equal_to_a_given_reference():
+    """0.7 is no float32: rounded alone, the reward would lie below the reference rewards that it equals."""
+    rows = [row | {"reference_rewards": [0.7, 0.7]} for row in rows_with_texts(2)]
+    found = completed(rows, SampledReferences(lambda prompts, completions: [0.7] * len(prompts), n=2))
+    for row in found:
+        assert row["chosen_reward"] == row["ref_rewards"][0] == 0.7
 
 
 def test_samples_are_those_of_the_policy_at_temperature_one():
@@ -104,21 +118,47 @@ def test_a_model_that_is_sampled_wrongly_is_refused():
         )
 
 
-def test_the_ten_lines_of_the_page_train(tmp_path, monkeypatch):
-    """docs/your-own.md, with a small model in place of SmolLM2 and its own rows."""
-    import json
-    import re
-    from pathlib import Path
-
-    page = (Path(__file__).parents[2] / "docs" / "your-own.md").read_text()
+def example_of_the_page():
+    """The example of docs/your-own.md, as it is printed."""
+    page = (Path(__file__).parents[2] / "docs" / "your-own.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "QRPOTrainer(" in block]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    return code
+
+
+def write_rows(folder, prompts, completions):
+    rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, completions, strict=True)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_the_ten_lines_of_the_page_train(tmp_path, monkeypatch):
+    """With a small model in the folder of SmolLM2's name."""
     monkeypatch.chdir(tmp_path)
-    llama(max_position_embeddings=300).save_pretrained("small")
-    made_up_tokenizer().save_pretrained("small")
+    llama(max_position_embeddings=300).save_pretrained(SMOLLM2)
+    made_up_tokenizer().save_pretrained(SMOLLM2)
     words = " ".join(f"t{i}" for i in (4, 5, 6))
-    rows = [{"prompt": "t7", "completion": words[: 2 + i % 4]} for i in range(8)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    exec(code.replace("HuggingFaceTB/SmolLM2-135M-Instruct", "small"), {})
+    write_rows(tmp_path, ["t7"] * 8, [words[: 2 + i % 4] for i in range(8)])
+    exec(example_of_the_page(), {})
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "qrpo_run.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_ten_lines_of_the_page_train_smollm2(tmp_path, monkeypatch):
+    """SmolLM2 itself, in the folder of its name: the trained policy is another, and no worse than finite."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from qrpo_lib.models import wheels
+
+    monkeypatch.chdir(tmp_path)
+    wheels.convert_smollm2(tmp_path / SMOLLM2)
+    write_rows(tmp_path, ["Once upon a time", "The weather"], [" there was a fox.", " was mild, as it is in May."])
+    names = {}
+    exec(example_of_the_page(), names)
+    (logged,) = [entry for entry in names["trainer"].state.log_history if "train_loss" in entry]
+    assert 0 < logged["train_loss"] < 1  # at the reference: the mean square of quantile - beta log Z
+    assert len(names["references"].completions) == 16
+    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (SMOLLM2, "out"))
+    assert all(torch.isfinite(values).all() for values in after.values())
+    assert before.keys() == after.keys()

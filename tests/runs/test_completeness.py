@@ -8,11 +8,11 @@ import nbformat
 import pytest
 
 from qrpo_lib.runs import folders, keys, paths, records
-from qrpo_lib.suite import cli, execution, notebooks, reproduce
+from qrpo_lib.suite import cli, execution, kernel_server, notebooks, reproduce
 
 
 @pytest.fixture
-def project(tmp_path, runs_folder, monkeypatch):
+def project(tmp_path, runs_folder, monkeypatch, forked_kernels):
     """A function that makes a project's only notebook of these cells and returns its job; figures go to `figures`."""
     monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
@@ -110,6 +110,7 @@ def test_another_environments_kernel_is_not_used(project, tmp_path, monkeypatch,
     dead = {"argv": [str(tmp_path / "no-such-python"), "{connection_file}"], "display_name": "x", "language": "python"}
     (kernels / "python3" / "kernel.json").write_text(json.dumps(dead))
     monkeypatch.setenv(where, str(kernels.parent if where == "JUPYTER_PATH" else tmp_path))
+    monkeypatch.delenv(kernel_server.WANTED)  # a forked kernel needs none of them
     job = project(f"import sys\nassert sys.executable == {sys.executable!r}, sys.executable")
     assert (execution.execute(job) / notebooks.EXECUTED).exists()
 
@@ -191,6 +192,7 @@ def test_a_damaged_manifest_is_refused_and_status_sees_it(runs_folder, tmp_path,
     (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / notebooks.MANIFEST).write_text(content)
+    monkeypatch.setattr(notebooks, "jobs", lambda profile: [notebooks.Job("theory/noise", "theory/noise")])
     assert cli.main(["reproduce", "--only", "noise"]) == 2
     refused = " ".join(capsys.readouterr().out.split())
     assert cli.main(["status"]) == 1

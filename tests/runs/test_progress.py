@@ -32,3 +32,19 @@ def test_elsewhere_a_bar_shows_how_far_it_is(monkeypatch, capsys):
         report(1, 4, "shards")
         report(4, 4, "shards")
     assert "sampling" in capsys.readouterr().err
+
+
+def test_a_part_of_what_is_under_way_moves_the_bar_and_news_alone_shows(monkeypatch, capsys):
+    monkeypatch.delenv("QRPO_STATUS", raising=False)
+    clock = iter([10.0, 10.05, 10.5, 11.0])
+    with progress.bar("grid") as report:
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        for done, detail in ((0.25, "step 1"), (0.3, "too soon"), (0.5, "step 2"), (0.5, "step 3")):
+            report(done, 2, detail)
+        monkeypatch.undo()
+    shown = capsys.readouterr().err
+    assert "0.25/2" in shown
+    assert "0.5/2" in shown
+    assert "step 2" in shown
+    assert "step 3" in shown  # though nothing more is done
+    assert "too soon" not in shown

@@ -219,33 +219,33 @@ def test_run_and_all_together_are_refused(capsys):
     assert ended.value.code == 2
 
 
-OWN = 'extends = "tiny"\nname = "own"\n[experiment.betas]\ndpo = [0.123]\n'
+OWN = 'extends = "first"\nname = "own"\n[training.dpo]\nbeta = 0.123\n'
 
 
 def last_step(profile):
     return notebooks.jobs(profile)[-1].step
 
 
-@pytest.mark.parametrize("place", ["own.toml", "profiles/own.toml", "deeper/still/own.toml"])
-def test_what_a_profile_of_the_project_needs_is_kept(project, monkeypatch, place):
+def test_what_profiles_of_the_project_need_is_kept(project, monkeypatch):
     monkeypatch.delenv("QRPO_ROOT")
     monkeypatch.setattr(paths, "project_root", lambda: project)
     (project / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
-    path = project / place
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OWN)
-    step = last_step(str(path))
-    suite_s_own = last_step("tiny")
-    for one in (step, suite_s_own):
-        folders.complete(one, lambda folder: None)
+    steps = {"the suite's own": last_step("first")}
+    for number, place in enumerate(["own.toml", "profiles/own.toml", "deeper/still/own.toml"]):
+        path = project / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(OWN.replace("0.123", f"0.{number + 1}"))
+        steps[place] = last_step(str(path))
+    assert len({step.key for step in steps.values()}) == 4
+    for step in steps.values():
+        folders.complete(step, lambda folder: None)
     old = complete()
     assert run("--yes") == 0
-    assert step.folder.exists()
-    assert suite_s_own.folder.exists()
+    assert [place for place, step in steps.items() if not step.folder.exists()] == []
     assert not old.folder.exists()
-    path.unlink()
+    (project / "profiles" / "own.toml").unlink()
     assert run("--yes") == 0
-    assert not step.folder.exists()
+    assert [place for place, step in steps.items() if not step.folder.exists()] == ["profiles/own.toml"]
 
 
 @pytest.mark.parametrize("text", ['extends = "tiny"\nunknown = 1\n', 'extends = "tiny\n', "[arms.chat]\n"])

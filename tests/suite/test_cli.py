@@ -17,15 +17,20 @@ from qrpo_lib.suite import cli, display, headlines, notebooks
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
 HEAVY |= {"nbconvert", "papermill", "IPython", "torch", "transformers", "datasets", "accelerate", "submitit", "tqdm"}
-IMPORTED = """
+# Commands, each in one argument, one after the other: where each ends stands on its output, on that of errors a JSON
+# list of what was imported by then.
+IN_TURN = """
 import json, sys
 from qrpo_lib.suite import cli
-try:
-    code = cli.main(sys.argv[1:])
-except SystemExit as ended:
-    code = ended.code
-assert not code, code
-print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+modules = []
+for command in sys.argv[1:]:
+    try:
+        code = cli.main(command.split())
+    except SystemExit as ended:
+        code = ended.code or 0
+    print(f"ended: {command}: {code}", flush=True)
+    modules.append(sorted(sys.modules))
+print(json.dumps(modules), file=sys.stderr)
 """
 
 
@@ -35,27 +40,29 @@ def run(*arguments, program=("-m", "qrpo_lib.suite.cli"), **settings):
     return subprocess.run(command, capture_output=True, env=environment, timeout=300, **settings)
 
 
-def imported(*arguments):
-    ended = run(*arguments, program=("-c", IMPORTED))
+def imported(*commands):
+    """The modules that are imported after each of the commands in one process."""
+    ended = run(*commands, program=("-c", IN_TURN))
     assert ended.returncode == 0, ended.stderr.decode()
-    return set(json.loads(ended.stderr))
+    for command in commands:
+        assert f"ended: {command}: 0\n" in ended.stdout.decode()
+    return [set(modules) for modules in json.loads(ended.stderr)]
 
 
 def test_help_imports_no_library(runs_folder):
-    for arguments in (["--help"], ["status", "--help"], ["clean", "--help"], ["runs", "--help"]):
-        modules = imported(*arguments)
+    for modules in imported("--help", "status --help", "clean --help", "runs --help"):
         assert not {name.split(".")[0] for name in modules} & (HEAVY | {"numpy", "pydantic", "rich"})
         expected = {f"qrpo_lib.{name}" for name in ("suite", "suite.cli", "runs", "runs.terminal")}
         assert {name for name in modules if name.startswith("qrpo_lib.")} == expected
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--profile", "smol"], ["runs"], ["clean", "--dry-run"]])
-def test_commands_that_list_import_nothing_heavy(runs_folder, command):
+def test_commands_that_list_import_nothing_heavy(runs_folder):
     folders.complete(keys.Step("work", {}), lambda folder: None)
-    loaded = {name.split(".")[0] for name in imported(*command)}
-    assert not loaded & HEAVY
-    if command == ["runs"]:
-        assert not loaded & {"numpy", "pydantic"}
+    of_runs, *others = imported("runs", "status", "status --profile smol", "clean --dry-run")
+    loaded = [{name.split(".")[0] for name in modules} for modules in (of_runs, *others)]
+    assert not loaded[0] & {"numpy", "pydantic"}
+    for modules in loaded:
+        assert not modules & HEAVY
 
 
 def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_path, runs_folder, monkeypatch):
@@ -63,7 +70,7 @@ def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_p
     (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     (job,) = notebooks.select(notebooks.jobs("tiny"), ["theory/noise"])
     folders.complete(job.step, lambda folder: (folder / notebooks.EXECUTED).write_text("{}"))
-    modules = imported("reproduce", "--only", "theory/noise")
+    (modules,) = imported("reproduce --only theory/noise")
     assert (tmp_path / "figures" / notebooks.MANIFEST).exists()  # it was looked at, and published
     assert not {name.split(".")[0] for name in modules} & (HEAVY | {"nbformat", "jsonschema", "jupyter_client"})
     assert not list((runs_folder / ".status").glob("*"))
@@ -114,13 +121,14 @@ def test_tables_and_progress_take_nothing_for_markup(capsys):
 def test_an_encoding_without_the_characters_is_no_traceback(tmp_path):
     folder = tmp_path / "β"
     environment = {"PYTHONIOENCODING": "ascii", "QRPO_RUNS": str(folder)}
-    for arguments in (["status"], ["runs"], ["plan"], ["--help"], ["clean", "--dry-run"]):
-        ended = run(*arguments, environment=environment)
-        assert ended.returncode == 0, ended.stderr.decode()
-        assert b"Traceback" not in ended.stderr
-    assert b"\\u03b2" in run("runs", environment=environment).stdout
-    ended = run("reproduce", "--only", "β", environment=environment)
-    assert ended.returncode == 2
+    ended = run("runs", environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"\\u03b2" in ended.stdout
+    codes = {"status": 0, "runs": 0, "plan": 0, "--help": 0, "clean --dry-run": 0, "reproduce --only β": 2}
+    ended = run(*codes, program=("-c", IN_TURN), environment=environment)
+    assert b"Traceback" not in ended.stderr
+    for command, code in codes.items():
+        assert f"ended: {command}: {code}\n".encode("ascii", "backslashreplace") in ended.stdout, ended.stderr.decode()
     assert b"There is no notebook" in ended.stdout
 
 
@@ -131,8 +139,9 @@ def test_a_path_that_is_no_text_is_shown_too(tmp_path):
 
 
 def test_a_closed_pipe_is_no_traceback(runs_folder):
-    for number in range(400):
-        folders.complete(keys.Step("work", {"n": number}), lambda folder: None)
+    for number in range(50):  # more than a pipe holds
+        parameters = {"notebook": "work", "parameters": {"n": number, "text": "x" * 4000}}
+        folders.complete(keys.Step("notebook-work", parameters), lambda folder: None)
     command = f"{sys.executable} -m qrpo_lib.suite.cli runs --json | head -1"
     ended = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert ended.stdout == b"[\n"

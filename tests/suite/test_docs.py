@@ -84,7 +84,7 @@ def test_every_command_that_is_shown_exists(page):
 
 
 def test_the_readme_is_short_and_shows_the_four_pictures():
-    assert len(README.read_bytes()) <= 10_000
+    assert len(README.read_bytes()) <= 8_192
     pictures = [target for _, target in links(README) if target.endswith(".png")]
     assert [Path(target).stem for target in pictures] == ["figure-1", "figure-1", "figure-5", "exactness"]
     assert text_of(README).index(pictures[-1]) < text_of(README).index("\n## ")

@@ -39,17 +39,6 @@ def job(tmp_path, runs_folder, monkeypatch):
     return made
 
 
-@pytest.fixture
-def forked(monkeypatch):
-    """Kernels of this process are forked; no server is left behind."""
-    monkeypatch.setenv(kernel_server.WANTED, "1")
-    monkeypatch.setattr(kernels, "_SERVERS", {})
-    yield kernels._SERVERS
-    for server in kernels._SERVERS.values():
-        server.process.kill()
-        server.process.wait()
-
-
 def outputs(folder):
     cells = nbformat.read(folder / notebooks.EXECUTED, as_version=4).cells
     return [output for cell in cells for output in cell.get("outputs", ())]
@@ -59,13 +48,14 @@ def looked(folder):
     return json.loads(outputs(folder)[0]["text"])
 
 
-def test_each_kernel_is_a_process_of_its_own_that_has_imported_nothing_of_this_package(job, forked, monkeypatch):
+def test_each_kernel_is_a_process_of_its_own_with_nothing_of_this_package(job, forked_kernels, monkeypatch):
     monkeypatch.setenv("VARIABLE", "first")
     first = looked(execution.execute(job("first", LOOK, "left_behind = 1")))
     monkeypatch.setenv("VARIABLE", "second")
     second = looked(execution.execute(job("second", LOOK)))
-    (server,) = forked.values()
-    assert len({first["pid"], second["pid"], server.process.pid, os.getpid()}) == 4
+    servers = [server.process.pid for server in forked_kernels.values()]
+    assert servers
+    assert len({first["pid"], second["pid"], os.getpid(), *servers}) == 3 + len(servers)
     for seen, variable in ((first, "first"), (second, "second")):
         assert seen["variable"] == variable
         assert seen["cwd"].endswith("notebooks")
@@ -89,7 +79,7 @@ ended, squares, pd.DataFrame({"a": [1.5]})
 """
 
 
-def test_a_forked_kernel_gives_what_one_that_was_started_alone_gives(job, forked, monkeypatch):
+def test_a_forked_kernel_gives_what_one_that_was_started_alone_gives(job, forked_kernels, monkeypatch):
     by_fork = outputs(execution.execute(job("forked", FIGURE, CHILDREN)))
     monkeypatch.delenv(kernel_server.WANTED)
     alone = outputs(execution.execute(job("alone", FIGURE, CHILDREN)))
@@ -98,22 +88,22 @@ def test_a_forked_kernel_gives_what_one_that_was_started_alone_gives(job, forked
     assert "(3," in by_fork[1]["data"]["text/plain"].replace("\n", "")
 
 
-def test_a_forked_kernel_that_dies_is_named_and_the_next_one_starts(job, forked):
+def test_a_forked_kernel_that_dies_is_named_and_the_next_one_starts(job, forked_kernels):
     dying = job("dying", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(execution.NotebookError, match="its kernel died"):
         execution.execute(dying)
     assert looked(execution.execute(job("next", LOOK)))
 
 
-def test_a_server_that_has_ended_is_started_anew(job, forked):
+def test_a_server_that_has_ended_is_started_anew(job, forked_kernels):
     first = looked(execution.execute(job("first", LOOK)))
-    (server,) = forked.values()
-    server.process.kill()
-    server.process.wait()
+    for server in forked_kernels.values():
+        server.process.kill()
+        server.process.wait()
     assert looked(execution.execute(job("second", LOOK)))["pid"] != first["pid"]
 
 
-def test_without_a_server_a_kernel_is_started_all_the_same(job, forked, monkeypatch):
+def test_without_a_server_a_kernel_is_started_all_the_same(job, forked_kernels, monkeypatch):
     def start(server, told):
         raise OSError(90, "Message too long")
 

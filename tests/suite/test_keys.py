@@ -96,6 +96,11 @@ def entries(kind: str) -> list[str]:
     return entry_names(step[kind]().code)
 
 
+@cache
+def version_now(kind: str) -> str:
+    return own_package().version(entries(kind))
+
+
 def changed(name: str, old: str, new: str, tmp_path: Path) -> set[str]:
     """The kinds of step whose code's version changes when `old` becomes `new` in the file of that name."""
     root = tmp_path / own_package().name
@@ -104,8 +109,8 @@ def changed(name: str, old: str, new: str, tmp_path: Path) -> set[str]:
     source = path.read_text(encoding="utf-8")
     assert source.count(old) >= 1, f"{name} has no {old!r}"
     path.write_text(source.replace(old, new, 1), encoding="utf-8")
-    after, before = Package(root), own_package()
-    return {kind for kind in (*STEPS, *OTHERS) if before.version(entries(kind)) != after.version(entries(kind))}
+    after = Package(root)
+    return {kind for kind in (*STEPS, *OTHERS) if version_now(kind) != after.version(entries(kind))}
 
 
 ONLINE = {"start", "evaluation"}

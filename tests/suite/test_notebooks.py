@@ -126,7 +126,7 @@ def test_source_notebooks_are_clean():
 
 
 @pytest.fixture
-def failing(tmp_path, runs_folder, monkeypatch):
+def failing(tmp_path, runs_folder, monkeypatch, forked_kernels):
     """A project whose only notebook fails in its third code cell."""
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     made = nbformat.v4.new_notebook(metadata=metadata)

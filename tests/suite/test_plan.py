@@ -186,13 +186,13 @@ def test_the_papers_code_arm_by_hand(runs_folder):
 
 
 def test_imported_references_are_neither_sampled_nor_scored(runs_folder):
-    sampled, imported = (by_kind(name, "llama-magpieair")["sampling"] for name in ("gh200", "gh200-released"))
+    stages = [by_kind(name, "llama-magpieair") for name in ("gh200", "gh200-released")]
+    sampled, imported = (of_profile["sampling"] for of_profile in stages)
     assert (imported.tokens, imported.hours, imported.steps) == (0, 0, 2)
     assert sampled.hours > 0
     assert imported.disk == sampled.disk  # what is kept is the same
     assert imported.arithmetic.startswith("imported: 99,804 prompts x 50 completions")
-    others = [by_kind(name, "llama-magpieair")["training"] for name in ("gh200", "gh200-released")]
-    assert others[0].hours == others[1].hours
+    assert stages[0]["training"].hours == stages[1]["training"].hours
 
 
 def test_what_trainings_resume_from_is_counted_for_those_that_run_at_once(runs_folder, tmp_path):

@@ -162,6 +162,8 @@ def test_pointwise_is_qrpos_alone(folder):
         ([{"prompt": "a", "completion": "b"}] * 9, "there is a task pointwise"),
         ([{"prompt": "a"}] * 9, "have the columns prompt"),
         ([pair(0)] * 9, "no rows for the split"),
+        ([pair(i) | {"weight": 1.0} for i in range(8)] + [pair(8) | {"weight": 2.0}], "weight of a row is for"),
+        ([pair(i) | {"tools": [{"name": "x"}]} for i in range(9)], "tools of a row is for QRPOTrainer"),
     ],
 )
 def test_data_that_cannot_be_used(rows, said, folder):
@@ -178,6 +180,62 @@ def test_what_is_not_there_is_said_before_work(folder):
     (folder / "rows.jsonl").unlink()
     with pytest.raises(InputError, match="names as its data"):
         task_of(folder).check_available()
+
+
+def with_references(number, **more):
+    return pair(number) | {"chosen_reward": 0.7, "rejected_reward": 0.1, "reference_rewards": [0.1, 0.7]} | more
+
+
+def test_rewards_and_references_that_rows_come_with_are_taken(folder):
+    write(folder / "rows.jsonl", [with_references(i) for i in range(20)])
+    task = task_of(folder)
+    assert task.has_references
+    first = task.rows[0].id
+    assert task.given_references(beside_scores=False)[first] == [0.1, 0.7]
+    assert task.given_pair_rewards()[first, "chosen"] == 0.7
+    assert len(task.given_pair_rewards()) == 40
+    # a computed reward is a float32: the equal reference reward must stay equal
+    assert np.float32(0.7) in task.given_references(beside_scores=True)[first]
+    write(folder / "rows.jsonl", [with_references(i, chosen_reward=None) for i in range(20)])
+    task = task_of(folder)
+    assert (task.rows[0].id, "chosen") not in task.given_pair_rewards()
+    assert np.float32(0.7) in task.given_references(beside_scores=False)[task.rows[0].id]
+    assert not task_of(folder, **{"[training]": 'references = "sampled"\n[training]'}).has_references
+
+
+def test_references_that_only_some_rows_have_are_refused(folder):
+    write(folder / "rows.jsonl", [with_references(i) for i in range(19)] + [pair(19)])
+    with pytest.raises(InputError, match="row 19: it has no reference_rewards"):
+        task_of(folder).prompts(0)
+    write(folder / "rows.jsonl", [pair(0)] + [with_references(i) for i in range(1, 20)])
+    assert not task_of(folder).has_references
+
+
+def test_reference_rewards_are_as_many_as_the_profile_says(folder):
+    from qrpo_lib.steps import reference_sampling
+
+    write(folder / "rows.jsonl", [with_references(i) for i in range(20)])
+    profile = profiles.load(folder / "mine.toml")  # smol takes 3
+    assert reference_sampling.has_given_references(profile)
+    with pytest.raises(InputError, match=r"2 reference_rewards.*ref_rewards = 3"):
+        reference_sampling._share_candidates(profile, profile.reference_sampling.ref_rewards)
+
+
+def test_held_out_rows_in_a_file_of_their_own(folder):
+    write(folder / "test.jsonl", [pair(i) for i in range(15, 25)])
+    more = {"[training]": "[training]", 'dataset = "rows.jsonl"': 'dataset = "rows.jsonl"\ntest_dataset = "test.jsonl"'}
+    task = task_of(folder, **more)
+    by_split = {
+        split: {r.prompt for r in task.rows if r.split == split} for split in ("train", "selection", "reporting")
+    }
+    assert {split: len(texts) for split, texts in by_split.items()} == {"train": 15, "selection": 5, "reporting": 5}
+    assert by_split["train"] == {f"question {i}" for i in range(15)}  # without those that are held out
+    before = task.parameters()
+    write(folder / "test.jsonl", [pair(i) for i in range(15, 26)])
+    assert task_of(folder, **more).parameters() != before
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(InputError, match="names as its test_dataset"):
+        task_of(folder, **more).check_available()
 
 
 def test_own_numbers_stand_alone():

@@ -34,6 +34,13 @@ def test_nothing_is_dropped_where_nothing_is_left_over(order):
     assert order(lengths, 8, 2, 0, "drop").tolist() == order(lengths, 8, 2, 0).tolist()
 
 
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 3), st.integers(0, 5))
+def test_epochs_one_after_the_other_are_the_order_of_training(batches, size, epochs, seed):
+    lengths = np.random.default_rng(seed).integers(1, 50, batches * size)
+    of_epochs = [batching.epoch_order(lengths, size, epoch, seed) for epoch in range(epochs)]
+    assert np.concatenate(of_epochs).tolist() == batching.training_order(lengths, size, epochs, seed).tolist()
+
+
 def test_what_is_dropped_differs_from_epoch_to_epoch():
     seen = batching.training_order([1] * 11, 4, 2, 0, "drop").reshape(2, 8)
     assert set(seen[0]) != set(seen[1])

@@ -50,7 +50,7 @@ def test_activations_are_what_the_plan_says(counted):
     settings, shape = GH200.training, MODELS[model]
     for name, rows in (("training", 2 * settings.micro_batch_size), ("sft", GH200.sft.micro_batch_size)):
         planned = plan_memory.activations(shape, rows * settings.max_tokens, checkpointing=True)
-        assert planned * 0.85 < parts[name]["peak"] <= planned * 1.05, name
+        assert planned * 0.7 < parts[name]["peak"] <= planned * 1.05, name
     assert parts["reference"]["peak"] < parts["training"]["peak"]
 
 

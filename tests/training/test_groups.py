@@ -99,7 +99,7 @@ def test_a_group_in_bfloat16(engine, tmp_path):
     assert start["step"] == 0
     # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order. Were the
     # reference computed by autocast, the chosen completions' would be -0.028.
-    tolerance = {"DDP": 1e-6, "FSDP2": 0.012, "DeepSpeed": 0.012}[engine]
+    tolerance = {"DDP": 1e-6, "FSDP2": 1e-6, "DeepSpeed": 0.012}[engine]
     assert start["chosen_log_ratio"] == pytest.approx(0, abs=tolerance)
     assert start["rejected_log_ratio"] == pytest.approx(0, abs=tolerance)
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")

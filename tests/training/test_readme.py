@@ -19,7 +19,7 @@ def test_the_example_for_own_data_trains(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "my-model")
     made_up_tokenizer().save_pretrained(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
-    mine = [(f"w{i} w{i + 1} ", f"w{i + 2} w{i + 3} ", float(i % 2)) for i in range(2, 10)]
+    mine = [(f"w{i} w{i + 1} ", f"w{i + 2} w{i + 3} ", float(i % 2)) for i in range(2, 42)]
     assert re.search(r'"my-model"', code)
     names = {"mine": mine}
     exec(code.replace('"my-model"', '"./my-model"'), names)

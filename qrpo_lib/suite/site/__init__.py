@@ -30,7 +30,7 @@ _ASSETS = Path(__file__).parent / "assets"
 _TITLE = "QRPO, replicated"
 # The order of the navigation: a group, and the pages that it has if they are there. What is not listed comes last.
 _GROUPS = {
-    "Start": ["index.md", "method.md"],
+    "Start": ["index.md", "method.md", "notebooks.md"],
     "Results": ["ledger.md", "figures.md", "results.md", "protocol.md", "miniature.md"],
     "Use it": ["your-own.md", "choosing.md", "profiles.md", "models.md", "cluster.md"],
     "How it works": ["walk.md", "trainer.md", "sandbox.md", "runs.md", "decisions.md", "CONTRIBUTING.md"],

@@ -254,7 +254,7 @@ def search(wanted):
         thing = ahead.pop()
         if id(thing) in seen: continue
         seen.add(id(thing))
-        if type(thing) is str and wanted in thing and 'wanted in' not in thing: return thing
+        if type(thing) is str and wanted in thing and thing != wanted and 'wanted in' not in thing: return thing
         if type(thing) is bytes and wanted.encode() in thing: return thing.decode()
         if type(thing) in (list, tuple, set, dict, types.FrameType, types.CodeType, types.FunctionType, types.CellType):
             ahead += gc.get_referents(thing)
