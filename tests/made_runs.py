@@ -6,8 +6,10 @@ import pandas as pd
 from qrpo_lib.experiment import grid
 from qrpo_lib.runs import folders
 from qrpo_lib.steps import (
+    evaluation,
     fitting,
     initial_policy,
+    log_ratios,
     reference_evaluation,
     reference_policy,
     reference_sampling,
@@ -64,14 +66,17 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
                 folders.complete(step, content)
             shared.add((run.setting, run.seed))
 
-        def write(folder, run=run, settings=settings):
-            parts = [
-                _evaluation(settings, run.seed, step, effect(run) * step / STEPS[-1], slope(run)) for step in STEPS
-            ]
-            pd.concat(parts).to_parquet(folder / fitting.EVALUATION)
-            _history(effect(run)).to_csv(folder / fitting.HISTORY, index=False)
-
-        folders.complete(steps[run], write)
+        answers = pd.concat(
+            [_evaluation(settings, run.seed, step, effect(run) * step / STEPS[-1], slope(run)) for step in STEPS[1:]]
+        )
+        training = steps[run].inputs[0]
+        folders.complete(training, lambda folder, run=run: _write_history(effect(run), folder))
+        folders.complete(steps[run], _writing(answers[answers["split"] == "selection"]))
+        for step in STEPS[1:]:
+            rows = answers[(answers["step"] == step) & (answers["split"] == "reporting")]
+            folders.complete(run.report(profile, step), _writing(rows))
+            made = log_ratios.step(settings, run.algorithm, run.seed, step, "reporting")
+            folders.complete(made, lambda folder, rows=rows: _write_log_ratios(rows, folder))
 
 
 def everything(profile):
@@ -85,15 +90,34 @@ def _shared(profile, seed):
     def write_references(folder):
         _references(profile).to_parquet(folder / reference_sampling.COMPLETIONS)
 
-    def write_evaluation(folder):
-        _evaluation(profile, seed, 0, higher, 0.0).to_parquet(folder / reference_evaluation.EVALUATION)
-
+    # What SFT adds is seen on the reporting prompts alone: step 0 is not the best of a run that learns less than that.
+    start = {
+        "selection": _evaluation(profile, seed, 0, 0.0, 0.0),
+        "reporting": _evaluation(profile, seed, 0, higher, 0.0),
+    }
     return [
         (initial_policy.step(profile), _nothing),
         (reference_policy.step(profile), _nothing),
         (reference_sampling.step(profile), write_references),
-        (reference_evaluation.step(profile, seed), write_evaluation),
+        *(
+            (reference_evaluation.step(profile, seed, split), _writing(rows[rows["split"] == split]))
+            for split, rows in start.items()
+        ),
     ]
+
+
+def _writing(answers):
+    """What writes these answers into a folder."""
+    return lambda folder: answers.reset_index(drop=True).to_parquet(folder / evaluation.EVALUATION)
+
+
+def _write_history(effect, folder):
+    _history(effect).to_csv(folder / fitting.HISTORY, index=False)
+
+
+def _write_log_ratios(answers, folder):
+    columns = answers[["prompt_id", "repeat", "logp"]].assign(ref_logp=-20.0)
+    columns.to_parquet(folder / log_ratios.LOG_RATIOS)
 
 
 def _nothing(folder):
@@ -130,13 +154,14 @@ def _references(profile):
 
 def _evaluation(profile, seed, step, effect, slope):
     generator = np.random.default_rng([seed, step, int(1e6 * abs(effect))])
-    rows = [{"prompt_id": p, "split": s, "repeat": r} for s, p in held_out(profile) for r in range(3)]
-    frame = pd.DataFrame(rows).assign(step=step, finish_reason="stop", ref_logp=-20.0)
+    asked = {"selection": 3, "reporting": 6}
+    rows = [{"prompt_id": p, "split": s, "repeat": r} for s, p in held_out(profile) for r in range(asked[s])]
+    frame = pd.DataFrame(rows).assign(step=step, finish_reason="stop")
     frame["length"] = generator.integers(10, 31, size=len(frame))
     frame["reward"] = frame["prompt_id"].map(_level) + effect + generator.normal(0, 0.2, size=len(frame))
     frame["logp"] = -20.0 + slope * (frame["length"] - 20) / 6 + generator.normal(size=len(frame))
     frame["text"] = "answer " + frame["repeat"].astype(str)
-    return frame[list(fitting.RECORDED)]
+    return frame.assign(token_ids=[[1]] * len(frame))[[*evaluation.RECORDED, "token_ids"]]
 
 
 def _history(effect):

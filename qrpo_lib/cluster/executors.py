@@ -66,6 +66,11 @@ class Submitted(Executor):
         """Whether another job may begin beside those; a cluster has a queue of its own."""
         return len(busy) < self.settings.simultaneous
 
+    def in_one_array(self, tasks: Sequence[Task]) -> bool:
+        """Whether these tasks, of one kind, would be one array with one job each."""
+        resources = self.settings.of_kind(tasks[0].kind)
+        return resources.workers == 1 and 1 < len(tasks) <= self.settings.array_size
+
     def look(self, names: Collection[str]) -> dict[str, list[Job]]:
         """The latest jobs of these tasks, by whomever they were submitted."""
         latest: dict[str, list[Job]] = {}
@@ -262,6 +267,7 @@ def dependency(after: After, sizes: Counter[str]) -> str | None:
         return ":".join(dict.fromkeys(whole))
 
     parts = [f"{word}:{ids(jobs)}" for word, jobs in (("afterok", after.success), ("afterany", after.end)) if jobs]
+    parts += [f"aftercorr:{after.each}"] if after.each else []
     return ",".join(parts) or None
 
 

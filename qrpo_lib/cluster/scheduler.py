@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -246,12 +246,62 @@ class Scheduler:
             needed = sorted({need.name for need in task.needs if progress.status[need.name] != "complete"})
             groups.setdefault((task.kind, tuple(needed)), []).append(task)
         makers = {name: [job.id for job in found if job.state in ALIVE] for name, found in jobs.items()}
+        alone = Counter(need.name for task in wanted for need in task.needs)
+        held: list[_Held] = []  # until nobody can join them, or somebody needs them
         for (_, needed), tasks in groups.items():
-            success = [job for need in needed if len(makers[need]) == 1 for job in makers[need]]
-            end = [job for need in needed if len(makers[need]) > 1 for job in makers[need]]
-            submitted = self.executor.submit(tasks, After(tuple(success), tuple(end)))
-            self._started(submitted)
-            makers |= submitted
+            if any(one.task.name in needed for one in held):
+                self._submit_held(held, makers)
+            array, number = _of_array([makers[need] for need in needed if alone[need] == 1])
+            if len(tasks) == 1 and array:
+                held.append(_Held(tasks[0], needed, array, number))
+            else:
+                self._submit_after(tasks, needed, makers)
+        self._submit_held(held, makers)
+
+    def _submit_held(self, held: list[_Held], makers: dict[str, list[str]]) -> None:
+        """Submit tasks that each need one job of an array: as an array themselves, if they are as many, else alone."""
+        pairs: dict[tuple[str, str, frozenset[str]], list[_Held]] = {}
+        for one in held:
+            own = {need for need in one.needed if makers[need] == [f"{one.array}_{one.number}"]}
+            pairs.setdefault((one.task.kind, one.array, frozenset(one.needed) - own), []).append(one)
+        held.clear()
+        for (_, array, others), some in pairs.items():
+            some.sort(key=lambda one: one.number)
+            tasks = [one.task for one in some]
+            if [one.number for one in some] == list(range(len(some))) and self.executor.in_one_array(tasks):
+                self._submit_after(tasks, tuple(sorted(others)), makers, array)
+            else:
+                for one in some:
+                    self._submit_after([one.task], one.needed, makers)
+
+    def _submit_after(
+        self, tasks: list[Task], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""
+    ) -> None:
+        """Submit tasks after the jobs that make what all of them need, and if given each after its own of an array."""
+        success = [job for need in needed if len(makers[need]) == 1 for job in makers[need]]
+        end = [job for need in needed if len(makers[need]) > 1 for job in makers[need]]
+        submitted = self.executor.submit(tasks, After(tuple(success), tuple(end), each))
+        self._started(submitted)
+        makers |= submitted
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A task that needs the job of that number of an array, and whatever else there is in `needed`."""
+
+    task: Task
+    needed: tuple[str, ...]
+    array: str
+    number: int
+
+
+def _of_array(makers: list[list[str]]) -> tuple[str, int]:
+    """The array and the number in it of the first of these tasks whose one job is of an array; ("", 0) without any."""
+    for ids in makers:
+        array, _, number = ids[0].partition("_") if len(ids) == 1 else ("", "", "")
+        if number:
+            return array, int(number)
+    return "", 0
 
 
 def _told(tried: list[str]) -> str:

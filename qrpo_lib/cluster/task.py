@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -48,10 +48,13 @@ class After:
 
     What several workers make together is complete even if one of them was lost, so it is enough that all have ended; a
     job looks itself whether its inputs are there.
+
+    each: an array, each job of which comes before the job of that number here, and must succeed; "" for none.
     """
 
     success: tuple[str, ...] = ()
     end: tuple[str, ...] = ()
+    each: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,10 @@ class Task:
 
 
 def in_order(tasks: Iterable[Task]) -> dict[str, Task]:
-    """The tasks and all they need, by name: first what most others wait for, so that each is after what it needs."""
+    """The tasks and all they need, by name: first what most others wait for, so that each is after what it needs.
+
+    What one other task waits for stands right before that: a model is evaluated before the next one is trained.
+    """
     ordered: dict[str, Task] = {}
     waits_for: dict[str, set[str]] = {}
 
@@ -134,7 +140,7 @@ def in_order(tasks: Iterable[Task]) -> dict[str, Task]:
     for task in tasks:
         add(task)
     needed_by = Counter(name for needs in waits_for.values() for name in needs)
-    return dict(sorted(ordered.items(), key=lambda item: -needed_by[item[0]]))
+    return dict(sorted(ordered.items(), key=lambda item: -needed_by[item[0]] if needed_by[item[0]] > 1 else 0))
 
 
 @dataclass
@@ -190,6 +196,10 @@ class Executor:
     """
 
     takes_dependencies = False
+
+    def in_one_array(self, tasks: Sequence[Task]) -> bool:
+        """Whether these tasks, of one kind, would be one array with one job each."""
+        return False
 
     def turn(self) -> contextlib.AbstractContextManager:
         """A context in which no other command starts jobs."""

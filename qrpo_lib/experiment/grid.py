@@ -16,7 +16,7 @@ from itertools import product
 
 from qrpo_lib.profiles.settings import Profile, ScaledNormal, Transform
 from qrpo_lib.runs import keys
-from qrpo_lib.steps import fitting
+from qrpo_lib.steps import checkpoint_evaluation, fitting, reference_evaluation
 
 # Columns of a run that change from run to run.
 COLUMNS = ("algorithm", "setting", "beta", "learning_rate", "num_ref_rewards", "transform", "partition", "seed")
@@ -55,13 +55,23 @@ class Run:
         values |= {f"{self.algorithm}.{name}": getattr(self, name) for name in names if getattr(self, name) is not None}
         return profile.with_training(**values)
 
-    def step(self, profile: Profile) -> keys.Step:
+    def training(self, profile: Profile) -> keys.Step:
         """The step that trains this model."""
         return fitting.step(self.settings(profile), self.algorithm, self.seed)
 
+    def step(self, profile: Profile) -> keys.Step:
+        """The step that evaluates this model's checkpoints, by which they are chosen: with it the run is complete."""
+        return checkpoint_evaluation.step(self.settings(profile), self.algorithm, self.seed)
+
+    def report(self, profile: Profile, checkpoint: int) -> keys.Step:
+        """The step that evaluates the model after so many steps on the reporting prompts."""
+        if checkpoint == 0:
+            return reference_evaluation.step(self.settings(profile), self.seed, "reporting")
+        return checkpoint_evaluation.report_step(self.settings(profile), self.algorithm, self.seed, checkpoint)
+
 
 class Steps(dict[Run, keys.Step]):
-    """The training step of each run of a profile, made when it is first asked for.
+    """The step by which each run of a profile is complete (`Run.step`), made when it is first asked for.
 
     Runs of one setting and seed differ in the loss alone: what they rest on is made once.
     """
@@ -73,8 +83,11 @@ class Steps(dict[Run, keys.Step]):
     def __missing__(self, run: Run) -> keys.Step:
         profile, shared = run.settings(self._profile), (run.setting, run.seed)
         if shared not in self._inputs:
-            self._inputs[shared] = fitting.inputs(profile, run.seed)
-        self[run] = fitting.step(profile, run.algorithm, run.seed, self._inputs[shared])
+            before = reference_evaluation.step(profile, run.seed, "selection")
+            self._inputs[shared] = fitting.inputs(profile), before
+        inputs, before = self._inputs[shared]
+        training = fitting.step(profile, run.algorithm, run.seed, inputs)
+        self[run] = checkpoint_evaluation.step(profile, run.algorithm, run.seed, (training, before))
         return self[run]
 
 
@@ -203,6 +216,30 @@ def planned(profile: Profile) -> dict[str, int]:
     if experiment.transformations:
         counts["further seeds of the best transformations"] = more * len(experiment.transformations.transforms)
     return counts
+
+
+def most_reports(profile: Profile) -> tuple[int, int]:
+    """How many answers to the reporting prompts the results read at most, and of how many the log-ratios.
+
+    Of the grid each algorithm and setting at its best checkpoint, and each algorithm's reported model, with log-ratios,
+    at its last one; of the studies each cell, and at the smallest beta a checkpoint on the way and the last; of each
+    the policy before training. Further seeds of best cells aside, as in the rest of a plan.
+    """
+    of_grid = grid(profile)
+    seeds = len({run.seed for run in of_grid})
+    algorithms = len({run.algorithm for run in of_grid}) if profile.experiment.shows == "all" else 0
+    cells = len({(run.algorithm, run.setting) for run in of_grid}) if algorithms else 1  # DPO's, the scale of effects
+    studied = scaling(profile)
+    exact = [run for run in studied if run.partition == "exact"]
+    most = max((run.num_ref_rewards for run in exact), default=0)
+    smallest = min((run.beta for run in exact), default=0.0)
+    course = sum((run.beta, run.num_ref_rewards) == (smallest, most) for run in exact)
+    study = profile.experiment.transformations
+    transformed = len(study.transforms) * seeds if study else 0
+    every = [*of_grid, *studied, *transformations(profile)]
+    starts = {run.report(profile, 0).key for run in every}
+    number = seeds * (cells + algorithms) + len(studied) + 2 * course + transformed + len(starts)
+    return number, seeds * max(algorithms, 1)
 
 
 def _run(profile: Profile, algorithm: str, setting: str, beta: float, rate: float, seed: int, **changes) -> Run:

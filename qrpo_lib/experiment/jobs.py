@@ -16,6 +16,7 @@ from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
 from qrpo_lib.steps import answers as sample_answers
 from qrpo_lib.steps import (
+    checkpoint_evaluation,
     dataset_pairs,
     fitting,
     initial_policy,
@@ -25,6 +26,7 @@ from qrpo_lib.steps import (
     reference_sampling,
     rounds,
 )
+from qrpo_lib.steps import log_ratios as log_ratio_step
 from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -50,27 +52,61 @@ def sampling(profile: Profile) -> Task:
     return _of_step(reference_sampling.step(profile), profile)
 
 
-def evaluation(profile: Profile, seed: int) -> Task:
-    """The reference policy's completions of held-out prompts: step 0 of every training with that seed."""
-    step = reference_evaluation.step(profile, seed)
-    return _task(step, reference_evaluation.run, (profile, seed), _needs(step, profile), "evaluation", profile)
+def reference_answers(profile: Profile, seed: int, split: str) -> Task:
+    """The reference policy's answers to the prompts of a split: step 0 of every training with that seed."""
+    arguments = (profile, seed, split)
+    step = reference_evaluation.step(*arguments)
+    return _task(step, reference_evaluation.run, arguments, _needs(step, profile), "evaluation", profile)
 
 
 def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
-    """One trained policy."""
+    """One trained policy with its checkpoints."""
     step = fitting.step(profile, algorithm, seed)
-    return _training(step, profile, algorithm, seed, _needs_of_training(step, profile, seed))
+    return _task(step, fitting.run, (profile, algorithm, seed), _needs(step, profile), "training", profile)
 
 
-def trainings(profile: Profile, runs: Iterable[Run]) -> list[Task]:
-    """The policies that a profile's runs train, which need the same tasks where setting and seed are the same."""
+def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
+    """What the checkpoints of a training answer to the selection prompts."""
+    arguments = (profile, algorithm, seed)
+    needs = (training(*arguments), reference_answers(profile, seed, "selection"))
+    step = checkpoint_evaluation.step(*arguments)
+    return _task(step, checkpoint_evaluation.run, arguments, needs, "evaluation", profile)
+
+
+def evaluations(profile: Profile, runs: Iterable[Run]) -> list[Task]:
+    """`evaluation` of a profile's runs, which need the same tasks where setting and seed are the same."""
     steps, needs, tasks_of_runs = Steps(profile), {}, []
     for run in runs:
         settings, shared = run.settings(profile), (run.setting, run.seed)
+        training_step, _ = steps[run].inputs[:2]
         if shared not in needs:
-            needs[shared] = _needs_of_training(steps[run], settings, run.seed)
-        tasks_of_runs.append(_training(steps[run], settings, run.algorithm, run.seed, needs[shared]))
+            before = reference_answers(settings, run.seed, "selection")
+            needs[shared] = _needs(training_step, settings), before
+        of_training, before = needs[shared]
+        arguments = (settings, run.algorithm, run.seed)
+        trained = _task(training_step, fitting.run, arguments, of_training, "training", settings)
+        needed = (trained, before)
+        tasks_of_runs.append(_task(steps[run], checkpoint_evaluation.run, arguments, needed, "evaluation", settings))
     return tasks_of_runs
+
+
+def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Task:
+    """What one checkpoint of a training answers to the reporting prompts; step 0 is the reference policy."""
+    before = reference_answers(profile, seed, "reporting")
+    if checkpoint == 0:
+        return before
+    arguments = (profile, algorithm, seed, checkpoint)
+    needs = (training(profile, algorithm, seed), before)
+    step = checkpoint_evaluation.report_step(*arguments)
+    return _task(step, checkpoint_evaluation.report, arguments, needs, "evaluation", profile)
+
+
+def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> Task:
+    """Log-probabilities of a checkpoint's answers to the prompts of a split."""
+    arguments = (profile, algorithm, seed, checkpoint, split)
+    answered = evaluation(profile, algorithm, seed)
+    needs = (answered if split == "selection" else report(profile, algorithm, seed, checkpoint),)
+    return _task(log_ratio_step.step(*arguments), log_ratio_step.run, arguments, needs, "evaluation", profile)
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
@@ -89,14 +125,6 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
     """Answers of one policy to AlpacaEval's instructions; the policy is there, since it was selected."""
     arguments = (profile, algorithm, seed, checkpoint)
     return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
-
-
-def _needs_of_training(step: keys.Step, profile: Profile, seed: int) -> tuple[Task, ...]:
-    return (*_needs(step, profile), evaluation(profile, seed))
-
-
-def _training(step: keys.Step, profile: Profile, algorithm: Algorithm, seed: int, needs: tuple[Task, ...]) -> Task:
-    return _task(step, fitting.run, (profile, algorithm, seed), needs, "training", profile)
 
 
 def _of_step(step: keys.Step, profile: Profile) -> Task:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrpo_lib.experiment.grid import COLUMNS, FAILED, Run, transform_label
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.steps import fitting
+from qrpo_lib.steps import evaluation, fitting, reference_evaluation
+from qrpo_lib.steps import log_ratios as log_ratio_step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,24 +48,72 @@ def failures(outcome: train.Outcome) -> pd.DataFrame:
 
 
 def evaluations(profile: Profile, wanted: Sequence[Run], text: bool = False) -> pd.DataFrame:
-    """Every recorded completion of the runs that are complete, with the columns of the run beside it."""
-    columns = None if text else [name for name in fitting.RECORDED if name != "text"]
-    return _of_complete_runs(profile, wanted, lambda folder: fitting.load_evaluation(folder, columns))
+    """Every answer to the selection prompts, of all checkpoints and of the policy before training (step 0).
+
+    Of the runs that are complete, with the columns of the run beside it.
+    """
+    import pandas as pd
+
+    columns = [name for name in evaluation.RECORDED if text or name != "text"]
+    starts: dict[Path, pd.DataFrame] = {}  # many runs have the same
+
+    def load(run: Run) -> pd.DataFrame:
+        start = reference_evaluation.step(run.settings(profile), run.seed, "selection").folder
+        if start not in starts:
+            starts[start] = evaluation.load(start, columns)
+        return pd.concat([starts[start], evaluation.load(run.step(profile).folder, columns)], ignore_index=True)
+
+    return _of_complete_runs(profile, wanted, load)
+
+
+def answers(
+    profile: Profile,
+    wanted: Mapping[Run, Collection[int]],
+    split: str = "reporting",
+    *,
+    text: bool = False,
+    log_ratios: bool = False,
+) -> pd.DataFrame:
+    """The answers of these runs after these steps to the prompts of a split, with the columns of the run beside them.
+
+    They must be there (`train.report`). log_ratios: with `logp` and `ref_logp` of `qrpo_lib.steps.log_ratios`.
+    """
+    import pandas as pd
+
+    parts = []
+    for run, steps in wanted.items():
+        for step in sorted(steps):
+            made = run.report(profile, step) if split == "reporting" else run.step(profile)
+            if step == 0:
+                made = reference_evaluation.step(run.settings(profile), run.seed, split)
+            rows = evaluation.load(made.folder, [name for name in evaluation.RECORDED if text or name != "text"])
+            rows = rows[rows["step"] == step].reset_index(drop=True)
+            if log_ratios:
+                rows = _with_log_ratios(profile, run, step, split, rows)
+            parts.append(rows.assign(**_columns(run)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def histories(profile: Profile, wanted: Sequence[Run]) -> pd.DataFrame:
     """Losses and metrics of training of the runs that are complete, with the columns of the run beside them."""
-    return _of_complete_runs(profile, wanted, fitting.load_history)
+    return _of_complete_runs(profile, wanted, lambda run: fitting.load_history(run.training(profile).folder))
 
 
-def _of_complete_runs(profile: Profile, wanted: Sequence[Run], load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+def _with_log_ratios(profile: Profile, run: Run, step: int, split: str, rows: pd.DataFrame) -> pd.DataFrame:
+    if step == 0:  # the policy is its own reference
+        return rows.assign(ref_logp=rows["logp"])
+    made = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, step, split)
+    computed = log_ratio_step.load(made.folder)
+    return rows.drop(columns="logp").merge(computed, on=["prompt_id", "repeat"], validate="1:1")
+
+
+def _of_complete_runs(profile: Profile, wanted: Sequence[Run], load: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
-    folders = {run: run.step(profile).folder for run in dict.fromkeys(wanted)}
-    parts = [load(folder).assign(**_columns(run)) for run, folder in folders.items() if folder.is_dir()]
-    if not parts:
+    there = [run for run in dict.fromkeys(wanted) if run.step(profile).folder.is_dir()]
+    if not there:
         raise _none_complete(wanted)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([load(run).assign(**_columns(run)) for run in there], ignore_index=True)
 
 
 def _columns(run: Run) -> dict[str, object]:

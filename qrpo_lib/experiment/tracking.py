@@ -24,10 +24,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qrpo_lib.experiment import read
 from qrpo_lib.experiment.grid import COLUMNS, Run, transform_label
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import extras, folders, paths
-from qrpo_lib.steps import evaluation, fitting
+from qrpo_lib.steps import fitting
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -55,21 +56,19 @@ def report(profile: Profile, runs: Sequence[Run]) -> None:
             told = folder / ".told" / hashlib.sha256(f"{project} {step.folder_name}".encode()).hexdigest()[:16]
             with folders.lock(f"tracker-{tracker}"):  # one process at a time
                 if not told.exists():
-                    _WRITERS[tracker](folder, project, run, scalars(step.folder))
+                    _WRITERS[tracker](folder, project, run, scalars(profile, run))
                     told.parent.mkdir(parents=True, exist_ok=True)
                     told.touch()
 
 
-def scalars(folder: Path) -> Scalars:
-    """What the folder of a trained policy says of each step: "train/loss", "validation/...", "selection/reward" ..."""
+def scalars(profile: Profile, run: Run) -> Scalars:
+    """What the folders of a complete run say of each step: "train/loss", "validation/...", "selection/reward" ..."""
     found: Scalars = {}
-    for row in fitting.load_history(folder).to_dict("records"):
+    for row in fitting.load_history(run.training(profile).folder).to_dict("records"):
         step, split = int(row.pop("step")), row.pop("split")
         values = {f"{split}/{name}": value for name, value in row.items() if value == value}
         found.setdefault(step, {}).update(values)
-    frame = fitting.load_evaluation(folder, ["step", "split", "length", "reward", "logp", "ref_logp"])
-    frame = frame.assign(log_ratio=evaluation.log_ratio(frame))
-    means = frame.groupby(["step", "split"])[["reward", "length", "log_ratio"]].mean()
+    means = read.evaluations(profile, [run]).groupby(["step", "split"])[["reward", "length"]].mean()
     for (step, split), row in means.iterrows():
         found.setdefault(int(step), {}).update({f"{split}/{name}": float(value) for name, value in row.items()})
     return dict(sorted(found.items()))

@@ -1,19 +1,20 @@
-"""Making the runs of a grid that are not there yet."""
+"""Making the runs of a grid that are not there yet, and what is reported of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
 from qrpo_lib.cluster.task import Progress, Task
 from qrpo_lib.cluster.workers import Workers
-from qrpo_lib.experiment import jobs, tracking
+from qrpo_lib.experiment import jobs, kept, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import account, cores, keys, progress
+from qrpo_lib.runs import account, cores, folders, keys, progress, records
+from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -31,12 +32,13 @@ class Outcome:
 
 
 def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outcome:
-    """Train the models that are not there yet, and say in the end which failed and why.
+    """Train and evaluate the models that are not there yet, and say in the end which failed and why.
 
     On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
     is tried once more; what fails twice is in the outcome and stops nothing; under `qrpo reproduce` the notebook is
     then not complete, and no other notebook of the command tries the run again. Where the profile dispatches elsewhere,
-    each model is a job there. What somebody removed that the models rest on is made again.
+    each model is a job there. What somebody removed that the models rest on is made again; so is, on this machine, a
+    training whose checkpoints are wanted once more after they were removed (`kept`).
     """
     tracking.check(profile)
     step_of = Steps(profile)
@@ -44,14 +46,19 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     before = account.failed_before()
     known = {run.name: before[step.folder_name] for run, step in steps.items() if step.folder_name in before}
     missing = {
-        run: _task(profile, run) for run, step in steps.items() if run.name not in known and not step.is_complete()
+        run: _task(profile, run)
+        for run, step in steps.items()
+        if run.name not in known and not (step.is_complete() and run.training(profile).folder.is_dir())
     }
-    again = [need for run in _without_inputs(steps) for need in _task(profile, run).needs]
+    if profile.dispatch.where == "here":  # elsewhere it costs too much to do unasked
+        _discard_without_checkpoints(profile, missing)
+    again = [need for run in _without_inputs(steps) for need in _evaluation(profile, run).needs]
     made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
-            outcome.seconds[run.name] = made.seconds[task.name]
+            parts = {task.name, run.training(profile).folder_name}
+            outcome.seconds[run.name] = sum(made.seconds.get(part, 0.0) for part in parts)
         if not task.step.folder.is_dir():
             outcome.failed[run.name] = made.why(task)
     outcome.failed |= known
@@ -62,11 +69,56 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
     tracking.report(profile, list(steps))
     account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
+    kept.remove_others(profile, steps)
     return outcome
 
 
+def report(
+    profile: Profile, wanted: Mapping[Run, Collection[int]], split: str = "reporting", *, log_ratios: bool = False
+) -> None:
+    """Make what these runs, which are complete, answer after these steps to the prompts of a split, if it is missing.
+
+    log_ratios: and the log-probabilities of the answers, under policy and reference.
+
+    Raises
+    ------
+    InputError
+        Something could not be made; the sentence says what and why.
+    """
+    asked = [(run, step) for run, steps in wanted.items() for step in sorted(steps)]
+    tasks = []
+    for run, step in asked:
+        arguments = (run.settings(profile), run.algorithm, run.seed)
+        if log_ratios and step > 0:
+            tasks.append(jobs.log_ratios(*arguments, step, split))
+        else:
+            tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
+    missing = [task for task in tasks if not task.is_complete()]
+    if missing:
+        made = _made(profile, missing, "reports")
+        for (run, step), task in zip(asked, tasks, strict=True):
+            if not task.is_complete():
+                raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
+    account.rests_on(one.folder_name for one in keys.with_inputs(*(task.step for task in tasks)) if one.folder.is_dir())
+
+
+def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
+    """Remove trainings that are to be evaluated, though their checkpoints have gone."""
+    for run in runs:
+        folder = run.training(profile).folder
+        if not run.step(profile).folder.is_dir() and folder.is_dir() and records.removed_parts(folder):
+            folders.discard(folder)
+
+
 def _task(profile: Profile, run: Run) -> Task:
+    """What is missing of a run: its evaluation with all before it, or a training that somebody removed since."""
+    if not run.step(profile).folder.is_dir():
+        return _evaluation(profile, run)
     return jobs.training(run.settings(profile), run.algorithm, run.seed)
+
+
+def _evaluation(profile: Profile, run: Run) -> Task:
+    return jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
 
 
 def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:

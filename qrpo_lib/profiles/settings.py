@@ -228,12 +228,15 @@ class Training(_Settings):
 
 
 class Evaluation(_Settings):
-    """Online evaluation on held-out prompts; `repeats` completions a prompt (the paper: 3).
+    """Online evaluation: of every checkpoint on the selection prompts, of what is reported on the reporting prompts.
 
+    repeats: completions a prompt (the paper: 3).
+    reporting_repeats: of a reporting prompt (default: as many).
     temperature, top_p: of a policy that does not bring its own (`Profile.evaluation_sampling`).
     max_mean_length: checkpoints whose completions are longer than this many tokens on average are not selected.
-    figure_4: completions that it shows: of all held-out prompts, or as the paper's of the first repeat of the reporting
-        prompts.
+    figure_4: completions that it shows: all of the reporting prompts, or as the paper's the first of each.
+    kept: which checkpoints stay once they have been evaluated: the best of a cell of the grid, by all seeds that choose
+        it, and the last, or all (`qrpo_lib.experiment.kept`).
     """
 
     max_mean_length: PositiveFloat | None = None
@@ -241,6 +244,12 @@ class Evaluation(_Settings):
     temperature: PositiveFloat | None = None
     top_p: Fraction | None = None
     repeats: PositiveInt
+    reporting_repeats: PositiveInt | None = added(None)
+    kept: Literal["best", "all"] = added("best")
+
+    def of_split(self, split: str) -> int:
+        """Completions of each prompt of a split."""
+        return self.reporting_repeats or self.repeats if split == "reporting" else self.repeats
 
 
 class AlpacaEval(_Settings):

@@ -6,13 +6,14 @@ number is from the split "reporting": means over repeats, with intervals over pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid, jobs, train
+from qrpo_lib.experiment import grid, jobs, kept, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.paper import published, style
 from qrpo_lib.profiles.reward_traits import has_lc_reward as has_lc_reward
@@ -21,7 +22,8 @@ from qrpo_lib.profiles.reward_traits import shown_data
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_bias, paper_lengths, selection
 from qrpo_lib.results.statistics import Interval, difference, mean_interval, not_below_best
-from qrpo_lib.steps import evaluation, reference_evaluation, reference_sampling, shared_references, shifts
+from qrpo_lib.runs import account
+from qrpo_lib.steps import evaluation, fitting, reference_evaluation, reference_sampling, shared_references, shifts
 
 METRICS = ("reward", "lc_reward")
 _POLICIES = {"tiny": "tiny Llama", "tiny-sketches": "tiny Llama", "smollm2": "SmolLM2-135M-Instruct"}
@@ -33,8 +35,9 @@ class BestModels:
 
     cells: rows of `selection.scores` of both splits, with all seeds, and a column `selected`.
     evaluations: the recorded completions of these checkpoints and, as algorithms "initial" and "sft", of the policies
-        that training starts from (step 0; `setting` is None).
-    last: the recorded completions of the last checkpoints of the same runs.
+        that training starts from (step 0; `setting` is None). Those of what is reported, to the reporting prompts, have
+        `logp` and `ref_logp`.
+    last: the recorded completions of the last checkpoints of the reported runs, to the reporting prompts.
     """
 
     cells: pd.DataFrame
@@ -100,16 +103,46 @@ def references(profile: Profile) -> pd.DataFrame:
 
 
 def recorded(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd.DataFrame:
-    """The recorded completions of these runs, with `lc_reward` where the task has one (not code)."""
+    """The answers of all checkpoints of these runs to the selection prompts, with `lc_reward` where the task has one
+    (not code)."""
     completions = paper_lengths.evaluations(profile, runs, text)
+    return _with_lc_reward(profile, completions) if has_lc_reward(profile) else completions
+
+
+def reported(profile: Profile, wanted: Mapping[Run, Collection[int]], *, log_ratios: bool = False) -> pd.DataFrame:
+    """The answers of these runs after these steps to the reporting prompts, made where they are missing.
+
+    With their texts, with `lc_reward` as in `recorded`, and if asked for with `logp` and `ref_logp` by the trainer.
+    """
+    train.report(profile, wanted, log_ratios=log_ratios)
+    completions = paper_lengths.reports(profile, wanted, text=True, log_ratios=log_ratios)
     return _with_lc_reward(profile, completions) if has_lc_reward(profile) else completions
 
 
 def best_checkpoints(profile: Profile, algorithms: Sequence[str] | None = None) -> pd.DataFrame:
     """Of each (or only these) algorithm and setting the best checkpoint of the grid, by the grid's seeds."""
-    scores = selection.scores(recorded(profile, _grid(profile, algorithms)))
-    limited = evaluation.HELD_OUT if paper_lengths.are_used(profile) else ("selection",)
-    return selection.best_of_settings(scores, profile.evaluation.max_mean_length, limited)
+    runs = [run for run in _grid(profile, algorithms) if run.step(profile).folder.is_dir()]
+    scores = selection.scores(recorded(profile, runs or _grid(profile, algorithms)))
+    limit = profile.evaluation.max_mean_length
+    if not paper_lengths.are_used(profile):
+        return selection.best_of_settings(scores, limit)
+    # The authors ask for short answers to the reporting prompts too. These are answered by what is chosen without them;
+    # what then falls out makes room for the next best that was kept.
+    of_cells: dict[tuple, list[Run]] = {}
+    for run in runs:
+        of_cells.setdefault(_cell(run), []).append(run)
+    there = {(*cell, step) for cell, some in of_cells.items() for step in kept.steps(profile, some[0])}
+    scores = scores[pd.MultiIndex.from_frame(scores[selection.CHECKPOINT]).isin(list(there))]
+    while True:
+        best = selection.best_of_settings(scores, limit, evaluation.HELD_OUT)
+        answered = set(scores.loc[scores["split"] == "reporting", selection.CHECKPOINT].itertuples(index=False))
+        wanted: dict[Run, set[int]] = {}
+        for row in best[selection.CHECKPOINT].itertuples(index=False):
+            for run in of_cells[tuple(row)[:-1]] if row not in answered else []:
+                wanted.setdefault(run, set()).add(int(row.step))
+        if not wanted:
+            return best
+        scores = pd.concat([scores, selection.scores(reported(profile, wanted))], ignore_index=True)
 
 
 def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run]:
@@ -127,17 +160,26 @@ def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> Be
     algorithms: those that are wanted, all of the profile's by default.
     """
     best = best_checkpoints(profile, algorithms)
-    of_cells = recorded(profile, further_runs(profile, best), text=True)
-    rows = of_cells.merge(best[selection.CHECKPOINT], on=selection.CHECKPOINT)
-    last = of_cells[of_cells["step"] == of_cells.groupby(selection.CELL)["step"].transform("max")]
-    cells = selection.scores(rows)
+    further = further_runs(profile, best)
+    runs = [run for run in further if run.step(profile).folder.is_dir()]
+    steps = {tuple(row[:-1]): int(row[-1]) for row in best[selection.CHECKPOINT].itertuples(index=False)}
+    chosen_rows = recorded(profile, runs or further).merge(best[selection.CHECKPOINT], on=selection.CHECKPOINT)
+    answers = reported(profile, {run: {steps[_cell(run)]} for run in runs})
+    cells = selection.scores(pd.concat([chosen_rows, answers], ignore_index=True))
     chosen = []
     for _, of_algorithm in cells[cells["split"] == "selection"].groupby("algorithm", sort=False):
         chosen.append(selection.papers_choice(of_algorithm)[selection.CHECKPOINT])
     marked = pd.DataFrame(chosen).assign(selected=True)
     cells = cells.merge(marked, on=selection.CHECKPOINT, how="left")
     cells["selected"] = cells["selected"].eq(True)
-    return BestModels(cells, pd.concat([_starts(profile), rows], ignore_index=True), last)
+    of_chosen = {tuple(row[:-1]) for row in marked[selection.CHECKPOINT].itertuples(index=False)}
+    shown = [run for run in runs if _cell(run) in of_chosen]
+    last = reported(profile, {run: {fitting.last_step(run.training(profile).folder)} for run in shown})
+    # Log-ratios of what is shown with them alone: KL in the tables, Figure 4.
+    exact = reported(profile, {run: {steps[_cell(run)]} for run in shown}, log_ratios=True)
+    is_shown = pd.MultiIndex.from_frame(answers[selection.CELL]).isin(list(of_chosen))
+    others = [rows.drop(columns="logp") for rows in (chosen_rows, answers[~is_shown])]
+    return BestModels(cells, pd.concat([_starts(profile), *others, exact], ignore_index=True), last)
 
 
 def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
@@ -227,13 +269,14 @@ def initial_reward(profile: Profile) -> float:
 def length_points(profile: Profile, best: BestModels) -> dict[str, pd.DataFrame]:
     """Figure 4's points of each algorithm's reported model: `length_bias.points`.
 
-    On both held-out splits with all repeats, or as the profile says the paper's: the first repeat of the reporting one.
+    All answers to the reporting prompts, or as the profile says the paper's: the first to each.
     """
     points = {}
     for method in profile.experiment.algorithms:
         rows = best.rows(method)
+        rows = rows[rows["split"] == "reporting"]
         if profile.evaluation.figure_4 == "paper":
-            rows = rows[(rows["split"] == "reporting") & (rows["repeat"] == 0)]
+            rows = rows[rows["repeat"] == 0]
         points[method] = length_bias.points(rows, references(profile.with_training(setting=rows["setting"].iloc[0])))
     return points
 
@@ -283,6 +326,10 @@ def model_label(profile: Profile) -> str:
     return _POLICIES.get(profile.policy.source) or profile.policy.model.rpartition("/")[2]
 
 
+def _cell(run: Run) -> tuple:
+    return tuple(getattr(run, name) for name in selection.CELL)
+
+
 def _grid(profile: Profile, algorithms: Sequence[str] | None) -> list[Run]:
     return [run for run in grid.grid(profile) if algorithms is None or run.algorithm in algorithms]
 
@@ -305,9 +352,10 @@ def _starts(profile: Profile) -> pd.DataFrame:
         starts["initial"] = profile.with_training(setting=settings[0].removeprefix("sft-"))
     parts = []
     for method in sorted(starts):
-        for seed in profile.experiment.seeds:
-            made = jobs.make(starts[method], jobs.evaluation(starts[method], seed))
-            rows = reference_evaluation.load(made)
+        for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT):
+            made = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
+            account.rests_on([made.name])
+            rows = reference_evaluation.load(made).drop(columns="token_ids")
             rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)

@@ -19,7 +19,7 @@ _PANELS = {
     "chosen_log_ratio": "log-ratio of chosen completions (validation set)",
     "rejected_log_ratio": "log-ratio of rejected completions (validation set)",
 }
-_CURVES = {"reward": "mean online reward (held-out prompts)"} | _PANELS
+_CURVES = {"reward": "mean online reward (selection prompts)"} | _PANELS
 
 
 def draw_best_models(

@@ -14,6 +14,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.reward_traits import has_lc_reward, prefers_length
 from qrpo_lib.profiles.settings import HubPolicy, Profile
+from qrpo_lib.steps import evaluation
 from qrpo_lib.tasks import registry as tasks
 
 _TRAINED_WITH = {"optimizer": "Adam", "schedule": "cosine, 10 % warm-up"}
@@ -73,12 +74,17 @@ def sampling(of: Sequence[Profile]) -> pd.DataFrame:
             | shared
         )
         name = one.policy.model if isinstance(one.policy, HubPolicy) else one.policy.source
-        rows.append(
-            {"purpose": f"evaluation ({name})"}
-            | one.evaluation_sampling
-            | {"completions": one.evaluation.repeats}
-            | shared
-        )
+        asked = one.evaluation
+        often = {"": asked.repeats}
+        if asked.of_split("reporting") != asked.repeats:
+            often = {f", {split} prompts": asked.of_split(split) for split in evaluation.HELD_OUT}
+        for of, completions in often.items():
+            rows.append(
+                {"purpose": f"evaluation ({name}{of})"}
+                | one.evaluation_sampling
+                | {"completions": completions}
+                | shared
+            )
     return pd.DataFrame(rows).drop_duplicates(ignore_index=True).sort_values("purpose", ignore_index=True)
 
 

@@ -5,13 +5,14 @@ Each cell of a study is reported at the checkpoint with the best selection rewar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import grid, read
+from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results.best_models import matrix
@@ -37,9 +38,12 @@ TransformationCells = dict[tuple[str, float], Cell]
 
 def scaling_cells(profile: Profile) -> ScalingCells:
     """The cells of the scaling studies; the setting is "offline" or "off-policy"."""
-    runs = read.evaluations(profile, grid.scaling(profile))
-    runs["setting"] = runs["setting"].map(lambda name: "offline" if name.endswith("offline") else "off-policy")
-    return {key: _best_checkpoint(rows) for key, rows in runs.groupby(_SCALING, sort=False)}
+    runs_of: dict[tuple, list[Run]] = {}
+    for run in grid.scaling(profile):
+        setting = "offline" if run.setting.endswith("offline") else "off-policy"
+        key = (setting, *(getattr(run, name) for name in _SCALING[1:]))
+        runs_of.setdefault(key, []).append(run)
+    return _cells(profile, runs_of)
 
 
 def scaling_rows(cells: ScalingCells) -> pd.DataFrame:
@@ -128,17 +132,22 @@ def degradation(profile: Profile) -> pd.DataFrame:
     """
     runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
-    rows = read.evaluations(profile, [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most)])
-    keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
-    means = rows.groupby(keys, as_index=False)["reward"].mean()
-    parts = []
-    for _, of_cell in means.groupby(["setting", "learning_rate"], sort=False):
-        steps = sorted(of_cell["step"].unique())
-        named = {"start": steps[0], "last": steps[-1]}
-        between = of_cell[(of_cell["split"] == "selection") & of_cell["step"].isin(steps[1:-1])]
+    of = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
+    selected = read.evaluations(profile, of or runs)
+    named: dict[tuple[str, float], dict[str, int]] = {}
+    for cell, of_cell in selected.groupby(["setting", "learning_rate"], sort=False):
+        steps = sorted(map(int, of_cell["step"].unique()))
+        named[cell] = {"start": steps[0], "last": steps[-1]}
+        between = of_cell[of_cell["step"].isin(steps[1:-1])].groupby("step")["reward"].mean()
         if len(between):
-            named["between"] = between.groupby("step")["reward"].mean().idxmax()
-        parts += [of_cell[of_cell["step"] == step].assign(checkpoint=name) for name, step in named.items()]
+            named[cell]["between"] = int(between.idxmax())
+    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in of}
+    train.report(profile, wanted)
+    keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
+    means = pd.concat([selected, read.answers(profile, wanted)]).groupby(keys, as_index=False)["reward"].mean()
+    parts = []
+    for cell, of_cell in means.groupby(["setting", "learning_rate"], sort=False):
+        parts += [of_cell[of_cell["step"] == step].assign(checkpoint=name) for name, step in named[cell].items()]
     return pd.concat(parts, ignore_index=True).assign(beta=smallest)
 
 
@@ -147,7 +156,7 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
     best: dict[str, tuple[float, Run]] = {}
     for run in grid.transformations(profile):
         if run.seed == profile.experiment.seeds[0] and run.step(profile).folder.is_dir():
-            value = _best_checkpoint(read.evaluations(profile, [run])).selection
+            value = _best_checkpoint(read.evaluations(profile, [run]))[1]
             name = grid.transform_label(run.transform)
             if name not in best or value > best[name][0]:
                 best[name] = (value, run)
@@ -156,10 +165,8 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
 
 def transformation_cells(profile: Profile) -> TransformationCells:
     """The best checkpoint of each transformation's best run, with all seeds."""
-    return {
-        (name, run.beta): _best_checkpoint(read.evaluations(profile, grid.more_seeds(profile, [run])))
-        for name, run in best_transformations(profile).items()
-    }
+    best = best_transformations(profile)
+    return _cells(profile, {(name, run.beta): grid.more_seeds(profile, [run]) for name, run in best.items()})
 
 
 def transformation_rows(cells: TransformationCells) -> pd.DataFrame:
@@ -186,7 +193,7 @@ def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
-    """`algorithm, seed, step`, mean reward over all held-out completions, both log-ratios of the validation pairs."""
+    """`algorithm, seed, step`, mean reward on the selection prompts, both log-ratios of the validation pairs."""
     keys = ["algorithm", "seed", "step"]
     rewards = read.evaluations(profile, runs).groupby(keys, as_index=False)["reward"].mean()
     history = read.histories(profile, runs)
@@ -194,11 +201,25 @@ def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     return rewards.merge(validation, on=keys, validate="1:1")
 
 
-def _best_checkpoint(rows: pd.DataFrame) -> Cell:
-    means = rows[rows["split"] == "selection"].groupby("step")["reward"].mean()
-    step = int(means.idxmax())
-    reporting = rows[(rows["split"] == "reporting") & (rows["step"] == step)]
-    return Cell(step, float(means.max()), matrix(reporting, "reward"))
+def _cells(profile: Profile, runs_of: Mapping[Any, Sequence[Run]]) -> dict[Any, Cell]:
+    """Of each cell, whose runs differ in the seed alone, its best checkpoint on the reporting prompts.
+
+    Runs that are not complete are left out, and cells without any. Raises MissingRunsError if there are none at all.
+    """
+    there = {key: [run for run in runs if run.step(profile).folder.is_dir()] for key, runs in runs_of.items()}
+    there = {key: runs for key, runs in there.items() if runs}
+    if not there:
+        read.evaluations(profile, [run for runs in runs_of.values() for run in runs])  # says why
+    best = {key: _best_checkpoint(read.evaluations(profile, runs)) for key, runs in there.items()}
+    train.report(profile, {run: {best[key][0]} for key, runs in there.items() for run in runs})
+    answers = {key: read.answers(profile, {run: {best[key][0]} for run in runs}) for key, runs in there.items()}
+    return {key: Cell(*best[key], matrix(answers[key], "reward")) for key in there}
+
+
+def _best_checkpoint(rows: pd.DataFrame) -> tuple[int, float]:
+    """The step with the best mean selection reward, and that reward."""
+    means = rows.groupby("step")["reward"].mean()
+    return int(means.idxmax()), float(means.max())
 
 
 def _reported(cell: Cell) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from qrpo_lib.experiment import read
+from qrpo_lib.experiment import read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.objective import transforms
 from qrpo_lib.objective.quantile import quantile_reward
@@ -25,7 +25,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_control
 from qrpo_lib.runs import paths
-from qrpo_lib.steps import dataset_pairs, evaluation, reference_policy, reference_sampling, shared_references
+from qrpo_lib.steps import dataset_pairs, evaluation, fitting, reference_policy, reference_sampling, shared_references
 
 BEST_OF = 50
 
@@ -140,8 +140,12 @@ def kl_by_beta(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     pi_ref/pi - 1 + log(pi/pi_ref); `median_kl` the median over prompts, since the mean has a heavy tail; `rho` the rank
     correlation of reward and length within a prompt; `closed_form` of the optimum for a uniform quantile.
     """
-    rows = read.evaluations(profile, runs)
-    rows = rows[(rows["split"] == "selection") & (rows["step"] == rows["step"].max())]
+    there = [run for run in dict.fromkeys(runs) if run.step(profile).folder.is_dir()]
+    if not there:
+        read.evaluations(profile, runs)  # says why
+    last = {run: {fitting.last_step(run.training(profile).folder)} for run in there}
+    train.report(profile, last, "selection", log_ratios=True)
+    rows = read.answers(profile, last, "selection", log_ratios=True)
     log_ratio = evaluation.log_ratio(rows)
     rows = rows.assign(kl=np.expm1(-log_ratio) + log_ratio)
     table = []

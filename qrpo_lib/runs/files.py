@@ -72,6 +72,11 @@ def seal_folder(folder: Path) -> None:
     write_sealed(folder / _SUMS, json.dumps(sums).encode())
 
 
+def unseal_folder(folder: Path) -> None:
+    """Forget what a folder's files held, once something else says so."""
+    (folder / _SUMS).unlink()
+
+
 def is_sealed(folder: Path) -> bool:
     """Whether a folder was sealed and all its files are still what was written."""
     sums = read_sealed(folder / _SUMS)

@@ -11,17 +11,18 @@ libraries: those are in `record.json` (`qrpo_lib.runs.records`), with the proces
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from qrpo_lib.runs import paths, records
+from qrpo_lib.runs import files, paths, records
 from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.keys import Step
@@ -175,6 +176,21 @@ def lock(name: str) -> FileLock:
 def discard(folder: Path) -> None:
     """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
     shutil.rmtree(_set_aside(folder))
+
+
+def remove_parts(folder: Path, parts: Collection[str]) -> None:
+    """Remove sub-folders of a complete folder that nothing reads any more; `removed.json` in it says which.
+
+    First that is written: killed in between, a sub-folder lies there whole, and the next call removes it.
+    """
+    with lock(folder.name):
+        known = records.removed_parts(folder)
+        if set(parts) - set(known):
+            listed = json.dumps(sorted({*known, *parts}), indent=2) + "\n"
+            files.write_atomically(folder / records.REMOVED, listed.encode())
+        for part in parts:
+            if (folder / part).exists():
+                shutil.rmtree(_set_aside(folder / part))
 
 
 def _set_aside(folder: Path) -> Path:

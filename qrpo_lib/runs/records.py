@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qrpo_lib.runs.keys import Step
 
 RECORD = "record.json"
+REMOVED = "removed.json"  # sub-folders of a complete folder that were removed since (`folders.remove_parts`)
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
@@ -38,7 +39,10 @@ class CorruptedRunError(InputError):
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """The record of a complete folder, after comparing every output with it (CorruptedRunError if one differs)."""
+    """The record of a complete folder, after comparing every output with it (CorruptedRunError if one differs).
+
+    Outputs in sub-folders that were removed on purpose are not missed.
+    """
     try:
         record = files.read_json(folder / RECORD, "")
     except files.UnreadableFileError:
@@ -46,8 +50,11 @@ def check(folder: Path) -> dict[str, Any]:
     wrong = _not_a_record(record, folder.name)
     if wrong:
         raise _corrupted(folder, f"{RECORD} {wrong}")
+    removed = tuple(f"{part}/" for part in removed_parts(folder))
     for name, expected in record["outputs"].items():
         path = folder / name
+        if name.startswith(removed):
+            continue
         if not path.is_file():
             raise _corrupted(folder, f"{name} is missing")
         if path.stat().st_size != expected["bytes"]:
@@ -56,6 +63,14 @@ def check(folder: Path) -> dict[str, Any]:
         if "sha256" in expected and _sha256_of(path) != expected["sha256"]:
             raise _corrupted(folder, f"{name} has changed")
     return record
+
+
+def removed_parts(folder: Path) -> list[str]:
+    """The sub-folders of a complete folder that were removed on purpose. Raises CorruptedRunError if none can tell."""
+    try:
+        return files.read_json(folder / REMOVED, "", list) if (folder / REMOVED).exists() else []
+    except files.UnreadableFileError:
+        raise _corrupted(folder, f"no readable {REMOVED}") from None
 
 
 def _corrupted(folder: Path, why: str) -> CorruptedRunError:
@@ -131,6 +146,7 @@ def write(step: Step, seed: int | None, clock: Clock) -> None:
     files.write_atomically(step.partial / RECORD, text.encode())
 
 
+@cache
 def _processor() -> dict[str, str]:
     """What tells kinds of CPU apart (Linux; elsewhere the name alone).
 

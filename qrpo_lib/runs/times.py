@@ -24,7 +24,7 @@ _NOTEBOOK = "notebook-"
 NOTEBOOKS = "notebooks"
 # Kinds of steps in the order of the pipeline; notebooks come last.
 _ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
-_ORDER += ("reference_evaluation", "training", "iterative")
+_ORDER += ("reference_evaluation", "training", "evaluation", "report", "log_ratios", "iterative")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import files, folders, keys, progress
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.sampling import engines, sampler
-from qrpo_lib.steps import fitting, reference_policy
+from qrpo_lib.steps import checkpoint_evaluation, fitting, reference_policy
 
 OUTPUTS = "answers.json"
 BASELINE_FILE = "alpaca_eval_gpt4_baseline.json"
@@ -100,17 +100,7 @@ def load(folder: Path) -> list[dict[str, str]]:
 
 def weights(folder: Path, checkpoint: int) -> Path:
     """The folder with a checkpoint's policy, of a run folder. Raises InputError if it was not kept."""
-    if checkpoint == 0:
-        return folder
-    if checkpoint == int(fitting.load_history(folder)["step"].max()):
-        return folder / "policy"
-    kept = folder / "checkpoints" / str(checkpoint)
-    if not kept.is_dir():
-        raise InputError(
-            f"The checkpoint after {checkpoint} steps was not kept in {folder}, so its policy can answer nothing any "
-            "more: train it again with a profile that keeps it."
-        )
-    return kept
+    return folder if checkpoint == 0 else checkpoint_evaluation.policy(folder, checkpoint)
 
 
 def _make(profile: Profile, made_by: keys.Step, checkpoint: int, folder: Path) -> None:

@@ -29,7 +29,7 @@ def step(profile: Profile, count: int) -> keys.Step:
         "count": count,
         "task": task.parameters(),
         "prompts": profile.seed,
-        "evaluation": evaluation.parameters(profile),
+        "evaluation": profile.evaluation_sampling,
         "max_new_tokens": profile.reference_sampling.max_new_tokens,
     }
     inputs = (initial_policy.step(profile), *task.inputs())

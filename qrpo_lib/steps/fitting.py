@@ -1,13 +1,13 @@
-"""Step 3, training: one policy fitted with one algorithm and seed, evaluated online at the start and at checkpoints.
+"""Step 3, training: one policy fitted with one algorithm and seed.
 
-The folder holds the final policy (`policy/`), `history.csv` (losses and metrics, one row for each step and split) and
-`evaluation.parquet` (every completion of every checkpoint, see `RECORDED`) and `pairs.json` (how many pairs there
-were, and what was left out and why).
+The folder holds the final policy (`policy/`), those of the checkpoints before it (`checkpoints/STEP/`, weights alone),
+`history.csv` (losses and metrics, one row for each step and split) and `pairs.json` (how many pairs there were, and
+what was left out and why). What the checkpoints answer is a step of its own (`qrpo_lib.steps.checkpoint_evaluation`);
+once that is there, checkpoints that nothing reads are removed (`qrpo_lib.experiment.kept`).
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -18,23 +18,22 @@ from typing import TYPE_CHECKING
 from qrpo_lib.objective import algorithms
 from qrpo_lib.profiles.settings import Algorithm, Profile, Training
 from qrpo_lib.runs import files, folders, keys, progress
-from qrpo_lib.steps import evaluation, reference_evaluation, reference_log_probs, reference_policy, training_pairs
+from qrpo_lib.steps import reference_log_probs, reference_policy, training_pairs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from qrpo_lib.training.configuration import Optimization
 
-PAIRS, HISTORY, EVALUATION = "pairs.json", "history.csv", reference_evaluation.EVALUATION
-# Columns of the recorded completions: every statistic of the results is computed from these.
-RECORDED = reference_evaluation.RECORDED
+PAIRS, HISTORY, POLICY, CHECKPOINTS = "pairs.json", "history.csv", "policy", "checkpoints"
 _REPORTED_PRECISION = "%.9g"
 # The trainer's checkpoints as long as training goes on, and the name they get before they are removed.
 _TRAINER, _FINISHED = ".trainer", ".finished"
 
 
-def inputs(profile: Profile, seed: int) -> tuple[keys.Step, ...]:
-    """The steps that a training rests on; the losses' settings have no part in them."""
-    shared = (*training_pairs.sources(profile), reference_log_probs.step(profile))
-    return (*shared, reference_evaluation.step(profile, seed))
+def inputs(profile: Profile) -> tuple[keys.Step, ...]:
+    """The steps that a training rests on; the losses' settings and the seed have no part in them."""
+    return (*training_pairs.sources(profile), reference_log_probs.step(profile))
 
 
 def step(
@@ -52,13 +51,12 @@ def step(
         "seed": seed,
         "loss": loss,
         "training": shared,
-        "evaluation": evaluation.parameters(profile),
     }
     return keys.Step(
         "training",
         parameters,
-        inputs=inputs(profile, seed) if known_inputs is None else known_inputs,
-        code=(*algorithms.code(algorithm), *evaluation.code(profile)),
+        inputs=inputs(profile) if known_inputs is None else known_inputs,
+        code=algorithms.code(algorithm),
         make=partial(_make, profile, algorithm, seed),
         seed=seed,
         resumable=True,
@@ -87,11 +85,23 @@ def load_history(folder: Path):
     return pd.read_csv(folder / HISTORY)
 
 
-def load_evaluation(folder: Path, columns: list[str] | None = None):
-    """The recorded completions of all checkpoints as a data frame, with these columns or all of `RECORDED`."""
-    import pandas as pd
+def last_step(folder: Path) -> int:
+    """After how many steps the training of this folder ended."""
+    return int(load_history(folder)["step"].max())
 
-    return pd.read_parquet(folder / EVALUATION, columns=columns)
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The policies that a training's folder holds, by the steps after which they were saved, in order."""
+    saved = {int(path.name): path for path in (folder / CHECKPOINTS).glob("*")}
+    return dict(sorted((saved | {last_step(folder): folder / POLICY}).items()))
+
+
+def reached(profile: Profile, steps: int) -> list[int]:
+    """The steps after which a training of so many steps saved its policy, in order; the last is at its end."""
+    from qrpo_lib.training import callbacks
+
+    settings = profile.training
+    return sorted(callbacks.checkpoint_steps(steps, settings.checkpoints, settings.checkpoint_every))
 
 
 def optimization(settings: Training, learning_rate: float, seed: int) -> Optimization:
@@ -104,6 +114,7 @@ def optimization(settings: Training, learning_rate: float, seed: int) -> Optimiz
 
 
 def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> None:
+    import pandas as pd
     import torch
     from transformers import AutoTokenizer
 
@@ -122,7 +133,6 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
     learning_rate, num_ref_rewards = loss.pop("learning_rate"), loss.pop("num_ref_rewards", None)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
     _drop_damaged(folder)
-    evaluate = _Evaluating(profile, policy, tokenizer, seed, folder)
     with progress.bar(f"training {algorithm}, seed {seed}") as report:
         fitted = trainer.fit_policy(
             policy,
@@ -131,106 +141,66 @@ def _make(profile: Profile, algorithm: Algorithm, seed: int, folder: Path) -> No
             validation,
             objective=Objective(algorithm, loss, num_ref_rewards),
             settings=optimization(settings, learning_rate, seed),
-            output=Output(folder / _TRAINER, on_checkpoint=evaluate, progress=report),
+            output=Output(folder / _TRAINER, on_checkpoint=partial(_save, folder, settings.precision), progress=report),
         )
     if not folders.is_main_process():
         return
-    fitted.save(folder / "policy", tokenizer, settings.precision)
-    _write(profile, fitted.history, reference_evaluation.step(profile, seed).folder, folder)
+    history = pd.DataFrame(fitted.history)
+    before = reached(profile, int(history["step"].max()))[:-1]
+    _check_saved(folder, before)
+    fitted.save(folder / POLICY, tokenizer, settings.precision)
+    history.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
     report = {"setting": settings.setting, "train": pairs.train.report, "validation": pairs.validation.report}
     files.write_atomically(folder / PAIRS, (json.dumps(report, indent=2) + "\n").encode())
-    # In this order: a run killed here must not find the trainer's last checkpoint without all the evaluations.
+    # In this order: a run killed here must not find the trainer's last checkpoint without all the policies.
     (folder / _TRAINER).rename(folder / _FINISHED)
     shutil.rmtree(folder / _FINISHED)
-    for path in folder.glob("evaluation-*.parquet"):
-        path.unlink()
+    for path in (folder / CHECKPOINTS).glob("*"):
+        if int(path.name) in before:
+            files.unseal_folder(path)
+        else:  # the last one, which is in `policy/`
+            shutil.rmtree(path)
 
 
-class _Evaluating:
-    """Evaluates the policy at a checkpoint and keeps that at once.
+def _save(folder: Path, precision: str, step: int, model: PreTrainedModel) -> None:
+    """Save the policy of a checkpoint, in the type that the trained policy is saved in (`suite_trainer.Fitted`).
 
-    A killed training goes on from its last checkpoint and does not come back to earlier ones.
+    Before the trainer saves its own state: a killed training comes back to a checkpoint without its policy.
     """
+    import torch
 
-    def __init__(self, profile: Profile, policy: Path, tokenizer, seed: int, folder: Path):
-        self.profile, self.policy, self.tokenizer = profile, policy, tokenizer
-        self.seed, self.folder = seed, folder
-        self.reference = None
+    from qrpo_lib.training import parallel
 
-    def __call__(self, step: int, model) -> None:
-        from transformers import AutoModelForCausalLM
-
-        path = self.folder / _piece(step)
-        if step == 0 or files.read_sealed(path) is not None:
-            return
-        if self.reference is None:
-            self.reference = AutoModelForCausalLM.from_pretrained(self.policy).eval()
-        # The same seed at every checkpoint: the difference between two of them has less noise.
-        online = evaluation.online_rewards(
-            self.profile,
-            model,
-            self.tokenizer,
-            seed=self.seed,
-            reference=self.reference,
-            known=self._recorded_before(step),
-        )
-        if folders.is_main_process():  # processes that train together evaluate together
-            files.write_sealed(path, online.assign(step=step).to_parquet())
-
-    def _recorded_before(self, step: int):
-        """What is recorded of the reference policy and at the checkpoints before this step, as one frame so ordered."""
-        import pandas as pd
-
-        earlier = [path for path in sorted(self.folder.glob("evaluation-*.parquet")) if path.name < _piece(step)]
-        pieces = [pd.read_parquet(io.BytesIO(content)) for path in earlier if (content := files.read_sealed(path))]
-        start = reference_evaluation.step(self.profile, self.seed).folder
-        return pd.concat([reference_evaluation.load(start), *pieces], ignore_index=True)
-
-
-def _write(profile: Profile, history: list[dict], start: Path, folder: Path) -> None:
-    """The history, and the completions of all checkpoints in one file."""
-    import pandas as pd
-
-    from qrpo_lib.training import callbacks
-
-    frame = pd.DataFrame(history)
-    settings, steps = profile.training, int(frame["step"].max())
-    reached = callbacks.checkpoint_steps(steps, settings.checkpoints, settings.checkpoint_every)
-    parts = _evaluations(folder, reached)
-    frame.to_csv(folder / HISTORY, index=False, float_format=_REPORTED_PRECISION)
-    online = pd.concat([reference_evaluation.load(start), *parts], ignore_index=True)
-    online[list(RECORDED)].to_parquet(folder / EVALUATION)
+    if step == 0 or not folders.is_main_process():
+        return
+    saved = folder / CHECKPOINTS / str(step)
+    shutil.rmtree(saved, ignore_errors=True)
+    weights = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    parallel.Forward(weights, autocast=False).of(model).save_pretrained(saved)
+    files.seal_folder(saved)
 
 
 def _drop_damaged(folder: Path) -> None:
-    """Remove evaluations that are not what was written, and the checkpoint behind them: training goes back for them."""
+    """Remove policies that are not what was written, and the trainer's state if it is behind one of them."""
+    from qrpo_lib.training import callbacks
+
     if folders.is_main_process():
-        damaged = [path for path in folder.glob("evaluation-*.parquet") if files.read_sealed(path) is None]
+        damaged = [path for path in (folder / CHECKPOINTS).glob("*") if not files.is_sealed(path)]
         for path in damaged:
-            path.unlink()
-        if damaged:
-            shutil.rmtree(folder / _TRAINER, ignore_errors=True)
+            shutil.rmtree(path)
+        state = callbacks.last_complete_checkpoint(folder / _TRAINER)
+        if state and any(int(path.name) <= int(state.rpartition("-")[2]) for path in damaged):
+            shutil.rmtree(folder / _TRAINER)
     if "WORLD_SIZE" in os.environ:  # processes that train together must find the same
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
 
 
-def _evaluations(folder: Path, steps: set[int]):
-    """The evaluations at these steps, as frames in their order. Raises UnreadableFileError if one is not there."""
-    import pandas as pd
-
-    frames = []
-    for step in sorted(steps):
-        path = folder / _piece(step)
-        content = files.read_sealed(path)
-        if content is None:
+def _check_saved(folder: Path, steps: list[int]) -> None:
+    """Raises UnreadableFileError if the policy after one of these steps is not there as it was written."""
+    for step in steps:
+        path = folder / CHECKPOINTS / str(step)
+        if not files.is_sealed(path):
             shutil.rmtree(folder / _TRAINER, ignore_errors=True)
             raise files.unreadable(path, "it is missing or damaged", "Run the same command again: it is made anew.")
-        frames.append(pd.read_parquet(io.BytesIO(content)))
-    return frames
-
-
-def _piece(step: int) -> str:
-    """The name of the file with the evaluation at one checkpoint, until training ends."""
-    return f"evaluation-{step:06d}.parquet"

@@ -73,7 +73,7 @@ def step(profile: Profile, plan: Plan, seed: int, number: int) -> keys.Step:
         "seed": seed,
         "loss": settings.qrpo.model_dump(),
         "training": {name: value for name, value in settings.model_dump().items() if not isinstance(value, dict)},
-        "repeats": profile.evaluation.repeats,
+        "repeats": profile.evaluation.of_split(EVALUATED),
     }
     inputs = (reference_policy.step(profile), reference_sampling.step(profile))
     if number > 1:
@@ -253,12 +253,12 @@ class _Round:
 
         from qrpo_lib.training import reference_logps
 
-        settings = self.profile.evaluation
+        repeats = self.profile.evaluation.of_split(EVALUATED)
         every = tasks.of(self.profile.task).prompts(self.profile.seed)
         prompts = [prompt for prompt in every if prompt.split == EVALUATED]
         ids = [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in prompts]
         # temperature 1 and top-p 1, as the KL is defined; the same seed in every plan and round, for less noise
-        drawn = sampler.sample(model, tokenizer, ids, completions=settings.repeats, seed=self.seed, **self._sampling())
+        drawn = sampler.sample(model, tokenizer, ids, completions=repeats, seed=self.seed, **self._sampling())
         rows = [
             {"prompt_ids": ids[completion.prompt_index], "completion_ids": completion.token_ids} for completion in drawn
         ]

@@ -29,6 +29,8 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 __all__ = ["MANIFEST"]  # also found here
 EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
+# Steps whose number depends on results: of each training, for the checkpoints that are reported.
+_ANSWERS_OF_CHECKPOINTS = ("report", "log_ratios")
 _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 # Figure 4 and the claim about it compare all of these.
@@ -284,6 +286,17 @@ def steps(profile_name: str) -> list[keys.Step]:
 
 
 def needed_folders(all_jobs: list[Job]) -> set[str]:
-    """Names of the run folders that these jobs make or read."""
+    """Names of the run folders that these jobs make or read, what is reported of their models among them."""
     roots = (step for job in all_jobs for step in (job.step, *job.possible))
-    return {step.folder_name for step in keys.with_inputs(*roots)}
+    needed = {step.folder_name for step in keys.with_inputs(*roots)}
+    return needed | {name for job in all_jobs for name in _rests_on(job)} | _of_trainings(needed)
+
+
+def _of_trainings(needed: set[str]) -> set[str]:
+    """Names of the folders with what a checkpoint of these trainings answers, which results decide, and what for."""
+    found = set()
+    for folder, record in records.read_all():
+        inputs = {f"{name}-{key}" for name, key in record.get("inputs", {}).items()}
+        if record["name"] in _ANSWERS_OF_CHECKPOINTS and inputs & needed:
+            found |= {folder.name, *inputs}
+    return found

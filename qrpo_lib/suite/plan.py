@@ -1,9 +1,9 @@
 """`qrpo plan`: what a profile would run, before anything is submitted: stages, jobs, tokens, hours, disk. Read-only.
 
-Numbers of steps, jobs and completions are exact. Tokens and hours rest on the assumptions that are printed below the
-table, with where each is from, and can be changed on the command line; they are estimates until a run has been
-measured. An evaluation is counted once, on one device with the profile's engine, whichever job makes it. Prompts and
-parameters are counted where data and models are at hand; what is unknown is said (`qrpo_lib.suite.plan_sizes`).
+Numbers of steps, jobs and completions are exact, but for reports: which checkpoints are reported is known in the end,
+so that the most that can be is planned. Tokens and hours rest on the assumptions that are printed below the table, with
+where each is from, and can be changed on the command line; they are estimates until a run has been measured. Prompts
+and parameters are counted where data and models are at hand; what is unknown is said (`qrpo_lib.suite.plan_sizes`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qrpo_lib.experiment import grid
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
-from qrpo_lib.runs import paths
+from qrpo_lib.runs import paths, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
@@ -32,7 +32,8 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 _BYTES_TO_RESUME = 12  # a parameter: weights and Adam's two moments in float32
-_STAGES = ("policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training")
+_STAGES = ("policy", "sft", "sampling", "scoring", "reference_log_probs", "training", "evaluation")
+_REPORTS = "reports"
 # Operations a parameter and token: the forward pass, the backward pass, and the forward pass again where activations
 # are not kept (gradient checkpointing).
 _FORWARD, _BACKWARD, _AGAIN = 2, 4, 2
@@ -112,7 +113,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
     known = [*grid.grid(profile), *grid.scaling(profile), *grid.transformations(profile), *grid.figure_6(profile)]
     experiment = profile.experiment
     known.append(grid.own_run(profile, experiment.algorithms[-1], experiment.seeds[0]))
-    models = pipeline.trainings(profile, dict.fromkeys(known))
+    models = pipeline.evaluations(profile, dict.fromkeys(known))
     return list(in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
 
 
@@ -136,40 +137,59 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
         for kind in kinds:
             of_kind = [task for task in of_arm if task.kind == kind]
             if of_kind:
-                found.append(_stage(profile, kind, of_kind, of_arm, assumptions, sizes))
+                found.append(_stage(profile, kind, of_kind, assumptions, sizes))
+        found += [stage for stage in [_reports(profile, of_arm, assumptions, sizes)] if stage.steps]
     return found
 
 
-def _stage(
-    profile: Profile, kind: str, of_kind: list[Task], of_arm: list[Task], assumed: Assumptions, sizes: Sizes
-) -> Stage:
-    is_open = {task.name: not task.step.folder.is_dir() for task in of_arm}
-    to_do = [task for task in of_kind if is_open[task.name]]
+def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+    is_open = [not task.step.folder.is_dir() for task in of_kind]
     resources = profile.dispatch.of_kind(kind)
     costs = [_cost(profile, task, assumed, sizes) for task in of_kind]
-    times = [is_open[task.name] for task in of_kind]
-    if kind == "evaluation" and not any(_evaluates_checkpoints(task) for task in of_kind):
-        # Trainings evaluate their checkpoints themselves: the same work, counted where it belongs.
-        one = _evaluation(profile, assumed, sizes, _checkpoints(profile, sizes))
-        costs.append(one)
-        times.append(sum(task.kind == "training" and is_open[task.name] for task in of_arm))
+    of_open = [cost for cost, still in zip(costs, is_open, strict=True) if still]
     return Stage(
         arm=profile.arm,
         kind=kind,
         steps=len(of_kind),
-        done=len(of_kind) - len(to_do),
-        jobs=len(to_do) * resources.workers,
+        done=len(of_kind) - len(of_open),
+        jobs=len(of_open) * resources.workers,
         nodes=resources.nodes,
-        tokens=sum(n * cost.tokens for n, cost in zip(times, costs, strict=True)),
-        hours=sum(n * cost.seconds for n, cost in zip(times, costs, strict=True)) / 3600,
-        disk=sum(n * cost.bytes for n, cost in zip(times, costs, strict=True)) / 1e9,
+        tokens=sum(cost.tokens for cost in of_open),
+        hours=sum(cost.seconds for cost in of_open) / 3600,
+        disk=sum(cost.bytes for cost in of_open) / 1e9,
         arithmetic="; or ".join(dict.fromkeys(cost.told for cost in costs)),
         notes=tuple(sizes.notes),
     )
 
 
-def _evaluates_checkpoints(task: Task) -> bool:
-    return task.step.name != "reference_evaluation"
+def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+    """The answers to the reporting prompts, of the checkpoints that are reported, and their log-probabilities."""
+    number, with_log_ratios = grid.most_reports(profile)
+    trained = {task.name for task in of_arm if task.kind == "training"}
+    made = [record["inputs"].get("training") for _, record in records.read_all() if record["name"] == "report"]
+    done = min(number, sum(f"training-{key}" in trained for key in made))
+    one = _answering(profile, assumed, sizes, "reporting", 1)
+    prompts, repeats = plan_sizes.of_split(profile, sizes, "reporting"), profile.evaluation.of_split("reporting")
+    read = prompts * repeats * (_completion_tokens(profile, assumed) + assumed.prompt_tokens)
+    passes = assumed.seconds(_FORWARD * 2 * sizes.policy.number * read)
+    left, resources = number - done, profile.dispatch.of_kind("evaluation")
+    share = left / number if number else 0
+    told = (
+        f"{one.told}; of {with_log_ratios} also {_FORWARD} x 2 x {_short(sizes.policy.number)} x {_short(read)} tokens"
+    )
+    return Stage(
+        arm=profile.arm,
+        kind=_REPORTS,
+        steps=number,
+        done=done,
+        jobs=left * resources.workers,
+        nodes=resources.nodes,
+        tokens=left * one.tokens,
+        hours=(left * one.seconds + share * with_log_ratios * passes) / 3600,
+        disk=left * one.bytes / 1e9,
+        arithmetic=f"at most, {told} for log-probabilities",
+        notes=tuple(sizes.notes),
+    )
 
 
 # --- one step of each kind --------------------------------------------------------------------------------------------
@@ -177,8 +197,8 @@ def _evaluates_checkpoints(task: Task) -> bool:
 
 def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
     if task.kind == "evaluation":
-        checkpoints = _checkpoints(profile, sizes) if _evaluates_checkpoints(task) else 1
-        return _evaluation(profile, assumed, sizes, checkpoints, of_reference=not _evaluates_checkpoints(task))
+        checkpoints = 1 if task.step.name == "reference_evaluation" else _checkpoints(profile, sizes)
+        return _answering(profile, assumed, sizes, "selection", checkpoints)
     if "released" in task.step.parameters:
         return _imported(profile, assumed, sizes)
     if task.kind == "training":
@@ -232,33 +252,33 @@ def _scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
     return Cost(read, seconds, read * _BYTES_A_TOKEN, f"2 x {pairs:,} completions of the dataset scored")
 
 
-def _evaluation(
-    profile: Profile, assumed: Assumptions, sizes: Sizes, checkpoints: int, of_reference: bool = False
-) -> Cost:
-    """Completions of held-out prompts with rewards and log-probabilities, the policy's and the reference's."""
-    prompts, repeats = sizes.held_out.number, profile.evaluation.repeats
+def _answering(profile: Profile, assumed: Assumptions, sizes: Sizes, split: str, policies: int) -> Cost:
+    """Answers of so many policies to the prompts of a split, with rewards, by one device with the profile's engine."""
+    prompts, repeats = plan_sizes.of_split(profile, sizes, split), profile.evaluation.of_split(split)
     length = _completion_tokens(profile, assumed)
-    written = checkpoints * prompts * repeats * length
-    read = checkpoints * prompts * repeats * (length + assumed.prompt_tokens)
-    policies = 1 if of_reference else 2
-    passes = policies * sizes.policy.number + sizes.reward_model.number
-    seconds = written / assumed.tokens_a_second + assumed.seconds(_FORWARD * passes * read)
-    told = (
-        f"{checkpoints} x {prompts:,} prompts x {repeats} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s, "
-        f"then {_FORWARD} x {_short(passes)} x {_short(read)} tokens for log-probabilities and rewards"
-    )
+    written = policies * prompts * repeats * length
+    read = policies * prompts * repeats * (length + assumed.prompt_tokens)
+    seconds = written / assumed.tokens_a_second + assumed.seconds(_FORWARD * sizes.reward_model.number * read)
+    told = f"{policies} x {prompts:,} prompts x {repeats} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
+    if sizes.reward_model.number:
+        told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
     return Cost(written, seconds, written * _BYTES_A_TOKEN, told)
 
 
 def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: bool) -> Cost:
-    """The fit alone, with the reference's log-probabilities if no step before has them; checkpoints are evaluated in a
-    stage of their own."""
+    """The fit alone, with the reference's log-probabilities if no step before has them.
+
+    Of its policies those stay that the profile keeps; checkpoints are evaluated in a stage of their own.
+    """
     settings, length = profile.training, assumed.prompt_tokens + _completion_tokens(profile, assumed)
     pairs = _seen(sizes.train.number * settings.pairs_per_prompt, settings.batch_size, settings.last_batch)
     tokens = pairs * settings.epochs * 2 * length
     factor = _FORWARD + _BACKWARD + _again(profile) + (_FORWARD if reference else 0)
     seconds, told = _passes(sizes, tokens, factor, assumed)
-    return Cost(tokens, seconds, _policy_bytes(profile, sizes), f"{pairs:,} pairs x 2 x {length:.0f} tokens; {told}")
+    checkpoints = _checkpoints(profile, sizes)
+    kept = min(2, checkpoints) if profile.evaluation.kept == "best" else checkpoints
+    told = f"{pairs:,} pairs x 2 x {length:.0f} tokens; {told}; {kept} of {checkpoints} policies kept"
+    return Cost(tokens, seconds, kept * _policy_bytes(profile, sizes), told)
 
 
 def _reference_log_probs(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
@@ -313,16 +333,18 @@ def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
 
 
 def resuming_disk(profile_name: str, found: list[Stage]) -> tuple[int, float]:
-    """Trainings that run at once, and the GB of the checkpoints that they would resume from.
+    """Trainings that run at once, and the GB of what they have on disk until they are evaluated.
 
-    Each has one, and for a moment the one that takes its place.
+    Each has one checkpoint to resume from, for a moment the one that takes its place, and the policies of all.
     """
     at_once = profiles.load(profile_name).dispatch.simultaneous
     still = {stage.arm: stage.steps - stage.done for stage in found if stage.kind == "training"}
     of_arms = []
     for arm, number in still.items():
-        parameters = plan_sizes.policy(profiles.load(profile_name, arm)).number
-        of_arms += [2 * _BYTES_TO_RESUME * parameters / 1e9] * number
+        profile = profiles.load(profile_name, arm)
+        sizes = plan_sizes.of_arm(profile)
+        policies = _checkpoints(profile, sizes) * _policy_bytes(profile, sizes)
+        of_arms += [(2 * _BYTES_TO_RESUME * sizes.policy.number + policies) / 1e9] * number
     largest = sorted(of_arms, reverse=True)[:at_once]
     return len(largest), sum(largest)
 
@@ -355,7 +377,8 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
         lines += [
             "",
             f"While trainings run, up to {at_once} at once: {while_running:,.0f} GB of checkpoints to resume from "
-            f"(2 x {_BYTES_TO_RESUME} bytes a parameter), removed at the end of each.",
+            f"(2 x {_BYTES_TO_RESUME} bytes a parameter), removed at the end of each, and of policies that are not yet "
+            "evaluated.",
         ]
     lines += ["", "Assumed, not measured (`qrpo plan --help`):", *(f"  {line}." for line in _told(assumed))]
     parent = next(path for path in (paths.runs_folder(), *paths.runs_folder().parents) if path.exists())

@@ -93,6 +93,14 @@ def prompts(profile: Profile) -> tuple[Size, Size]:
     return Size(train, note), Size(held_out, note)
 
 
+def of_split(profile: Profile, sizes: Sizes, split: str) -> int:
+    """Prompts of "selection" or "reporting": counted, or the half of a dataset's test set, of which the paper's is."""
+    if isinstance(profile.task, ChatDataTask | LeetCodeTask):
+        selection = math.ceil(sizes.held_out.number / 2)  # as scikit-learn splits it
+        return selection if split == "selection" else int(sizes.held_out.number) - selection
+    return sum(prompt.split == split for prompt in tasks.of(profile.task).prompts(profile.seed))
+
+
 def _papers_dataset(task: ChatDataTask | LeetCodeTask) -> str:
     places = {"magpieair": 0, "ultrafeedback": 1, "leetcode": 2}
     return list(_PROMPTS)[places[task.name]]

@@ -106,6 +106,11 @@ def test_sbatch_text_is_the_golden_one(name, tmp_path, monkeypatch):
     assert text == golden.read_text()
 
 
+def test_each_job_of_an_array_can_wait_for_its_own_of_another():
+    after = After(("41_0", "41_1"), ("43",), "42")
+    assert executors.dependency(after, Counter({"41": 2})) == "afterok:41,afterany:43,aftercorr:42"
+
+
 def test_states_of_squeue_are_understood(monkeypatch):
     """Lines as squeue 22.05 printed them on the test cluster."""
     lines = ["3_0 RUNNING None", "3_1 PENDING JobArrayTaskLimit", "4 PENDING DependencyNeverSatisfied", "5 NODE_FAIL x"]

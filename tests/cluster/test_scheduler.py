@@ -39,6 +39,39 @@ def test_a_step_that_workers_share_gets_as_many_jobs(runs_folder):
     assert executor.after == [After(), After(end=("1_0", "1_1", "1_2", "1_3"))]  # one of the four may be lost
 
 
+def chains(number, *, first=(), kind="evaluation"):
+    """Models, each with its evaluation, which also needs what all of them need."""
+    models = [toys.task(f"train{i}", needs=first) for i in range(number)]
+    return [toys.task(f"evaluate{i}", kind=kind, needs=(model, *first)) for i, model in enumerate(models)]
+
+
+def test_models_and_their_evaluations_are_two_arrays_and_each_evaluation_comes_after_its_own_model(runs_folder):
+    start = toys.task("start")
+    executor = InMemory()
+    following(executor, *chains(3, first=(start,))).advance()
+    names = [[work.name.rpartition("-")[0] for work in works] for _, works, _ in executor.all]
+    assert names == [["start"], ["train0", "train1", "train2"], ["evaluate0", "evaluate1", "evaluate2"]]
+    assert executor.after == [After(), After(success=("1",)), After(success=("1",), each="2")]
+
+
+def test_an_evaluation_whose_model_is_in_no_whole_array_is_a_job_of_its_own(runs_folder):
+    evaluations = chains(3)
+    executor = InMemory()
+    following(executor, evaluations[0], evaluations[2]).advance()  # the models of an earlier command
+    assert set(executor.alive) == {"1_0", "1_1", "2_0", "2_1"}
+    executor.after = []
+    executor.end("2_1")  # lost, while its model is still computed
+    following(executor, *evaluations).advance()
+    assert executor.after == [After(), After(success=("3",)), After(success=("1_1",))]
+    cut = InMemory()
+    following(cut, *chains(4, kind="sampling"), array_size=2).advance()
+    assert [after.each for after in cut.after] == ["", "", "1", "2"]
+    shared = InMemory()
+    resources = {"sampling": Resources(workers=2)}
+    following(shared, *chains(2, kind="sampling"), resources=resources).advance()
+    assert [after.success for after in shared.after] == [(), ("1_0",), ("1_1",)]
+
+
 def test_what_is_complete_gets_no_job_and_no_dependency(diamond):
     first, middle, last = diamond
     for task in (first, middle[1]):
@@ -329,6 +362,16 @@ def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is
     assert executor.most == 2
     assert set(progress.status.values()) == {"complete"}
     assert next(iter(in_order([*others, *after]))) == "first"
+
+
+def test_a_model_is_evaluated_before_the_next_one_is_trained():
+    """So the first runs of a sweep are complete early, and no more checkpoints than needed are on the disk."""
+    pairs = Task("pairs", never)
+    models = [Task(f"train{number}", never, needs=(pairs,)) for number in range(3)]
+    evaluated = [Task(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
+    executor, _ = local({}, *evaluated, cores=1)
+    expected = [name for number in range(3) for name in (f"train{number}", f"evaluate{number}")]
+    assert executor.begun == ["pairs", *expected]
 
 
 def test_a_folder_that_happens_to_have_the_name_of_a_task_is_not_its_result(runs_folder):

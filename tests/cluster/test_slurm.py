@@ -343,7 +343,7 @@ def test_the_pipeline_through_slurm_publishes_the_same_bytes(cluster, tmp_path):
     assert through_slurm.keys() == here.keys()
     assert [name for name in here if here[name] != through_slurm[name]] == []
     made = {"initial_policy", "reference_sampling", "reference_evaluation", "reference_log_probs", "training"}
-    made |= {"sample_answers"}
+    made |= {"sample_answers", "evaluation", "report"}
     records = [record for _, record in read_records(tmp_path / "slurm" / "runs") if record["name"] in made]
     assert {record["name"] for record in records} == made
     assert all(record["slurm_job"] for record in records)

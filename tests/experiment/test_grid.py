@@ -125,10 +125,10 @@ def test_what_is_not_in_the_grid_is_the_profiles_own(load):
 def test_runs_that_differ_in_the_loss_share_all_before_it(load):
     profile = load(PAPER)
     runs = [run for run in grid.grid(profile) if run.setting == "off-policy-best"]
-    steps = [run.step(profile) for run in runs]
-    assert len({step.key for step in steps}) == len(runs)
+    steps = [run.training(profile) for run in runs]
+    assert len({step.key for step in steps}) == len({run.step(profile).key for run in runs}) == len(runs)
     assert len({tuple(source.key for source in step.inputs) for step in steps}) == 1
-    settings = {run.setting: run.step(profile).inputs for run in grid.grid(profile)}
+    settings = {run.setting: run.training(profile).inputs for run in grid.grid(profile)}
     # The settings without SFT share policy and completions, and so do those with SFT.
     assert len({inputs[0].key for inputs in settings.values()}) == 2
     assert len({inputs[1].key for inputs in settings.values()}) == 2
@@ -143,11 +143,13 @@ def test_steps_that_share_their_inputs_are_those_made_one_by_one(load):
         alone = run.step(profile)
         assert (steps[run].key, steps[run].inputs) == (alone.key, alone.inputs)
         assert steps[run] is steps[run]
-    tasks = jobs.trainings(profile, runs)
+    tasks = jobs.evaluations(profile, runs)
     for run, task in zip(runs, tasks, strict=True):
-        alone = jobs.training(run.settings(profile), run.algorithm, run.seed)
+        alone = jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
         assert (task.name, task.arguments, task.cores) == (alone.name, alone.arguments, alone.cores)
         assert [need.name for need in task.needs] == [need.name for need in alone.needs]
+        for shared, made in zip(task.needs, alone.needs, strict=True):
+            assert [need.name for need in shared.needs] == [need.name for need in made.needs]
 
 
 def test_plan_counts_every_model_once(load):
@@ -288,7 +290,9 @@ def test_what_runs_share_is_made_once_before_them_and_its_error_is_that_of_all_o
     assert [name for name in making.seen if name.startswith("training")] == []  # nothing was trained without it
     making.failing, making.seen = {}, []
     assert train.train(profile, runs).failed == {}
-    assert [name.rpartition("-")[0] for name in making.seen[-3:]] == ["training"] * 3
+    kinds = [name.rpartition("-")[0] for name in making.seen]
+    assert kinds.count("training") == kinds.count("evaluation") == 3
+    assert kinds.index("evaluation") > kinds.index("training") > kinds.index("reference_log_probs")
     assert len(set(making.seen)) == len(making.seen)
 
 
@@ -308,10 +312,23 @@ def test_what_complete_runs_rest_on_is_made_again(training):
     making.seen = []
     train.train(profile, runs)
     assert making.seen == []
-    lost = runs[0].step(profile).inputs[-1]
-    shutil.rmtree(lost.folder)
+    for lost in runs[0].step(profile).inputs:  # its training; what the policy answered before training
+        shutil.rmtree(lost.folder)
+        train.train(profile, runs)
+        assert making.seen == [lost.folder_name]
+        making.seen = []
+    # An evaluation is wanted once more, and checkpoints have gone since the first one.
+    shutil.rmtree(runs[0].step(profile).folder)
     train.train(profile, runs)
-    assert making.seen == [lost.folder_name]
+    assert making.seen == [runs[0].step(profile).folder_name]
+    making.seen = []
+    shutil.rmtree(runs[0].step(profile).folder)
+    folders.remove_parts(runs[0].training(profile).folder, ["checkpoints/2"])
+    train.train(profile, runs)
+    assert making.seen == [runs[0].training(profile).folder_name, runs[0].step(profile).folder_name]
+    making.failing = {"training": "ValueError: beta"}
+    shutil.rmtree(runs[0].training(profile).folder)
+    assert train.train(profile, runs).failed == {runs[0].name: "ValueError: beta"}
 
 
 def test_removed_data_is_prepared_again(load, monkeypatch, runs_folder):

@@ -8,7 +8,7 @@ import pytest
 from qrpo_lib.experiment import grid, tracking
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import extras, paths
-from qrpo_lib.steps import fitting
+from qrpo_lib.steps import evaluation, fitting, reference_evaluation
 
 HISTORY = pd.DataFrame(
     [
@@ -16,10 +16,11 @@ HISTORY = pd.DataFrame(
         {"step": 1, "split": "train", "loss": 0.25, "log_ratio": 0.125, "grad_norm": 2.0},
     ]
 )
-EVALUATION = pd.DataFrame(
+ANSWERS = pd.DataFrame(
     [
-        {"step": step, "split": "selection", "length": 4, "reward": reward, "logp": -2.0, "ref_logp": -2.5}
-        for step, reward in ((0, 1.0), (0, 3.0), (1, 4.0))
+        {"prompt_id": "a", "split": "selection", "step": step, "repeat": repeat, "length": 4, "finish_reason": "stop"}
+        | {"reward": reward, "logp": -2.0, "text": "x", "token_ids": [1]}
+        for step, repeat, reward in ((0, 0, 1.0), (0, 1, 3.0), (1, 0, 4.0))
     ]
 )
 EXPECTED = {
@@ -37,10 +38,12 @@ def made(tmp_path, runs_folder):
         path.write_text(f'extends = "tiny"\n[experiment]\nreport_to = {json.dumps(trackers)}\n')
         profile = profiles.load(str(path), "chat")
         run = grid.grid(profile)[0]
-        folder = run.step(profile).folder
-        folder.mkdir(parents=True)
-        HISTORY.to_csv(folder / fitting.HISTORY, index=False)
-        EVALUATION.to_parquet(folder / fitting.EVALUATION)
+        before = reference_evaluation.step(run.settings(profile), run.seed, "selection")
+        for step in (run.training(profile), run.step(profile), before):
+            step.folder.mkdir(parents=True)
+        HISTORY.to_csv(run.training(profile).folder / fitting.HISTORY, index=False)
+        for step, rows in ((before, ANSWERS["step"] == 0), (run.step(profile), ANSWERS["step"] > 0)):
+            ANSWERS[rows].to_parquet(step.folder / evaluation.EVALUATION)
         return profile, run
 
     return make
@@ -53,9 +56,9 @@ def test_trackers_change_no_key(made):
 
 def test_what_is_told(made):
     profile, run = made()
-    found = tracking.scalars(run.step(profile).folder)
+    found = tracking.scalars(profile, run)
     assert {step: EXPECTED[step].items() <= values.items() for step, values in found.items()} == {0: True, 1: True}
-    assert found[0]["selection/log_ratio"] == 0.5
+    assert found[0]["selection/length"] == 4
     assert "validation/grad_norm" not in found[0]
     tracking.report(profile, [run])  # no tracker: nothing is written
     assert not (paths.runs_folder() / ".trackers").exists()

@@ -49,9 +49,11 @@ def profile(setting: str | None = None):
 def work(kind: str):
     """A step of this kind: the step itself, and a function that makes it and what it rests on."""
     from qrpo_lib.steps import (
+        checkpoint_evaluation,
         dataset_pairs,
         fitting,
         initial_policy,
+        log_ratios,
         reference_evaluation,
         reference_log_probs,
         reference_policy,
@@ -66,11 +68,17 @@ def work(kind: str):
         "sft": (reference_policy.step(tuned), lambda: reference_policy.run(tuned)),
         "dataset_pairs": (dataset_pairs.step(tuned), lambda: dataset_pairs.run(tuned)),
         "reference_sampling": (reference_sampling.step(chat), lambda: reference_sampling.run(chat)),
-        "reference_evaluation": (reference_evaluation.step(chat, 0), lambda: reference_evaluation.run(chat, 0)),
+        "reference_evaluation": _of(reference_evaluation, chat, 0, "reporting"),
         "reference_log_probs": (reference_log_probs.step(chat), lambda: reference_log_probs.run(chat)),
-        "training": (fitting.step(chat, "qrpo", 0), lambda: fitting.run(chat, "qrpo", 0)),
+        "training": _of(fitting, chat, "qrpo", 0),
+        "evaluation": _of(checkpoint_evaluation, chat, "qrpo", 0),
+        "log_ratios": _of(log_ratios, chat, "qrpo", 0, 2, "reporting"),
         "iterative": (rounds.step(chat, plan, 0, 2), lambda: rounds.run(chat, plan, 0)),
     }[kind]
+
+
+def _of(module, *arguments):
+    return module.step(*arguments), lambda: module.run(*arguments)
 
 
 KINDS = (
@@ -81,5 +89,7 @@ KINDS = (
     "reference_evaluation",
     "reference_log_probs",
     "training",
+    "evaluation",
+    "log_ratios",
     "iterative",
 )

@@ -112,8 +112,9 @@ def install(fault: Fault) -> None:
 
     def write_sealed(path, content):
         plain_sealed(path, content)
-        if path.parent.parent.name in (".partial", ".shards"):
-            fault.reached(f"{path.parent.name.rpartition('-')[0]}: piece")
+        step = next((one.name for one in path.parents if one.parent.name in (".partial", ".shards")), None)
+        if step and ".trainer" not in path.parts:
+            fault.reached(f"{step.rpartition('-')[0]}: piece")
 
     @contextlib.contextmanager
     def bar(text):

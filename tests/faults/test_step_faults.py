@@ -99,9 +99,9 @@ def flip_a_bit(path, position=-100):
     path.write_bytes(content)
 
 
-# The middle of a step's work. Nothing tells of a reference evaluation before it is made.
+# The middle of a step's work.
 MIDDLE = dict.fromkeys(miniature.KINDS, "during") | {"dataset_pairs": "piece", "reference_sampling": "piece"}
-del MIDDLE["reference_evaluation"]
+MIDDLE |= {"reference_evaluation": "piece", "evaluation": "piece"}
 MOMENTS = [(kind, moment) for kind in miniature.KINDS for moment in ("before", "made")] + list(MIDDLE.items())
 MOMENTS += [("training", "piece"), ("training", "recorded"), ("training", "complete")]
 
@@ -162,10 +162,12 @@ def test_a_disk_that_is_really_full_is_named_and_with_room_the_same_call_complet
     [
         ("training", "piece", 1, ".partial/training-*/.trainer/checkpoint-*/model.safetensors"),
         ("training", "piece", 1, ".partial/training-*/.trainer/checkpoint-*/optimizer.pt"),
-        ("training", "piece", 1, ".partial/training-*/evaluation-*.parquet"),
+        ("training", "piece", 1, ".partial/training-*/checkpoints/*/model.safetensors"),
         ("training", "made", 0, ".partial/training-*/policy/model.safetensors"),
         ("reference_sampling", "made", 0, ".shards/reference_sampling-*/completions-*.parquet"),
         ("reference_sampling", "made", 0, ".shards/reference_sampling-*/rewards-*"),
+        ("evaluation", "made", 0, ".shards/evaluation-*/answers-*.parquet"),
+        ("evaluation", "made", 0, ".shards/evaluation-*/rewards-*"),
         ("iterative", "during", 0, ".partial/iterative-*/.trainer/completions.parquet"),
     ],
     ids=lambda value: str(value).rpartition("/")[2],
@@ -181,7 +183,7 @@ def test_one_bit_in_what_a_killed_attempt_left_changes_nothing(scene, kind, mome
     at_work.assert_same()
 
 
-@pytest.mark.parametrize("name", ["policy/model.safetensors", "evaluation.parquet", records.RECORD, "pairs.json"])
+@pytest.mark.parametrize("name", ["policy/model.safetensors", "history.csv", records.RECORD, "pairs.json"])
 @pytest.mark.parametrize("damage", ["a bit", "cut off", "empty", "missing"])
 def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name, damage):
     at_work = scene("training")
@@ -198,7 +200,7 @@ def test_a_damaged_output_is_refused_with_a_remedy_that_works(scene, whole, name
     assert status == 1
     assert f"The run folder {copied} is corrupted" in said
     assert f"qrpo clean --run {copied.name}" in said
-    if (name, damage) == ("evaluation.parquet", "a bit"):  # one of them, to the end
+    if (name, damage) == ("history.csv", "a bit"):  # one of them, to the end
         folders.discard(copied)
         assert at_work.attempt() == (0, "")
         at_work.assert_same()

@@ -9,7 +9,7 @@ import pytest
 from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.paper import claims
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.results import alpaca, best_models, length_bias, selection, studies, tables, verdicts
+from qrpo_lib.results import alpaca, best_models, length_bias, reports, selection, studies, tables, verdicts
 
 LC = {"qrpo": 0.30, "dpo": 0.20, "rebel": 0.10, "simpo": 0.08}
 
@@ -61,7 +61,7 @@ def test_the_models_of_the_tables(profile, best):
     assert list(rows.index[:2]) == ["initial", "sft"]
     chosen = best.cells[best.cells["selected"]].drop_duplicates("algorithm").set_index("algorithm")
     assert chosen.loc["dpo", "setting"] == "off-policy-random"
-    # DPO at its best: 0.20 + 0.15 + 0.15; 40 prompts x 3 repeats x 3 seeds of noise 0.2 on the same prompts.
+    # DPO at its best: 0.20 + 0.15 + 0.15; 40 prompts x 6 repeats x 3 seeds of noise 0.2 on the same prompts.
     gain = best_models.compare(best, "dpo", "initial")
     assert gain.mean == pytest.approx(0.50, abs=0.04)
     assert gain.low < 0.50 < gain.high
@@ -144,7 +144,7 @@ def test_without_a_baseline_there_is_nothing_to_tie_with(best, judge):
     assert judge("qrpo-first-or-ties", alone).verdict == "not testable"
 
 
-def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
+def test_a_gain_counts_from_the_policy_that_was_trained_from(profile, best):
     """Without SFT QRPO gains what training added; after SFT the 0.1 that SFT added is not credited to it."""
     plain = best_models.gain_rows(best).set_index("method")
     assert plain.loc["qrpo", "start"] == "initial"
@@ -152,7 +152,9 @@ def test_a_gain_counts_from_the_policy_that_was_trained_from(best):
     cells = best.cells.copy()
     of_qrpo = cells["algorithm"] == "qrpo"
     cells.loc[of_qrpo, "selected"] = cells.loc[of_qrpo, "setting"] == "sft-off-policy-random"
-    tuned = dataclasses.replace(best, cells=cells)
+    runs = [run for run in best_models.further_runs(profile) if run.setting == "sft-off-policy-random"]
+    last = best_models.reported(profile, {run: {4} for run in runs if run.algorithm == "qrpo"})
+    tuned = dataclasses.replace(best, cells=cells, last=pd.concat([best.last, last], ignore_index=True))
     row = best_models.gain_rows(tuned).set_index("method").loc["qrpo"]
     assert row["start"] == "sft"
     rewards = [tuned.reporting(name, "reward").mean() for name in ("qrpo", "sft")]
@@ -187,6 +189,61 @@ def test_dpos_gain_is_that_of_its_reported_model(profile, best, monkeypatch):
     monkeypatch.setattr(best_models.train, "train", lambda *_: None)  # all is trained
     expected = best_models.gain_rows(best).set_index("method").loc["dpo", "gain"]
     assert best_models.dpo_gain(profile) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_the_sweep_makes_every_report_that_the_results_read(profile, monkeypatch):
+    """So the results' notebooks only read; and only what a table or figure shows is made."""
+    asked, plain = [], train.report
+
+    def report(of, wanted, split="reporting", *, log_ratios=False):
+        asked.extend((run, step, split, log_ratios) for run, steps in wanted.items() for step in steps)
+        plain(of, wanted, split, log_ratios=log_ratios)
+
+    monkeypatch.setattr(train, "report", report)
+    monkeypatch.setattr(train, "train", lambda *_: None)  # all is trained
+    assert reports.make(profile) == []
+    made = set(asked)
+    asked.clear()
+    best = best_models.best_models(profile)
+    best_models.length_points(profile, best)
+    best_models.dpo_gain(profile)
+    studies.scaling_cells(profile), studies.degradation(profile), studies.transformation_cells(profile)
+    assert set(asked) == made
+    # Four algorithms in four settings, the last of the four that are shown, eight cells of Figure 3 and the course of
+    # two, two transformations: with three seeds each.
+    cells = 3 * (16 + 4 + 8 + 2 * 3 + 2)
+    assert len({one[:2] for one in made if one[1] > 0}) <= cells
+    assert len({one for one in made if one[3]}) == 3 * 4
+    monkeypatch.setattr(studies, "degradation", lambda of: read.evaluations(of, [grid.grid(of)[0]] * 0))
+    assert reports.make(profile) == ["None of these runs is complete: train them first."]
+
+
+def test_a_checkpoint_whose_answers_to_reporting_prompts_are_too_long_makes_room(profile, monkeypatch):
+    """As the authors filter: what the selection prompts choose is looked at, then the next best one that was kept."""
+    monkeypatch.setattr(best_models.paper_lengths, "are_used", lambda of: True)
+    monkeypatch.setattr(best_models.paper_lengths, "counted", lambda of, rows: rows)
+    monkeypatch.setattr(best_models.paper_lengths, "evaluations", read.evaluations)
+    looked_at = []
+
+    def long_at_beta_03(of, wanted, text, log_ratios):
+        looked_at.extend(
+            (run.algorithm, run.setting, run.beta, step) for run, steps in wanted.items() for step in steps
+        )
+        rows = read.answers(of, wanted, text=text, log_ratios=log_ratios)
+        is_long = (rows["algorithm"] == "dpo") & (rows["beta"] == 0.3) & (rows["step"] == 4)
+        return rows.assign(length=rows["length"] + 5000 * is_long)
+
+    monkeypatch.setattr(best_models.paper_lengths, "reports", long_at_beta_03)
+    limited = profile.model_copy(
+        update={"evaluation": profile.evaluation.model_copy(update={"max_mean_length": 1000.0})}
+    )
+    chosen = best_models.best_checkpoints(limited).set_index(["algorithm", "setting"])
+    assert (chosen.loc["dpo", "beta"] == 0.1).all()
+    assert (chosen.loc["qrpo", "beta"] == 0.3).all()
+    assert set(chosen["step"]) <= {0, 4}  # of made-up runs the last alone is there
+    assert ("dpo", "off-policy-best", 0.3, 4) in looked_at
+    assert ("qrpo", "off-policy-best", 0.1, 4) not in looked_at
 
 
 def swap(cells):

@@ -7,6 +7,7 @@ from scipy import integrate, stats
 from qrpo_lib.experiment import grid
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import task_properties
+from qrpo_lib.runs import folders
 
 
 def completions(rewards, lengths, finish="stop"):
@@ -43,14 +44,14 @@ def test_the_optimums_kl_is_the_integral(beta):
 
 
 @pytest.fixture
-def of_beta(monkeypatch):
+def of_beta(monkeypatch, runs_folder):
     """QRPO's runs by beta, with log-ratios of a known KL: normal of mean k and variance 2 k under the policy itself."""
     profile = profiles.load("tiny-full", "chat-world-0")
 
     def make(kls):
         generator, parts = np.random.default_rng(0), []
         for beta, kl in kls.items():
-            for step, of_step in ((0, 1e-9), (60, kl)):
+            for step, of_step in ((60, kl),):
                 ratio = generator.normal(of_step, np.sqrt(2 * of_step), size=(48, 200)).ravel()
                 columns = {"prompt_id": np.repeat(np.arange(48), 200), "split": "selection", "step": step, "beta": beta}
                 lengths = generator.integers(5, 30, size=ratio.size)
@@ -58,8 +59,19 @@ def of_beta(monkeypatch):
                 # The prompt's level, which has nothing to do with length, is far larger.
                 parts.append(part.assign(reward=part["length"] + 100.0 * part["prompt_id"]))
         rows = pd.concat(parts, ignore_index=True)
-        monkeypatch.setattr(task_properties.read, "evaluations", lambda *_: rows)
-        return profile, grid.of_beta(profile)
+        runs = grid.of_beta(profile)
+        asked = {run: {60} for run in runs}
+        for run in runs:
+            folders.complete(run.training(profile), lambda folder: (folder / "history.csv").write_text("step\n60\n"))
+            folders.complete(run.step(profile), lambda folder: None)
+
+        def answers(of, wanted, split, log_ratios):
+            assert (wanted, split, log_ratios) == (asked, "selection", True)
+            return rows[rows["step"] == 60]
+
+        monkeypatch.setattr(task_properties.train, "report", lambda of, wanted, split, log_ratios: None)
+        monkeypatch.setattr(task_properties.read, "answers", answers)
+        return profile, runs
 
     return make
 

@@ -298,3 +298,43 @@ def test_the_commit_of_the_repository_that_tracks_the_package_is_recorded(outer,
     with open(outer / "topics.py", "a") as stream:
         stream.write("# changed")
     assert recorded(outer) == {"commit": commit, "dirty": True}
+
+
+def parts(*names):
+    def make(folder):
+        for name in names:
+            (folder / "checkpoints" / name).mkdir(parents=True)
+            (folder / "checkpoints" / name / "weights").write_text(name)
+
+    return make
+
+
+def test_parts_that_were_removed_on_purpose_are_not_missed_and_all_else_is(runs_folder):
+    folder = folders.complete(step(a=1), parts("2", "20", "4"))
+    record = (folder / records.RECORD).read_bytes()
+    folders.remove_parts(folder, ["checkpoints/2"])
+    folders.remove_parts(folder, ["checkpoints/4"])
+    folders.remove_parts(folder, ["checkpoints/4"])
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["20"]
+    assert json.loads((folder / records.REMOVED).read_text()) == ["checkpoints/2", "checkpoints/4"]
+    assert step(a=1).is_complete()
+    assert (folder / records.RECORD).read_bytes() == record
+    (folder / "checkpoints" / "20" / "weights").unlink()  # not because its name begins as the other's
+    with pytest.raises(records.CorruptedRunError, match="checkpoints/20/weights is missing"):
+        step(a=1).is_complete()
+    (folder / records.REMOVED).write_text("[")
+    with pytest.raises(records.CorruptedRunError, match=f"no readable {records.REMOVED}"):
+        step(a=1).is_complete()
+
+
+def test_a_part_that_a_killed_removal_left_is_removed_by_the_next_one(runs_folder, monkeypatch):
+    folder = folders.complete(step(a=1), parts("2", "4"))
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_set_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            folders.remove_parts(folder, ["checkpoints/2"])
+    assert (folder / "checkpoints" / "2" / "weights").exists()
+    assert step(a=1).is_complete()
+    folders.remove_parts(folder, ["checkpoints/2"])
+    assert not (folder / "checkpoints" / "2").exists()
+    assert step(a=1).is_complete()

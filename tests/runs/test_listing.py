@@ -40,18 +40,20 @@ def test_every_trained_model_is_found_from_its_cell_and_back(made):
             values |= {"num_ref_rewards": run.num_ref_rewards, "partition": run.partition}
             values |= {"transform": grid.transform_label(run.transform)}
         found = listing.matching(rows, ["training"], **values)
-        assert [row.folder for row in found] == [run.step(profile).folder_name]
+        assert [row.folder for row in found] == [run.training(profile).folder_name]
         assert {name: getattr(found[0], name) for name in values} == values
         assert found[0].task == profile.task.name
+        (evaluated,) = listing.matching(rows, ["evaluation"], **values)
+        assert evaluated.folder == run.step(profile).folder_name
         assert found[0].policy == ("tiny, fine-tuned" if run.setting.startswith("sft-") else "tiny")
     trained = listing.matching(rows, ["training"])
-    assert {row.folder for row in trained} == {run.step(profile).folder_name for run in wanted}
+    assert {row.folder for row in trained} == {run.training(profile).folder_name for run in wanted}
 
 
 def test_the_record_itself_says_what_was_trained(made):
     profile, wanted = made
     for run in wanted:
-        record = json.loads((run.step(profile).folder / records.RECORD).read_text())
+        record = json.loads((run.training(profile).folder / records.RECORD).read_text())
         parameters = record["parameters"]
         assert (parameters["algorithm"], parameters["training"]["setting"]) == (run.algorithm, run.setting)
         assert (parameters["loss"]["beta"], parameters["loss"]["learning_rate"]) == (run.beta, run.learning_rate)
@@ -67,7 +69,7 @@ def output(capsys, *arguments):
 
 def test_filters_of_the_command_and_forms_for_programs(made, capsys):
     profile, wanted = made
-    of_qrpo = {run.step(profile).folder_name for run in wanted if run.algorithm == "qrpo" and run.beta == 0.3}
+    of_qrpo = {run.training(profile).folder_name for run in wanted if run.algorithm == "qrpo" and run.beta == 0.3}
     assert of_qrpo
     arguments = ["training", "--algorithm", "QRPO", "--beta", "0.3"]
     listed = json.loads(output(capsys, *arguments, "--json"))

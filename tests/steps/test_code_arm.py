@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.steps import fitting, initial_policy, reference_sampling, shifts
+from qrpo_lib.steps import (
+    checkpoint_evaluation,
+    evaluation,
+    fitting,
+    initial_policy,
+    reference_sampling,
+    shifts,
+)
 from qrpo_lib.tasks import base
 from qrpo_lib.tasks import registry as tasks
 
@@ -40,7 +47,14 @@ def test_code_arm_runs_from_policy_to_evaluation(runs_folder):
     assert completions.groupby("prompt_id").size().eq(8).all()
     assert set(np.round(completions["reward"] * 24, 4)) <= set(range(25))
     folder = fitting.run(profile, "qrpo", seed=0)
-    history, evaluation = fitting.load_history(folder), fitting.load_evaluation(folder)
-    assert history["loss"].notna().any()
-    assert evaluation["reward"].between(0, 1).all()
-    assert set(evaluation["split"]) == {"selection", "reporting"}
+    assert fitting.load_history(folder)["loss"].notna().any()
+    last = fitting.last_step(folder)
+    made = {
+        "selection": checkpoint_evaluation.run(profile, "qrpo", 0),
+        "reporting": checkpoint_evaluation.report(profile, "qrpo", 0, last),
+    }
+    for split, of_split in made.items():
+        answers = evaluation.load(of_split)
+        assert answers["reward"].between(0, 1).all()
+        assert set(answers["split"]) == {split}
+        assert answers["step"].max() == last

@@ -15,11 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import records
+from qrpo_lib.runs import files, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import (
     dataset_pairs,
-    evaluation,
     fitting,
     initial_policy,
     reference_log_probs,
@@ -95,12 +94,12 @@ def test_training_starts_at_the_reference_and_reports_its_pairs(setting):
     report = json.loads((made / fitting.PAIRS).read_text())
     assert report["setting"] == setting
     assert report["train"]["pairs"] + report["train"]["ties"] == 32
-    history, online = fitting.load_history(made), fitting.load_evaluation(made)
+    history = fitting.load_history(made)
     start = history[(history["step"] == 0) & (history["split"] == "validation")].iloc[0]
     # the policy at step 0 is the reference policy: the log-ratio is zero
     assert start["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
     assert start["rejected_log_ratio"] == pytest.approx(0, abs=1e-4)
-    assert set(online["step"]) == {0, 2, 4}
+    assert list(fitting.checkpoints(made)) == [2, 4]
 
 
 def test_what_a_training_depends_on():
@@ -109,7 +108,7 @@ def test_what_a_training_depends_on():
     for setting, step in steps.items():
         policy = "sft" if setting.startswith("sft-") else "initial_policy"
         expected = [policy, "reference_sampling"] + ["dataset_pairs"] * setting.endswith("offline")
-        assert [source.name for source in step.inputs] == [*expected, "reference_log_probs", "reference_evaluation"]
+        assert [source.name for source in step.inputs] == [*expected, "reference_log_probs"]
 
 
 def test_fine_tuning_is_on_prompt_and_chosen_completion():
@@ -175,87 +174,6 @@ def test_dataset_pairs_leave_the_reporting_prompts_alone():
     np.testing.assert_array_equal(frame["reward"], topics.TopicReward().score(frame["prompt"], frame["text"]))
 
 
-def test_online_rewards_are_of_the_held_out_prompts_alone():
-    folder = initial_policy.run(PROFILE)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    frame = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
-    prompts = {prompt.id: prompt for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
-    assert frame["split"].value_counts().to_dict() == {"reporting": 12, "selection": 8}
-    assert all(prompts[row.prompt_id].split == row.split for row in frame.itertuples())
-    assert (frame["length"] <= PROFILE.reference_sampling.max_new_tokens).all()
-    assert set(frame["finish_reason"]) <= {"stop", "length"}
-    again = evaluation.online_rewards(PROFILE, folder, tokenizer, seed=3)
-    assert again.equals(frame)
-    assert not evaluation.online_rewards(PROFILE, folder, tokenizer, seed=4).equals(frame)
-
-
-def test_recorded_completions_carry_the_log_probabilities_of_policy_and_reference():
-    initial, tuned = (reference_policy.run(in_setting(name)) for name in ("offline", "sft-offline"))
-    tokenizer = AutoTokenizer.from_pretrained(initial)
-    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
-    frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
-    prompts = {prompt.id: prompt.text for prompt in tasks.of(PROFILE.task).prompts(PROFILE.seed)}
-    assert len(frame) > 10
-    for row in frame.head(10).itertuples():
-        start = chat_template.prompt_ids(tokenizer, prompts[row.prompt_id])
-        ids = tokenizer(row.text, add_special_tokens=False)["input_ids"]
-        ids += [tokenizer.eos_token_id] * (row.finish_reason == "stop")
-        if len(ids) != row.length:  # the text is tokenised in another way than it was sampled
-            continue
-        for model, recorded in ((models[1], row.logp), (models[0], row.ref_logp)):
-            with torch.no_grad():
-                logits = model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
-            plain = sum(float(logits[len(start) + i - 1, token]) for i, token in enumerate(ids))
-            assert recorded == pytest.approx(plain, abs=2e-3)
-    same = evaluation.online_rewards(PROFILE, models[0], tokenizer, seed=3, reference=models[0])
-    np.testing.assert_allclose(same["logp"], same["ref_logp"], atol=2e-3)
-    assert evaluation.log_ratio(frame).mean() > 0  # an estimate of KL(tuned || initial)
-
-
-def test_what_is_known_of_a_completion_is_not_computed_again(monkeypatch):
-    """Neither its reward nor its log-probability under the reference; the record is the same to their rounding."""
-    initial, tuned = (reference_policy.run(in_setting(name)) for name in ("offline", "sft-offline"))
-    tokenizer = AutoTokenizer.from_pretrained(initial)
-    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (initial, tuned)]
-    before = evaluation.online_rewards(PROFILE, models[0], tokenizer, seed=3)
-    plain = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0])
-    # a known row says what nobody would compute: 1 more
-    known = pandas.concat([before, plain.head(7).assign(reward=plain.reward + 1, ref_logp=plain.ref_logp + 1)])
-    computed, scored = [], []
-    log_probs, score = reference_logps.log_probs, topics.TopicReward.score
-    monkeypatch.setattr(
-        reference_logps, "log_probs", lambda m, t, rows, **k: computed.extend(rows) or log_probs(m, t, rows, **k)
-    )
-    monkeypatch.setattr(topics.TopicReward, "score", lambda s, p, c: scored.extend(c) or score(s, p, c))
-    frame = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0], known=known)
-
-    ids = [(row.prompt_id, tuple(row.token_ids)) for row in plain.itertuples()]
-    old = {(row.prompt_id, tuple(row.token_ids)) for row in before.itertuples()}
-    assert len(computed) == len(set(ids) - old - set(ids[:7]))
-    assert len(scored) <= len(computed)
-    same = ["prompt_id", "split", "repeat", "length", "finish_reason", "text"]
-    pandas.testing.assert_frame_equal(frame[same], plain[same])
-    said = np.array([one in ids[:7] and one not in old for one in ids])
-    assert said.any()
-    np.testing.assert_allclose(frame["ref_logp"], plain["ref_logp"] + said, atol=1e-4)
-    np.testing.assert_allclose(frame["reward"][~said], plain["reward"][~said], rtol=0, atol=0)
-    again = evaluation.online_rewards(PROFILE, models[1], tokenizer, seed=3, reference=models[0], known=frame)
-    pandas.testing.assert_frame_equal(again, frame)
-
-
-def test_step_0_is_the_evaluation_of_the_reference_policy_shared_by_all_algorithms():
-    profile = in_setting("off-policy-best")
-    runs_of_two = [fitting.run(profile, name, 0) for name in ("dpo", "rebel")]
-    first, second = (fitting.load_evaluation(path) for path in runs_of_two)
-    assert list(first.columns) == list(fitting.RECORDED)
-    assert sorted(set(first["step"])) == [0, 2, 4]
-    starts = [frame[frame["step"] == 0].reset_index(drop=True) for frame in (first, second)]
-    assert starts[0].equals(starts[1])
-    assert (starts[0]["logp"] == starts[0]["ref_logp"]).all()
-    later = first[first["step"] == 4]
-    assert not np.allclose(later["logp"], later["ref_logp"])
-
-
 class Killed(Exception):
     pass
 
@@ -268,49 +186,75 @@ def contents(folder):
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_checkpoint(smallest_policy, tmp_path, monkeypatch):
-    """Ends with the same bytes, evaluates no checkpoint twice, and keeps nothing of the trainer."""
-    profile, evaluated = PROFILE, []
-    plain = evaluation._recorded  # behind `online_rewards`, which is an entry point of the step's code
+    """Ends with the same bytes, saves no policy twice that is whole, and keeps nothing of the trainer."""
+    profile, saved = PROFILE, []
+    plain = files.seal_folder
 
-    def spy(*arguments, **settings):
-        evaluated.append(1)
-        return plain(*arguments, **settings)
+    def spy(path):
+        if path.parent.name == fitting.CHECKPOINTS:
+            saved.append(int(path.name))
+        plain(path)
 
-    monkeypatch.setattr(evaluation, "_recorded", spy)
+    monkeypatch.setattr(files, "seal_folder", spy)
     folders = []
     for name in ("whole", "killed"):
         monkeypatch.setenv("QRPO_RUNS", str(tmp_path / name))
         link = initial_policy.step(profile).folder
         link.parent.mkdir(parents=True)
         link.symlink_to(smallest_policy)
+        saved.clear()
         if name == "killed":
             step = fitting.step(profile, "qrpo", 0)
-            with monkeypatch.context() as patch:
-                # after the second of two checkpoints is evaluated, before it is saved
-                patch.setattr(evaluation, "_recorded", lambda *a, **k: _raise_third(evaluated, spy(*a, **k)))
+            with monkeypatch.context() as patch:  # while the second policy is saved
+                patch.setattr(files, "seal_folder", lambda path: _raise() if path.name == "4" else spy(path))
                 with pytest.raises(Killed):
                     fitting.run(profile, "qrpo", 0)
-            assert len(list((step.partial / ".trainer").glob("checkpoint-*"))) == 1
-            assert len(list(step.partial.glob("evaluation-*"))) == 1  # step 0 is in a folder of its own
+            assert [path.name for path in (step.partial / ".trainer").glob("checkpoint-*")] == ["checkpoint-2"]
             with monkeypatch.context() as patch:  # then when training is over
                 patch.setattr(causal_lm, "restored", lambda model: _raise())
                 with pytest.raises(Killed):
                     fitting.run(profile, "qrpo", 0)
         folders.append(fitting.run(profile, "qrpo", 0))
-        assert len(evaluated) == (3 if name == "whole" else 3 + 4)  # one was lost with its process
+        assert saved == [2, 4]
     assert contents(folders[0]) == contents(folders[1])
     names = {str(path) for path in contents(folders[1])}
-    assert not any("checkpoint" in name or "evaluation-" in name or ".trainer" in name for name in names)
+    assert {name for name in names if name.startswith("checkpoints/")} == {
+        f"checkpoints/2/{file}" for file in ("config.json", "generation_config.json", "model.safetensors")
+    }
+    assert not any("checkpoint-" in name or ".trainer" in name or "sealed" in name for name in names)
+
+
+@pytest.mark.slow
+def test_a_damaged_policy_of_a_checkpoint_takes_training_back(smallest_policy, tmp_path, monkeypatch):
+    profile = PROFILE
+    monkeypatch.setenv("QRPO_RUNS", str(tmp_path))
+    (tmp_path / smallest_policy.name).symlink_to(smallest_policy)
+    step = fitting.step(profile, "dpo", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(causal_lm, "restored", lambda model: _raise())
+        with pytest.raises(Killed):
+            fitting.run(profile, "dpo", 0)
+    weights = step.partial / fitting.CHECKPOINTS / "2" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert (fitting.checkpoints(fitting.run(profile, "dpo", 0))[2] / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_checkpoints_are_saved_in_the_type_of_the_policy(tmp_path):
+    """bfloat16 where it trains in that precision; the trained weights stay float32 and are not touched."""
+    path, base = tmp_path / "half.toml", Path(__file__).parents[1] / "data" / "smallest.toml"
+    path.write_text(f'extends = "{base}"\n[training]\nprecision = "bfloat16"\n')
+    for profile, weights in ((PROFILE, torch.float32), (profiles.load(path), torch.bfloat16)):
+        for policy in fitting.checkpoints(fitting.run(profile, "qrpo", 0)).values():
+            assert {one.dtype for one in safetensors.torch.load_file(policy / "model.safetensors").values()} == {
+                weights
+            }
+            assert json.loads((policy / "config.json").read_text())["dtype"] == str(weights).removeprefix("torch.")
 
 
 def _raise():
     raise Killed
-
-
-def _raise_third(evaluated, rewards):
-    if len(evaluated) == 6:
-        raise Killed
-    return rewards
 
 
 def test_runs_of_one_process_share_their_pairs(monkeypatch):
@@ -329,7 +273,9 @@ def test_a_dropped_batch_and_checkpoints_by_steps_reach_the_record():
     """32 train prompts in batches of 6: five whole ones; checkpoints after 2, 4 and the last."""
     profile = in_setting("off-policy-best", ties="keep", batch_size=6, micro_batch_size=6, last_batch="drop")
     folder = fitting.run(profile.with_training(checkpoint_every=2), "qrpo", 0)
-    assert sorted(fitting.load_evaluation(folder)["step"].unique()) == [0, 2, 4, 5]
+    assert (
+        list(fitting.checkpoints(folder)) == fitting.reached(profile.with_training(checkpoint_every=2), 5) == [2, 4, 5]
+    )
     assert fitting.load_history(folder)["step"].max() == 5
     kept = fitting.step(profile.with_training(last_batch="keep"), "qrpo", 0)
     assert kept.key != fitting.step(profile, "qrpo", 0).key
@@ -340,7 +286,7 @@ def test_reference_log_probabilities_are_a_step_that_trainings_share(monkeypatch
     profile = in_setting("off-policy-best")
     trainings = [fitting.step(in_setting("off-policy-best", **{f"{name}.beta": 0.7}), name, seed)
                  for name, seed in (("qrpo", 0), ("dpo", 1))]  # fmt: skip
-    assert {step.inputs[-2].key for step in trainings} == {reference_log_probs.step(profile).key}
+    assert {step.inputs[-1].key for step in trainings} == {reference_log_probs.step(profile).key}
     others = [in_setting("off-policy-random"), in_setting("off-policy-best", max_tokens=20)]
     assert len({reference_log_probs.step(one).key for one in (profile, *others)}) == 3
     reference_log_probs.run(profile)

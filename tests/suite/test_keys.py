@@ -17,9 +17,11 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.code_version import Package, entry_names, own_package
 from qrpo_lib.sampling import engines, vllm_engine
 from qrpo_lib.steps import (
+    checkpoint_evaluation,
     dataset_pairs,
     fitting,
     initial_policy,
+    log_ratios,
     reference_evaluation,
     reference_log_probs,
     reference_policy,
@@ -58,8 +60,8 @@ CHAT = profiles.ChatDataTask.model_validate(
         "reward": {"kind": "relevance"},
     }
 )
-STEPS = ("initial", "sft", "sampling", "pairs", "evaluation", "log_probs", "qrpo", "dpo", "rounds")
-STEPS += ("chat_data", "leetcode_data")
+STEPS = ("initial", "sft", "sampling", "pairs", "start", "log_probs", "qrpo", "dpo", "evaluation", "log_ratios")
+STEPS += ("rounds", "chat_data", "leetcode_data")
 OTHERS = ("smollm2", "hub", "smol_sampling", "smol_code_sampling", "code_sampling", "vllm_sampling")
 
 
@@ -73,10 +75,12 @@ def entries(kind: str) -> list[str]:
         "sft": lambda: reference_policy.step(offline),
         "sampling": lambda: reference_sampling.step(chat),
         "pairs": lambda: dataset_pairs.step(offline),
-        "evaluation": lambda: reference_evaluation.step(chat, 0),
+        "start": lambda: reference_evaluation.step(chat, 0, "selection"),
         "log_probs": lambda: reference_log_probs.step(chat),
         "qrpo": lambda: fitting.step(chat, "qrpo", 0),
         "dpo": lambda: fitting.step(chat, "dpo", 0),
+        "evaluation": lambda: checkpoint_evaluation.step(chat, "qrpo", 0),
+        "log_ratios": lambda: log_ratios.step(chat, "qrpo", 0, 14, "reporting"),
         "rounds": lambda: rounds.step(chat, rounds.Plan(), 0, 1),
         "chat_data": lambda: tasks.of(CHAT).data(),
         "leetcode_data": lambda: tasks.of(LEETCODE).data(),
@@ -109,10 +113,13 @@ def changed(name: str, old: str, new: str, tmp_path: Path) -> set[str]:
     return {kind for kind in (*STEPS, *OTHERS) if version_now(kind) != after.version(entries(kind))}
 
 
-ONLINE = {"evaluation", "qrpo", "dpo"}
+ONLINE = {"start", "evaluation"}
 SAMPLED = {"sampling", "smol_sampling", "smol_code_sampling", "code_sampling"}
 WITH_PROMPTS = (
-    SAMPLED | ONLINE | {"rounds", "log_probs", "sft", "chat_data", "leetcode_data", "initial", "vllm_sampling"}
+    SAMPLED
+    | ONLINE
+    | {"log_probs", "qrpo", "dpo", "log_ratios", "rounds", "sft", "chat_data", "leetcode_data", "initial"}
+    | {"vllm_sampling"}
 )
 REWARDED = {"sampling", "vllm_sampling", "pairs", "sft", "rounds"} | ONLINE  # by the topics, which rank their pairs
 # File, what is there, what becomes of it, and which kinds of step are made anew.
@@ -148,7 +155,9 @@ TABLE = [
     ("reference_policy.py", "len(ids) > limit", "len(ids) >= limit", {"sft"}),
     # the rest
     ("conversations.py", "2024, 7, 26", "2024, 7, 27", WITH_PROMPTS | {"hub"}),  # a hub policy's template is checked
-    ("scoring.py", "_IN_A_SHARD = 4096", "_IN_A_SHARD = 4095", SAMPLED | {"pairs", "vllm_sampling"}),
+    ("scoring.py", "_IN_A_SHARD = 4096", "_IN_A_SHARD = 4095", SAMPLED | ONLINE | {"pairs", "vllm_sampling"}),
+    ("evaluation.py", "seed * 100_003", "seed * 100_004", ONLINE),
+    ("log_ratios.py", "dict.fromkeys(answered)", "dict.fromkeys(answered[:])", {"log_ratios"}),
     ("settings.py", "def names()", "def other_names():\n    return 1\n\n\ndef names()", set()),
     ("folders.py", "def lock(", "def other_lock():\n    return 1\n\n\ndef lock(", set()),
 ]
@@ -172,7 +181,7 @@ def test_published_numbers_count_for_the_notebooks_that_show_them(tmp_path):
 
 
 def keys(profile: profiles.Profile) -> dict[str, str]:
-    step = fitting.step(profile, "qrpo", 0)
+    step = checkpoint_evaluation.step(profile, "qrpo", 0)
     made, waiting = {}, [step]
     while waiting:
         one = waiting.pop()
@@ -189,19 +198,25 @@ SETTINGS = [
     ("another algorithm's loss", "[training.dpo]\nbeta = 0.7", set()),
     ("where steps are computed", '[dispatch]\nwhere = "processes"', set()),
     ("which models are trained", "[experiment]\nseeds = [7]", set()),
-    ("which pairs are made", '[training]\nties = "keep"', {"training", PAIRS}),
-    ("the algorithm's own loss", "[training.qrpo]\nbeta = 0.7", {"training"}),
-    ("evaluation.repeats", "[evaluation]\nrepeats = 4", {"training", "reference_evaluation"}),
-    ("further reference rewards", "[reference_sampling]\nref_rewards = 51", {"training", "reference_sampling", PAIRS}),
+    ("what is reported", "[evaluation]\nreporting_repeats = 5", set()),
+    ("which checkpoints are kept", '[evaluation]\nkept = "all"', set()),
+    ("which pairs are made", '[training]\nties = "keep"', {"training", "evaluation", PAIRS}),
+    ("the algorithm's own loss", "[training.qrpo]\nbeta = 0.7", {"training", "evaluation"}),
+    ("evaluation.repeats", "[evaluation]\nrepeats = 4", {"evaluation", "reference_evaluation"}),
+    (
+        "further reference rewards",
+        "[reference_sampling]\nref_rewards = 51",
+        {"training", "evaluation", "reference_sampling", PAIRS},
+    ),
     (
         "the reward alone",
         "[arms.chat.task]\nlength_bonus = 0.5",
-        {"training", "reference_sampling", "reference_evaluation", PAIRS},
+        {"training", "evaluation", "reference_sampling", "reference_evaluation", PAIRS},
     ),
     (
         "the policy",
         "[policy]\nlayers = 3",
-        {"training", "reference_sampling", "reference_evaluation", "initial_policy", PAIRS},
+        {"training", "evaluation", "reference_sampling", "reference_evaluation", "initial_policy", PAIRS},
     ),
 ]
 
@@ -283,7 +298,7 @@ def test_status_prints_every_key_and_makes_no_folder(command, tmp_path):
     done = subprocess.run([*script, *command.split()], env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert all(re.fullmatch(r"[a-z_-]+ [0-9a-f]{12}", line) for line in lines)
-    assert {line.split()[0] for line in lines} >= {"initial_policy", "reference_sampling", "training"}
+    assert {line.split()[0] for line in lines} >= {"initial_policy", "reference_sampling", "training", "evaluation"}
     assert lines == [f"{step.name} {step.key}" for step in suite.steps("tiny")]
     assert not (tmp_path / "runs").exists()
 

@@ -40,6 +40,7 @@ checkpoints = 7
 
 [evaluation]
 repeats = 2
+reporting_repeats = 6
 
 [experiment]
 arms = ["chat"]
@@ -75,34 +76,40 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
         "policy": 1,
         "sft": 1,
         "sampling": 2,  # of the initial and of the fine-tuned policy
-        "evaluation": 3 + 2,  # the study of Figure 3, without SFT, has a third seed
         "reference_log_probs": 3,  # of the pairs of three settings
         # DPO and QRPO in two settings with two seeds; Figure 3 with three; the square root, since the grid has t
         "training": 2 * 1 * 2 + 2 * 2 * 2 + 2 * 3 + 2,
     }
-    written = 5 * 2 * 50  # of one evaluation: 5 held-out prompts, 2 repeats
+    # Of each training, and of the start of each seed; the study of Figure 3, without SFT, has a third one.
+    steps["evaluation"] = steps["training"] + 3 + 2
+    # Two algorithms in two settings, and the last of each, with two seeds; six runs of Figure 3, and two more of three
+    # in the course of rewards; two transformations with two seeds; the starts.
+    steps["reports"] = 2 * (4 + 2) + 6 + 2 * 3 + 2 * 2 + 5
     checkpoints = 7 * steps["training"]
     read = 3 * 8 * 2 * (10 + 50)
     tokens = {
         "policy": 0,
         "sft": steps["sft"] * 2 * 8 * (10 + 50),
         "sampling": steps["sampling"] * 13 * (4 + 11) * 50,
-        "evaluation": (steps["evaluation"] + checkpoints) * written,
+        "evaluation": (3 + 2 + checkpoints) * 2 * 2 * 50,  # 2 selection prompts, 2 answers
+        "reports": steps["reports"] * 3 * 6 * 50,  # 3 reporting prompts, 6 answers
         "reference_log_probs": steps["reference_log_probs"] * 8 * 2 * (10 + 50),
         "training": steps["training"] * read,
     }
-    # Log-probabilities of what was written: the start's under one policy, a checkpoint's under two.
-    passed = (steps["evaluation"] + 2 * checkpoints) * 5 * 2 * (10 + 50)
+    # Of DPO and QRPO with two seeds the log-probabilities of what was answered, under policy and reference.
+    passed = 2 * 2 * 2 * 3 * 6 * (10 + 50)
     seconds = {
         "policy": 0,
         "sft": 6 * PARAMETERS * tokens["sft"] / 1e9,  # without gradient checkpointing
         "sampling": tokens["sampling"] / 100,
-        "evaluation": tokens["evaluation"] / 100 + 2 * PARAMETERS * passed / 1e9,
+        "evaluation": tokens["evaluation"] / 100,
+        "reports": tokens["reports"] / 100 + 2 * PARAMETERS * passed / 1e9,
         "reference_log_probs": 2 * PARAMETERS * tokens["reference_log_probs"] / 1e9,
         "training": 6 * PARAMETERS * tokens["training"] / 1e9,
     }
-    disk = {kind: steps[kind] * 4 * PARAMETERS for kind in ("policy", "sft", "training")}  # float32
-    disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation")}
+    disk = {kind: steps[kind] * 4 * PARAMETERS for kind in ("policy", "sft")}  # float32
+    disk["training"] = steps["training"] * 2 * 4 * PARAMETERS  # the best and the last
+    disk |= {kind: 8 * tokens[kind] for kind in ("sampling", "evaluation", "reports")}
     disk["reference_log_probs"] = steps["reference_log_probs"] * 8 * 8  # a pair, and its two numbers
     assert {kind: stage.steps for kind, stage in found.items()} == steps
     for kind, stage in found.items():
@@ -154,12 +161,15 @@ def test_the_papers_scale_by_hand(runs_folder):
     reference = found["reference_log_probs"]  # of all pairs
     assert reference.steps == 6
     assert reference.hours == pytest.approx(6 * 2 * 8.03e9 * tokens / 100e12 / 3600, rel=1e-3)
-    assert training.disk == pytest.approx(training.steps * 16.06)
+    assert training.disk == pytest.approx(training.steps * 2 * 16.06)  # the best and the last
     assert found["sampling"].jobs == 2 * 16  # of the initial and of the fine-tuned policy
     # Of the 90 models of Figure 3 and its versions, the grid has those with 1 reference and beta 0.003: 2 x 3.
     assert training.steps == 4 * 54 + 84
     evaluation = found["evaluation"]
-    assert evaluation.tokens == (2 + 5 * training.steps) * 1_992 * 3 * 500
+    assert evaluation.tokens == (2 + 5 * training.steps) * 996 * 3 * 500
+    assert evaluation.jobs == training.steps + 2
+    # 24 cells of the grid and 4 last ones, 90 of Figure 3, at beta 0.003 with 50 references 2 x 3 two more; 2 starts.
+    assert found["reports"].tokens == (24 + 4 + 90 + 2 * 6 + 2) * 996 * 3 * 500
     assert (training.nodes, training.done) == (2, 0)
 
 
@@ -171,7 +181,8 @@ def test_the_papers_code_arm_by_hand(runs_folder):
     assert found["sft"].tokens == 20 * 128 * 3 * 600
     assert found["sampling"].hours == pytest.approx((2_563 + 223) * 50 * 500 / 1000 / 3600)
     assert found["training"].tokens == 36 * 200 * 128 * 2 * 600
-    assert found["evaluation"].tokens == (1 + 36 * 5) * 223 * 3 * 500
+    assert found["evaluation"].tokens == (1 + 36 * 5) * 112 * 3 * 500
+    assert found["reports"].tokens == (4 + 4 + 1) * 111 * 3 * 500
 
 
 def test_imported_references_are_neither_sampled_nor_scored(runs_folder):
@@ -188,7 +199,8 @@ def test_what_trainings_resume_from_is_counted_for_those_that_run_at_once(runs_f
     path = tmp_path / "few.toml"
     path.write_text('extends = "gh200"\n[dispatch]\nsimultaneous = 3\n[experiment]\narms = ["llama-leetcode"]\n')
     found = plan.stages(str(path), plan.Assumptions())
-    assert plan.resuming_disk(str(path), found) == (3, pytest.approx(3 * 2 * 12 * 8.03))
+    # and five policies each in bfloat16, until they are evaluated
+    assert plan.resuming_disk(str(path), found) == (3, pytest.approx(3 * (2 * 12 + 5 * 2) * 8.03))
 
 
 def test_every_assumption_says_where_it_is_from(runs_folder, capsys):

@@ -239,12 +239,13 @@ def test_a_padding_token_outside_the_embeddings_is_named(hub_profile, runs_folde
 
 @pytest.mark.slow
 def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, runs_folder, tmp_path):
-    from qrpo_lib.steps import fitting
+    from qrpo_lib.steps import checkpoint_evaluation, evaluation, fitting
 
     classifier(tmp_path / "copies" / "owner" / "reward")
     profile = profiles.load(hub_profile)
     tasks.check_available(profile)
-    made = fitting.run(profile, "qrpo", 0)
+    answered = checkpoint_evaluation.run(profile, "qrpo", 0)
+    made = fitting.step(profile, "qrpo", 0).folder
     assert {path.name.rpartition("-")[0] for path in runs_folder.glob("*-*")} == {
         "chat_data",
         "dataset_pairs",
@@ -254,11 +255,13 @@ def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, run
         "reference_log_probs",
         "sft",
         "training",
+        "evaluation",
     }
     report = json.loads((made / fitting.PAIRS).read_text())
     assert report["train"]["pairs"] == 24
     assert report["validation"]["pairs"] == 6
     (sft,) = runs_folder.glob("sft-*")
     assert json.loads((sft / "sequences.json").read_text())["sequences"] == 24
-    online = fitting.load_evaluation(made)
-    assert online.groupby("split").size().to_dict() == {"reporting": 2 * 5 * 2, "selection": 2 * 6 * 2}
+    assert evaluation.load(answered).groupby("split").size().to_dict() == {"selection": 6 * 2}
+    last = checkpoint_evaluation.report(profile, "qrpo", 0, fitting.last_step(made))
+    assert evaluation.load(last).groupby("split").size().to_dict() == {"reporting": 5 * 2}
