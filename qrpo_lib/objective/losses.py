@@ -225,6 +225,8 @@ def simpo(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
+    if not bool((chosen_lengths >= 1).all() and (rejected_lengths >= 1).all()):
+        raise ValueError("a completion has at least one token: its length must be at least 1.")
     margin = chosen_logps / chosen_lengths - rejected_logps / rejected_lengths
     return -F.logsigmoid(beta * (margin - gamma_ratio))
 

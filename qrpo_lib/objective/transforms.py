@@ -204,7 +204,10 @@ def finite_log_partition(f: str | Callable, beta: Any, n: int) -> Any:
     quantiles = np.arange(n + 1) / n
     if isinstance(f, Transformation):
         quantiles = f.clamp(quantiles, n)
-    return _log_sum_exp(_finite_above(f(quantiles)) / betas[..., None]) - math.log(n + 1)
+    values = _finite_above(f(quantiles))
+    if values.shape not in ((), quantiles.shape):
+        raise ValueError(f"f must keep the shape of its argument: {quantiles.shape} became {values.shape}.")
+    return _log_sum_exp(np.broadcast_to(values, quantiles.shape) / betas[..., None]) - math.log(n + 1)
 
 
 # --- closed forms, as functions of x = 1/beta -----------------------------------------------------------------------

@@ -6,9 +6,10 @@ otherwise be taken for the reference. A model object that an interrupted trainin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from qrpo_lib.runs import files
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import causal_lm
 
 FILE = "qrpo_run.json"
 _MARK = "_qrpo_is_half_trained"
@@ -68,6 +70,29 @@ def check(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
 def begin(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
     """Note in the folder what its run is."""
     files.write_atomically(Path(output_dir) / FILE, (json.dumps(dict(identity), indent=2) + "\n").encode())
+
+
+def claim(folder: str | Path, identity: Mapping[str, Any]) -> None:
+    """`check`, then `begin`, by all processes of a group. Raises InputError as `check` does, in each of them."""
+    from accelerate import PartialState
+
+    check(folder, identity)
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        begin(folder, identity)
+
+
+@contextlib.contextmanager
+def half_trained(model: torch.nn.Module) -> Iterator[None]:
+    """Context of a training: a model object that it does not end for is marked, and as it was but for its weights."""
+    mark(model)
+    try:
+        yield
+    except BaseException:
+        causal_lm.restored(model)
+        raise
+    unmark(model)
 
 
 def mark(model: torch.nn.Module) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import DPOConfig, DPOTrainer
 
 from qrpo_lib.runs import products
-from qrpo_lib.training import batching, causal_lm, parallel, reference_logps, suite_trainer
+from qrpo_lib.training import batching, causal_lm, parallel, reference_logps, run_identity, suite_trainer
 from qrpo_lib.training import samples as pairs
 from qrpo_lib.training.configuration import REFERENCES, Objective, Optimization, Output
 from qrpo_lib.training.log_probs import completion_log_probs
@@ -64,7 +65,8 @@ def fit_policy(
     Raises
     ------
     ValueError
-        Before training begins, for rows or settings that cannot be used; it names the row.
+        Before training begins, for rows or settings that cannot be used; it names the row. InputError for an output
+        folder that holds another run, and for a model object that an interrupted call left half-trained.
     """
     if reference not in REFERENCES:
         raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")
@@ -75,9 +77,12 @@ def fit_policy(
         first = next(iter(validation_rows if online else train_rows), {})
         pairs.check_loss(objective.algorithm, objective.loss, pairs.sides(first))
         model = causal_lm.without_dropout(causal_lm.trainable(policy))
+        run_identity.check_unmarked(model)
         checking = _Checking(objective, causal_lm.context(model))
         train = list(train_rows) if online else checking.checked(train_rows, "train")
         validation = checking.checked(validation_rows, "validation") if len(validation_rows) else []
+        if output.folder is not None:
+            run_identity.claim(folder, _identity(objective, settings, model, [] if online else train))
         live = None
         if reference == "live" or online:
             live = _frozen(model, settings.precision)
@@ -95,7 +100,17 @@ def fit_policy(
             reference=live,
             online=_Online(online, train, checking) if online else None,
         )
-        return suite_trainer.run(trainer, settings, output)
+        with run_identity.half_trained(model):
+            return suite_trainer.run(trainer, settings, output)
+
+
+def _identity(objective: Objective, settings: Optimization, model: PreTrainedModel, rows: list[dict]) -> dict:
+    """What a run in a folder is: its settings and, as hashes, the reference's weights and the rows."""
+    found = {"algorithm": objective.algorithm} | json.loads(json.dumps(objective.loss, default=repr))
+    names = ("learning_rate", "batch_size", "epochs", "last_batch", "seed", "precision")
+    found |= {name: getattr(settings, name) for name in names}
+    found["reference"] = run_identity.weights_sha256(model)
+    return found | {"data": run_identity.rows_sha256(rows)}
 
 
 def _order(lengths: list[int], settings: Optimization):

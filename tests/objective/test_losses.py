@@ -290,3 +290,8 @@ def test_length_normalised_shapes_and_values_are_checked_as_the_others():
         values[place][1] = math.nan
         with pytest.raises(ValueError, match="NaN or infinite"):
             length_normalised.qrpo(*values, beta=0.1)
+
+
+def test_a_completion_has_a_length():
+    with pytest.raises(ValueError, match="at least one token"):
+        losses.simpo(torch.ones(2), torch.ones(2), torch.tensor([1, 0]), torch.ones(2), beta=1.0)

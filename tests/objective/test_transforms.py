@@ -391,3 +391,12 @@ def test_partition_functions_take_names_too(name):
     assert transforms.finite_log_partition(name, 0.3, 5) == transforms.finite_log_partition(f, 0.3, 5)
     p = [0.2, 0.3, 0.5]
     assert transforms.discrete_log_partition(name, 0.3, p) == transforms.discrete_log_partition(f, 0.3, p)
+
+
+def test_a_constant_is_its_own_partition_function():
+    """Also where f answers with one number for all quantiles; of another shape it is refused."""
+    for f in (lambda t: 0.5, lambda t: np.full_like(t, 0.5)):
+        assert transforms.finite_log_partition(f, 0.1, 4) == pytest.approx(5.0)
+        assert transforms.log_partition(f, 0.1) == pytest.approx(5.0)
+    with pytest.raises(ValueError, match="keep the shape"):
+        transforms.finite_log_partition(lambda t: t[:2], 0.1, 4)

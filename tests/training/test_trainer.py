@@ -24,6 +24,7 @@ from small_llama import (
 from trl import DPOConfig, DPOTrainer
 
 from qrpo_lib.objective import transforms
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import batching, reference_logps, samples
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -471,3 +472,30 @@ def test_tensorboard_gets_the_metrics(tokenizer, tmp_path):
 def test_a_tracker_needs_a_folder(tokenizer):
     with pytest.raises(ValueError, match="report_to='tensorboard' needs a folder"):
         fit(llama(), tokenizer, made_up_rows(8), report_to="tensorboard")
+
+
+class Interrupt(Exception):
+    pass
+
+
+def test_a_half_trained_model_object_is_no_reference(tokenizer, tmp_path):
+    def interrupt(step, steps, text):
+        raise Interrupt
+
+    rows, model = made_up_rows(16), llama()
+    with pytest.raises(Interrupt):
+        fit(model, tokenizer, rows, progress=interrupt)
+    assert "forward" not in vars(model)  # as it was before the trainer took it
+    with pytest.raises(InputError, match="half-trained"):
+        fit(model, tokenizer, rows)
+
+
+@pytest.mark.slow
+def test_another_beta_in_the_folder_of_a_run_is_refused(tokenizer, tmp_path):
+    rows, other = made_up_rows(16), {"algorithm": "qrpo", "loss": {"beta": 0.2}}
+    first = fit(llama(), tokenizer, rows, folder=tmp_path).history
+    with pytest.raises(InputError, match=r"beta 0\.1, not 0\.2"):
+        fit(llama(), tokenizer, rows, folder=tmp_path, **other)
+    with pytest.raises(InputError, match="other weights"):
+        fit(llama(seed=1), tokenizer, rows, folder=tmp_path)
+    assert fit(llama(), tokenizer, rows, folder=tmp_path).history == first
