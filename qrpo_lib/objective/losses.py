@@ -154,13 +154,7 @@ def dpo(
         A beta that is not positive, as the losses below.
     """
     check_beta(beta)
-    check_tensors(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
-    return -F.logsigmoid(beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
+    return -F.logsigmoid(beta * log_ratio_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps))
 
 
 def rebel(
@@ -184,15 +178,8 @@ def rebel(
     beta: strength of the KL regularisation, in the unit of the rewards.
     """
     check_beta(beta)
-    check_tensors(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-        chosen_rewards=chosen_rewards,
-        rejected_rewards=rejected_rewards,
-    )
-    margin = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_tensors(chosen_logps=chosen_logps, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    margin = log_ratio_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return (((chosen_rewards - rejected_rewards) / beta).to(margin) - margin).square()
 
 
@@ -231,7 +218,16 @@ def simpo(
     return -F.logsigmoid(beta * (margin - gamma_ratio))
 
 
-def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps) -> Tensor:
+def log_ratio_margin(
+    chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor
+) -> Tensor:
+    """Log-ratio of chosen less that of rejected, in nats: (...,). Raises ValueError as `check_tensors`."""
+    check_tensors(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
     return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
 
 

@@ -167,7 +167,9 @@ def ipo(
     chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps: (...,) log-probabilities of the two completions.
     beta: strength of the KL regularisation, of a reward that is the probability of being preferred.
     """
-    return (_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta) - 1 / (2 * beta)).square()
+    losses.check_beta(beta)
+    margin = losses.log_ratio_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return (margin - 1 / (2 * beta)).square()
 
 
 def rpo(
@@ -199,7 +201,8 @@ def rpo(
     losses.check_choice("distance", distance, DISTANCES)
     if not 0 < eta < float("inf"):
         raise ValueError(f"eta must be a positive number, got {eta}.")
-    margin = beta * _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
+    losses.check_beta(beta)
+    margin = beta * losses.log_ratio_margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     losses.check_tensors(logps=chosen_logps, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     wanted = (eta * (chosen_rewards - rejected_rewards)).to(margin)
     if distance == "squared":
@@ -207,14 +210,3 @@ def rpo(
     return F.sigmoid(wanted) * (F.logsigmoid(wanted) - F.logsigmoid(margin)) + F.sigmoid(-wanted) * (
         F.logsigmoid(-wanted) - F.logsigmoid(-margin)
     )
-
-
-def _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta) -> Tensor:
-    losses.check_beta(beta)
-    losses.check_tensors(
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
-    return (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
