@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
+from scipy import ndimage, special
 
 NAMES = ("identity", "log", "square", "sqrt", "normal", "scaled-normal")
 
@@ -156,7 +156,7 @@ def log_partition(f: str | Callable, beta: Any) -> Any:
 
     `f` is a name, or maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1
     only. One beta gives a float, an array of betas an array. The error bound is on log Z, relative or absolute,
-    whichever is larger. A peak inside of (0, 1) is found if it is wider than 2e-6.
+    whichever is larger. A peak of f inside of (0, 1), or a notch, is found if it is wider than 2e-6.
     Raises DivergentPartitionError where the integral is infinite (f unbounded above and beta too small),
     UnresolvedPartitionError where too much of it lies closer to 0 or 1 than double precision separates (then use a
     closed form), ValueError for a bad beta or for an f that does not return numbers.
@@ -285,33 +285,46 @@ def _on_array(f):
     return checked
 
 
-# Where f is looked at for peaks that lie between the nodes of the first panels.
+# Where f is looked at for peaks and notches that lie between the nodes of the first panels.
 _SCAN = (np.arange(2**19) + 0.5) / 2**19
-_MOST_PEAKS = 32
+_NEAR = 256  # how far the panels around a peak or notch reach, in cells of the scan
+_MOST_EXTREMA = 4096
 
 
 def _scanned_quadrature(f, scanned, beta: float) -> float:
-    """`_quadrature`, with panels around the peaks that it has missed by the values `scanned` of f at `_SCAN`."""
-    log_values = scanned / beta
-    highest = log_values.max()
-    if highest == -np.inf:
+    """`_quadrature` with panels around the extrema of f that its values `scanned` at `_SCAN` show.
+
+    Those of f, not of exp(f / beta): for a small beta that one is so much narrower that the scan passes it by.
+    """
+    rising = scanned[1:] > scanned[:-1]
+    falling = scanned[1:] < scanned[:-1]
+    inner = scanned[1:-1]
+    extrema = 1 + np.flatnonzero(((inner > scanned[:-2]) & ~rising[1:]) | ((inner < scanned[:-2]) & ~falling[1:]))
+    if not len(extrema):
         return _quadrature(f, beta)
+    highest_near = ndimage.maximum_filter1d(scanned, 2 * _NEAR + 1)[extrema] / beta
+    extrema = extrema[np.argsort(-highest_near, kind="stable")]
+    highest_near = -np.sort(-highest_near)
+    total = _quadrature(f, beta)
+    steps = 2.0 ** np.arange(_NEAR.bit_length()) / len(_SCAN)
+    # from the highest on, until what is left cannot count
+    counts = int(np.count_nonzero(highest_near + math.log(2 * _NEAR * len(extrema) / len(_SCAN)) > total - _NEGLIGIBLE))
+    for_panels = _SCAN[extrema[: min(counts, _MOST_EXTREMA)], None]
+    total = _quadrature(f, beta, np.concatenate([for_panels - steps, for_panels + steps], axis=1).ravel())
+    if counts > _MOST_EXTREMA:
+        _check_against_scan(scanned / beta, total, beta)
+    return total
+
+
+def _check_against_scan(log_values, total: float, beta: float) -> None:
+    """Raises UnresolvedPartitionError if the midpoint rule, less all that it can overestimate, finds more."""
+    highest = log_values.max()
     values = np.exp(log_values - highest)
-    # The midpoint rule, less all that it can overestimate at steps: more than what the panels found was missed there.
     least = (values.sum() - np.abs(np.diff(values)).sum() / 2) / len(_SCAN)
-    log_least = math.log(least) + highest if least > 0 else -math.inf
-    total, rest, further = _quadrature(f, beta), log_values, np.empty(0)
-    for _ in range(_MOST_PEAKS):
-        if log_least <= total + 1e-9 * max(1, abs(total)):
-            return total
-        rest, peak = rest.copy(), int(rest.argmax())
-        rest[max(peak - 256, 0) : peak + 257] = -np.inf
-        steps = 2.0 ** np.arange(9) / len(_SCAN)
-        further = np.concatenate([further, _SCAN[peak] - steps, _SCAN[peak] + steps])
-        total = _quadrature(f, beta, further)
-    raise UnresolvedPartitionError(
-        f"Z at beta={beta} is spread over more than {_MOST_PEAKS} peaks too narrow for the quadrature: smooth f."
-    )
+    if least > 0 and math.log(least) + highest > total + 1e-9 * max(1, abs(total)):
+        raise UnresolvedPartitionError(
+            f"Z at beta={beta} is spread over more than {_MOST_EXTREMA} peaks too narrow for the quadrature: smooth f."
+        )
 
 
 def _quadrature(f, beta: float, further=()) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,11 @@ from scipy import stats
 from qrpo_lib.objective.quantile import quantile_reward
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.steps import reference_sampling
 from qrpo_lib.tasks import registry as tasks
+
+_COLUMNS = ["prompt_id", "split", "sample_index", "role", "finish_reason", "reward"]
+_READ_ROWS = 65_536  # at a time
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,27 @@ class Uniformity:
     ties: float
 
 
+def load(folder: Path, profile: Profile) -> pd.DataFrame:
+    """What is looked at of the reference completions in a step's folder, with their `length` in tokens.
+
+    Their tokens, and where no code is judged their texts, are not kept: at the paper's scale those are tens of
+    gigabytes.
+    """
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    columns = [*_COLUMNS, *(["prompt", "text"] if _judges_code(profile) else [])]
+    file, parts = parquet.ParquetFile(folder / reference_sampling.COMPLETIONS), []
+    for batch in file.iter_batches(_READ_ROWS, columns=[*columns, "token_ids"]):
+        lengths = compute.list_value_length(batch["token_ids"])
+        parts.append(pa.Table.from_batches([batch]).select(columns).append_column("length", lengths))
+    return pa.concat_tables(parts).replace_schema_metadata(None).to_pandas()
+
+
 def summary(completions: pd.DataFrame) -> pd.DataFrame:
     """Rewards, lengths and truncation of the sampled completions, by split."""
-    completions = completions[completions["token_ids"].map(len) > 0]  # without rows that give a reward alone
-    length = completions["token_ids"].map(len)
-    frame = completions.assign(length=length, truncated=completions["finish_reason"] == "length")
+    completions = completions[completions["length"] > 0]  # without rows that give a reward alone
+    frame = completions.assign(truncated=completions["finish_reason"] == "length")
     within = frame.groupby(["split", "prompt_id"])["reward"].std().groupby("split").mean()
     means = frame.groupby("split")[["reward", "length", "truncated"]].mean()
     return means.assign(reward_std_within_prompt=within).round(4)
@@ -41,7 +62,7 @@ def extraction_differences(completions: pd.DataFrame, profile: Profile) -> pd.Da
 
     None for a task whose reward judges no code.
     """
-    if not hasattr(profile.task, "extraction"):
+    if not _judges_code(profile):
         return None
     reward = tasks.of(profile.task).reward()
     differ = reward.forms_differ(completions["prompt"].tolist(), completions["text"].tolist())
@@ -49,10 +70,18 @@ def extraction_differences(completions: pd.DataFrame, profile: Profile) -> pd.Da
     return counted.agg(completions="size", differ="sum").reset_index()
 
 
+def _judges_code(profile: Profile) -> bool:
+    return hasattr(profile.task, "extraction")
+
+
 def uniformity(completions: pd.DataFrame) -> tuple[pd.DataFrame, Uniformity]:
-    """The estimated quantile reward of each prompt's first candidate: how often each value occurs, and the test."""
-    references = completions[completions["role"] == "reference"].groupby("prompt_id")["reward"].apply(list)
-    firsts = completions[completions["sample_index"] == 0].set_index("prompt_id")["reward"]
+    """The estimated quantile reward of each prompt's first candidate: how often each value occurs, and the test.
+
+    It is compared with the other references: where they are shared with the pairs, it is one of them itself.
+    """
+    is_reference, is_first = completions["role"] == "reference", completions["sample_index"] == 0
+    references = completions[is_reference & ~is_first].groupby("prompt_id")["reward"].apply(list)
+    firsts = completions[is_first & ~is_reference].set_index("prompt_id")["reward"]
     n = len(references.iloc[0])
     rewards, references = firsts.to_numpy(), np.array(references.loc[firsts.index].tolist())
     quantiles = quantile_reward(rewards, references)

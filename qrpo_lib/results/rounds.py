@@ -50,8 +50,8 @@ def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
 
 def initial_rewards(completions: Path) -> Interval:
     """Mean reward of the initial policy on the reporting prompts, from its reference sampling."""
-    frame = reference_sampling.load(completions)
-    frame = frame[(frame["split"] == rounds.EVALUATED) & (frame["role"] == "candidate")]
+    frame = reference_sampling.load(completions, ["prompt_id", "split", "reward"], role="candidate")
+    frame = frame[frame["split"] == rounds.EVALUATED]
     return statistics.mean_interval(frame.groupby("prompt_id")["reward"].mean().to_numpy())
 
 

@@ -70,7 +70,8 @@ def scores(
 ) -> np.ndarray:
     """Rewards (n,) of n completions. Raises InputError for what is not a number for each of them."""
     name = getattr(function, "__name__", type(function).__name__)
-    result = function(prompts=list(prompts), completions=list(completions), **_taken(function, columns))
+    given = {"prompts": list(prompts), "completions": list(completions)}
+    result = function(**taken(function, {**columns, **given}))
     if isinstance(result, str) or not isinstance(result, Iterable):
         raise InputError(f"The reward {name} returned a {type(result).__name__}, not a list of numbers.")
     try:
@@ -113,15 +114,14 @@ class FunctionReward:
         return scores(self._function, given, texts, {name: [row.get(name) for row in rows] for name in names})
 
 
-def _taken(function: RewardFunction, columns: Mapping[str, Sequence]) -> dict[str, list]:
-    """Those of the columns that the function has parameters for."""
+def taken(function: RewardFunction, columns: Mapping[str, Sequence]) -> dict[str, list]:
+    """Those of the columns that the function has parameters for; prompts and completions where it does not say."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return {}
+        return {name: list(columns[name]) for name in ("prompts", "completions") if name in columns}
     every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    own = {"prompts", "completions"}
-    return {name: list(values) for name, values in columns.items() if name not in own and (every or name in parameters)}
+    return {name: list(values) for name, values in columns.items() if every or name in parameters}
 
 
 def _place(name: str) -> tuple[Path, str]:

@@ -12,9 +12,11 @@ import numpy as np
 
 from qrpo_lib.rewards import python_function
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import conversations
 
 _COMPARED = 8  # completions whose log-probabilities are compared with a plain forward pass
 _COMPLETIONS_COLUMNS = ("chosen", "rejected", "completion", "prompt")
+_NUMBERS = ("reward", "chosen_reward", "rejected_reward", "reference_rewards", "weight")  # of a row's own completions
 
 
 class SampledReferences:
@@ -79,7 +81,7 @@ class SampledReferences:
 
     def completed(self, data: Sequence[Mapping], model: Any, tokenizer: Any) -> list[dict[str, Any]]:
         """The rows as given, with `reference_rewards` and the rewards of their completions; unusable rows left out."""
-        from qrpo_lib.training import conversations, preference_rows
+        from qrpo_lib.training import preference_rows
 
         ends = conversations.end_tokens(tokenizer, getattr(model, "generation_config", None))
         found = preference_rows.tokenised(data, tokenizer, ends, max_length=None, name="given")
@@ -96,20 +98,20 @@ class SampledReferences:
         rows = [data[source] for source in found.sources]
         added: list[dict[str, Any]] = [{} for _ in rows]
         self._score_own(found.rows, rows, added)
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, str], list[int]] = {}  # rows of one prompt whose references are scored alike
         for i, row in enumerate(found.rows):
             if "ref_rewards" not in row:
-                groups.setdefault(json.dumps(row["prompt_ids"]), []).append(i)
+                groups.setdefault((json.dumps(row["prompt_ids"]), self._said_to_reward(rows[i])), []).append(i)
         if not groups:
             return added
         firsts = [members[0] for members in groups.values()]
         if not isinstance(_prompt(rows[0]), str):
-            from qrpo_lib.training import conversations
-
             tokenizer = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
-        texts = self._sampled(model, tokenizer, [found.rows[i]["prompt_ids"] for i in firsts])
+        prompts_of = dict.fromkeys(prompt for prompt, _ in groups)
+        sampled = dict(zip(prompts_of, self._sampled(model, tokenizer, list(map(json.loads, prompts_of))), strict=True))
+        flat = [text for prompt, _ in groups for text in sampled[prompt]]
         of_all = [i for i in firsts for _ in range(self._n)]
-        rewards = self._scores([rows[i] for i in of_all], [text for some in texts for text in some])
+        rewards = self._scores([rows[i] for i in of_all], flat)
         bad = np.flatnonzero(~np.isfinite(rewards))
         if len(bad):
             where = found.sources[of_all[bad[0]]]
@@ -120,10 +122,14 @@ class SampledReferences:
         for members, some in zip(groups.values(), rewards.reshape(len(groups), self._n), strict=True):
             for i in members:
                 added[i]["ref_rewards"] = some.astype(float).tolist()
-        prompts = [rows[i].get("prompt") for i in of_all]
-        flat = [text for some in texts for text in some]
+        prompts = [_prompt(rows[i]) for i in of_all]
         self.completions += list(zip(prompts, flat, rewards.astype(float).tolist(), strict=True))
         return added
+
+    def _said_to_reward(self, row: Mapping) -> str:
+        """What the reward is told beside the prompt, as one text: rows that differ in it are scored apart."""
+        columns = {name: [row[name]] for name in row if name not in (*_COMPLETIONS_COLUMNS, *_NUMBERS)}
+        return json.dumps(python_function.taken(self._reward, columns), sort_keys=True, default=repr)
 
     def _score_own(self, tokenised: list[dict], rows: Sequence[Mapping], added: list[dict]) -> None:
         """Rewards of the rows' own completions, where they have none."""
@@ -139,10 +145,17 @@ class SampledReferences:
     def _sampled(self, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[str]]:
         """`n` texts of each prompt."""
         from qrpo_lib.sampling import engines, sampler
+        from qrpo_lib.training import causal_lm
 
+        longest, context = max(map(len, prompts)), causal_lm.context(model)
+        if longest + self._max_new_tokens > context:
+            raise InputError(
+                f"A prompt of {longest} tokens with {self._max_new_tokens} new ones passes the model's context of "
+                f"{context}: lower max_new_tokens of SampledReferences, or leave long prompts out."
+            )
         settings = {"completions": self._n, "max_new_tokens": self._max_new_tokens, "seed": self._seed}
         backend = engines.resolve(self._engine)
-        with _policy(model, tokenizer, backend) as policy:
+        with _policy(model, tokenizer, backend) as policy, causal_lm.plain(model):
             try:
                 drawn = sampler.sample(
                     policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings
@@ -151,8 +164,8 @@ class SampledReferences:
                 raise
             except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
                 raise _cannot_be_sampled(model, backend, " ".join(str(error).split())[:200]) from error
-        if backend == "transformers":
-            _check_drawn(model, prompts, drawn)
+            if backend == "transformers":
+                _check_drawn(model, prompts, drawn)
         texts: list[list[str]] = [[] for _ in prompts]
         for one in drawn:
             texts[one.prompt_index].append(one.text)
@@ -209,14 +222,10 @@ def _policy(model: Any, tokenizer: Any, backend: str) -> Iterator[Any]:
 
 
 def _prompt(row: Mapping) -> Any:
-    if row.get("prompt") is not None:
-        return row["prompt"]
     from qrpo_lib.training import preference_rows
 
-    return preference_rows.prompt_of(row)
+    return row.get("prompt") if row.get("prompt_ids") is not None else preference_rows.prompt_of(row)
 
 
 def _words(completion: Any) -> str:
-    from qrpo_lib.training import conversations
-
     return conversations.text_of(completion if isinstance(completion, str) else list(completion)[-1:])

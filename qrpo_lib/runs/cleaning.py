@@ -21,18 +21,13 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from qrpo_lib.runs import folders, records
+from qrpo_lib.runs import folders, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import runs_folder
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})")
-# What the steps of the suite are called, to know a damaged run folder by.
-_STEPS = {"initial_policy", "sft", "reference_sampling", "reference_evaluation", "dataset_pairs", "chat_data"}
-_STEPS |= {"leetcode_data", "reference_log_probs", "training", "iterative", "sample_answers"}
-_STEPS |= {"evaluation", "report", "log_ratios"}
-_NOTEBOOK = "notebook-"
 _RUN_FOLDER = "run folder"
 _ATTEMPTS = {".partial": "interrupted attempt", ".shards": "shards of an interrupted attempt"}
 # Where what is being removed is moved first: a kill in between leaves no half of a run folder under its name.
@@ -214,7 +209,7 @@ def _recorded_name(path: Path) -> str | None:
 
 def _is_damaged_run_folder(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
-    if not match or not (match["name"] in _STEPS or match["name"].startswith(_NOTEBOOK)):
+    if not match or not (match["name"] in pipeline.STEPS or pipeline.is_notebook(match["name"])):
         return False
     lock = runs_folder() / ".locks" / f"{path.name}.lock"
     return any(file.is_file() and not file.is_symlink() for file in (path / records.RECORD, lock))

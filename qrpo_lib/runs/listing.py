@@ -23,16 +23,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.runs import cleaning, paths
+from qrpo_lib.runs import cleaning, paths, pipeline
 from qrpo_lib.runs.records import RECORD
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-# Kinds of steps in the order of the pipeline; others come after them.
-_ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
-_ORDER += ("reference_evaluation", "reference_log_probs", "training", "evaluation", "report", "log_ratios")
-_ORDER += ("iterative", "sample_answers")
-_NOTEBOOK = "notebook-"
 # What has a table of its own; and what is told once, above it, where all rows agree.
 _GROUPED_BY = ("task", "policy", "setting")
 _TOLD_ONCE = ("num_ref_rewards", "transform", "partition")
@@ -76,11 +71,10 @@ def rows() -> list[Row]:
     """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
     records = _records()
     found = [_row(folder, record, records) for folder, record in records.items()]
-    order = {name: number for number, name in enumerate(_ORDER)}
 
     def place(row: Row) -> tuple:
         values = [getattr(row, name) for name in (*_GROUPED_BY, "algorithm", *_CELL, "seed", "started", "folder")]
-        return order.get(row.name, len(order)), row.name, [(value is not None, value or 0) for value in values]
+        return pipeline.place(row.name), row.name, [(value is not None, value or 0) for value in values]
 
     return sorted(found, key=place)
 
@@ -149,7 +143,7 @@ def _shared(of_group: Sequence[Row]) -> dict[str, str]:
 
 
 def _kind(row: Row) -> str:
-    return "notebook" if row.name.startswith(_NOTEBOOK) else row.name
+    return "notebook" if pipeline.is_notebook(row.name) else row.name
 
 
 def _shown(name: str, value: Any) -> str:
@@ -214,7 +208,7 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
 
 
 def _policy_of(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str | None:
-    if record["name"].startswith(_NOTEBOOK):
+    if pipeline.is_notebook(record["name"]):
         return None
     found = _inherited(record, records, _policy)
     return f"{found}, fine-tuned" if found and "sft" in _dict(record.get("inputs")) else found
@@ -228,7 +222,7 @@ def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read)
         found = read(_dict(one.get("parameters")))
         if found:
             return found
-        if one["name"].startswith(_NOTEBOOK):  # its arm is told; its inputs may be of several
+        if pipeline.is_notebook(one["name"]):  # its arm is told; its inputs may be of several
             return None
         names = {f"{name}-{key}" for name, key in _dict(one.get("inputs")).items()} - seen
         seen |= names

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qrpo_lib.runs import pipeline
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-_NOTEBOOK = "notebook-"
 NOTEBOOKS = "notebooks"
-# Kinds of steps in the order of the pipeline; notebooks come last.
-_ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
-_ORDER += ("reference_evaluation", "training", "evaluation", "report", "log_ratios", "iterative")
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,8 @@ def phases(records: Iterable[Mapping[str, Any]]) -> list[Phase]:
             seconds = max(0.0, seconds - within.get(record["key"], 0.0))
         name = NOTEBOOKS if _is_notebook(record) else record["name"]
         found.setdefault(name, []).append((seconds, float(record.get("seconds") or 0.0)))
-    order = {name: number for number, name in enumerate(_ORDER)} | {NOTEBOOKS: len(_ORDER) + 1}
-    return [_phase(name, found[name]) for name in sorted(found, key=lambda name: (order.get(name, len(_ORDER)), name))]
+    names = sorted(found, key=lambda name: (name == NOTEBOOKS, pipeline.place(name), name))
+    return [_phase(name, found[name]) for name in names]
 
 
 def last(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -115,7 +113,7 @@ def _phase(name: str, of_phase: list[tuple[float | None, float]]) -> Phase:
 
 
 def _is_notebook(record: Mapping[str, Any]) -> bool:
-    return record["name"].startswith(_NOTEBOOK)
+    return pipeline.is_notebook(record["name"])
 
 
 def _seconds(record: Mapping[str, Any]) -> float | None:

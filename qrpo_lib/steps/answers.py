@@ -57,12 +57,12 @@ def load(folder: Path) -> pd.DataFrame:
 def sample(profile: Profile, policy: Path, count: int) -> pd.DataFrame:
     """Answers of a saved policy to the first `count` held-out requests, as it samples them in evaluation."""
     import pandas as pd
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(policy)
     held_out = [p for p in tasks.of(profile.task).prompts(profile.seed) if p.split in evaluation.HELD_OUT][:count]
     sampled = sampler.sample(
-        AutoModelForCausalLM.from_pretrained(policy),
+        policy,  # its folder: the engine puts it on the device
         tokenizer,
         [chat_template.prompt_ids(tokenizer, prompt.text) for prompt in held_out],
         completions=1,

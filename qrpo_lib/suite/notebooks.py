@@ -17,7 +17,7 @@ from typing import Any
 from qrpo_lib.experiment import grid as sweep
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import files, keys, records
+from qrpo_lib.runs import files, keys, pipeline, records
 from qrpo_lib.runs.code_version import without_magics, without_own_imports
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import project_root, runs_folder
@@ -73,8 +73,7 @@ class Job:
         shown = [source if kind != "code" else without_own_imports(source) for kind, source in cells]
         values = {name: value for name, value in self.parameters.items() if name != "profile"}
         parameters = {"notebook": self.path, "cells": shown, "parameters": values, "settings": self._settings()}
-        name = f"notebook-{self.path.replace('/', '-')}"
-        return keys.Step(name, parameters, inputs=self.inputs, source="\n".join(code))
+        return keys.Step(pipeline.notebook(self.path), parameters, inputs=self.inputs, source="\n".join(code))
 
     def _settings(self) -> dict[str, Any] | None:
         """The profile as this notebook reads it, without what changes no result; None for one that reads none."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import paths, records
+from qrpo_lib.runs import paths, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 
@@ -87,7 +87,7 @@ def _below(root: Path) -> Iterator[Path]:
 
 def _of_executed_notebooks() -> Iterator[Path]:
     """Profiles' files by the parameters in the records of executed notebooks."""
-    for record in sorted(paths.runs_folder().glob(f"notebook-*/{records.RECORD}")):
+    for record in sorted(paths.runs_folder().glob(f"{pipeline.NOTEBOOK}*/{records.RECORD}")):
         try:
             profile = json.loads(record.read_text(encoding="utf-8"))["parameters"]["parameters"]["profile"]
         except (OSError, ValueError, LookupError, TypeError):

@@ -176,16 +176,12 @@ class OwnData(Task):
                     form = "pairs (prompt, chosen, rejected)" if wanted == samples.PAIR else "prompt and completion"
                     other = "pointwise" if wanted == samples.PAIR else "dataset"
                     raise InputError(f"{said}: the task {self.settings.name} takes {form}; there is a task {other}.")
-                prompt = preference_rows.prompt_of(given)
-                texts = [
-                    conversations.text_of(preference_rows.completion_of(given, column))
-                    for column in preference_rows.TEXTS[wanted]
-                ]
+                prompt, texts = _texts(given, preference_rows.TEXTS[wanted], said)
             except conversations.UnusableAnswer as error:
                 reason = reason or f"{said}: {error}"
                 continue
             _check_said(given, said)
-            rewards = tuple(_number(given.get(column)) for column in preference_rows.REWARDS[wanted])
+            rewards = tuple(_number(given, column, said) for column in preference_rows.REWARDS[wanted])
             references = self._references_of(given, said)
             columns = {key: value for key, value in given.items() if key not in _NOT_COLUMNS}
             rejected = texts[1] if len(texts) > 1 else None
@@ -204,7 +200,12 @@ class OwnData(Task):
                 f"{said}: it has no {_REFERENCES}, as other rows have: give them to all rows, or set task.references = "
                 '"sampled".'
             )
-        return tuple(float(value) for value in given[_REFERENCES])
+        from qrpo_lib.training import preference_rows
+
+        try:
+            return tuple(preference_rows.as_numbers(given[_REFERENCES], _REFERENCES))
+        except InputError as error:
+            raise InputError(f"{said}: {error}") from None
 
 
 class _OfReadable:
@@ -232,8 +233,26 @@ def _rest(row: Row) -> tuple:
     return row.prompt, row.chosen, row.rejected, row.rewards, row.references, row.columns
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _texts(given: Mapping, columns: Sequence[str], said: str) -> tuple[Any, list[str]]:
+    """The prompt of a row and what its completions say. Raises InputError, UnusableAnswer."""
+    from qrpo_lib.training import conversations, preference_rows
+
+    try:
+        completions = [preference_rows.completion_of(given, column) for column in columns]
+        return preference_rows.prompt_of(given), [conversations.text_of(one) for one in completions]
+    except InputError as error:
+        raise InputError(f"{said}: {error}") from None
+
+
+def _number(given: Mapping, column: str, said: str) -> float | None:
+    from qrpo_lib.training import preference_rows
+
+    if given.get(column) is None:
+        return None
+    try:
+        return preference_rows.as_number(given[column], column)
+    except InputError as error:
+        raise InputError(f"{said}: {error}") from None
 
 
 def _mixed(of_sources: list[list[Row]], weights: list[float]) -> list[Row]:

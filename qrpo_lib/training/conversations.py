@@ -171,6 +171,27 @@ def completion_ids(
     return _ended(tokenizer, ids, ends, of_template=not isinstance(prompt, str))
 
 
+def check_answers_begin(tokenizer: Any, prompt: str | Sequence[Mapping], **options: Any) -> None:
+    """Raises TemplateError if the template leaves the header of the assistant's turn to the model that is sampled.
+
+    What was sampled would begin with it, and what is in the data not.
+    """
+    if isinstance(prompt, str):
+        return
+    answer = "Hello"
+    conversation = [*prompt, {"role": "assistant", "content": answer}]
+    plain = [
+        applied(tokenizer, list(prompt), add_generation_prompt=asked, tokenize=False, **options) for asked in (0, 1)
+    ]
+    whole = applied(tokenizer, conversation, tokenize=False, **options)
+    header = whole[len(plain[0]) :].partition(answer)[0]
+    if plain[0] == plain[1] and whole.startswith(plain[0]) and header.strip():
+        raise TemplateError(
+            f"The chat template has no generation prompt, so that a sampled answer would begin with {header!r}, the "
+            "header of its turn: let the template write it where add_generation_prompt is set."
+        )
+
+
 def _ended(tokenizer: Any, ids: list[int], ends: Sequence[int], *, of_template: bool) -> list[int]:
     """The ids up to their first end token, which must be the last thing that they say."""
     first = next((place for place, token in enumerate(ids) if token in ends), None)

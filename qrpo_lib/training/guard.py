@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import causal_lm
@@ -25,6 +26,17 @@ _LONG_ROPE = ("longrope", "dynamic")
 
 class UnsupportedModelError(InputError):
     """A model whose log-probabilities are not computed rightly here, or that cannot be trained."""
+
+
+def check_kind(model: Any) -> None:
+    """Raises UnsupportedModelError for what is no causal language model with its weights in memory."""
+    base = _base(model)
+    if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
+        raise UnsupportedModelError(
+            f"A {type(base).__name__} is no causal language model of transformers: load it with AutoModelForCausalLM."
+        )
+    if any(weights.is_meta for weights in model.parameters()):
+        raise UnsupportedModelError(f"Weights of {_name(model)} are offloaded or not loaded: load it into memory.")
 
 
 def check(model: torch.nn.Module, longest: int | None = None) -> None:
@@ -49,6 +61,10 @@ def _check_configuration(model: torch.nn.Module, longest: int | None) -> None:
     config: Any = model.config
     text = config.get_text_config()
     name = _name(model)
+    adapters = getattr(model, "peft_config", None) or {}
+    virtual = [str(one.peft_type) for one in adapters.values() if getattr(one, "is_prompt_learning", False)]
+    if virtual:
+        raise UnsupportedModelError(f"Adapters of virtual tokens ({virtual[0]}) are not supported: use LoRA.")
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder: only causal (decoder-only) models are supported.")
     places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
@@ -74,10 +90,37 @@ def _check_configuration(model: torch.nn.Module, longest: int | None) -> None:
             )
 
 
-def _compare(model: torch.nn.Module) -> None:
+def plain_log_probs(model: torch.nn.Module) -> Tensor | None:
+    """Of the sequences that are tried here, (sequences,), from the model's own logits; None where it has none of them.
+
+    For `check_reference`.
+    """
+    ids, _ = _sequences(model)
+    try:
+        with causal_lm.plain(_base(model)):
+            return torch.stack([_plain(model, ids[i, :n]).sum() for i, n in enumerate(_LENGTHS)]).cpu()
+    except (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError, NotImplementedError):
+        return None  # which `check` says in words
+
+
+def check_reference(reference: torch.nn.Module, given: Tensor) -> None:
+    """Raises UnsupportedModelError unless the reference is the policy as it was given (`plain_log_probs`)."""
+    found = plain_log_probs(reference)
+    if found is not None:
+        _agree(
+            reference.get_input_embeddings().weight.dtype,
+            found,
+            given,
+            "The reference, the model without the adapter that is trained, is not the model that was given: their "
+            "log-probabilities differ by {} nats. Some initialisations of an adapter change the model under it (PiSSA, "
+            "OLoRA): use another, or pass the model, loaded once more, as ref_model. A model may come with one adapter "
+            'alone, named "default".',
+        )
+
+
+def _sequences(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """Token ids, padded on the right, and which of them are of completions: (sequences, tokens) each."""
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    embedding = model.get_input_embeddings().weight
-    device, weights = embedding.device, embedding.dtype
     generator = torch.Generator().manual_seed(0)
     # ids in the middle: special tokens stand at either end
     low, high = min(4, vocabulary - 1), max(vocabulary * 3 // 4, min(5, vocabulary))
@@ -87,12 +130,20 @@ def _compare(model: torch.nn.Module) -> None:
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         mask[i, _PROMPT : len(row)] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    device = model.get_input_embeddings().weight.device
+    return ids.to(device), mask.to(device)
+
+
+def _compare(model: torch.nn.Module) -> None:
+    ids, mask = _sequences(model)
+    weights = model.get_input_embeddings().weight.dtype
     together, _ = completion_log_probs(model, ids, mask)
     single = [(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(_LENGTHS)]
     alone = torch.cat([completion_log_probs(model, *one)[0] for one in single])
     plain = [_plain(model, ids[i, :n]) for i, n in enumerate(_LENGTHS)]
     name = _name(model)
+    if not all(bool(one.isfinite().all()) for one in plain):
+        raise UnsupportedModelError(f"{name} gives log-probabilities that are not finite: are its weights whole?")
     _agree(
         weights,
         alone,

@@ -10,11 +10,15 @@ as they are. Other columns are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jinja2
 
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import conversations, samples
@@ -72,16 +76,32 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
                 raise InputError(f"{name}: the file {path} is empty.")
             if path.suffix == ".jsonl":
                 return _json_lines(path)
-            return load_dataset(_FILES[path.suffix], data_files=str(path), split="train")
-        return load_dataset(str(source), split="train")
+        try:
+            if path.suffix in _FILES:
+                return load_dataset(_FILES[path.suffix], data_files=str(path), split="train")
+            return load_dataset(str(source), split="train")
+        except Exception as error:  # whatever loading scripts, parsers and the network come up with
+            said = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{name}: {source} cannot be read as rows ({type(error).__name__}: {said}). Files end in "
+                f"{', '.join(_FILES)}; everything else is a folder or a hub id."
+            ) from error
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise InputError(f"{name} must be a dataset, a list of rows, a file or a hub id, not {type(source).__name__}.")
-    return list(source)
+    rows = list(source)
+    other = next((row for row in rows if not isinstance(row, Mapping)), None)
+    if other is not None:
+        raise InputError(
+            f"{name} must hold dictionaries, one a row, not {type(other).__name__}: of a data frame, pass "
+            "Dataset.from_pandas(frame)."
+        )
+    return rows
 
 
 def _json_lines(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # lines end at newlines alone: other separators of Unicode, such as U+2028, may stand in a text as they are
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -136,10 +156,14 @@ def tokenised(
             if sides(row, name) != of:
                 raise InputError("it has another form than the first row: pairs and single completions do not mix.")
             one = _tokens(row, of, tokenizer, ends) | _numbers(row, of)
+            if not found and not _has(row, "prompt_ids"):
+                conversations.check_answers_begin(tokenizer, prompt_of(row), **template_options(row))
         except conversations.UnusableAnswer as error:
             counts["unusable"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
             continue
+        except jinja2.TemplateError as error:  # which templates raise for roles that they do not take
+            raise conversations.TemplateError(f"{name} row {number}: the chat template refuses it ({error}).") from None
         except (ValueError, TypeError, KeyError) as error:
             kind = type(error) if isinstance(error, InputError) else InputError
             raise kind(f"{name} row {number}: {error}") from None
@@ -159,15 +183,30 @@ def tokenised(
 
 
 def prompt_of(row: Mapping) -> str | list[Mapping]:
-    """The prompt of a row; of a conversational pair without one, what its sides share."""
+    """The prompt of a row; of a conversational pair without one, what its sides share.
+
+    Raises InputError for what is neither a text nor messages.
+    """
     if _says_its_prompt(row):
+        _check_form("prompt", row["prompt"])
         return row["prompt"]
     return [*row["chosen"][: _shared_turns(row)]]
 
 
 def completion_of(row: Mapping, text: str) -> str | list[Mapping]:
-    """The completion in column `text`; of a conversational pair without a prompt, what follows the shared turns."""
-    return row[text] if _says_its_prompt(row) else [*row[text][_shared_turns(row) :]]
+    """The completion in column `text`; of a conversational pair without a prompt, what follows the shared turns.
+
+    Raises InputError for what is neither a text nor messages, or messages after a prompt that is a text.
+    """
+    if not _says_its_prompt(row):
+        return [*row[text][_shared_turns(row) :]]
+    _check_form(text, row[text])
+    if isinstance(row["prompt"], str) and not isinstance(row[text], str):
+        raise InputError(
+            f"its prompt is a text, which a completion continues as it is, but {text} is a list of messages: make the "
+            'prompt one too, [{"role": "user", "content": ...}].'
+        )
+    return row[text]
 
 
 def template_options(row: Mapping) -> dict[str, Any]:
@@ -179,7 +218,7 @@ def template_options(row: Mapping) -> dict[str, Any]:
 
 def _tokens(row: Mapping, of: tuple[str, ...], tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
     if _has(row, "prompt_ids"):
-        return {column: [int(i) for i in row[column]] for column in ("prompt_ids", *map(samples.ids_column, of))}
+        return {column: _ids(row, column) for column in ("prompt_ids", *map(samples.ids_column, of))}
     prompt, options = prompt_of(row), template_options(row)
     if not prompt:
         raise InputError("the prompt is empty: the first completion token needs a context.")
@@ -190,11 +229,53 @@ def _tokens(row: Mapping, of: tuple[str, ...], tokenizer: Any, ends: Sequence[in
     return result
 
 
+def _ids(row: Mapping, column: str) -> list[int]:
+    ids = [int(token) for token in row[column]]
+    if any(token != given for token, given in zip(ids, row[column], strict=True)):
+        raise InputError(f"{column} must be token ids, whole numbers.")
+    return ids
+
+
+def _check_form(name: str, given: Any) -> None:
+    """Raises InputError for what is neither a text nor a list of messages."""
+    messages = isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given)
+    if not (isinstance(given, str) or messages):
+        raise InputError(f"{name} is neither a text nor a list of messages, but a {type(given).__name__}.")
+
+
 def _numbers(row: Mapping, of: tuple[str, ...]) -> dict[str, Any]:
     """What else a row says, under the names that training uses."""
-    names = {name: name for name in (*REWARDS[of], "weight", *samples.reference_columns(of), "ref_rewards")}
-    names |= {REFERENCE_REWARDS: "ref_rewards"}
-    return {new: row[old] for old, new in names.items() if row.get(old) is not None}
+    names = (*REWARDS[of], "weight", *samples.reference_columns(of))
+    found: dict[str, Any] = {name: as_number(row[name], name) for name in names if row.get(name) is not None}
+    for name in ("ref_rewards", REFERENCE_REWARDS):
+        if row.get(name) is not None:
+            found["ref_rewards"] = as_numbers(row[name], name)
+    return found
+
+
+def as_number(value: Any, name: str) -> float:
+    """One number of a row, also written as a text, as in CSV. Raises InputError for anything else."""
+    try:
+        if getattr(value, "shape", ()) == ():
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{name} must be one number, not {_shown(value)}.")
+
+
+def as_numbers(value: Any, name: str) -> list[float]:
+    """A list of numbers of a row, also as JSON text, as in CSV. Raises InputError for anything else."""
+    if isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable) or getattr(value, "shape", (0,)) == ():
+        raise InputError(f"{name} must be a list of numbers, not {_shown(value)}.")
+    return [math.nan if one is None else as_number(one, f"each of {name}") for one in value]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _says_its_prompt(row: Mapping) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ class ReferenceRewards(Protocol):
 class Preparation:
     """Makes rows of datasets, all of the same form, and remembers what they are.
 
+    reference: gives the reference policy, where that is not the model.
     of: the sides of a row, "pair" or pointwise (`samples`).
     longest: tokens of the longest sequence so far.
     references: how many reference rewards the rows of each dataset have, None where they have none.
@@ -40,6 +41,7 @@ class Preparation:
     model: Any
     tokenizer: Any
     reference_rewards: str | Path | ReferenceRewards | None = None
+    reference: Callable[[], Any] | None = None
     of: tuple[str, ...] = samples.PAIR
     longest: int = 0
     references: dict[str, int | None] = field(default_factory=dict)
@@ -68,7 +70,9 @@ class Preparation:
         if self.hashes and of != self.of:
             raise InputError(f"The {name} rows are of another form than the train rows: pairs against completions.")
         self.of = of
+        self._check_ids(found.rows, name)
         self._complete(found, data, name)
+        self._check_references(found.rows, name)
         rows = self._checked(found.rows, name)
         self.hashes[name] = run_identity.rows_sha256(rows)
         self.references[name] = len(rows[0]["ref_rewards"]) if "ref_rewards" in rows[0] else None
@@ -81,7 +85,30 @@ class Preparation:
         if isinstance(source, str | Path):
             _from_file(found, data, Path(source), name)
         elif source is not None:
-            source.complete(found, data, self.model, self.tokenizer, name=name)
+            model = self.model if self.reference is None else self.reference()
+            source.complete(found, data, model, self.tokenizer, name=name)
+
+    def _check_ids(self, rows: Sequence[Mapping], name: str) -> None:
+        """Raises InputError for token ids that the model does not have."""
+        embedding = self.model.get_input_embeddings()
+        vocabulary = getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0]
+        for number, row in enumerate(rows):
+            for column in ("prompt_ids", *map(samples.ids_column, self.of)):
+                if row[column] and not 0 <= min(row[column]) <= max(row[column]) < vocabulary:
+                    raise InputError(
+                        f"{name} row {number}: {column} holds token ids outside of the model's vocabulary of "
+                        f"{vocabulary}: is it the model's own tokenizer? Where tokens were added, call "
+                        "model.resize_token_embeddings(len(tokenizer))."
+                    )
+
+    def _check_references(self, rows: Sequence[Mapping], name: str) -> None:
+        """Raises InputError for rows with different numbers of reference rewards, where nothing says how many count."""
+        counts = {len(row["ref_rewards"]) for row in rows if "ref_rewards" in row}
+        if self.args.num_reference_rewards is None and len(counts) > 1:
+            raise InputError(
+                f"The {name} rows have {min(counts)} to {max(counts)} reference rewards each: say with "
+                f"num_reference_rewards how many count, at most {min(counts)}, or leave rows out."
+            )
 
     def _checked(self, rows: list[dict], name: str) -> list[dict]:
         try:
@@ -115,7 +142,14 @@ def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> N
     for number, row in enumerate(preference_rows.load(path, "reference_rewards")):
         if row.get("prompt") is None or row.get(column) is None:
             raise InputError(f"Row {number} of {path} needs the columns prompt and {column}.")
-        of_prompt[_key(row["prompt"])] = list(row[column])
+        try:
+            values = preference_rows.as_numbers(row[column], column)
+        except InputError as error:
+            raise InputError(f"Row {number} of {path}: {error}") from None
+        if of_prompt.setdefault(_key(row["prompt"]), values) != values:
+            raise InputError(
+                f"Row {number} of {path} has other {column} for a prompt than a row before: merge the two."
+            )
     for row, source in zip(found.rows, found.sources, strict=True):
         key = _key(preference_rows.prompt_of(data[source]))
         if key not in of_prompt:

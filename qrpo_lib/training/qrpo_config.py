@@ -14,8 +14,11 @@ from trl import DPOConfig
 from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.runs.errors import InputError
 
-# Settings of TRL's DPOConfig that the losses here do not have: what is not there must not be thought to act.
+# Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds: they must not be thought to act.
 _NOT_HERE = (
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "torch_compile",
     "loss_weights",
     "ld_alpha",
     "f_divergence_type",
@@ -101,7 +104,7 @@ class QRPOConfig(DPOConfig):
         if self.fp16:
             changed.append("fp16")
         if changed:
-            raise InputError(f"QRPOTrainer has no {', '.join(changed)}, a setting of TRL's own losses: leave it out.")
+            raise InputError(f"QRPOTrainer has no {', '.join(changed)}, which would change nothing here: leave it out.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
         if self.truncation_mode != "keep_start":

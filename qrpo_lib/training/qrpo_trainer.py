@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOTrainer
 from trl.trainer.utils import create_model_from_path, use_adapter
 
@@ -88,13 +90,17 @@ class QRPOTrainer(DPOTrainer):
         if isinstance(model, str | Path):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model, **_revision(args))
             model = create_model_from_path(str(model), **_loading(args))
+        guard.check_kind(model)
         run_identity.check_unmarked(model)
         run_identity.check_unmarked(_base(model))
         processing_class = processing_class or _tokenizer_of(model)
         _base(model).get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
-        self._preparation = Preparation(args, _base(model), processing_class, reference_rewards)
+        self._reference_given, self._reference_loaded = ref_model, None
+        reference = None if ref_model is None else lambda: self._given_reference(args)
+        self._preparation = Preparation(args, _base(model), processing_class, reference_rewards, reference)
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
-        self._reference_given = ref_model
+        has_adapter = peft_config is not None or is_peft_model(model)
+        self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
         train = self._preparation.dataset(train_dataset, "train")
         validation = self._prepared_for_evaluation(eval_dataset)
         try:
@@ -143,11 +149,20 @@ class QRPOTrainer(DPOTrainer):
         """Before any step: dropout off, the guard, what the run is, and log pi_ref of all rows, computed once."""
         causal_lm.without_dropout(self.model)
         _check_weights(self.model)
+        size = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < size:
+            raise InputError(f"{len(self.train_dataset)} rows fill no batch of {size}: leave dataloader_drop_last out.")
         guard.check(self.model, self._preparation.longest)
         with self._reference() as reference:
+            if self._reference_given is not None:
+                guard.check(reference, self._preparation.longest)
+            if self._given_log_probs is not None:
+                guard.check_reference(reference, self._given_log_probs)
             weights = run_identity.weights_sha256(reference)
             data = self._preparation.hashes["train"]
             self._identity = self._settings_of_run() | {"reference": weights, "data": data}
+            if is_peft_model(self.model):
+                self._identity |= _of_adapter(self.model)
             run_identity.check(self.args.output_dir, self._identity)
             self.train_dataset = self._with_reference(reference, self.train_dataset)
             if isinstance(self.eval_dataset, dict):
@@ -156,23 +171,34 @@ class QRPOTrainer(DPOTrainer):
             elif self.eval_dataset is not None:
                 self.eval_dataset = self._with_reference(reference, self.eval_dataset)
 
+    def _given_reference(self, args: QRPOConfig) -> Any:
+        """The `ref_model`; by its name it is loaded once."""
+        given = self._reference_given
+        if self._reference_loaded is None:
+            by_name = isinstance(given, str | Path)
+            kept = ("dtype", "trust_remote_code", "attn_implementation")
+            loading = {name: value for name, value in _loading(args).items() if name in kept}
+            self._reference_loaded = create_model_from_path(str(given), **loading) if by_name else given
+            guard.check_kind(self._reference_loaded)
+            causal_lm.without_dropout(self._reference_loaded)
+        return self._reference_loaded
+
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
         """The reference policy, in place for a forward pass."""
         if self.is_deepspeed_enabled and getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3:
             raise InputError("The reference cannot be computed under DeepSpeed ZeRO-3: use stage 1 or 2, or FSDP.")
-        given = self._reference_given
         as_reference = contextlib.nullcontext()
-        if given is None:
+        if self._reference_given is None:
             model = self.accelerator.unwrap_model(self.model)
             if is_peft_model(model):  # "ref": TRL's copy of an adapter that the model came with
                 as_reference = use_adapter(model, "ref" if "ref" in model.peft_config else None)
         else:
-            model = create_model_from_path(str(given)) if isinstance(given, str | Path) else given
-            causal_lm.without_dropout(model)
+            model = self._given_reference(self.args)
         model.to(self.accelerator.device)
         with as_reference, causal_lm.plain(_base(model)):
             yield model
+        self._reference_loaded = None
 
     def _with_reference(self, model: Any, dataset: Dataset) -> Dataset:
         """The rows with log pi_ref of their completions, where they do not hold it; processes share the work."""
@@ -195,7 +221,8 @@ class QRPOTrainer(DPOTrainer):
     def _settings_of_run(self) -> dict[str, Any]:
         args = self.args
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        names = ("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed", "bf16")
+        names = ("num_train_epochs", "max_steps", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+        names += ("seed", "data_seed", "train_sampling_strategy", "bf16")
         found = {"loss_type": args.loss_type} | self._preparation.loss_settings
         found |= {"length_normalization": args.length_normalization, "batch size": batch}
         found |= {name: getattr(args, name) for name in names}
@@ -221,12 +248,15 @@ class QRPOTrainer(DPOTrainer):
         return result
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.args.train_sampling_strategy != "random" or self.train_dataset is None:
-            return super()._get_train_sampler(train_dataset)
         args = self.args
+        if args.train_sampling_strategy not in ("random", "group_by_length") or self.train_dataset is None:
+            return super()._get_train_sampler(train_dataset)
+        lengths = list(map(samples.length, self.train_dataset))
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         seed = args.seed if args.data_seed is None else args.data_seed
-        return RandomBatches(list(map(samples.length, self.train_dataset)), batch, seed, lambda: self.state.epoch)
+        if args.train_sampling_strategy == "group_by_length":
+            return LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+        return RandomBatches(lengths, batch, seed, lambda: self.state.epoch)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         items = sum(batch["weight"].sum() for batch in batch_samples)
@@ -290,6 +320,8 @@ class QRPOTrainer(DPOTrainer):
             prepared = self._prepared_for_evaluation(eval_dataset)
             sets = prepared if isinstance(prepared, dict) else {"": prepared}
             with self._reference() as reference:
+                if self._given_log_probs is not None:  # biases that an adapter trains stay when it is switched off
+                    guard.check_reference(reference, self._given_log_probs)
                 sets = {name: self._with_reference(reference, rows) for name, rows in sets.items()}
             eval_dataset = sets if isinstance(prepared, dict) else sets[""]
         return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
@@ -373,6 +405,14 @@ def _is_of_target(name: str) -> bool:
 def _base(model: Any) -> Any:
     """The model inside of adapters."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def _of_adapter(model: Any) -> dict[str, Any]:
+    """What the adapter that is trained is like, by the names of its settings; where its base lies is no part of it."""
+    found = model.peft_config[model.active_adapters[0]].to_dict()
+    found = {name: sorted(value) if isinstance(value, set) else value for name, value in found.items()}
+    kept = {name: value for name, value in found.items() if value is not None and name != "base_model_name_or_path"}
+    return {f"adapter's {name}": json.loads(json.dumps(value, default=str)) for name, value in sorted(kept.items())}
 
 
 def _check_weights(model: torch.nn.Module) -> None:

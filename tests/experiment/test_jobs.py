@@ -1,9 +1,11 @@
 """Where steps are made: with a cluster nothing heavy is left to the process of a notebook."""
 
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.experiment import grid, jobs, kept, train
@@ -50,6 +52,16 @@ def test_sample_answers_are_a_job_and_no_notebook_cleans_them_away(profile, subm
     (job,) = (job for job in every if job.id == "experiments/initial_policy[chat]")
     assert job.possible == (step,)
     assert all(not job.possible for job in notebooks.jobs("tiny") if job.path == "experiments/initial_policy")
+
+
+def test_sample_answers_are_drawn_where_the_engine_draws(profile, monkeypatch):
+    """The engine puts a saved policy on the GPU; a model in memory stays on the CPU that it was loaded on."""
+    seen = []
+    monkeypatch.setattr(answers.sampler, "sample", lambda policy, *_, **__: seen.append(policy) or [])
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder: None)
+    monkeypatch.setattr(answers.chat_template, "prompt_ids", lambda *_: [1])
+    answers.sample(profile, Path("saved"), 0)
+    assert seen == [Path("saved")]
 
 
 def test_what_tables_start_from_is_a_job(profile, submitted, monkeypatch):

@@ -179,6 +179,11 @@ def test_simpo_by_hand():
         torch.tensor([-6.0]), torch.tensor([-8.0]), torch.tensor([3]), torch.tensor([2]), beta=2.5, gamma_ratio=2.0
     )
     assert float(at_target) == pytest.approx(math.log(2))
+    without = losses.simpo(*[torch.zeros(1)] * 2, torch.ones(1), torch.ones(1), beta=2.5, gamma_ratio=0)
+    assert float(without) == pytest.approx(math.log(2))
+    for wrong in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="gamma_ratio must be a number of at least 0"):
+            losses.simpo(*[torch.ones(1)] * 4, beta=2.5, gamma_ratio=wrong)
 
 
 def test_losses_keep_the_precision_of_the_log_probabilities():
@@ -271,25 +276,6 @@ def test_a_transformation_without_a_signal_is_refused(transform, n):
     with pytest.raises(ValueError, match="the same target"):
         losses.qrpo(*arguments, beta=0.1, transform=transform)
     losses.qrpo(*arguments[:3], torch.randn(4, n + 1), beta=0.1, transform=transform)
-
-
-def test_length_normalised_shapes_and_values_are_checked_as_the_others():
-    from qrpo_lib.objective import length_normalised
-
-    lengths = torch.tensor([3, 4])
-    for wrong in [(2, 1), (1,), (3,), ()]:
-        for place in range(4):
-            values = [*of_shapes((2,), (2,)), lengths, *of_shapes((2,)), torch.randn(2, 5)]
-            values[place] = torch.ones(wrong)
-            with pytest.raises(ValueError, match="the same shape"):
-                length_normalised.qrpo(*values, beta=0.1)
-        with pytest.raises(ValueError, match="the same shape"):
-            length_normalised.calibrated_target(torch.ones(2), torch.ones(wrong), torch.randn(2, 5), beta=0.1)
-    for place in range(5):
-        values = [*of_shapes((2,), (2,)), lengths.float(), *of_shapes((2,)), torch.randn(2, 5)]
-        values[place][1] = math.nan
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            length_normalised.qrpo(*values, beta=0.1)
 
 
 def test_a_completion_has_a_length():

@@ -47,6 +47,43 @@ def test_the_discrete_partition_is_the_sum_over_values(transform):
         assert float(log_z[i]) == pytest.approx(expected, rel=1e-12)
 
 
+def test_any_leading_dimensions_are_kept():
+    """One prompt, and prompts of several kinds, give what each prompt gives in a list."""
+    rewards = torch.tensor([0.3, 0.5], dtype=torch.float64)
+    for function in (
+        lambda r, refs: partitions.log_mean_exp(refs, beta=0.1),
+        lambda r, refs: partitions.jackknife(refs, beta=0.1),
+        lambda r, refs: partitions.raw_target(r, refs, beta=0.1),
+        lambda r, refs: partitions.discrete_log_partition(refs, beta=0.1, transform="log"),
+        lambda r, refs: partitions.discrete_target(r, refs, beta=0.1, transform="log"),
+    ):
+        listed = function(rewards, REWARDS)
+        assert listed.shape == (2,)
+        for i in range(2):
+            torch.testing.assert_close(function(rewards[i], REWARDS[i]), listed[i])
+        torch.testing.assert_close(
+            function(rewards.expand(3, 2)[..., None], REWARDS.expand(3, 2, 5)[:, :, None]),
+            listed.expand(3, 2)[..., None],
+        )
+
+
+def test_two_references_are_enough_for_the_jackknife():
+    """2 log Z - (r_1 + r_2) / (2 beta): without one of two, log Z is that of the other."""
+    references = torch.tensor([[0.3, 1.1]], dtype=torch.float64)
+    expected = 2 * float(partitions.log_mean_exp(references, beta=0.5)) - (0.3 + 1.1) / (2 * 0.5)
+    assert float(partitions.jackknife(references, beta=0.5)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("transform", ["identity", "log", "square"])
+def test_a_discrete_target_is_the_transformed_quantile_less_its_log_z(transform):
+    f, beta = transforms.get(transform), 0.2
+    rewards = torch.tensor([0.2, 1.0], dtype=torch.float64)
+    target = partitions.discrete_target(rewards, REWARDS, beta=beta, transform=transform)
+    log_z = partitions.discrete_log_partition(REWARDS, beta=beta, transform=transform)
+    for i, quantile in enumerate((2 / 5, 1.0)):
+        assert float(target[i]) == pytest.approx(float(f(quantile)) - beta * float(log_z[i]), rel=1e-12)
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.01, 3e-4])
 def test_discrete_targets_of_the_references_are_a_policys(beta):
     """The mean of exp(target / beta) over a prompt's references is 1: log-ratios that sum to one, whatever the ties."""

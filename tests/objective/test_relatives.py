@@ -191,15 +191,79 @@ def test_best_of_n_asks_for_the_density_of_the_best(best_of):
     ("call", "message"),
     [
         (lambda x: relatives.ipo(x, x, x, x, beta=0.0), "beta must be"),
-        (lambda x: relatives.ipo(x, x, x, x[:1], beta=1.0), "same shape"),
         (lambda x: relatives.rpo(x, x, x, x, x, x, beta=1.0, distance="cosine"), "unknown distance"),
         (lambda x: relatives.rpo(x, x, x, x, x, x, beta=1.0, eta=0.0), "eta must be"),
-        (lambda x: relatives.dro(x, x, x, x[:1], beta=1.0), "same shape"),
         (lambda x: relatives.best_of_n(x, x, x, x[:, None], best_of=1), "at least 2"),
-        (lambda x: relatives.regression(x, x, x * float("nan"), beta=1.0), "NaN"),
-        (lambda x: relatives.kto(x, x, x[:1], 0.0, beta=1.0), "same shape"),
+        (lambda x: relatives.best_of_n(x, x, x, x[:, None], best_of=True), "at least 2, got True"),
+        (lambda x: relatives.best_of_n(x, x, x, x[:, None], best_of=2.5), "at least 2, got 2.5"),
+        (lambda x: relatives.rpo(x, x, x, x, x, x, beta=1.0, eta=float("inf")), "eta must be"),
     ],
 )
 def test_what_cannot_be_used_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2))
+
+
+# Of each loss, how many of its first arguments are tensors of one shape, and the rest.
+OF_ONE_SHAPE = {
+    "regression": (3, {}),
+    "raw_reward": (3, {"ref_rewards": torch.ones(2, 3)}),
+    "discrete_qrpo": (3, {"ref_rewards": torch.ones(2, 3)}),
+    "best_of_n": (3, {"ref_rewards": torch.ones(2, 3), "best_of": 4}),
+    "dro": (4, {}),
+    "a_star_po": (3, {"ref_rewards": torch.ones(2, 3), "value_beta": 1.0}),
+    "kto": (3, {"kl": 0.0}),
+    "ipo": (4, {}),
+    "rpo": (6, {}),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_SHAPE)
+def test_shapes_that_would_broadcast_and_what_is_not_finite_are_refused(name):
+    count, rest = OF_ONE_SHAPE[name]
+    beta = {} if name == "best_of_n" else {"beta": 1.0}
+    for place in range(count):
+        for wrong in [(2, 1), (1,), (3,), ()]:
+            values = [torch.ones(2) for _ in range(count)]
+            values[place] = torch.ones(wrong)
+            with pytest.raises(ValueError, match=r"must have the same shape|do not fit"):
+                getattr(relatives, name)(*values, **rest, **beta)
+        values = [torch.ones(2) for _ in range(count)]
+        values[place][1] = float("nan")
+        with pytest.raises(ValueError, match="hold NaN or infinite values"):
+            getattr(relatives, name)(*values, **rest, **beta)
+
+
+def test_losses_keep_the_precision_of_the_log_probabilities(pairs):
+    """Rewards come in float64, for exact ties; the loss is computed in float32."""
+    logps = [values.float() for values in _logps(pairs)]
+    rewards = pairs.chosen, pairs.rejected
+    single = {
+        "regression": relatives.regression(*logps[:2], rewards[0], beta=BETA),
+        "dro": relatives.dro(*logps[:2], *rewards, beta=BETA),
+        "raw": relatives.raw_reward(*logps[:2], rewards[0], pairs.refs, beta=BETA),
+        "rpo": relatives.rpo(*logps, *rewards, beta=BETA),
+    }
+    assert {name: loss.dtype for name, loss in single.items()} == dict.fromkeys(single, torch.float32)
+
+
+def test_discrete_qrpo_passes_its_transformation_on(pairs):
+    arguments = pairs.chosen_logps, pairs.ref_chosen_logps, pairs.chosen, pairs.refs
+    target = partitions.discrete_target(pairs.chosen, pairs.refs, beta=BETA, transform="square")
+    expected = (target - BETA * (pairs.chosen_logps - pairs.ref_chosen_logps)).square()
+    torch.testing.assert_close(relatives.discrete_qrpo(*arguments, beta=BETA, transform="square"), expected)
+
+
+def test_unweighted_kto_is_one_minus_the_probability_of_being_right(pairs):
+    """1 - sigmoid(z) for the desirable, 1 - sigmoid(-z) for the others, z = beta (log-ratio - KL)."""
+    z = BETA * ((pairs.chosen_logps - pairs.ref_chosen_logps).numpy() - 0.4)
+    desirable = pairs.chosen > 0
+    expected = 1 - 1 / (1 + np.exp(-np.where(desirable, z, -z)))
+    loss = relatives.kto(pairs.chosen_logps, pairs.ref_chosen_logps, desirable, 0.4, beta=BETA)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+def test_ipo_is_rebel_of_rewards_1_and_0_at_twice_the_beta(pairs):
+    ones = torch.ones(6, dtype=torch.float64)
+    expected = losses.rebel(*_logps(pairs), ones, 0 * ones, beta=2 * BETA)
+    torch.testing.assert_close(relatives.ipo(*_logps(pairs), beta=BETA), expected)

@@ -367,13 +367,27 @@ def test_importing_does_not_import_torch():
 
 @pytest.mark.parametrize("width", [2e-5, 5e-6])
 @pytest.mark.parametrize("center", [0.3, 0.123456])
-def test_a_narrow_peak_of_any_function_is_found(width, center):
+@pytest.mark.parametrize("beta", [1.0, 0.01, 1e-4])
+def test_a_narrow_peak_of_any_function_is_found(width, center, beta):
     """Between the nodes of all first panels: the integral by itself, close to the peak, in steps of its width."""
-    beta, steps = 0.01, np.linspace(-12, 12, 400_001)
+    steps = np.linspace(-12, 12, 1_000_001)
     inside = np.log(np.trapezoid(np.exp((np.exp(-(steps**2)) - 1) / beta), steps) * width) + 1 / beta
     expected = np.logaddexp(inside, np.log1p(-24 * width))
     found = transforms.log_partition(lambda t: np.exp(-(((t - center) / width) ** 2)), beta)
-    assert found == pytest.approx(expected, rel=1e-10)
+    assert found == pytest.approx(expected, rel=1e-10, abs=1e-10)
+
+
+def test_several_narrow_peaks_and_notches_count_alike():
+    """Triangles: 1 - |t - c| / w integrates to 2 w beta (exp(1 / beta) - 1), and a notch takes its width away."""
+    beta, width, places = 1e-3, 1e-5, np.array([0.2, 0.41, 0.7000001])
+
+    def triangles(t):
+        return np.maximum(0, 1 - np.abs(t[..., None] - places) / width).max(-1)
+
+    expected = np.log(3 * 2 * width * beta) + 1 / beta
+    assert transforms.log_partition(triangles, beta) == pytest.approx(expected, rel=1e-10)
+    notched = transforms.log_partition(lambda t: np.where(np.abs(t - 0.3) < width, -np.inf, 0.0), beta)
+    assert notched == pytest.approx(np.log1p(-2 * width), abs=1e-10)
 
 
 def test_many_narrow_peaks_are_right_or_refused():

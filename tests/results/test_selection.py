@@ -193,3 +193,39 @@ def test_every_model_and_split_has_its_own_length_coefficient():
     assert controlled.drop(columns="lc_reward").equals(evaluations)
     np.testing.assert_allclose(controlled["lc_reward"], evaluations["expected"], rtol=1e-9)
     assert np.abs(controlled["lc_reward"] - evaluations["reward"]).mean() > 0.1
+
+
+def with_slopes(slopes):
+    """Evaluations of three prompts, a slope of the reward in the length for each repeat; and their references."""
+    references = [(name, 10 * i, 100 + 20 * i) for name in "abc" for i in (-1, 0, 1)]
+    rows = [
+        {"prompt_id": name, "repeat": repeat, "length": 100 + 20 * i, "reward": 10 * (1 + slope * i)}
+        for repeat, slope in enumerate(slopes)
+        for name, i in zip("abcabc", (-2, 3, 1, 0, -3, 1), strict=True)
+    ]
+    cell = {"algorithm": "qrpo", "setting": "offline", "beta": 0.1, "learning_rate": 1e-4, "step": 5, "seed": 0}
+    return pd.DataFrame(rows).assign(**cell, split="s"), pd.DataFrame(
+        references, columns=["prompt_id", "reward", "length"]
+    )
+
+
+def test_asked_so_every_repeat_has_its_own_length_coefficient():
+    """The reward is 10 for every length less a slope of the repeat: with coefficients of repeats that is left."""
+    evaluations, references = with_slopes((0.5, -2.0))
+    apart = selection.with_lc_reward(evaluations, references, each_repeat=True)["lc_reward"]
+    np.testing.assert_allclose(apart, 10, rtol=1e-9)
+    assert np.abs(selection.with_lc_reward(evaluations, references)["lc_reward"] - 10).max() > 1
+
+
+def test_names_as_categories_change_nothing(evaluations):
+    """As columns of names are in files: of categories, one of which may have no row."""
+    references = evaluations.drop_duplicates(["prompt_id", "repeat"])[["prompt_id", "reward", "length"]]
+    categories = pd.CategoricalDtype(["dpo", "qrpo", "rebel"])
+    as_category = evaluations.astype({"algorithm": categories})
+    results = []
+    for given in (evaluations, as_category):
+        controlled = selection.with_lc_reward(given, references)
+        scores = selection.scores(controlled)
+        results.append((controlled, scores, selection.best_of_settings(scores), selection.select(scores)))
+    for plain, categorical in zip(*results, strict=True):
+        pd.testing.assert_frame_equal(plain, categorical.astype({"algorithm": plain["algorithm"].dtype}))

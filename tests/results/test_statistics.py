@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from qrpo_lib.results import statistics
 from qrpo_lib.results.statistics import (
     Interval,
     clustered_interval,
@@ -62,6 +63,65 @@ def test_where_seeds_alone_vary_the_interval_is_students_over_seeds():
     assert (interval.low, interval.high) == pytest.approx(tuple(theirs), rel=0.1)
 
 
+def mean_squares_by_regression(values):
+    """Mean squares of seeds, prompts and the rest, with their degrees of freedom: what regressors leave unexplained."""
+    seeds, prompts = (axis.ravel() for axis in np.indices(values.shape))
+    of_seeds, of_prompts = np.eye(len(values))[seeds], np.eye(values.shape[1])[prompts]
+
+    def left(*regressors):
+        design = np.column_stack([np.ones(values.size), *regressors])
+        fitted = design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]
+        return ((values.ravel() - fitted) ** 2).sum(), values.size - np.linalg.matrix_rank(design)
+
+    rest, rest_freedom = left(of_seeds, of_prompts)
+    without = [left(of_prompts), left(of_seeds)]
+    squares = [(total - rest) / (freedom - rest_freedom) for total, freedom in without]
+    return [*squares, rest / rest_freedom], [freedom - rest_freedom for _, freedom in without] + [rest_freedom]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "prompts", "spread"),
+    [(2, 3, (0, 0)), (3, 5, (0, 0)), (3, 5, (0, 3)), (3, 5, (2, 0)), (2, 40, (0.5, 2)), (6, 4, (1, 1))],
+)
+def test_the_generalised_interval_is_that_of_the_mean_squares(seeds, prompts, spread):
+    """Weerahandi's pivot with mean squares of a regression and other draws, ten times as many."""
+    generator = np.random.default_rng([seeds, prompts])
+    values = generator.normal(size=(seeds, prompts)) + spread[0] * generator.normal(size=(seeds, 1))
+    values += spread[1] * generator.normal(size=(1, prompts))
+    squares, freedom = mean_squares_by_regression(values)
+    first, second, rest = (
+        square * degrees / generator.chisquare(degrees, 200_000)
+        for square, degrees in zip(squares, freedom, strict=True)
+    )
+    variances = np.maximum(first + second - rest, 0) / values.size
+    reach = np.quantile(np.abs(generator.normal(size=200_000)) * np.sqrt(variances), 0.95)
+    interval = mean_interval(values)
+    assert (interval.high - interval.mean, interval.mean - interval.low) == pytest.approx((reach, reach), rel=0.1)
+    # The variance of the mean by its unbiased estimate, or without the seeds' share where that came out negative.
+    between = max(squares[0] - squares[2], 0)
+    assert interval.error == pytest.approx(np.sqrt((between + squares[1]) / values.size))
+
+
+def test_draws_are_the_same_in_every_process():
+    values = np.random.default_rng(0).normal(size=(3, 20))
+    before = mean_interval(values)
+    statistics._pivots.cache_clear()
+    assert mean_interval(values) == before
+
+
+def test_two_prompts_are_enough():
+    interval = mean_interval([1.0, 3.0])
+    assert (interval.mean, interval.error) == (2.0, 1.0)
+    assert interval.high - 2.0 == pytest.approx(12.7062, rel=1e-5)  # Student's 97.5 % with one degree of freedom
+
+
+@pytest.mark.parametrize("interval_of", [mean_interval, over_worlds, seed_interval])
+def test_single_precision_is_lost_by_no_sum(interval_of):
+    values = (1e4 + np.random.default_rng(0).normal(size=50)).astype(np.float32)
+    ours, exact = interval_of(values), interval_of(values.astype(np.float64))
+    assert (ours.mean, ours.low, ours.high, ours.error) == (exact.mean, exact.low, exact.high, exact.error)
+
+
 def test_an_interval_holds_what_its_level_says():
     values = np.random.default_rng(0).normal(size=(4, 60))
     reaches = [mean_interval(values, level=level).high - values.mean() for level in (0.5, 0.8, 0.95)]
@@ -77,8 +137,9 @@ def test_of_a_mean_the_interval_of_rows_is_that_of_the_cells():
     seeds, prompts, _ = (axis.ravel() for axis in np.indices(cells.shape))
     rows = cells.ravel()
     order = generator.permutation(len(rows))
-    clustered = clustered_interval(lambda index: rows[order][index].mean(), prompts[order], seeds[order])
-    direct = mean_interval(cells.mean(axis=2))
+    asked = {"level": 0.7, "seed": 5}
+    clustered = clustered_interval(lambda index: rows[order][index].mean(), prompts[order], seeds[order], **asked)
+    direct = mean_interval(cells.mean(axis=2), **asked)
     for name in ("mean", "low", "high", "error", "n", "seeds"):
         assert getattr(clustered, name) == pytest.approx(getattr(direct, name)), name
 
@@ -157,11 +218,13 @@ def test_seed_interval_is_students(level):
     assert (interval.low, interval.high) == pytest.approx(tuple(theirs))
     assert (interval.mean, interval.error) == pytest.approx((2.75, stats.sem(values)))
     assert (interval.n, interval.seeds) == (0, 4)
+    if level == 0.95:
+        assert seed_interval(values) == interval
 
 
 def test_one_seed_says_nothing_and_none_is_refused():
     alone = seed_interval([2.0])
-    assert (alone.mean, alone.low, alone.high, alone.seeds) == (2.0, -np.inf, np.inf, 1)
+    assert (alone.mean, alone.low, alone.high, alone.n, alone.seeds) == (2.0, -np.inf, np.inf, 0, 1)
     for values in ([], [1.0, np.nan], [[1.0, 2.0]], 1.0):
         with pytest.raises(ValueError, match="one finite number a seed"):
             seed_interval(values)
@@ -174,6 +237,7 @@ def test_distance_interval_solves_the_inequality_for_its_reach():
         for reach in (interval.high - 0.9, 0.9 - interval.low):
             assert 2 * np.exp(-2 * n * reach**2) == pytest.approx(1 - level)
         assert (interval.mean, interval.n) == (0.9, n)
+        assert interval.low < 0.9 < interval.high
     assert distance_interval(0.01, 50).low == 0
 
 
@@ -186,9 +250,12 @@ def test_over_worlds_it_is_students():
     interval = over_worlds(values, n=96, seeds=3)
     theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx(tuple(theirs))
+    assert interval.error == pytest.approx(stats.sem(values))
     assert (interval.mean, interval.n, interval.seeds, interval.worlds) == (2.75, 96, 3, 4)
-    alone = over_worlds([2.0])
+    alone = over_worlds([2.0], n=96, seeds=3)
     assert (alone.mean, alone.low, alone.high) == (2.0, -np.inf, np.inf)
+    assert (alone.n, alone.seeds, alone.worlds) == (96, 3, 1)
+    assert (over_worlds(values).n, over_worlds(values).seeds) == (0, 1)
     for wrong in ([], [1.0, np.inf], 3.0):
         with pytest.raises(ValueError, match="one finite number a world"):
             over_worlds(wrong)

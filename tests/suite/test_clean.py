@@ -280,15 +280,6 @@ def test_profiles_of_executed_notebooks_and_of_the_working_directory_are_found(p
     assert sorted(project_profiles.files()) == sorted([elsewhere, here])
 
 
-def test_every_kind_of_step_is_known_to_it():
-    """A damaged run folder is recognised by these names."""
-    names = set()
-    for profile in profiles.names():
-        names |= {name.rpartition("-")[0] for name in notebooks.needed_folders(notebooks.jobs(profile))}
-    names = {name for name in names if not name.startswith("notebook-")}
-    assert names <= cleaning._STEPS
-
-
 def test_a_file_that_others_only_extend_need_not_be_whole(project, monkeypatch):
     def needed_by(name):
         if name.endswith("base.toml"):

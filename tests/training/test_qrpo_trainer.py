@@ -214,22 +214,6 @@ def test_length_normalisation_is_beta_over_the_length_of_each_completion(tmp_pat
     assert "chosen_target" not in ours.state.log_history[0]
 
 
-@pytest.mark.parametrize("transform", ["identity", "log"])
-@pytest.mark.parametrize("partition", ["exact", "finite", "asymptotic"])
-def test_length_normalised_loss_is_qrpo_at_its_own_beta(transform, partition):
-    from qrpo_lib.objective import length_normalised
-
-    generator = torch.Generator().manual_seed(0)
-    logps, ref_logps, rewards = (torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(3))
-    references = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-    lengths = torch.tensor([1, 2, 3, 10, 100, 1000])
-    settings = {"transform": transform, "partition": partition}
-    together = length_normalised.qrpo(logps, ref_logps, lengths, rewards, references, beta=3.0, **settings)
-    for i, length in enumerate(lengths.tolist()):
-        alone = losses.qrpo(logps[i], ref_logps[i], rewards[i], references[i], beta=3.0 / length, **settings)
-        assert together[i].item() == pytest.approx(alone.item(), rel=1e-6, abs=1e-9)
-
-
 @pytest.mark.slow
 def test_splitting_a_batch_does_not_change_its_gradient(tmp_path):
     rows, models = [row | {"weight": 1.0 + i % 3} for i, row in enumerate(made_up_rows(16))], (llama(), llama())

@@ -1,0 +1,397 @@
+"""Data, rewards and models as people bring them to `QRPOTrainer`: used as they are meant, or refused in a sentence."""
+
+import json
+import re
+
+import pytest
+import torch
+from small_llama import EOS, VOCABULARY, llama, made_up_rows, made_up_tokenizer, plain_log_prob
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.training import guard, preference_rows, run_identity
+
+ROW = {"prompt": "w3 w4", "completion": "w5 w6", "reward": 0.3, "reference_rewards": [0.1, 0.2, 0.5]}
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% if m['role'] == 'assistant' %}</s>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+@pytest.fixture
+def words():
+    """w0, w2, w3, ... split at spaces, with a chat template."""
+    ids = {f"w{i}": i for i in range(VOCABULARY) if i != EOS} | {"</s>": EOS}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE)
+
+
+def messages(text):
+    return [{"role": "user", "content": text}]
+
+
+def answer(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def trainer(folder, rows, tokenizer=None, model=None, changes=None, **arguments):
+    settings = {"beta": 0.1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"} | (changes or {})
+    model = llama() if model is None else model
+    tokenizer = tokenizer or made_up_tokenizer()
+    return QRPOTrainer(model, QRPOConfig(str(folder), **settings), rows, processing_class=tokenizer, **arguments)
+
+
+def pointwise(rows):
+    names = {"prompt_ids": "prompt_ids", "chosen_ids": "completion_ids", "chosen_reward": "reward"}
+    return [{new: row[old] for old, new in (names | {"ref_rewards": "ref_rewards"}).items()} for row in rows]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference_rewards": [0.1]}, "1 to 3 reference rewards"),
+        ({"reference_rewards": [0.1] * 8}, "3 to 8 reference rewards"),
+        ({"reference_rewards": [[0.1], [0.2], [0.3]]}, "row 1: each of reference_rewards must be one number"),
+        ({"reference_rewards": 0.2}, "row 1: reference_rewards must be a list"),
+        ({"reference_rewards": "0.2"}, "row 1: reference_rewards must be a list"),
+        ({"reference_rewards": [0.1, None, 0.3]}, "not finite"),
+        ({"reward": [0.3]}, "row 1: reward must be one number"),
+        ({"reward": 1 + 2j}, "row 1: reward must be one number"),
+        ({"reward": float("inf")}, "row 1: reward is not finite"),
+        ({"completion": answer("w5")}, "its prompt is a text"),
+        ({"completion": 5}, "completion is neither a text nor a list of messages"),
+        ({"prompt": 5}, "prompt is neither a text nor a list of messages"),
+    ],
+)
+def test_rows_that_would_be_misread(changes, said, words, tmp_path):
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, [ROW, ROW | changes], words)
+
+
+def test_how_many_reference_rewards_count_may_be_said(words, tmp_path):
+    rows = [ROW, ROW | {"reference_rewards": [0.1] * 8}]
+    made = trainer(tmp_path, rows, words, changes={"num_reference_rewards": 2})
+    assert made.train_dataset["ref_rewards"][:] == [[0.1, 0.2], [0.1, 0.1]]
+
+
+def test_numbers_as_csv_holds_them(words, tmp_path):
+    import csv
+
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ROW)
+        writer.writeheader()
+        writer.writerow(ROW | {"reference_rewards": json.dumps(ROW["reference_rewards"])})
+    made = trainer(tmp_path, tmp_path / "rows.csv", words)
+    assert (made.train_dataset["reward"][0], made.train_dataset["ref_rewards"][0]) == (0.3, [0.1, 0.2, 0.5])
+
+
+@pytest.mark.parametrize("ids", [[VOCABULARY], [-1], [2.7]])
+def test_token_ids_that_the_model_does_not_have(ids, tmp_path):
+    """The last token of a completion is predicted and never read, so that no embedding fails for it."""
+    rows = made_up_rows(4)
+    rows[2]["chosen_ids"] = ids
+    with pytest.raises(InputError, match="row 2: chosen_ids"):
+        trainer(tmp_path, rows)
+
+
+@pytest.mark.parametrize("between", ["\u2028", "\u0085", "\x1c"])
+def test_lines_of_json_end_at_newlines_alone(between, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [ROW | {"prompt": f"w3{between}w4"}, ROW]
+    path.write_text("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    if between == "\x1c":  # which JSON writes as an escape
+        assert "\\u001c" in path.read_text(encoding="utf-8")
+    assert preference_rows.load(path, "train") == rows
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (["a", "b"], "must hold dictionaries"),
+        ({"prompt": ["a"]}, "not dict"),
+        ("rows.txt", r"cannot be read as rows .* Files end in .jsonl"),
+    ],
+)
+def test_what_are_no_rows(source, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.txt").write_text("a")
+    source = str(tmp_path / source) if isinstance(source, str) else source
+    with pytest.raises(InputError, match=said):
+        preference_rows.load(source, "train")
+
+
+def test_a_data_frame_is_no_list_of_rows():
+    import pandas as pd
+
+    with pytest.raises(InputError, match=re.escape("Dataset.from_pandas(frame)")):
+        preference_rows.load(pd.DataFrame([ROW]), "train")
+
+
+def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
+    row = {name: value for name, value in ROW.items() if name != "reference_rewards"}
+    path = tmp_path / "references.jsonl"
+    lines = [{"prompt": row["prompt"], "reference_rewards": some} for some in ([0.0, 1.0], [0.0, 2.0])]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match=r"Row 1 of .* has other reference_rewards"):
+        trainer(tmp_path, [row], words, reference_rewards=path)
+
+
+# --- chat templates ---------------------------------------------------------------------------------------------------
+
+
+def conversation(prompt=None):
+    return [ROW | {"prompt": prompt or messages("w3"), "completion": answer("w5")}]
+
+
+def test_what_a_template_says_about_a_system_message(words, tmp_path):
+    words.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+    )
+    trainer(tmp_path, conversation(), words)
+    with pytest.raises(InputError, match=r"row 0: the chat template refuses it \(no system role\)"):
+        trainer(tmp_path, conversation([{"role": "system", "content": "w9"}, *messages("w3")]), words)
+
+
+def test_a_template_without_a_generation_prompt(words, tmp_path):
+    """Its header would be sampled, and scored, with each reference; one without any header is right, as Mistral's."""
+    words.chat_template = TEMPLATE.partition("{% if add_generation_prompt")[0]
+    with pytest.raises(InputError, match="'assistant ', the header of its turn"):
+        trainer(tmp_path, conversation(), words)
+    words.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}w8 {{ m['content'] }} w9 {% else %}"
+        "{{ m['content'] }} </s>{% endif %}{% endfor %}"
+    )
+    made = trainer(tmp_path, conversation(), words)
+    assert (made.train_dataset["prompt_ids"][0], made.train_dataset["completion_ids"][0]) == ([8, 3, 9], [5, EOS])
+
+
+# --- reference completions --------------------------------------------------------------------------------------------
+
+
+def length(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+
+def bare(**columns):
+    return {"prompt": "w3 w4", "completion": "w5 w6", **columns}
+
+
+def sampled_texts(references):
+    return [text for _, text, _ in references.completions]
+
+
+def test_references_are_sampled_from_the_reference_model(words, tmp_path):
+    found = []
+    for model, given in ((llama(), {"ref_model": llama(seed=5)}), (llama(seed=5), {})):
+        references = SampledReferences(length, n=8, max_new_tokens=6)
+        trainer(tmp_path, [bare()], words, model, reference_rewards=references, **given)
+        found.append(sampled_texts(references))
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 1
+
+
+def test_references_are_sampled_without_dropout(words, tmp_path):
+    found = []
+    for training in (True, False):
+        references = SampledReferences(length, n=8, max_new_tokens=6)
+        model = llama(attention_dropout=0.9).train(training)
+        trainer(tmp_path, [bare()], words, model, reference_rewards=references)
+        assert model.training is False or training
+        found.append(sampled_texts(references))
+    assert found[0] == found[1]
+
+
+def test_references_of_one_prompt_are_scored_with_the_columns_of_each_row(words, tmp_path):
+    def of_target(completions, target):
+        return [float(len(text.split()) * value) for text, value in zip(completions, target, strict=True)]
+
+    references = SampledReferences(of_target, n=3, max_new_tokens=3)
+    made = trainer(tmp_path, [bare(target=1), bare(target=10)], words, reference_rewards=references)
+    first, second = made.train_dataset["ref_rewards"][:]
+    assert second == [10 * value for value in first]
+    texts = sampled_texts(references)
+    assert texts[:3] == texts[3:]  # sampled once
+
+
+def test_a_reward_is_given_what_it_names(words, tmp_path):
+    made = trainer(
+        tmp_path,
+        [bare()],
+        words,
+        reference_rewards=SampledReferences(lambda completions: [1.0] * len(completions), n=2, max_new_tokens=2),
+    )
+    assert made.train_dataset["ref_rewards"][0] == [1.0, 1.0]
+
+
+def test_whole_conversations_beside_a_text_are_sampled_and_scored_as_conversations(words, tmp_path):
+    seen = []
+
+    def reward(prompts, completions):
+        seen.extend(zip(prompts, completions, strict=True))
+        return [float(i) for i in range(len(prompts))]
+
+    row = {"prompt": "w3", "chosen": messages("w3") + answer("w5"), "rejected": messages("w3") + answer("w6")}
+    trainer(tmp_path, [row], words, reference_rewards=SampledReferences(reward, n=2, max_new_tokens=3))
+    assert [prompt for prompt, _ in seen] == [messages("w3")] * 4
+    assert [completion[0]["role"] for _, completion in seen] == ["assistant"] * 4
+
+
+def test_references_past_the_context_of_the_model(words, tmp_path):
+    with pytest.raises(InputError, match="passes the model's context of 32"):
+        trainer(tmp_path, [bare()], words, reference_rewards=SampledReferences(length, n=2, max_new_tokens=31))
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def offloaded():
+    from accelerate import cpu_offload
+
+    return cpu_offload(llama(), execution_device=torch.device("cpu"))
+
+
+def classifier():
+    from transformers import LlamaForSequenceClassification
+
+    return LlamaForSequenceClassification(llama().config)
+
+
+def broken():
+    model = llama()
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (offloaded, "offloaded or not loaded"),
+        (classifier, "LlamaForSequenceClassification is no causal language model"),
+        (lambda: torch.nn.Linear(2, 2), "Linear is no causal language model"),
+        (broken, "not finite"),
+    ],
+)
+@pytest.mark.parametrize("place", ["model", "ref_model"])
+def test_models_that_cannot_be_used(place, make, said, tmp_path):
+    given = {place: make()}
+    with pytest.raises(guard.UnsupportedModelError, match=said):
+        trainer(tmp_path, made_up_rows(4), **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
+        ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
+        ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
+    ],
+)
+def test_settings_that_would_do_nothing(changes, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, made_up_rows(4), changes=changes)
+
+
+def test_batches_of_similar_length(tmp_path):
+    """Each row once in an epoch, and the longest first, as transformers' sampler has it."""
+    rows = made_up_rows(24)
+    made = trainer(tmp_path, rows, changes={"train_sampling_strategy": "group_by_length"})
+    order = list(made._get_train_sampler())
+    assert sorted(order) == list(range(24))
+    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    assert lengths[order[0]] == max(lengths)
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def lora(**settings):
+    peft = pytest.importorskip("peft")
+    return peft.LoraConfig(**({"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | settings))
+
+
+ADAPTERS = {
+    "head": {"modules_to_save": ["lm_head"]},
+    "head and embedding": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "all linear": {"target_modules": "all-linear"},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "tokens": {"trainable_token_indices": [5, 6]},
+    "dora": {"use_dora": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", ADAPTERS.values(), ids=ADAPTERS)
+def test_what_an_adapter_trains_is_in_the_policy_and_not_in_the_reference(settings, tmp_path):
+    """log pi_ref is that of the model as it was; the trained log-ratio that of plain forward passes."""
+    adapter, rows = lora(**settings), pointwise(made_up_rows(8))
+    changes = {"learning_rate": 3e-2, "warmup_steps": 0, "per_device_train_batch_size": 4}
+    model, untouched = llama(tie_word_embeddings=False), llama(tie_word_embeddings=False)
+    made = trainer(tmp_path, rows, model=model, changes=changes, peft_config=adapter)
+    with torch.no_grad():
+        before = [plain_log_prob(untouched, row["prompt_ids"], row["completion_ids"]).item() for row in rows]
+    assert made.train_dataset["ref_logps"][:] == pytest.approx(before, abs=1e-4)
+    made.train()
+    found = made.evaluate(rows)["eval_log_ratio"]
+    made.model.eval()
+    with torch.no_grad():
+        after = [plain_log_prob(made.model, row["prompt_ids"], row["completion_ids"]).item() for row in rows]
+    assert found == pytest.approx(sum(after) / 8 - sum(before) / 8, abs=1e-4)
+    assert abs(found) > 0.01
+
+
+@pytest.mark.slow
+def test_biases_that_an_adapter_has_trained_are_no_longer_the_reference(tmp_path):
+    """PEFT leaves them in place when it switches the adapter off."""
+    changes = {"learning_rate": 3e-1, "warmup_steps": 0, "per_device_train_batch_size": 4}
+    model, rows = llama(attention_bias=True), made_up_rows(8)
+    made = trainer(tmp_path, rows, model=model, changes=changes, peft_config=lora(bias="all"), eval_dataset=rows)
+    made.train()
+    made.evaluate()  # whose reference was computed before
+    with pytest.raises(guard.UnsupportedModelError, match="is not the model that was given"):
+        made.evaluate(rows)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_an_adapter_that_changes_the_model_under_it(kind, tmp_path):
+    """Without the adapter it is no longer the model that was given; a second one as ref_model is."""
+    rows, adapter = made_up_rows(4), lora(init_lora_weights=kind)
+    with pytest.raises(guard.UnsupportedModelError, match="is not the model that was given"):
+        trainer(tmp_path, rows, peft_config=adapter)
+    made = trainer(tmp_path, rows, peft_config=adapter, ref_model=llama())
+    with torch.no_grad():
+        expected = plain_log_prob(llama(), rows[0]["prompt_ids"], rows[0]["chosen_ids"]).item()
+    assert made.train_dataset["ref_chosen_logps"][0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_whose_second_adapter_is_in_use(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(llama(), lora(init_lora_weights=False))
+    model.add_adapter("other", lora(init_lora_weights=False))
+    model.set_adapter("other")
+    with pytest.raises(guard.UnsupportedModelError, match='alone, named "default"'):
+        trainer(tmp_path, made_up_rows(4), model=model)
+
+
+def test_virtual_tokens(tmp_path):
+    peft = pytest.importorskip("peft")
+    adapter = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(guard.UnsupportedModelError, match="virtual tokens"):
+        trainer(tmp_path, made_up_rows(4), peft_config=adapter)
+
+
+def test_another_adapter_in_the_same_folder(tmp_path):
+    rows, made = made_up_rows(4), []
+    for alpha in (8, 16):
+        made.append(trainer(tmp_path / str(alpha), rows, peft_config=lora(lora_alpha=alpha))._identity)
+    folder = tmp_path / "run"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    run_identity.begin(folder, made[0])
+    run_identity.check(folder, made[0])
+    with pytest.raises(InputError, match="adapter's lora_alpha 8, not 16"):
+        run_identity.check(folder, made[1])
