@@ -52,7 +52,8 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     }
     if profile.dispatch.where == "here":  # elsewhere it costs too much to do unasked
         _discard_without_checkpoints(profile, missing)
-    again = [need for run in _without_inputs(steps) for need in _evaluation(profile, run).needs]
+    untried = {run: step for run, step in steps.items() if run.name not in known}
+    again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
     made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
