@@ -168,7 +168,7 @@ def draw_kl(table: pd.DataFrame) -> plt.Figure:
         axis.plot(table["beta"], table["closed_form"], ":", color="black")
         axis.set(xscale="log", yscale="log", xlabel=r"$\beta$", ylabel="KL to the reference policy (nats)")
         axis.set_xticks(table["beta"], [f"{beta:g}" for beta in table["beta"]])
-        axis.minorticks_off()
+        axis.set_xticks([], minor=True)
         ends = table.loc[table["beta"].idxmax()]
         names = {"kl": "trained, mean", "median_kl": "trained, median", "closed_form": "closed form"}
         colors = {"kl": look.color, "median_kl": look.color, "closed_form": "black"}
