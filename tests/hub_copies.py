@@ -38,9 +38,9 @@ TEMPLATE = (
 _SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def tokenizer():
-    """Of words, one token each; `<pad>` is no padding token yet, as in the paper's models."""
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+def tokenizer(pad=SPECIAL[0]):
+    """Of words, one token each; `pad` is no padding token yet, as in the paper's models."""
+    vocabulary = {word: i for i, word in enumerate([pad, *SPECIAL[1:], *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
@@ -48,25 +48,24 @@ def tokenizer():
     return made
 
 
-def chat_model(folder):
+def chat_model(folder, dtype=torch.float32, pad=SPECIAL[0], **sizes):
     """A language model with that tokenizer."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(SPECIAL) + len(WORDS), bos_token_id=None, eos_token_id=2, max_position_embeddings=64, **_SIZES
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    vocabulary, tokens = len(SPECIAL) + len(WORDS), {"bos_token_id": None, "eos_token_id": 2}
+    config = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=64, **tokens, **(_SIZES | sizes))
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    tokenizer(pad).save_pretrained(folder)
 
 
-def classifier(folder, num_labels=1):
+def classifier(folder, num_labels=1, dtype=torch.float32, pad=SPECIAL[0]):
     """A sequence classifier with that tokenizer."""
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(WORDS), num_labels=num_labels, pad_token_id=0, initializer_range=0.5, **_SIZES
     )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    made = tokenizer()
-    made.pad_token = "<pad>"
+    LlamaForSequenceClassification(config).to(dtype).save_pretrained(folder)
+    made = tokenizer(pad)
+    made.pad_token = pad
     made.save_pretrained(folder)
 
 

@@ -91,7 +91,7 @@ def matrix(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def references(profile: Profile) -> pd.DataFrame:
     """Reference completions of the held-out prompts: columns `prompt_id, reward, length`; all that were sampled."""
-    path = reference_sampling.run(profile) / reference_sampling.COMPLETIONS
+    path = jobs.make(profile, jobs.sampling(profile)) / reference_sampling.COMPLETIONS
     columns = ["prompt_id", "reward", "token_ids"]
     columns += ["sample_index"] if profile.reference_sampling.references == "shared" else []
     columns += ["text"] if paper_lengths.are_used(profile) else []

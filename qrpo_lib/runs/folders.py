@@ -11,11 +11,12 @@ libraries: those are in `record.json` (`qrpo_lib.runs.records`), with the proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _STARTED = time.time()
 _GROUP_WAITS = timedelta(hours=6)
+_others_wait = False
 
 
 class CodeChangedError(InputError):
@@ -78,7 +80,7 @@ def complete(
     if shared and not step.is_complete():
         shared()
     if _processes() > 1:
-        return _complete_in_group(step, make, seed, resumable, clock)
+        return _complete_in_group(step, make, seed, resumable, clock, alone=step.alone or shared is not None)
     with lock(step.folder_name):
         if again or not step.is_complete():
             _prepare(step, resumable)
@@ -92,11 +94,17 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: bool, clock: records.Clock) -> Path:
-    """`complete` in processes that train together: all call `make`, the main one holds the lock and decides."""
+def _complete_in_group(
+    step: Step, make: Callable, seed: int | None, resumable: bool, clock: records.Clock, *, alone: bool
+) -> Path:
+    """`complete` in processes that train together: the main one holds the lock and decides.
+
+    All call `make`; with `alone` the main one does, and the others, which would write the same files, wait.
+    """
     if not is_main_process():
         if _agreed(None) == "make":
-            make(step.partial)
+            if not alone:
+                make(step.partial)
             _agreed(None)
         return step.folder
     with lock(step.folder_name):
@@ -105,7 +113,8 @@ def _complete_in_group(step: Step, make: Callable, seed: int | None, resumable: 
         else:
             _prepare(step, resumable)
             _agreed("make")
-            _make(step, make, seed, clock)
+            with _by_itself() if alone else contextlib.nullcontext():
+                _make(step, make, seed, clock)
             _agreed("made")
     return step.folder
 
@@ -129,8 +138,19 @@ def group() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=_GROUP_WAITS)
 
 
+@contextlib.contextmanager
+def _by_itself() -> Iterator[None]:
+    """A context in which this process asks for steps as if there were no others: they wait, and agree to nothing."""
+    global _others_wait
+    _others_wait = True
+    try:
+        yield
+    finally:
+        _others_wait = False
+
+
 def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return 1 if _others_wait else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _prepare(step: Step, resumable: bool) -> None:

@@ -27,6 +27,8 @@ class Step:
     source: further Python source that does the work, such as a notebook's cells.
     make, seed, resumable, shared: how `folders.make` makes it, once its inputs are complete (as `folders.complete`
         takes them): functions or partials of functions, whose code counts too.
+    alone: whether of processes that train together the main one makes it by itself, while the others wait, as it does
+        with what `shared` has prepared; otherwise all of them call `make`, in which they train.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Step:
     seed: int | None = None
     resumable: bool = False
     shared: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    alone: bool = False
     key: str = field(init=False)
 
     def __post_init__(self):

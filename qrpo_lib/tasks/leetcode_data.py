@@ -27,7 +27,7 @@ class LeetCode(hub_task.HubTask):
         """What determines the prepared dataset."""
         tests = {"min_tests": self.settings.min_tests, "max_tests": self.settings.max_tests}
         make, code = partial(hub_task.prepare, self.settings, _PREPARATION), ("leetcode_data:_PREPARATION",)
-        return keys.Step("leetcode_data", self.data_parameters() | tests, code=code, make=make)
+        return keys.Step("leetcode_data", self.data_parameters() | tests, code=code, make=make, alone=True)
 
     def parameters(self) -> dict[str, Any]:
         """The limits of a solution's run; the problems are an input."""

@@ -23,7 +23,9 @@ class ChatData(HubTask):
     def data(self) -> keys.Step:
         """What determines the prepared dataset."""
         make = partial(prepare, self.settings, _PREPARATION)
-        return keys.Step("chat_data", self.data_parameters(), code=("preference_data:_PREPARATION",), make=make)
+        return keys.Step(
+            "chat_data", self.data_parameters(), code=("preference_data:_PREPARATION",), make=make, alone=True
+        )
 
     def parameters(self) -> dict[str, Any]:
         """The reward; the rows are an input."""

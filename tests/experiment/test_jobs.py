@@ -74,6 +74,14 @@ def test_what_tables_start_from_is_a_job(profile, submitted, monkeypatch):
     assert submitted == ["reference_evaluation"] * 2 * len(policies) * len(profile.experiment.seeds)  # of both splits
 
 
+def test_what_rewards_are_adjusted_for_length_with_is_a_job(profile, submitted, monkeypatch):
+    """Where all settings fine-tune first, no training needs the initial policy's reference completions."""
+    row = pd.DataFrame({"prompt_id": ["a"], "reward": [1.0], "token_ids": [[1, 2]]})
+    monkeypatch.setattr(pd, "read_parquet", lambda path, **_: row)
+    assert best_models.references(profile)["length"].tolist() == [2]
+    assert submitted == ["reference_sampling"]
+
+
 def test_further_seeds_are_jobs(profile, monkeypatch):
     asked = []
 

@@ -143,22 +143,43 @@ def test_the_ten_lines_of_the_page_train(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "qrpo_run.json").is_file()
 
 
+OPENINGS = ("Once upon a time", "The weather in May", "My grandmother's garden")
+ENDINGS = (
+    " was mild.",
+    " there was a fox.",
+    " is long gone, and still I think of it every day.",
+    " -",
+    " was full of bees.",
+)
+ENDINGS += (
+    " I went to school.",
+    " nobody knew why.",
+    " it rained, then it snowed, and then it rained again for a week.",
+)
+
+
 @pytest.mark.slow
 def test_the_ten_lines_of_the_page_train_smollm2(tmp_path, monkeypatch):
-    """SmolLM2 itself, in the folder of its name: the trained policy is another, and no worse than finite."""
+    """SmolLM2 itself, in the folder of its name: three steps, after which the loss is lower than at the reference."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from qrpo_lib import losses
     from qrpo_lib.models import wheels
 
     monkeypatch.chdir(tmp_path)
     wheels.convert_smollm2(tmp_path / SMOLLM2)
-    write_rows(tmp_path, ["Once upon a time", "The weather"], [" there was a fox.", " was mild, as it is in May."])
+    write_rows(tmp_path, [one for one in OPENINGS for _ in ENDINGS], [*ENDINGS] * len(OPENINGS))
     names = {}
     exec(example_of_the_page(), names)
-    (logged,) = [entry for entry in names["trainer"].state.log_history if "train_loss" in entry]
-    assert 0 < logged["train_loss"] < 1  # at the reference: the mean square of quantile - beta log Z
-    assert len(names["references"].completions) == 16
-    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (SMOLLM2, "out"))
-    assert all(torch.isfinite(values).all() for values in after.values())
-    assert before.keys() == after.keys()
+    trainer = names["trainer"]
+    assert trainer.state.global_step == 3
+    assert len(names["references"].completions) == 8 * len(OPENINGS)
+    rewards, references = (torch.tensor(trainer.train_dataset[name][:]).double() for name in ("reward", "ref_rewards"))
+    before = losses.calibrated_target(rewards, references, beta=0.01).square().mean().item()
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] < before
+    loaded = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (SMOLLM2, "out"))
+    old, new = loaded
+    assert old.keys() == new.keys()
+    assert all(torch.isfinite(values).all() for values in new.values())
+    assert any(not torch.equal(old[name], values) for name, values in new.items())

@@ -328,3 +328,251 @@ def test_versions_are_remembered_until_a_file_changes_and_damage_is_not_believed
     monkeypatch.setattr(code_version, "remember_in", lambda: tmp_path / "memory")
     memory.write_text(memory.read_text().replace(first[:4], "0000", 1))
     assert asked(("lib.work:make",)) == first
+
+
+def test_what_is_remembered_is_of_this_package_as_it_is_and_of_this_source(tmp_path, monkeypatch):
+    """A folder for each state of the package, the last one alone; a file for each question."""
+    asked = code_version.code_version.__wrapped__
+    monkeypatch.setattr(code_version, "remember_in", lambda: tmp_path / "memory")
+    states = []
+    for files in (LIBRARY, edited("tools.py", "2 * n", "3 * n")):
+        current = package(tmp_path, files)
+        (current.root / "__pycache__").mkdir()
+        (current.root / "__pycache__" / "tools.pyc").write_text("another each time" * len(states))
+        monkeypatch.setattr(code_version, "own_package", lambda current=current: current)
+        for source in (None, "from lib import tools\ntools.half(3)", "from lib import tools\ntools.half(4)"):
+            expected = package_of(current.root).version(["lib.work:make"], source)
+            assert asked(("lib.work:make",), source) == asked(("lib.work:make",), source) == expected
+        states.append({path.parent.name for path in (tmp_path / "memory").rglob("*") if path.is_file()})
+    assert [len(state) for state in states] == [1, 1]
+    assert states[0] != states[1]
+    assert len([path for path in (tmp_path / "memory").rglob("*") if path.is_file()]) == 3
+
+
+def package_of(root):
+    return Package(root)
+
+
+@pytest.mark.parametrize("content", ["", "one", "one two three", "\udcff"])
+def test_a_damaged_memory_is_read_again(tmp_path, monkeypatch, content):
+    one = package(tmp_path, LIBRARY)
+    monkeypatch.setattr(code_version, "own_package", lambda: one)
+    monkeypatch.setattr(code_version, "remember_in", lambda: tmp_path / "memory")
+    asked = code_version.code_version.__wrapped__
+    first = asked(("lib.work:make",))
+    [memory] = [path for path in (tmp_path / "memory").rglob("*") if path.is_file()]
+    memory.write_bytes(content.encode(errors="surrogateescape"))
+    assert asked(("lib.work:make",)) == first
+
+
+def test_where_nothing_can_be_remembered_the_version_is_computed(tmp_path, monkeypatch):
+    one = package(tmp_path, LIBRARY)
+    monkeypatch.setattr(code_version, "own_package", lambda: one)
+    (tmp_path / "file").write_text("")
+    for memory in (tmp_path / "file", None):
+        monkeypatch.setattr(code_version, "remember_in", lambda memory=memory: memory)
+        assert code_version.code_version.__wrapped__(("lib.work:make",)) == one.version(["lib.work:make"])
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new", "changes"),
+    [
+        # Functions that make a step say what determines it in its own key.
+        ("def make():\n    return Step('a', 1)\n", "1", "2", False),
+        ("def make():\n    return keys.Step('a', 1)\n", "1", "2", False),
+        ("def make():\n    return keys.Stop('a', 1)\n", "1", "2", True),
+        # What is for type checkers alone never runs.
+        ("if TYPE_CHECKING:\n    N = 1\n\ndef make():\n    return 0\n", "N = 1", "print(2)", False),
+        ("if typing.TYPE_CHECKING:\n    N = 1\n\ndef make():\n    return 0\n", "N = 1", "print(2)", False),
+        ("if CHECKING:\n    print(1)\n\ndef make():\n    return 0\n", "print(1)", "print(2)", True),
+        # Names that a function declares global are the module's.
+        ("N = 1\n\ndef make():\n    global N\n    N = N + 1\n    return N\n", "N = 1\n", "N = 2\n", True),
+        ("N = 1\n\ndef make():\n    N = 3\n    return N\n", "N = 1\n", "N = 2\n", False),
+        # Names that are caught or matched hide the module's.
+        (
+            "e = 1\n\ndef make():\n    try:\n        f()\n    except E as e:\n        return e\n",
+            "e = 1",
+            "e = 2",
+            False,
+        ),
+        ("x = 1\n\ndef make(v):\n    match v:\n        case [*x]:\n            return x\n", "x = 1", "x = 2", False),
+        (
+            "x = 1\n\ndef make(v):\n    match v:\n        case int() as x:\n            return x\n",
+            "x = 1",
+            "x = 2",
+            False,
+        ),
+        # Annotations count where they say that a name is no field of its dataclass.
+        ("class make:\n    n: int = 1\n", "int", "float", False),
+        ("class make:\n    n: int = 1\n", "n: int", "n: ClassVar[int]", True),
+        # Of errors the class counts, and which error is raised again; of an assertion what it asks.
+        ("def make(a):\n    raise ValueError('b')\n", "'b'", "'c'", False),
+        ("def make(a):\n    raise errors.First('b')\n", "First", "Second", True),
+        ("def make(a):\n    raise\n", "raise", "raise a", True),
+        ("def make(a):\n    raise a\n", "raise a", "return a", True),
+        ("def make(a):\n    assert a > 1, 'b'\n", "'b'", "'c'", False),
+        ("def make(a):\n    assert a > 1, 'b'\n", "> 1", "> 2", True),
+        # Warnings are words for people.
+        ("def make(a):\n    warnings.warn('b')\n", "'b'", "'c'", False),
+        ("def make(a):\n    warnings.worn('b')\n", "'b'", "'c'", True),
+        # What is written into a text, and how.
+        ("def make(a):\n    return f'x {a} y'\n", "x {a}", "z {a}", True),
+        ("def make(a):\n    return f'x {a} y'\n", "{a}", "{a:.2f}", True),
+        ("def make(a):\n    return f'x {a} y'\n", "{a}", "{a!r}", True),
+        ("def make(a):\n    return f'x {a} y'\n", "f'x {a} y'", "'x ' f'{a}' ' y'", False),
+        ("def make(a):\n    return 'b'\n", "'b'", "b'b'", True),
+        ("def make(a):\n    return 1\n", "1", "1.0", True),
+        ("def make(a):\n    return 1\n", "1", "True", True),
+        # Decorators of functions and classes.
+        ("@cache\ndef make(a):\n    return a\n", "@cache", "@other", True),
+        ("@dataclass(frozen=True)\nclass make:\n    n: int = 1\n", "True", "False", True),
+        # What a default, a name of an argument or a keyword is.
+        ("def make(a, b=1):\n    return a\n", "b=1", "b=2", True),
+        ("def make(a):\n    return f(a, k=1)\n", "k=1", "j=1", True),
+        # Every import of a file counts by what it binds, whichever comes last.
+        ("from math import sqrt\nimport json\n\ndef make(a):\n    return sqrt(a)\n", "math", "cmath", True),
+        ("def make(a):\n    from math import sqrt\n    import json\n    return sqrt(a)\n", "math", "cmath", True),
+        ("import os.path\n\ndef make(a):\n    return os.path.join(a)\n", "os.path\n", "os\n", False),
+    ],
+)
+def test_which_changes_of_a_source_count(tmp_path, source, old, new, changes):
+    assert old in source
+    before, after = (version(tmp_path, {"work.py": text}) for text in (source, source.replace(old, new)))
+    assert (before != after) == changes
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "try:\n    from lib.tools import half\nexcept ImportError:\n    half = None\n",
+        "from lib.tools import half\nfrom lib.tools import other\n",
+        "from lib.tools import other, half\n",
+        "if True:\n    from lib import tools\n    half = tools.half\n",
+    ],
+)
+def test_imports_are_followed_wherever_they_stand(tmp_path, imports):
+    files = LIBRARY | {"work.py": f"{imports}\ndef make(n):\n    return half(n)\n"}
+    changed = files | {"tools.py": LIBRARY["tools.py"].replace("n / 2", "n // 2")}
+    assert version(tmp_path, files) != version(tmp_path, changed)
+
+
+def test_relative_imports_start_at_the_folder_of_their_file(tmp_path):
+    """Of a package's `__init__` that is its own folder; two dots are one further up."""
+    files = {
+        "work.py": "from lib import deep\n\ndef make(n):\n    return deep.twice(n) + deep.half(n)\n",
+        "deep/__init__.py": "from .parts import twice\nfrom ..tools import half\n",
+        "deep/parts.py": "from . import last\n\ndef twice(n):\n    return last.FACTOR * n\n",
+        "deep/last.py": "FACTOR = 2\n",
+        "tools.py": LIBRARY["tools.py"],
+    }
+    before = version(tmp_path, files)
+    assert version(tmp_path, files | {"deep/last.py": "FACTOR = 3\n"}) != before
+    assert version(tmp_path, files | {"tools.py": LIBRARY["tools.py"].replace("n / 2", "n // 2")}) != before
+    assert version(tmp_path, files | {"tools.py": LIBRARY["tools.py"].replace("2 * n", "3 * n")}) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [("self.size = 2", "self.size = 3", True), ("return 4", "return 5", True), ("return 6", "return 7", False)],
+)
+def test_a_method_counts_with_what_prepares_its_object_and_both_sides_of_a_property(tmp_path, old, new, changes):
+    source = """
+        class Task:
+            def __post_init__(self):
+                self.size = 2
+
+            @property
+            def limit(self):
+                return 3
+
+            @limit.setter
+            def limit(self, value):
+                return 4
+
+            def prompts(self):
+                return self.limit
+
+            def reward(self):
+                return 6
+    """
+    before = version(tmp_path, {"work.py": source}, "lib.work:Task.prompts")
+    assert (version(tmp_path, {"work.py": source.replace(old, new)}, "lib.work:Task.prompts") != before) == changes
+
+
+class Base:
+    def inherited(self):
+        return 1
+
+    @classmethod
+    def made(cls):
+        return cls()
+
+
+class Derived(Base):
+    def own(self):
+        return 2
+
+
+def test_entry_points_are_named_by_where_they_are_and_bound_methods_by_their_objects_class():
+    here = __name__
+    assert code_version.entry_names([Derived().own, Base]) == sorted([f"{here}:Base", f"{here}:Derived.own"])
+    assert code_version.entry_names([Derived().inherited]) == [f"{here}:Derived.inherited"]
+    assert code_version.entry_names([Derived.made]) == [f"{here}:Base.made"]
+    assert code_version.entry_names([package, package]) == [f"{here}:package"]
+    assert code_version.entry_names(["losses:qrpo"]) == ["qrpo_lib.objective.losses:qrpo"]
+    assert code_version.entry_names(["objective.losses"]) == ["qrpo_lib.objective.losses:"]
+
+
+def test_compiled_copies_are_no_second_file(tmp_path):
+    found = package(tmp_path, LIBRARY | {"data.txt": "a", "__pycache__/data.txt": "b"}).file("data.txt")
+    assert found.parent.name == "lib"
+
+
+def test_a_cells_magics_are_empty_lines():
+    assert code_version.without_magics("%magic\nx = 1\n!ls\ny = 2") == "\nx = 1\n\ny = 2"
+
+
+def test_an_import_over_several_lines_leaves_nothing_of_itself_and_all_of_the_rest():
+    source = "a = 1\nfrom qrpo_lib import (\n    losses,\n)\nb = 2\nimport qrpo_lib.runs\nc = 3\nd = 4"
+    assert code_version.without_own_imports(source) == "a = 1\nb = 2\nc = 3\nd = 4"
+
+
+EVERYTHING = LIBRARY | {
+    "all.py": """
+        import json
+        from lib import tools, work
+
+        @json.cache
+        class Thing(work.Base, key=1):
+            first: int = 1
+            second: ClassVar[int] = 2.5
+
+            def method(self, a, *b, c=None, **d):
+                assert a > 0, "words"
+                with open(b"x") as stream:
+                    return [self.method(i) for i in stream if i is not None]
+
+            async def other(self):
+                raise work.Error("words")
+
+        def make(n):
+            text = f"{n:.3f} of {tools.half(n)!r}"
+            try:
+                return lambda x: {**x, "a": tools.double, 1: ...}, text[1:2]
+            except ValueError:
+                raise
+
+        def stepped():
+            return Step("name")
+
+        print("set")
+    """
+}
+
+
+def test_how_versions_are_computed_does_not_change_unnoticed(tmp_path):
+    """Another hash for the same code makes every result anew: on purpose only, and then this number changes too."""
+    files = EVERYTHING | {"work.py": LIBRARY["work.py"] + "\n        class Base:\n            Error = 1\n"}
+    files["work.py"] += "\n        class Error(Exception):\n            pass\n"
+    entries = ["lib.all:make", "lib.all:Thing", "lib.all:stepped", "lib.work:make"]
+    assert package(tmp_path, files).version(entries, "from lib import work\nwork.make(2)") == "22e397539247f5c3"

@@ -338,3 +338,36 @@ def test_a_part_that_a_killed_removal_left_is_removed_by_the_next_one(runs_folde
     folders.remove_parts(folder, ["checkpoints/2"])
     assert not (folder / "checkpoints" / "2").exists()
     assert step(a=1).is_complete()
+
+
+_IN_A_GROUP = """
+import os, sys, time
+from qrpo_lib.runs import files, folders
+from qrpo_lib.runs.keys import Step
+
+def make(folder):
+    with open(sys.argv[1], "a") as notes:
+        notes.write(folder.name + "\\n")
+    folders.complete(Step("first", {}, code=("statistics",)), lambda folder: None)  # as the main one asks for it alone
+    time.sleep(0.5 + int(os.environ["RANK"]))  # the others would write what is complete by then
+    files.write_atomically(folder / "rows.txt", b"rows")
+
+folders.complete(Step("data", {}, code=("statistics",), alone=True), make)
+folders.complete(Step("merged", {}, code=("statistics",)), make, shared=lambda: None)
+"""
+
+
+@pytest.mark.slow
+def test_of_processes_that_train_together_one_prepares_the_data(runs_folder, tmp_path):
+    """All of them once wrote the same files, those that came late into a folder that was complete."""
+    (tmp_path / "group.py").write_text(_IN_A_GROUP)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    arguments = [tmp_path / "group.py", tmp_path / "notes"]
+    run = subprocess.run([*command, *arguments], env=environment, timeout=500, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    made = [Step(name, {}, code=("statistics",)).folder for name in ("data", "merged")]
+    assert (tmp_path / "notes").read_text().splitlines() == [folder.name for folder in made]
+    for folder in made:
+        assert sorted(path.name for path in folder.iterdir()) == [records.RECORD, "rows.txt"]
+        records.check(folder)

@@ -56,6 +56,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
+{gpus}
 {nodes}
 PartitionName=debug Nodes={names} Default=YES MaxTime=INFINITE State=UP
 """
@@ -66,13 +67,16 @@ class Unavailable(RuntimeError):
 
 
 class Cluster:
-    """A running cluster. `environment` makes the commands of SLURM talk to it."""
+    """A running cluster. `environment` makes the commands of SLURM talk to it.
 
-    def __init__(self, folder: Path):
+    gpus: how many each node claims to have: files that SLURM hands out as it hands out devices.
+    """
+
+    def __init__(self, folder: Path, gpus: int = 0):
         missing = [name for name in (*DAEMONS, "sbatch") if shutil.which(name, path=SEARCHED) is None]
         if missing:
             raise Unavailable(f"no {', '.join(missing)} (apt-get install slurm-wlm munge)")
-        self.folder = folder
+        self.folder, self.gpus = folder, gpus
         # Both names lead to this machine everywhere, as the names of a real cluster's nodes lead to them.
         self.nodes = (socket.gethostname().split(".")[0], "localhost")
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCHED}
@@ -89,6 +93,7 @@ class Cluster:
         ports = _free_ports(1 + len(self.nodes))
         nodes = [
             f"NodeName={node} NodeHostname={self.nodes[0]} NodeAddr=127.0.0.1 Port={port} CPUs={_CORES} RealMemory=4000"
+            + self._claimed_gpus(node)
             for node, port in zip(self.nodes, ports[1:], strict=True)
         ]
         text = CONFIGURATION.format(
@@ -96,6 +101,7 @@ class Cluster:
             port=ports[0],
             user=getpass.getuser(),
             folder=folder,
+            gpus="GresTypes=gpu" if self.gpus else "",
             nodes="\n".join(nodes),
             names=",".join(self.nodes),
         )
@@ -108,6 +114,17 @@ class Cluster:
         for node in self.nodes:
             self.start_node(node)
         _wait(lambda: self.command("sinfo", "-h", "-o", "%t").split() == ["idle"], 60, "the nodes did not become idle")
+
+    def _claimed_gpus(self, node: str) -> str:
+        """The end of the node's line in slurm.conf; the files that stand for its GPUs, in gres.conf beside it."""
+        if not self.gpus:
+            return ""
+        devices = [self.folder / f"{node}-gpu{number}" for number in range(self.gpus)]
+        with open(self.folder / "gres.conf", "a") as lines:
+            for device in devices:
+                device.touch()
+                lines.write(f"NodeName={node} Name=gpu File={device}\n")
+        return f" Gres=gpu:{self.gpus}"
 
     def start_node(self, node: str) -> None:
         """Start the node's daemon, the first time or after `kill_node`."""
@@ -156,11 +173,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(folder: Path | None = None) -> Iterator[Cluster]:
-    """A cluster for the duration of the context."""
+def running(folder: Path | None = None, gpus: int = 0) -> Iterator[Cluster]:
+    """A cluster for the duration of the context, whose nodes claim so many GPUs each."""
     made = Path(tempfile.mkdtemp(prefix="qrpo-slurm-", dir=folder))
     try:
-        cluster = Cluster(made)
+        cluster = Cluster(made, gpus)
         try:
             cluster.start()
             yield cluster
