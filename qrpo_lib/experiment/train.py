@@ -79,6 +79,11 @@ def report(
 ) -> None:
     """Make what these runs, which are complete, answer after these steps to the prompts of a split, if it is missing.
 
+    Parameters
+    ----------
+    profile: whose runs they are.
+    wanted: of each run the steps after which its policy answers.
+    split: "selection" or "reporting".
     log_ratios: and the log-probabilities of the answers, under policy and reference.
 
     Raises

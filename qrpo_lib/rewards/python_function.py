@@ -68,7 +68,20 @@ def scores(
     columns: Mapping[str, Sequence],
     dtype: type[np.floating] = np.float32,
 ) -> np.ndarray:
-    """Rewards (n,) of n completions. Raises InputError for what is not a number for each of them."""
+    """Rewards (n,) of n completions by a user's function.
+
+    Parameters
+    ----------
+    function: called with `prompts`, `completions` and those of the columns that it takes, by name.
+    prompts, completions: n each.
+    columns: further columns of the data, n values each.
+    dtype: of the result.
+
+    Raises
+    ------
+    InputError
+        What it returns is not a number for each of them.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     given = {"prompts": list(prompts), "completions": list(completions)}
     check_columns(function, {**columns, **given})
