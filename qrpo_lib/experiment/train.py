@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress, Task, to_be_made
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs, kept, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
@@ -123,12 +123,15 @@ def _evaluation(profile: Profile, run: Run) -> Task:
 
 
 def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
-    """The runs that are complete, but of what they rest on something is not there; one for each such thing."""
+    """The runs that are complete, but of what they rest on something is not there; one for each such thing.
+
+    Results that were restored from a record are complete without it.
+    """
     there = {one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.exists()}
     found: dict[frozenset[str], Run] = {}
     for run, step in steps.items():
         lost = frozenset(one.folder_name for one in keys.with_inputs(*step.inputs)) - there
-        if lost and step.folder_name in there:
+        if lost and step.folder_name in there and not records.restored_from(step.folder):
             found.setdefault(lost, run)
     return list(found.values())
 
@@ -140,6 +143,7 @@ def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
             return dispatch.make(tasks, profile.dispatch)
         except dispatch.DispatchError as error:
             return error.progress
+    tasks = to_be_made(tasks)
     jobs.make_data(profile)
     threads = profile.training.threads
     workers = Workers.kept(int(os.environ.get("QRPO_CORES") or cores.available()), threads)
