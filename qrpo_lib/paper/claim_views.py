@@ -23,6 +23,8 @@ def badge(verdict: str) -> str:
 
 def card(judgement: Judgement) -> str:
     """One verdict as a cell shows it: coloured, beside the rule and what was measured."""
+    from qrpo_lib.paper import beside
+
     origin = "" if judgement.origin == "paper" else f", {OURS}"
     rows = {
         "rule": rule_words(judgement),
@@ -31,6 +33,7 @@ def card(judgement: Judgement) -> str:
         "measured": judgement.measured,
         "decided by": judgement.reason,
         "see": judgement.evidence,
+        beside.TITLE: beside.words(judgement),
     }
     style = "text-align: left; vertical-align: top"
     lines = [
@@ -75,9 +78,14 @@ def _lesson(one: Judgement) -> str:
 
 
 def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
-    """Verdicts as a Markdown table, with the rules if asked for. What contradicts the paper is bold."""
+    """Verdicts as a Markdown table; what contradicts the paper is bold.
+
+    rules: with the rules, and with what several worlds say of the same claims, where that is published.
+    """
+    from qrpo_lib.paper import beside
     from qrpo_lib.paper.style import markdown_table
 
+    several = [beside.words(one) if rules else "" for one in judgements]
     return markdown_table(
         [
             {
@@ -88,8 +96,9 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
                 "profile": one.profile,
                 "verdict": f"**{one.verdict}**" if one.verdict == "contradicted" else one.verdict,
                 "see": one.evidence,
+                **({beside.TITLE: words} if any(several) else {}),
             }
-            for one in judgements
+            for one, words in zip(judgements, several, strict=True)
         ]
     )
 

@@ -280,12 +280,12 @@ def record(judgement: Judgement, folder: str | Path) -> Path:
     return path
 
 
-def recorded(figures: str | Path) -> list[Judgement]:
-    """All verdicts under a figures folder, by section, then id, then profile; without `stale` ones.
+def recorded(figures: str | Path, claim_id: str = "*") -> list[Judgement]:
+    """All verdicts under a figures folder, or those on one claim, by section, then id, then profile; no `stale` ones.
 
     Raises `files.UnreadableFileError` for a file that is not a verdict as `record` writes it.
     """
-    found = [judgement for path in _paths(figures) if (judgement := _read(path)) is not None]
+    found = [judgement for path in _paths(figures, claim_id) if (judgement := _read(path)) is not None]
     return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
 
 
@@ -319,8 +319,8 @@ def not_examined() -> list[Claim]:
     return sorted(found, key=lambda claim: (_section_order(claim.section), claim.id))
 
 
-def _paths(figures: str | Path) -> list[Path]:
-    return sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))
+def _paths(figures: str | Path, claim_id: str = "*") -> list[Path]:
+    return sorted(Path(figures).glob(f"**/{_FOLDER}/{claim_id}.json"))
 
 
 def _read(path: Path) -> Judgement | None:
