@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Dark enough for white letters on them, and for themselves on white.
 COLORS = {"supported": "#1a7f37", "contradicted": "#b3261e", "undecided": "#8a6100", "not testable": "#57606a"}
 OURS = "our own question"
+WORLDS = "several worlds"
 
 
 def badge(verdict: str) -> str:
@@ -23,8 +24,6 @@ def badge(verdict: str) -> str:
 
 def card(judgement: Judgement) -> str:
     """One verdict as a cell shows it: coloured, beside the rule and what was measured."""
-    from qrpo_lib.paper import beside
-
     origin = "" if judgement.origin == "paper" else f", {OURS}"
     rows = {
         "rule": rule_words(judgement),
@@ -33,7 +32,7 @@ def card(judgement: Judgement) -> str:
         "measured": judgement.measured,
         "decided by": judgement.reason,
         "see": judgement.evidence,
-        beside.TITLE: beside.words(judgement),
+        WORLDS: worlds_words(judgement),
     }
     style = "text-align: left; vertical-align: top"
     lines = [
@@ -82,10 +81,9 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
 
     rules: with the rules, and with what several worlds say of the same claims, where that is published.
     """
-    from qrpo_lib.paper import beside
     from qrpo_lib.paper.style import markdown_table
 
-    several = [beside.words(one) if rules else "" for one in judgements]
+    several = [worlds_words(one) if rules else "" for one in judgements]
     return markdown_table(
         [
             {
@@ -96,7 +94,7 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
                 "profile": one.profile,
                 "verdict": f"**{one.verdict}**" if one.verdict == "contradicted" else one.verdict,
                 "see": one.evidence,
-                **({beside.TITLE: words} if any(several) else {}),
+                **({WORLDS: words} if any(several) else {}),
             }
             for one, words in zip(judgements, several, strict=True)
         ]
@@ -132,3 +130,8 @@ def rule_words(one: Judgement) -> str:
 def effect_words(one: Judgement) -> str:
     number = "" if one.effect is None else f"{one.effect:.4g}"
     return f"{number} ({one.effect_words})" if number and one.effect_words else number or one.effect_words
+
+
+def worlds_words(judgement: Judgement) -> str:
+    """What several worlds together say of the claim, with what was measured; empty where nothing is published."""
+    return "; ".join(f"{one.profile}: {one.verdict}, {one.measured or one.reason}" for one in judgement.over_worlds())

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from qrpo_lib.paper import beside, claim_views, claims
+from qrpo_lib.paper import claim_views, claims
 from qrpo_lib.results.statistics import Interval
 
 
@@ -21,36 +21,36 @@ def judged(figures, profile, mean=0.05):
 
 def test_nothing_is_shown_where_nothing_is_published(figures):
     own = judged(figures, "tiny, chat")
-    assert beside.of_worlds(own) == []
-    assert beside.TITLE not in claim_views.card(own)
-    assert beside.TITLE not in claim_views.to_markdown([own], rules=True)
+    assert own.over_worlds() == []
+    assert claim_views.WORLDS not in claim_views.card(own)
+    assert claim_views.WORLDS not in claim_views.to_markdown([own], rules=True)
 
 
 def test_the_verdict_of_several_worlds_stands_beside_that_of_one(figures):
     own, pool = judged(figures, "tiny, chat"), judged(figures, "tiny-full, chat", -0.5)
     judged(figures, "tiny-full, chat-world-0")
     judged(figures, "tiny-full, code")
-    assert beside.of_worlds(own) == [pool]
+    assert own.over_worlds() == [pool]
     card, table = claim_views.card(own), claim_views.to_markdown([own], rules=True)
     for shown in (card, table):
-        assert beside.TITLE in shown
+        assert claim_views.WORLDS in shown
         assert "tiny-full, chat: contradicted, QRPO - DPO" in shown
     assert "tiny-full" not in claim_views.to_markdown([own])  # the page of all profiles has it in a row of its own
 
 
 def test_an_arm_that_the_worlds_have_not_gets_those_of_the_others(figures):
     own, code = judged(figures, "tiny, chat-long"), judged(figures, "tiny-full, code")
-    assert beside.of_worlds(own) == [code]
+    assert own.over_worlds() == [code]
 
 
 def test_other_profiles_and_other_claims_stay_alone(figures):
     pool = judged(figures, "tiny-full, chat")
-    assert beside.of_worlds(pool) == []
-    assert beside.of_worlds(judged(figures, "smol, chat")) == []
-    assert beside.of_worlds(dataclasses.replace(judged(figures, "tiny, chat"), id="scales-off-policy")) == []
+    assert pool.over_worlds() == []
+    assert judged(figures, "smol, chat").over_worlds() == []
+    assert dataclasses.replace(judged(figures, "tiny, chat"), id="scales-off-policy").over_worlds() == []
 
 
 def test_a_verdict_that_cannot_be_read_hides_no_other(figures):
     own, _ = judged(figures, "tiny, chat"), judged(figures, "tiny-full, chat")
     (figures / "tiny-full" / "chat" / "claims" / f"{own.id}.json").write_text("{")
-    assert beside.TITLE not in claim_views.card(own)
+    assert claim_views.WORLDS not in claim_views.card(own)
