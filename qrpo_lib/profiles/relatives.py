@@ -160,7 +160,7 @@ class Study(Settings):
         return max((one.completions // shares[one.data] for one in self.methods if one.data in shares), default=0)
 
 
-def wrong(studies: Sequence[Study], settings: Sequence[str], references: int, candidates: int) -> str:
+def wrong_studies(studies: Sequence[Study], settings: Sequence[str], references: int, candidates: int) -> str:
     """What of the studies cannot be, in words; empty if nothing.
 
     Parameters

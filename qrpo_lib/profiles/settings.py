@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from qrpo_lib.objective.algorithms import ALGORITHMS, Algorithm
-from qrpo_lib.profiles import errors_in_words, files, relatives
+from qrpo_lib.profiles import errors_in_words, files
 from qrpo_lib.profiles.base import Commit, Fraction, Name, Seed, added
 from qrpo_lib.profiles.base import Settings as _Settings
 from qrpo_lib.profiles.files import FOLDER as FOLDER
@@ -59,6 +59,7 @@ from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
 from qrpo_lib.profiles.kinds import TopicsTask as TopicsTask
 from qrpo_lib.profiles.kinds import WrittenTask as WrittenTask
 from qrpo_lib.profiles.own_data import PythonReward as PythonReward
+from qrpo_lib.profiles.relatives import Study, wrong_studies
 from qrpo_lib.runs import secrets
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps
@@ -319,7 +320,7 @@ class Experiment(_Settings):
 
     arms: list[str] | None = None
     shows: Literal["all", "scaling", "relatives"] = added("all")
-    relatives: list[relatives.Study] = added([])
+    relatives: list[Study] = added([])
     rounds: Annotated[int, Field(ge=2)] | None = None
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = added([])
     algorithms: list[_Spelled] = Field(min_length=1)
@@ -438,7 +439,7 @@ class Profile(_Settings):
     @model_validator(mode="after")
     def _relatives_are_possible(self):
         sampling = self.reference_sampling
-        wrong = relatives.wrong(
+        wrong = wrong_studies(
             self.experiment.relatives, get_args(Setting), sampling.num_references, sampling.completions
         )
         if wrong or (self.experiment.shows == "relatives") != bool(self.experiment.relatives):
