@@ -258,7 +258,7 @@ def test_arms_for_one_study_have_its_notebooks_alone(two_worlds):
 
 
 def test_studies_of_relatives_have_a_notebook_each(tmp_path):
-    """And no grid, tables or protocol; a later study waits for the earlier ones of its arm: it may share their models."""
+    """And no grid, tables or protocol; a later study of an arm waits for the earlier ones: it may share models."""
     jobs = notebooks.jobs("tiny-beyond")
     studies = [job for job in jobs if "arm" in job.parameters]
     names = {job.id.removeprefix("results/beyond_") for job in studies}
