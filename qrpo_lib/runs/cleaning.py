@@ -31,7 +31,7 @@ _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})"
 # What the steps of the suite are called, to know a damaged run folder by.
 _STEPS = {"initial_policy", "sft", "reference_sampling", "reference_evaluation", "dataset_pairs", "chat_data"}
 _STEPS |= {"leetcode_data", "reference_log_probs", "training", "iterative", "sample_answers"}
-_STEPS |= {"evaluation", "report", "log_ratios"}
+_STEPS |= {"evaluation", "report", "log_ratios", "relative_training", "relative_evaluation"}
 _NOTEBOOK = "notebook-"
 _RUN_FOLDER = "run folder"
 _ATTEMPTS = {".partial": "interrupted attempt", ".shards": "shards of an interrupted attempt"}

@@ -31,7 +31,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 # Kinds of steps in the order of the pipeline; others come after them.
 _ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
 _ORDER += ("reference_evaluation", "reference_log_probs", "training", "evaluation", "report", "log_ratios")
-_ORDER += ("iterative", "sample_answers")
+_ORDER += ("relative_training", "relative_evaluation", "iterative", "sample_answers")
 _NOTEBOOK = "notebook-"
 # What has a table of its own; and what is told once, above it, where all rows agree.
 _GROUPED_BY = ("task", "policy", "setting")

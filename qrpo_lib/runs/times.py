@@ -25,6 +25,7 @@ NOTEBOOKS = "notebooks"
 # Kinds of steps in the order of the pipeline; notebooks come last.
 _ORDER = ("initial_policy", "chat_data", "leetcode_data", "sft", "reference_sampling", "dataset_pairs")
 _ORDER += ("reference_evaluation", "training", "evaluation", "report", "log_ratios", "iterative")
+_ORDER += ("relative_training", "relative_evaluation")
 
 
 @dataclass(frozen=True)
