@@ -6,6 +6,7 @@ folder = jobs.make(profile, jobs.training(profile, "qrpo", seed=0))
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
@@ -123,6 +124,8 @@ def relative(profile: Profile, method: Method, seed: int, split: str) -> Task:
     trained = relative_training.step(profile, method, seed)
     arguments = (profile, method, seed)
     needed = _task(trained, relative_training.run, arguments, _needs(trained, profile), "training", profile)
+    if trained.name == "relative_training":  # in a plain loop, by one process
+        needed = replace(needed, group=False)
     needs = (needed, reference_answers(profile, 0, split))
     step = relative_evaluation.step(*arguments, split)
     return _task(step, relative_evaluation.run, (*arguments, split), needs, "evaluation", profile)
