@@ -76,7 +76,13 @@ def answers(
 ) -> pd.DataFrame:
     """The answers of these runs after these steps to the prompts of a split, with the columns of the run beside them.
 
-    They must be there (`train.report`). log_ratios: with `logp` and `ref_logp` of `qrpo_lib.steps.log_ratios`.
+    Parameters
+    ----------
+    profile: whose runs they are.
+    wanted: of each run the steps after which its policy answered; the answers must be there (`train.report`).
+    split: "selection" or "reporting".
+    text: whether the texts are read too.
+    log_ratios: with `logp` and `ref_logp` of `qrpo_lib.steps.log_ratios`, in nats.
     """
     import pandas as pd
 

@@ -54,7 +54,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         _discard_without_checkpoints(profile, missing)
     untried = {run: step for run, step in steps.items() if run.name not in known}
     again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
-    made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
+    made = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
@@ -79,6 +79,11 @@ def report(
 ) -> None:
     """Make what these runs, which are complete, answer after these steps to the prompts of a split, if it is missing.
 
+    Parameters
+    ----------
+    profile: whose runs they are.
+    wanted: of each run the steps after which its policy answers.
+    split: "selection" or "reporting".
     log_ratios: and the log-probabilities of the answers, under policy and reference.
 
     Raises
@@ -96,7 +101,7 @@ def report(
             tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
     missing = [task for task in tasks if not task.is_complete()]
     if missing:
-        made = _made(profile, missing, "reports")
+        made = make_tasks(profile, missing, "reports")
         for (run, step), task in zip(asked, tasks, strict=True):
             if not task.is_complete():
                 raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
@@ -136,7 +141,7 @@ def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
     return list(found.values())
 
 
-def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
+def make_tasks(profile: Profile, tasks: list[Task], what: str) -> Progress:
     """Make the tasks on this machine, in processes that are kept for the next ones, or where the profile says."""
     if profile.dispatch.where != "here":
         try:

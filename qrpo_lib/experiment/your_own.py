@@ -60,7 +60,17 @@ def rows(source: str, count: int) -> list[dict[str, Any]]:
 def split(source: str, test_source: str, prompts: int, held_out: int) -> tuple[list[dict], list[dict]]:
     """Rows to train on, at most `prompts`, and rows for the before and after, at most `held_out`.
 
-    Without a `test_source` the last of the rows are held out. Raises InputError if none are left to train on.
+    Parameters
+    ----------
+    source: where the rows are.
+    test_source: where the held-out ones are; empty where they are the last of `source`.
+    prompts: at most so many rows to train on.
+    held_out: at most so many rows for the before and after.
+
+    Raises
+    ------
+    InputError
+        No row is left to train on.
     """
     if test_source:
         return rows(source, prompts), rows(test_source, held_out)
@@ -84,6 +94,15 @@ def completed(
 
     A row without completions becomes two with one each, sampled from the policy as the references are: other samples
     than those, so that no completion counts in its own quantile.
+
+    Parameters
+    ----------
+    data: rows with a prompt.
+    model, tokenizer: the policy that completions and references are sampled from.
+    reward: of completions.
+    references: how many reference completions each prompt gets.
+    max_new_tokens: of a completion.
+    seed: of the sampling.
     """
     from qrpo_lib.rewards.sampled_references import SampledReferences
 
@@ -149,7 +168,17 @@ def evaluated(
     max_new_tokens: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Completions at temperature 1 with their rewards: `number` (of the prompt), `prompt`, `text`, `reward`."""
+    """Completions at temperature 1 with their rewards: `number` (of the prompt), `prompt`, `text`, `reward`.
+
+    Parameters
+    ----------
+    model, tokenizer: the policy.
+    prompts: texts, or messages.
+    reward: of completions.
+    repeats: completions of each prompt.
+    max_new_tokens: of a completion.
+    seed: of the sampling.
+    """
     import pandas as pd
 
     from qrpo_lib.rewards import python_function

@@ -37,9 +37,9 @@ class Transformation:
     """
 
     name: str
-    numpy_function: Callable
+    numpy_function: Callable[..., Any]
     torch_name: str
-    closed_form: Callable
+    closed_form: Callable[..., Any]
     limit: float | None = None
     slope: float | None = None
     mean: float = 0.0
@@ -100,7 +100,7 @@ class Transformation:
         return quantile.clip(1 / n, (n - 1) / n)
 
 
-Named = str | Mapping | Transformation  # what `get` takes
+Named = str | Mapping[str, Any] | Transformation  # what `get` takes
 
 
 def get(name: Named, **params: Any) -> Transformation:
@@ -151,7 +151,7 @@ def of_round(name: Named, number: int) -> Transformation:
     return dataclasses.replace(f, closed_form=closed_form, limit=None, slope=None)
 
 
-def log_partition(f: str | Callable, beta: Any) -> Any:
+def log_partition(f: str | Callable[..., Any], beta: Any) -> Any:
     """log Z_f(beta) of any callable f on [0, 1] by adaptive quadrature in the log domain (Eq. 13), to 1e-10.
 
     `f` is a name, or maps a NumPy array of t in (0, 1) to an array of the same shape; it may be infinite at 0 and 1
@@ -169,7 +169,7 @@ def log_partition(f: str | Callable, beta: Any) -> Any:
     return result if np.ndim(beta) else float(result[()])
 
 
-def discrete_log_partition(f: str | Callable, beta: Any, probabilities: Any) -> Any:
+def discrete_log_partition(f: str | Callable[..., Any], beta: Any, probabilities: Any) -> Any:
     """log of sum_k p_k exp(f(F_k)/beta), F_k = p_1 + ... + p_k: rewards with K ordered values (Appendix E).
 
     `f` is a name, a Transformation or any callable on arrays in [0, 1]. `probabilities` (..., K) of the values in
@@ -190,7 +190,7 @@ def discrete_log_partition(f: str | Callable, beta: Any, probabilities: Any) -> 
     return _log_sum_exp(terms)
 
 
-def finite_log_partition(f: str | Callable, beta: Any, n: int) -> Any:
+def finite_log_partition(f: str | Callable[..., Any], beta: Any, n: int) -> Any:
     """log of (1/(n+1)) sum_{k=0..n} exp(f(k/n)/beta): the exact partition function with n reference rewards.
 
     For continuous rewards the rank of a fresh reference completion among n reference rewards is uniform on 0..n,

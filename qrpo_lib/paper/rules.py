@@ -131,8 +131,19 @@ def apply(
 ) -> Outcome:
     """The outcome of a rule of this kind (`KINDS`).
 
-    values: intervals by name; numbers by name for "exact". effect: the smallest that matters, where the kind has one.
-    limits: of "exact". predicted: of "sign". Raises ValueError where one of them is missing.
+    Parameters
+    ----------
+    kind: one of `KINDS`.
+    values: intervals by name; numbers by name for "exact".
+    effect: the smallest that matters, in the unit of the values, where the kind has one.
+    limits: of "exact", by the names of its numbers.
+    predicted: of "sign", 1 or -1 by the names of its intervals.
+    over: whether all intervals have to agree, or any.
+
+    Raises
+    ------
+    ValueError
+        The kind is unknown, or something that it needs is missing.
     """
     if kind == "exact":
         return exact(values, limits or {})

@@ -127,6 +127,13 @@ def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) 
     Identical figures give identical files: dates and version strings are left out of the metadata. In a notebook the
     figure is shown, and below it, folded, the numbers.
 
+    Parameters
+    ----------
+    figure: what to save.
+    name: of the files, without suffix.
+    data: the numbers that it plots, a row for each mark.
+    folder: made if it is not there.
+
     Returns
     -------
     The three paths.
@@ -148,7 +155,16 @@ def save_table(
 ) -> list[Path]:
     """Save a table: its numbers as `name.csv`, as people read it as `name.md`, for a paper as `name.tex` if given.
 
-    Returns the paths.
+    Parameters
+    ----------
+    name: of the files, without suffix.
+    data: its numbers.
+    markdown, latex: the table as text.
+    folder: made if it is not there.
+
+    Returns
+    -------
+    The paths.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -68,9 +68,23 @@ def scores(
     columns: Mapping[str, Sequence],
     dtype: type[np.floating] = np.float32,
 ) -> np.ndarray:
-    """Rewards (n,) of n completions. Raises InputError for what is not a number for each of them."""
+    """Rewards (n,) of n completions by a user's function.
+
+    Parameters
+    ----------
+    function: called with `prompts`, `completions` and those of the columns that it takes, by name.
+    prompts, completions: n each.
+    columns: further columns of the data, n values each.
+    dtype: of the result.
+
+    Raises
+    ------
+    InputError
+        What it returns is not a number for each of them.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     given = {"prompts": list(prompts), "completions": list(completions)}
+    check_columns(function, {**columns, **given})
     result = function(**taken(function, {**columns, **given}))
     if isinstance(result, str) or not isinstance(result, Iterable):
         raise InputError(f"The reward {name} returned a {type(result).__name__}, not a list of numbers.")
@@ -112,6 +126,23 @@ class FunctionReward:
         rows = [self._columns_of(prompt) if self._columns_of else {} for prompt in prompts]
         names = sorted({name for row in rows for name in row})
         return scores(self._function, given, texts, {name: [row.get(name) for row in rows] for name in names})
+
+
+def check_columns(function: RewardFunction, columns: Iterable[str]) -> None:
+    """Raises InputError if the function has a parameter that none of the columns is."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    optional = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind not in optional]
+    missing = [name for name in needed if name not in set(columns)]
+    if missing:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise InputError(
+            f"The reward {name} asks for {', '.join(missing)}, which the rows do not have: they have "
+            f"{', '.join(sorted(columns))}."
+        )
 
 
 def taken(function: RewardFunction, columns: Mapping[str, Sequence]) -> dict[str, list]:

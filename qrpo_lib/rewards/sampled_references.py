@@ -97,6 +97,8 @@ class SampledReferences:
         """What is to be added to each row."""
         rows = [data[source] for source in found.sources]
         added: list[dict[str, Any]] = [{} for _ in rows]
+        names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
+        python_function.check_columns(self._reward, {"prompts", "completions", *names})  # before any work
         self._score_own(found.rows, rows, added)
         groups: dict[tuple[str, str], list[int]] = {}  # rows of one prompt whose references are scored alike
         for i, row in enumerate(found.rows):

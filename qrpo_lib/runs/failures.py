@@ -46,9 +46,7 @@ def sentence(error: BaseException, *places: Path) -> str:
 def full_disk(*places: Path) -> str:
     """A clause to add to an error if the disk of one of these folders is full; else empty."""
     for folder in places:
-        there = next((path for path in (folder, *folder.parents) if path.exists()), None)
-        if there is None:
-            continue
+        there = next(path for path in (folder, *folder.parents) if path.exists())  # at the latest the root
         disk = os.statvfs(there)
         files_left = disk.f_favail if disk.f_files else _LEAST_FILES  # some file systems do not count files
         if disk.f_bavail * disk.f_frsize < _LEAST_BYTES or files_left < _LEAST_FILES:

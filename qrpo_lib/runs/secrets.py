@@ -1,6 +1,6 @@
 """Secrets: environment variables that look like tokens stay out of jobs, records, logs and notebooks.
 
-Jobs and notebooks are started without them (`without_secrets`), so they cannot print one; what this process itself
+Jobs and notebooks are started without them (`hidden`), so they cannot print one; what this process itself
 writes or shows (errors, ends of logs, records) goes through `mask`. Downloads, which need a token, are a step of their
 own that a person runs.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -45,11 +45,6 @@ def mask(text: str) -> str:
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"<{secrets[value]}>")
     return _VALUE.sub("<token>", text)
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment that jobs and notebooks get."""
-    return {name: value for name, value in environment.items() if not is_secret(name)}
 
 
 @contextlib.contextmanager

@@ -165,6 +165,13 @@ def best_and_worst(prompt_ids: list[int], completions, rewards, ref_rewards) -> 
     """The pair of a prompt's candidates with the highest and the lowest reward, as a row for `trainer.fit_policy`.
 
     Equal rewards stay: QRPO fits each completion to its own quantile, and needs no preference.
+
+    Parameters
+    ----------
+    prompt_ids: token ids of the prompt.
+    completions: token ids of each candidate.
+    rewards: one for each candidate, in any unit.
+    ref_rewards: of the prompt's reference completions.
     """
     candidates = [{"token_ids": ids, "reward": float(reward)} for ids, reward in zip(completions, rewards, strict=True)]
     best, worst = (extreme(candidates, key=operator.itemgetter("reward")) for extreme in (max, min))

@@ -22,8 +22,12 @@ _REASONS = ("unusable_answers", "unscored", "too_few_reference_rewards", "prompt
 def rows(profile: Profile, completions: pd.DataFrame, ref_rewards: Mapping[str, Sequence[float]], tokenizer) -> Pairs:
     """The rows of one split for `trainer.fit_policy`, and how many were left out for which reason.
 
+    Parameters
+    ----------
+    profile: whose task and limits count.
     completions: `prompt_id, prompt, text, reward`; a reward that the data came with replaces the computed one.
     ref_rewards: of each prompt, rewards of reference completions; those that are not finite do not count.
+    tokenizer: of the policy.
     """
     report: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
     given, limit = tasks.of(profile.task).given_rewards(), profile.training.max_tokens

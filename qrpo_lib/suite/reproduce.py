@@ -63,8 +63,15 @@ class Notebook(Task):
 def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callable[[Progress], None]) -> Progress:
     """Execute what is not complete, as many jobs at once as the cores carry, and publish all figures.
 
-    Of the jobs that could start, those that most others wait for come first. `on_change(progress)` is called whenever
-    there is news. A failed job does not stop those that do not need it, nor those whose inputs are there all the same.
+    Of the jobs that could start, those that most others wait for come first. A failed job does not stop those that do
+    not need it, nor those whose inputs are there all the same.
+
+    Parameters
+    ----------
+    selected: in an order in which each comes after those that it needs.
+    force: execute them even if they are complete.
+    cores: how many all jobs together may use.
+    on_change: `on_change(progress)` is called whenever there is news.
     """
     workers = Workers(cores, idle_seconds=24 * 3600)  # they end with the command
     # The accounts of this command's notebooks (`qrpo_lib.runs.account`): one that starts later reads the earlier ones'.

@@ -1,4 +1,4 @@
-"""The tasks that a profile can name. `of(settings)` is the task: prompts, completions of its own, reward (`task_base`).
+"""The tasks that a profile can name. `of(settings)` is the task: prompts, completions of its own, reward (`base.Task`).
 
 The key of a step counts the code of the task in use alone, since it lists that task's methods among its entry points.
 """
@@ -6,6 +6,7 @@ The key of a step counts the code of the task in use alone, since it lists that 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
@@ -13,6 +14,19 @@ from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.tasks.base import Task
 
 IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could give
+
+# The class of each kind of task, in a module beside this one that is imported when a profile names it.
+_CLASSES = {
+    profiles.TopicsTask: "topics:Topics",
+    profiles.SketchesTask: "sketches:Sketches",
+    profiles.WrittenTask: "written_prompts:WrittenPrompts",
+    profiles.ChatDataTask: "preference_data:ChatData",
+    profiles.DatasetTask: "own_data:OwnData",
+    profiles.PointwiseTask: "own_data:OwnData",
+    profiles.ExpressionsTask: "expressions:Expressions",
+    profiles.ProblemsTask: "problems:OwnProblems",
+    profiles.LeetCodeTask: "leetcode_data:LeetCode",
+}
 
 
 @cache
@@ -22,37 +36,8 @@ def of(settings: profiles.Task) -> Task:
 
 
 def _class_of(settings: profiles.Task) -> type[Task]:
-    if isinstance(settings, profiles.TopicsTask):
-        from qrpo_lib.tasks.topics import Topics
-
-        return Topics
-    if isinstance(settings, profiles.SketchesTask):
-        from qrpo_lib.tasks.sketches import Sketches
-
-        return Sketches
-    if isinstance(settings, profiles.WrittenTask):
-        from qrpo_lib.tasks.written_prompts import WrittenPrompts
-
-        return WrittenPrompts
-    if isinstance(settings, profiles.ChatDataTask):
-        from qrpo_lib.tasks.preference_data import ChatData
-
-        return ChatData
-    if isinstance(settings, profiles.DatasetTask | profiles.PointwiseTask):
-        from qrpo_lib.tasks.own_data import OwnData
-
-        return OwnData
-    if isinstance(settings, profiles.ExpressionsTask):
-        from qrpo_lib.tasks.expressions import Expressions
-
-        return Expressions
-    if isinstance(settings, profiles.ProblemsTask):
-        from qrpo_lib.tasks.problems import OwnProblems
-
-        return OwnProblems
-    from qrpo_lib.tasks.leetcode_data import LeetCode
-
-    return LeetCode
+    module, name = _CLASSES[type(settings)].split(":")
+    return getattr(import_module(f"qrpo_lib.tasks.{module}"), name)
 
 
 def check_available(profile: Profile) -> None:

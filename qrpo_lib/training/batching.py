@@ -15,7 +15,18 @@ def training_order(
 ) -> np.ndarray:
     """Random batches; inside a batch the rows are sorted by length, so that micro-batches need little padding.
 
-    With `last_batch="drop"` only whole batches of each epoch. Raises ValueError if there is none.
+    Parameters
+    ----------
+    lengths: of the rows' sequences, in tokens.
+    batch_size: rows of a batch.
+    epochs: how often each row comes.
+    seed: of the order.
+    last_batch: "keep" the short batch at the end, or "drop" what does not fill a batch, of each epoch.
+
+    Raises
+    ------
+    ValueError
+        No whole batch is left.
     """
     return _sorted_in_blocks(_epochs(len(lengths), batch_size, epochs, seed, last_batch), lengths, batch_size)
 
@@ -24,6 +35,11 @@ def epoch_order(lengths: Sequence[int], batch_size: int, epoch: int, seed: int) 
     """The rows of one epoch, from 0, in random batches as those of `training_order`; the last batch may be short.
 
     Where batches fill an epoch, the epochs one after the other are `training_order`.
+
+    Parameters
+    ----------
+    lengths, batch_size, seed: as of `training_order`.
+    epoch: its number, from 0.
     """
     generator = np.random.default_rng(seed)
     for _ in range(epoch):
@@ -36,7 +52,9 @@ def length_grouped_order(
 ) -> np.ndarray:
     """Batches of similar lengths, cut from random pools of `_POOL` batches, in random order; a short one comes last.
 
-    `last_batch` as in `training_order`.
+    Parameters
+    ----------
+    lengths, batch_size, epochs, seed, last_batch: as of `training_order`, whose errors this raises too.
     """
     epochs_in_order = _epochs(len(lengths), batch_size, epochs, seed, last_batch)
     order = _sorted_in_blocks(epochs_in_order, lengths, _POOL * batch_size)

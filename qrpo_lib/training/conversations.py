@@ -140,8 +140,19 @@ def completion_ids(
     The ids are those of the whole text with the completion in its place. Where a token would span the border, the
     completion is tokenised by itself: a sampled completion cannot reach into its prompt.
 
-    Raises UnusableAnswer for one in which an end token is written out, TemplateError for a template whose turn does not
-    end with one of `ends`.
+    Parameters
+    ----------
+    tokenizer: with a chat template, where the prompt is messages.
+    prompt, completion: a text each, or messages each.
+    ends: token ids that may end a turn.
+    options: of the chat template.
+
+    Raises
+    ------
+    UnusableAnswer
+        An end token is written out in the completion.
+    TemplateError
+        The template's turn does not end with one of `ends`.
     """
     start = prompt_ids(tokenizer, prompt, **options)
     if isinstance(prompt, str):

@@ -241,6 +241,8 @@ def _check_form(name: str, given: Any) -> None:
     messages = isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given)
     if not (isinstance(given, str) or messages):
         raise InputError(f"{name} is neither a text nor a list of messages, but a {type(given).__name__}.")
+    if messages and not all("role" in one for one in given):
+        raise InputError(f"a message of {name} has no role.")
 
 
 def _numbers(row: Mapping, of: tuple[str, ...]) -> dict[str, Any]:

@@ -105,6 +105,8 @@ class QRPOConfig(DPOConfig):
             changed.append("fp16")
         if changed:
             raise InputError(f"QRPOTrainer has no {', '.join(changed)}, which would change nothing here: leave it out.")
+        if not isinstance(self.length_normalization, bool):
+            raise InputError(f"length_normalization must be True or False, not {self.length_normalization!r}.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
         if self.truncation_mode != "keep_start":

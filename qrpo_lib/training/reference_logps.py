@@ -34,8 +34,17 @@ def log_probs(
     """log pi_ref of the completions of each row: for each column of `samples.reference_columns` float32 (rows,).
 
     The same code and precision as in training (`parallel.Forward`), on the device of this process; several processes
-    share the rows. `cache` is a folder: what was computed there before from the same weights, tokens and settings,
-    whatever the algorithm, is read and not computed again.
+    share the rows. In nats, summed over the completion's tokens.
+
+    Parameters
+    ----------
+    policy: the reference policy, or its folder.
+    tokenizer: of the policy; of it the padding token alone.
+    rows: as those of training: token ids of prompt and completions.
+    micro_batch_size: sequences of a forward pass.
+    precision: as in training.
+    cache: a folder: what was computed there before from the same weights, tokens and settings, whatever the algorithm,
+        is read and not computed again.
     """
     forward = parallel.forward(precision)
     model = causal_lm.without_dropout(causal_lm.loaded(policy, forward.weights))

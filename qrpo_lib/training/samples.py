@@ -166,9 +166,21 @@ def checked(
 ) -> list[dict]:
     """The columns that training uses, as plain numbers, with the first `num_ref_rewards` reference rewards of each row.
 
-    None for `num_ref_rewards` means as many as the first row has. Rewards that the algorithm does not need are taken
-    along, for the metrics, if the first row has them, and reference log-probabilities likewise. `context` is the number
-    of tokens that the model takes. Raises ValueError naming the first row that cannot be used.
+    Rewards that the algorithm does not need are taken along, for the metrics, if the first row has them, and reference
+    log-probabilities likewise.
+
+    Parameters
+    ----------
+    rows: as given.
+    split: what errors call them.
+    algorithm, settings: the loss and its settings.
+    num_ref_rewards: None for as many as the first row has.
+    context: the number of tokens that the model takes.
+
+    Raises
+    ------
+    ValueError
+        There are no rows, or one cannot be used: the first is named.
     """
     if not len(rows):
         raise ValueError(f"there are no {split} rows.")

@@ -89,7 +89,8 @@ def read(steps, name):
 
 def test_every_stage_is_a_job(steps):
     stages = {"initial_policy", "sft", "reference_sampling", "reference_evaluation", "reference_log_probs", "training"}
-    stages |= {"evaluation", "report", "log_ratios", "sample_answers", "alpaca_answers"}
+    # log-ratios beside: where the best checkpoint is the reference itself there are none
+    stages |= {"evaluation", "report", "sample_answers", "alpaca_answers"}
     missing = [name for name in stages if name not in steps]
     assert not missing
     for name in stages:
@@ -98,13 +99,13 @@ def test_every_stage_is_a_job(steps):
 
 
 def test_processes_that_train_share_the_gpus_and_others_have_one_each(reproduced):
-    """In order, for a group finds its own by its processes' numbers."""
-    lines = {tuple(line.split()) for line in (reproduced[0] / "devices").read_text().splitlines()}
+    """The job says no device of its (made-up) GPUs: a group finds its own, a task that works alone is left one."""
     of_kind = {}
-    for job, process, devices in lines:
+    for line in (reproduced[0] / "devices").read_text().splitlines():
+        job, process, devices = line.split()
         of_kind.setdefault(job.split("-")[1], set()).add((process, devices))
     for kind in ("sft", "reference_log_probs", "training"):
-        assert of_kind[kind] == {("0", "0,1"), ("1", "0,1")}
+        assert of_kind[kind] == {("0", "none"), ("1", "none")}
     assert of_kind["sampling"] == {("0", "0"), ("1", "1")}
 
 
@@ -122,13 +123,14 @@ def test_policies_are_saved_in_bfloat16_and_the_last_and_the_best_are_kept(steps
     assert set(answered["step"]) == set(range(1, last + 1))
 
 
-def test_training_starts_at_its_reference(steps):
+def test_training_starts_at_its_reference_and_leaves_it(steps):
     """DeepSpeed rounds products in another order than the pass over one model (`tests/training/test_groups.py`)."""
     history = pandas.read_csv(read(steps, "training") / "history.csv")
-    start = history[(history["step"] == 0) & (history["split"] == "validation")]
-    assert len(start) == 1
+    validation = history[history["split"] == "validation"].set_index("step")
     for side in ("chosen", "rejected"):
-        assert start[f"{side}_log_ratio"].item() == pytest.approx(0, abs=0.02)
+        ratios = validation[f"{side}_log_ratio"]
+        assert ratios.loc[0] == pytest.approx(0, abs=0.02)
+        assert abs(ratios.iloc[-1]) > 0.02
     assert np.isfinite(history["loss"]).all()
 
 

@@ -140,3 +140,24 @@ def test_a_million_prompts_with_fifty_references():
     references = rng.random((1_000_000, 50), dtype=np.float32)
     result = quantile_reward(np.full(1_000_000, 0.3, dtype=np.float32), references)
     assert result.mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / 5e7))
+
+
+@pytest.mark.parametrize("wide", ["rewards", "references"])
+@pytest.mark.parametrize("as_torch", [False, True])
+def test_rewards_of_two_precisions_are_compared_in_the_lower_one(wide, as_torch):
+    """0.7 is rounded down in single precision and 0.3 up: equal rewards stay equal on either side."""
+    values = np.array([0.3, 0.7])
+    rewards, references = values.astype(np.float32), values
+    if wide == "rewards":
+        rewards, references = references, rewards
+    if as_torch:
+        rewards, references = torch.from_numpy(rewards), torch.from_numpy(references)
+    for i in range(2):
+        assert float(quantile_reward(rewards[i : i + 1], references[i : i + 1][None])[0]) == 1
+
+
+def test_a_tensor_and_numbers_are_numpy():
+    found = quantile_reward(torch.tensor([0.5]), [[0.0, 1.0]])
+    assert isinstance(found, np.ndarray)
+    assert found.tolist() == [0.5]
+    assert quantile_reward([0.5], torch.tensor([[0.0, 1.0]])).tolist() == [0.5]

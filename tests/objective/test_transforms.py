@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from qrpo_lib.objective import transforms
 
@@ -414,3 +415,58 @@ def test_a_constant_is_its_own_partition_function():
         assert transforms.log_partition(f, 0.1) == pytest.approx(5.0)
     with pytest.raises(ValueError, match="keep the shape"):
         transforms.finite_log_partition(lambda t: t[:2], 0.1, 4)
+
+
+@pytest.mark.parametrize("name", ["identity", "log"])
+def test_one_beta_gives_a_float_and_an_array_an_array(name):
+    f = transforms.get(name)
+    functions = [
+        f.log_partition,
+        f.asymptotic_log_partition,
+        lambda beta: transforms.log_partition(name, beta),
+        lambda beta: transforms.log_partition(lambda t: t, beta),
+        lambda beta: transforms.finite_log_partition(name, beta, 5),
+        lambda beta: transforms.discrete_log_partition(name, beta, [0.25, 0.75]),
+    ]
+    for function in functions:
+        assert type(function(0.5)) is float
+        assert type(function(2)) is float
+        several = function(np.array([0.5, 2]))
+        assert several.shape == (2,)
+        assert several.tolist() == pytest.approx([function(0.5), function(2)])
+
+
+def test_parameters_may_be_in_the_mapping_or_beside_it():
+    whole = transforms.get({"name": "scaled-normal", "mu": 0.3, "sigma": 0.5})
+    beside = transforms.get({"name": "scaled-normal", "mu": 0.3}, sigma=0.5)
+    assert beside.log_partition(0.4) == whole.log_partition(0.4) == pytest.approx(0.3 / 0.4 + 0.5**2 / (2 * 0.4**2))
+    assert (whole.name, beside.name) == ("scaled-normal", "scaled-normal")
+    values = torch.tensor([0.2, 0.5], dtype=torch.float64)
+    assert whole(values).tolist() == pytest.approx((0.3 + 0.5 * special.ndtri(values.numpy())).tolist())
+
+
+@pytest.mark.parametrize("name", ["log", "normal"])
+def test_quantiles_are_clamped_from_both_sides(name):
+    """A quantile from elsewhere, above what n references allow or below it, is moved to the nearest allowed one."""
+    highest = 1.0 if name == "log" else 0.8
+    clamped = transforms.get(name).clamp(np.array([-0.5, 0.0, 0.5, 1.0, 1.5]), 5)
+    assert clamped.tolist() == [0.2, 0.2, 0.5, highest, highest]
+
+
+def test_a_round_has_no_expansion_of_its_own():
+    later = transforms.of_round("identity", 2)
+    assert (later.limit, later.slope) == (None, None)
+    with pytest.raises(ValueError, match="no small-beta expansion"):
+        later.asymptotic_log_partition(0.1)
+
+
+def test_an_empty_function_has_an_empty_integral():
+    """exp(-inf) = 0 everywhere: log Z is -inf."""
+    assert transforms.log_partition(lambda t: np.full_like(t, -np.inf), 0.5) == -np.inf
+
+
+def test_a_peak_at_either_end_is_found():
+    """Half of a bell of width s at 0 or 1: sqrt(pi / 2) s."""
+    for center in (0.0, 1.0):
+        value = transforms.log_partition(lambda t, center=center: -((t - center) ** 2) / (2 * 1e-5**2), 1.0)
+        assert value == pytest.approx(np.log(np.sqrt(np.pi / 2) * 1e-5), rel=1e-10)

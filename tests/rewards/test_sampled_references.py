@@ -94,10 +94,11 @@ def test_what_cannot_be_used(arguments, said):
 
 
 def test_reference_completions_without_a_reward_are_refused():
+    def never(prompts, completions):
+        return [float("nan")] * len(prompts)
+
     with pytest.raises(InputError, match="no finite reward"):
-        completed(
-            rows_with_texts(2), SampledReferences(lambda prompts, completions: [float("nan")] * len(prompts), n=2)
-        )
+        completed(rows_with_texts(2), SampledReferences(never, n=2, max_new_tokens=4))
 
 
 def test_a_model_that_is_sampled_wrongly_is_refused():

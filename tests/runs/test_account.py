@@ -17,7 +17,7 @@ def test_what_is_noted_is_read_back(tmp_path):
     noted = account.read(path)
     assert noted.rests_on == {"a-1", "b-2", "c-3"}
     assert noted.failed == {"training of é": "first: {error}", "other": "third"}
-    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][0] == {
+    assert next(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()) == {
         "rests_on": ["a-1", "b-2"]
     }
 

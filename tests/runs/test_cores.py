@@ -35,6 +35,18 @@ V1 = "12:pids:/a\n5:cpu,cpuacct:/a/b\n4:cpuset:/a\n"
         (V1, {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
         (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, None),
         (V1, {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "0", "cpu/a/b/cpu.cfs_period_us": "100000"}, None),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "1", "cpu/a/b/cpu.cfs_period_us": "4"}, 0.25),
+        # The controller alone, mounted under the name of both; a group whose name has a colon.
+        ("5:cpu:/a\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 3),
+        ("0::/a:b\n", {"a:b/cpu.max": "100000 50000"}, 2),
+        # Both versions at once: the smallest counts, whichever line it is of. A line 0 of version 1 is no version 2.
+        (
+            "5:cpu:/a\n0::/b\n",
+            {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000", "b/cpu.max": "100000 50000"},
+            0.5,
+        ),
+        ("0:pids:/a\n7::/a\n", {"a/cpu.max": "100000 50000"}, None),
         ("5:cpuset:/a\n", {"cpuset/a/cpu.cfs_quota_us": "1", "cpuset/a/cpu.cfs_period_us": "1"}, None),
         ("nonsense\n\n", {}, None),
         ("0::/\n", {"cpu.max": "garbage"}, None),
@@ -43,6 +55,12 @@ V1 = "12:pids:/a\n5:cpu,cpuacct:/a/b\n4:cpuset:/a\n"
 )
 def test_the_quota_of_either_version_of_cgroups(tmp_path, cgroup, files, quota):
     assert cores.cgroup_quota(machine(tmp_path, cgroup, files)) == quota
+
+
+def test_a_group_whose_name_is_no_utf8_is_no_error(tmp_path):
+    root = machine(tmp_path, "", {"cpu.max": "150000 100000"})
+    (root / "proc/self/cgroup").write_bytes(b"0::/\xff\n")
+    assert cores.cgroup_quota(root) == 1.5
 
 
 def test_without_cgroups_there_is_no_quota(tmp_path):

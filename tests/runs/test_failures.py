@@ -2,10 +2,13 @@
 
 import errno
 import os
+import tempfile
+import types
+from pathlib import Path
 
 import pytest
 
-from qrpo_lib.runs import failures
+from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
 
@@ -73,6 +76,59 @@ def test_an_error_of_its_own_words_on_a_full_disk(tmp_path, monkeypatch):
     assert f"The disk that holds {tmp_path} is full" in said
 
 
-def test_how_a_silent_process_ended():
-    assert failures.exit_text(-9) == "its process was killed (SIGKILL)"
-    assert failures.exit_text(3) == "its process ended with exit code 3"
+@pytest.mark.parametrize(
+    ("blocks", "files_left", "all_files", "full"),
+    [
+        (2**20 // 512 - 1, 100, 1000, True),
+        (2**20 // 512, 100, 1000, False),
+        (2**20, 7, 1000, True),
+        (2**20, 8, 1000, False),
+        (2**20, 0, 0, False),  # a file system that does not count files
+    ],
+)
+def test_a_disk_is_full_where_nothing_of_the_suite_can_be_written(
+    tmp_path, monkeypatch, blocks, files_left, all_files, full
+):
+    """Less than a MiB in blocks of 512 bytes, or fewer than 8 files."""
+    real = os.statvfs(tmp_path)
+    state = types.SimpleNamespace(f_bavail=blocks, f_frsize=512, f_favail=files_left, f_files=all_files)
+    monkeypatch.setattr(os, "statvfs", lambda path: state)
+    assert bool(failures.full_disk(tmp_path)) == full
+    monkeypatch.setattr(os, "statvfs", lambda path: state if path == tmp_path else real)
+    assert bool(failures.full_disk(tmp_path.parent, tmp_path / "not" / "there")) == full
+
+
+def test_of_a_chain_the_first_and_the_last_are_told():
+    middle = handled(handled(KeyError("a"), ValueError("b")), RuntimeError("c"))
+    assert failures.sentence(middle) == "KeyError: 'a' (and then RuntimeError: c)"
+    assert failures.sentence(handled(KeyError("a"), RuntimeError("c"), "none")) == "RuntimeError: c"
+
+
+def test_a_chain_that_bites_its_tail_ends():
+    first, second = ValueError("a"), KeyError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert failures.sentence(first) == "KeyError: 'b' (and then ValueError: a)"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_known_by_its_number_whatever_its_words(number):
+    assert failures.sentence(OSError(number, "kein Platz")).startswith("The disk is full")
+    assert "full" not in failures.sentence(OSError(errno.ENOENT, "kein Platz"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (-9, "its process was killed (SIGKILL)"),
+        (-200, "its process was killed (signal 200)"),
+        (0, "its process ended with exit code 0"),
+        (3, "its process ended with exit code 3"),
+        (None, "its process ended with exit code None"),
+    ],
+)
+def test_how_a_silent_process_ended(code, said):
+    assert failures.exit_text(code) == said
+
+
+def test_files_are_written_to_runs_figures_and_the_temporary_folder(runs_folder):
+    assert failures.disks() == (runs_folder, paths.project_root() / "figures", Path(tempfile.gettempdir()))

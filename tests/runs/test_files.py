@@ -107,3 +107,16 @@ def test_a_sealed_folder_is_whole_until_one_of_its_files_is_not(tmp_path):
     files.seal_folder(tmp_path)
     (tmp_path / "state.json").unlink()
     assert not files.is_sealed(tmp_path)
+
+
+def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_atomically(path, b"old")
+
+    def killed(descriptor):
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(OSError, match="killed"):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"

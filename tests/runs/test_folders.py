@@ -1,16 +1,13 @@
 import json
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 
 import pytest
 
-from qrpo_lib.runs import code_version, files, folders, paths, products, records
+from qrpo_lib.runs import code_version, files, folders, records
 from qrpo_lib.runs.keys import Step
 
 
@@ -26,19 +23,6 @@ def test_a_complete_step_is_not_made_again(runs_folder):
     folder = folders.complete(step(a=1), write("first"))
     assert folders.complete(step(a=1), write("second")) == folder
     assert (folder / "out.txt").read_text() == "first"
-
-
-def test_key_depends_on_parameters_inputs_and_code():
-    base = step(a=1)
-    keys = {
-        base.key,
-        step(a=2).key,
-        Step("work", {"a": 1}, inputs=(step(a=3),), code=("statistics",)).key,
-        Step("work", {"a": 1}, inputs=(step(a=4),), code=("statistics",)).key,
-        Step("work", {"a": 1}, code=("style",)).key,
-    }
-    assert len(keys) == 5
-    assert step(a=1).key == base.key
 
 
 def test_a_failed_step_leaves_no_complete_folder_and_starts_afresh(runs_folder):
@@ -64,43 +48,6 @@ def test_a_resumable_step_finds_what_was_left(runs_folder):
         step(a=1), lambda folder: (folder / "all").write_bytes((folder / "shard").read_bytes() + b"2"), resumable=True
     )
     assert (folder / "all").read_bytes() == b"12"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda record: None,
-        lambda record: [],
-        lambda record: 3,
-        lambda record: record | {"key": "0123456789ab"},
-        lambda record: record | {"outputs": ["out.txt"]},
-        lambda record: record | {"outputs": {"out.txt": "abc"}},
-        lambda record: record | {"outputs": {"out.txt": {"sha256": "abc"}}},
-        lambda record: record | {"outputs": {"../out.txt": {"bytes": 1}}},
-        lambda record: {name: value for name, value in record.items() if name != "outputs"},
-    ],
-)
-def test_a_record_of_another_type_is_refused_and_left_out_of_lists(runs_folder, change):
-    folder = folders.complete(step(a=1), write("whole"))
-    assert [path for path, _ in records.read_all()] == [folder]
-    path = folder / records.RECORD
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(records.CorruptedRunError, match=f"corrupted.*record.json.*qrpo clean --run {folder.name}"):
-        step(a=1).is_complete()
-    assert records.read_all() == []
-
-
-def test_a_large_file_is_compared_too_and_hashed_once(runs_folder, monkeypatch):
-    hashed, plain = [], files.file_sha256
-    monkeypatch.setattr(files, "LARGE", 4)
-    monkeypatch.setattr(files, "file_sha256", lambda path: hashed.append(path.name) or plain(path))
-    folder = folders.complete(step(a=1), write("weights"))
-    for _ in range(3):
-        assert step(a=1).is_complete()
-    assert hashed == ["out.txt"]
-    (folder / "out.txt").write_text("weighty")  # as many bytes
-    with pytest.raises(records.CorruptedRunError, match=r"out\.txt has changed"):
-        step(a=1).is_complete()
 
 
 def test_made_again_the_old_result_stays_until_the_new_one_is_whole(runs_folder):
@@ -141,56 +88,6 @@ def test_code_that_was_edited_while_it_worked_completes_nothing(runs_folder, tmp
     assert made.folder.exists() == (not refused)
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "record"])
-def test_a_corrupted_folder_is_refused_in_one_sentence_that_says_what_to_do(runs_folder, harm):
-    folder = folders.complete(step(a=1), write("whole"))
-    if harm == "change":
-        (folder / "out.txt").write_text("wh0le")
-    elif harm == "remove":
-        (folder / "out.txt").unlink()
-    else:
-        (folder / records.RECORD).write_text("{")
-    with pytest.raises(records.CorruptedRunError, match=f"corrupted.*qrpo clean --run {folder.name}"):
-        step(a=1).is_complete()
-
-
-def test_record_says_what_determined_the_result(runs_folder):
-    source = step(a=0)
-    folders.complete(source, write("source"))
-    made = Step("next", {"b": [1, 2]}, inputs=(source,), code=("statistics",))
-    record = json.loads((folders.complete(made, write("x"), seed=5) / records.RECORD).read_text())
-    assert record["parameters"] == {"b": [1, 2]}
-    assert record["inputs"] == {"work": source.key}
-    assert record["seed"] == 5
-    assert record["outputs"]["out.txt"]["bytes"] == 1
-    expected = {"versions", "git", "host", "processor", "slurm_job", "started", "seconds", "peak_memory_mb"}
-    assert expected <= record.keys()
-
-
-@pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="x86-64 Linux alone is told apart"
-)
-def test_record_names_the_vector_instructions_that_kernels_are_chosen_by(runs_folder):
-    import torch
-
-    record = json.loads((folders.complete(step(a=1), write("x")) / records.RECORD).read_text())
-    capability = torch.backends.cpu.get_cpu_capability()
-    assert record["processor"]["vector_instructions"] == (capability if capability in ("AVX2", "AVX512") else "other")
-    assert record["processor"]["name"]
-
-
-def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, monkeypatch):
-    names = ["NVIDIA GH200 120GB", "NVIDIA H100"]
-    cuda = types.SimpleNamespace(
-        is_available=lambda: True, device_count=lambda: len(names), get_device_name=lambda number: names[number]
-    )
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
-    products.chosen.cache_clear()  # this process may have multiplied already, with the torch that is there
-    assert json.loads((folders.complete(step(a=1), write("x")) / records.RECORD).read_text())["gpus"] == names
-    monkeypatch.delitem(sys.modules, "torch")
-    assert json.loads((folders.complete(step(a=2), write("x")) / records.RECORD).read_text())["gpus"] == []
-
-
 _SLOW_STEP = """
 import sys, time
 from qrpo_lib.runs import files, folders, paths, records
@@ -226,78 +123,6 @@ def test_two_processes_do_not_make_the_same_step_twice(runs_folder):
     assert first.wait() == 0
     assert second.wait() == 0
     assert second.stdout.read() == ""  # it waited and found the result
-
-
-def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    files.write_atomically(path, b"old")
-
-    def killed(descriptor):
-        raise OSError("killed")
-
-    monkeypatch.setattr(os, "fsync", killed)
-    with pytest.raises(OSError, match="killed"):
-        files.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-# --- which commit the code is of --------------------------------------------------------------------------------------
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def recorded(package, **environment):
-    """What a copy of the package records about git, in a process of its own."""
-    code = "import json; from qrpo_lib.runs import records; print(json.dumps(records._git()))"
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=package.parent,
-        env=os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
-    )
-    return json.loads(answer.stdout)
-
-
-@pytest.fixture
-def outer(tmp_path):
-    """A repository of something else, with this package unpacked below it."""
-    (tmp_path / "notes.txt").write_text("other work")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "notes.txt")
-    git(tmp_path, "commit", "--quiet", "-m", "other work")
-    ignored = shutil.ignore_patterns("__pycache__")
-    return shutil.copytree(paths.PACKAGE, tmp_path / "unpacked" / "qrpo_lib", ignore=ignored)
-
-
-def test_the_commit_of_a_repository_around_an_unpacked_archive_is_not_recorded(outer):
-    assert recorded(outer) is None
-    assert recorded(outer, GIT_DIR=str(outer.parent.parent / ".git")) is None
-
-
-def test_an_empty_repository_has_no_commit(outer):
-    git(outer.parent, "init", "--quiet")
-    assert recorded(outer) is None
-
-
-@pytest.mark.parametrize("top", ["project", "outer"])
-def test_the_commit_of_the_repository_that_tracks_the_package_is_recorded(outer, top):
-    root = outer.parent if top == "project" else outer.parent.parent
-    git(root, "init", "--quiet")
-    git(root, "add", ".")
-    git(root, "commit", "--quiet", "-m", "code")
-    commit = git(root, "rev-parse", "HEAD")
-    (outer.parent / "elsewhere.txt").write_text("no code")
-    assert recorded(outer) == {"commit": commit, "dirty": False}
-    assert recorded(outer, GIT_DIR="/nowhere/.git") == {"commit": commit, "dirty": False}
-    with open(outer / "topics.py", "a") as stream:
-        stream.write("# changed")
-    assert recorded(outer) == {"commit": commit, "dirty": True}
 
 
 def parts(*names):
@@ -371,3 +196,83 @@ def test_of_processes_that_train_together_one_prepares_the_data(runs_folder, tmp
     for folder in made:
         assert sorted(path.name for path in folder.iterdir()) == [records.RECORD, "rows.txt"]
         records.check(folder)
+
+
+def made_by(step, make, shared=None):
+    """The step with makers of a test: those of a step are functions of the package, whose code counts."""
+    object.__setattr__(step, "make", make)
+    object.__setattr__(step, "shared", shared)
+    return step
+
+
+def test_a_step_is_made_with_all_that_it_rests_on(runs_folder):
+    made = []
+
+    def making(name):
+        def make(folder):
+            made.append(name)
+            (folder / "out.txt").write_text(name)
+
+        return make
+
+    source = made_by(Step("source", {}, seed=3), making("source"))
+    middle = made_by(Step("middle", {}, inputs=(source,)), making("middle"), shared=lambda: made.append("shared"))
+    top = made_by(Step("top", {}, inputs=(middle, source)), making("top"))
+    assert folders.make(top) == top.folder
+    assert made == ["source", "shared", "middle", "top"]
+    assert json.loads((source.folder / records.RECORD).read_text())["seed"] == 3
+    folders.make(top)
+    folders.discard(middle.folder)
+    assert not middle.folder.exists()
+    folders.make(top)  # what is there is not asked for what it rested on
+    assert made == ["source", "shared", "middle", "top"]
+    folders.make(middle)
+    assert made[4:] == ["shared", "middle"]
+    assert list((runs_folder / ".partial").iterdir()) == []
+
+
+def test_a_resumable_step_is_made_in_what_was_left_and_its_shards_go_with_it(runs_folder):
+    resumed = made_by(Step("work", {}, resumable=True), lambda folder: (folder / "left").rename(folder / "whole"))
+    resumed.partial.mkdir(parents=True)
+    (resumed.partial / "left").write_text("1")
+    resumed.shards.mkdir(parents=True)
+    (resumed.shards / "shard-1").write_text("1")
+    with folders.lock(f"{resumed.folder_name}.shard-1"), folders.lock("other-0123456789ab.shard-1"):
+        pass
+    assert (folders.make(resumed) / "whole").read_text() == "1"
+    assert not resumed.shards.exists()
+    assert sorted(path.name for path in (runs_folder / ".locks").iterdir()) == [
+        "other-0123456789ab.shard-1.lock",
+        f"{resumed.folder_name}.lock",
+    ]
+
+
+def test_who_writes_results_of_a_group(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert folders.is_main_process()
+    for rank, main in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert folders.is_main_process() == main
+
+
+def test_what_an_interrupted_removal_left_is_in_nobodys_way(runs_folder):
+    folder = folders.complete(step(a=1), write("first"))
+    aside = runs_folder / ".partial" / f".discarded-{folder.name}-{os.getpid()}"
+    (aside / "rest").mkdir(parents=True)
+    folders.discard(folder)
+    assert not folder.exists()
+    assert not aside.exists()
+
+
+def test_the_code_of_further_source_counts_too_while_it_works(runs_folder, tmp_path, monkeypatch):
+    """A notebook's cells reach code of the package that an edit changes under them."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "some.py").write_text("def f():\n    return 1\n")
+    for module in (folders, code_version):
+        monkeypatch.setattr(module, "own_package", lambda: code_version.Package(package))
+    code_version.code_version.cache_clear()
+    monkeypatch.setattr(folders, "_STARTED", time.time() - 3600)
+    made = Step("made", {}, source="from package.some import f\nf()")
+    with pytest.raises(folders.CodeChangedError, match="edited while"):
+        folders.complete(made, lambda folder: (package / "some.py").write_text("def f():\n    return 2\n"))

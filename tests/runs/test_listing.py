@@ -10,6 +10,7 @@ import sys
 
 import made_runs
 import pytest
+from rich.console import Console
 
 from qrpo_lib.experiment import grid
 from qrpo_lib.profiles import settings as profiles
@@ -139,3 +140,145 @@ def test_without_a_runs_folder_there_is_nothing(runs_folder, capsys):
     assert output(capsys, "--json") == "[]\n"
     assert output(capsys, "--csv") == ",".join(listing.COLUMNS) + "\n"
     assert not runs_folder.exists()
+
+
+def recorded(name, key, parameters=None, **others):
+    return {"name": name, "key": key, "parameters": parameters or {}, "inputs": {}, "seed": None} | others
+
+
+def written(runs_folder, *made):
+    """Run folders that hold these records and nothing else."""
+    for record in made:
+        folder = runs_folder / f"{record['name']}-{record['key']}"
+        folder.mkdir(parents=True)
+        (folder / records.RECORD).write_text(json.dumps(record))
+    return {row.name: row for row in listing.rows()}
+
+
+TASK = {"task": {"name": "topics", "length_bonus": 0.5}}
+CHAIN = [
+    recorded("initial_policy", "a" * 12, {"policy": {"source": "tiny"}}, seed=4),
+    recorded("sft", "b" * 12, TASK, inputs={"initial_policy": "a" * 12}),
+    recorded("reference_sampling", "c" * 12, inputs={"sft": "b" * 12}),
+    recorded(
+        "training",
+        "d" * 12,
+        {
+            "algorithm": "qrpo",
+            "training": {"setting": "offline"},
+            "loss": {
+                "beta": 0.1,
+                "learning_rate": 1e-4,
+                "num_ref_rewards": 3,
+                "transform": {"name": "scaled-normal", "mu": 0, "sigma": 0.5},
+                "partition": "exact",
+            },
+            "seed": 2,
+        },
+        inputs={"reference_sampling": "c" * 12, "initial_policy": "a" * 12, "gone": "f" * 12},
+        started="2026-03-04T05:06:07+00:00",
+        seconds=90,
+    ),
+    recorded(
+        "iterative",
+        "e" * 12,
+        {"plan": {"rounds": 2, "quantiles": "fixed"}, "round": 1, "training": {"setting": "x"}},
+        inputs={"training": "d" * 12},
+    ),
+    recorded(
+        "notebook-results-tables",
+        "0" * 12,
+        {"notebook": "results/tables", "parameters": {"arm": "chat", "figures": "figures/tiny", "seed": 1}},
+        inputs={"training": "d" * 12},
+    ),
+    recorded("evaluation", "9" * 12, inputs={"notebook-results-tables": "0" * 12}),
+]
+
+
+def test_a_row_says_what_its_record_and_those_it_rests_on_say(runs_folder):
+    rows = written(runs_folder, *CHAIN)
+    trained = rows["training"]
+    assert trained == listing.Row(
+        folder="training-dddddddddddd",
+        name="training",
+        key="d" * 12,
+        algorithm="qrpo",
+        setting="offline",
+        beta=0.1,
+        learning_rate=1e-4,
+        num_ref_rewards=3,
+        transform="scaled-normal(0, 0.5)",
+        partition="exact",
+        seed=2,
+        task="topics, length bonus 0.5",
+        policy="tiny",  # that it starts from itself: the reference it samples from is of a step before
+        started="2026-03-04T05:06:07+00:00",
+        seconds=90.0,
+    )
+    assert rows["sft"].policy == "tiny"
+    assert rows["reference_sampling"].policy == "tiny, fine-tuned"
+    assert rows["initial_policy"].seed == 4
+    assert (rows["initial_policy"].task, rows["initial_policy"].algorithm) == (None, None)
+
+
+def test_a_round_is_qrpos_and_says_its_plan_and_a_notebook_its_parameters(runs_folder):
+    rows = written(runs_folder, *CHAIN)
+    round_1, notebook = rows["iterative"], rows["notebook-results-tables"]
+    assert (round_1.algorithm, round_1.setting) == ("qrpo", None)
+    assert round_1.detail == "round 1 of rounds 2, quantiles fixed"
+    assert (round_1.task, round_1.policy) == ("topics, length bonus 0.5", "tiny")
+    assert notebook.detail == "arm chat, seed 1"
+    assert (notebook.policy, notebook.task) == (None, None)
+    # What came of a notebook, whose inputs may be of several tasks, is of none that is known.
+    assert (rows["evaluation"].policy, rows["evaluation"].task) == (None, None)
+
+
+def test_wishes_are_met_by_value_whatever_the_spelling(runs_folder):
+    written(runs_folder, *CHAIN)
+    rows = listing.rows()
+
+    def names(*arguments, **wanted):
+        return [row.name for row in listing.matching(rows, *arguments, **wanted)]
+
+    assert names(algorithm="QRPO", beta=0.1 + 1e-9) == ["training"]
+    assert names(beta=0.1001) == names(algorithm="dpo") == names(["train"], beta=0.2) == []
+    assert names(["training-dd"]) == names(["training"], seed=None) == ["training"]
+    assert names(["sft", "training"]) == ["sft", "training"]
+    assert names(seed=4) == ["initial_policy"]
+    assert len(names()) == len(CHAIN)
+
+
+def shown(found):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(listing.render(found))
+    return console.export_text().rstrip().splitlines()
+
+
+def test_tables_tell_once_what_their_rows_share(runs_folder):
+    others = [
+        CHAIN[3] | {"key": "1" * 12, "seconds": 599.6},
+        CHAIN[3] | {"key": "2" * 12, "seconds": 600, "started": "x"},
+    ]
+    others[0] = others[0] | {"parameters": CHAIN[3]["parameters"] | {"seed": 7}}
+    written(runs_folder, *CHAIN, *others)
+    lines = shown(listing.matching(listing.rows(), ["training", "notebook-results-tables"]))
+    told = ", task topics, length bonus 0.5, policy tiny, setting offline, n 3, transform scaled-normal(0, 0.5)"
+    assert lines[0] == f"training: 3{told}, partition exact"
+    assert lines[1].split() == ["run", "folder", "algorithm", "beta", "rate", "seed", "made", "(UTC)", "took"]
+    assert [line.split() for line in lines[2:5]] == [
+        ["training-dddddddddddd", "qrpo", "0.1", "0.0001", "2", "03-04", "05:06", "90", "s"],
+        ["training-222222222222", "qrpo", "0.1", "0.0001", "2", "x", "10", "min"],
+        ["training-111111111111", "qrpo", "0.1", "0.0001", "7", "03-04", "05:06", "600", "s"],
+    ]
+    assert lines[5:7] == ["", "notebook: 1"]
+    assert lines[7].split() == ["run", "folder", "detail"]
+
+
+def test_forms_for_programs_have_every_column(runs_folder):
+    written(runs_folder, CHAIN[0])
+    (row,) = listing.rows()
+    assert json.loads(listing.as_json([row])) == [{name: getattr(row, name) for name in listing.COLUMNS}]
+    header, line = listing.as_csv([row]).splitlines()
+    assert header.split(",") == list(listing.COLUMNS)
+    values = ["initial_policy-aaaaaaaaaaaa", "initial_policy", "a" * 12, *[""] * 7, "4", "", "tiny", "", "", ""]
+    assert line.split(",") == values

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from qrpo_lib.runs import progress
 
@@ -48,3 +49,40 @@ def test_a_part_of_what_is_under_way_moves_the_bar_and_news_alone_shows(monkeypa
     assert "step 2" in shown
     assert "step 3" in shown  # though nothing more is done
     assert "too soon" not in shown
+
+
+def test_a_full_disk_stops_no_work_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    monkeypatch.setenv("QRPO_STATUS", str(path))
+
+    def full(self, text):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with progress.bar("sampling") as report, monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        report(1, 1)
+        patch.setattr(Path, "write_text", lambda self, text: (_ for _ in ()).throw(OSError(28, "full")))
+        report(1, 1)
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parts_are_told_to_hundredths(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    monkeypatch.setenv("QRPO_STATUS", str(path))
+    with progress.bar("grid") as report:
+        report(3.14159, 3)
+        assert json.loads(path.read_text())["done"] == 3.14
+
+
+def test_a_bar_is_gone_when_its_work_is_done_and_says_all_at_its_end(monkeypatch, capsys):
+    monkeypatch.delenv("QRPO_STATUS", raising=False)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 10.0)
+    with progress.bar("grid") as report:
+        report(1.23456, 5, "first")
+        assert "1.23/5" in capsys.readouterr().err
+        report(2, 5, "too soon")
+        assert "too soon" not in capsys.readouterr().err
+        report(5, 5)
+        assert "5/5" in capsys.readouterr().err
+    assert capsys.readouterr().err.rstrip(" ").endswith("\r")  # the line is cleared

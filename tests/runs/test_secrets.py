@@ -96,3 +96,9 @@ def test_a_profile_may_name_a_secret(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('extends = "tiny"\n[dispatch]\nsetup = ["export HF_TOKEN=$MY_TOKEN", "module load cuda/12.8"]\n')
     assert profiles.load(str(path)).dispatch.setup
+
+
+def test_of_values_that_hold_each_other_the_longest_is_masked_whole(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "zebras")
+    monkeypatch.setenv("B_TOKEN", "aaa-zebras-aaa")
+    assert secrets.mask("x zebras aaa-zebras-aaa") == "x <A_TOKEN> <B_TOKEN>"

@@ -59,6 +59,52 @@ def test_what_was_made_anew_counts_once():
     assert sorted(one["key"] for one in times.last([new, old, other])) == ["b", "c"]
 
 
+def test_the_newest_of_two_that_differ_in_nothing_is_taken_and_differences_are_kept():
+    first = record("training", 1.0, key="a", inputs={"sft": "1"}, seed=1, started="2026-01-01")
+    assert times.last([first, first | {"key": "b"}])[0]["key"] == "b"  # made in the same second: the later one
+    assert len(times.last([first, first | {"seed": 2}])) == 2
+    assert len(times.last([first, first | {"inputs": {"sft": "1", "x": "2"}}])) == 2
+    assert len(times.last([first, first | {"name": "sft"}])) == 2
+    # What was made anew because its input was: one step, though the input's key is another.
+    assert len(times.last([first, first | {"inputs": {"sft": "9"}}])) == 1
+    assert len(times.last([first | {"inputs": None}, first | {"inputs": {}}])) == 1
+
+
+def test_a_record_that_says_nothing_takes_no_time_from_its_notebook():
+    records = [record("notebook-a", 5.0, key="n"), record("training", None, made_for="n", wall=None)]
+    training, notebook = times.phases([*records, record("notebook-b", 2.0, key="m")])
+    assert (notebook.name, notebook.steps, notebook.processor_seconds) == (times.NOTEBOOKS, 2, 7.0)
+    assert (training.processor_seconds, training.wall_seconds, training.unknown) == (None, 0.0, 1)
+
+
+def rendered(*phases):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(times.render(phases))
+    return [line.split("  ") for line in console.export_text().splitlines()]
+
+
+def cells(line):
+    return [cell.strip() for cell in line if cell.strip()]
+
+
+def test_the_table_has_a_line_for_each_phase_and_one_for_all():
+    lines = rendered(
+        times.Phase("sft", 4, 9.96, 12.0),
+        times.Phase("training", 3, 1230.04, 2000.0, unknown=1),
+        times.Phase("old", 2, None, 10.0, unknown=2),
+    )
+    assert [cells(line) for line in lines] == [
+        ["phase", "steps", "processor s", "share", "a step", "wall s"],
+        ["sft", "4", "10.0", "1%", "2.5", "12"],
+        ["training (1 not recorded)", "3", "1,230", "99%", "615", "2,000"],
+        ["old", "2", "not recorded", "10"],
+        ["all", "9", "1,240", "2,022"],
+    ]
+    assert len({sum(map(len, line)) + 2 * (len(line) - 1) for line in lines}) == 1  # numbers end below each other
+    [_, none, every] = [cells(line) for line in rendered(times.Phase("sft", 1, 0.0, 0.0))]
+    assert (none, every) == (["sft", "1", "0.0", "0.0", "0.0"], ["all", "1", "0.0", "0.0"])
+
+
 def test_a_record_has_the_processor_seconds_of_its_step_and_of_its_children(monkeypatch, tmp_path, capsys):
     """Measured against the operating system's count for work of known length; and the command shows it."""
     monkeypatch.setenv("QRPO_RUNS", str(tmp_path))

@@ -16,7 +16,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from qrpo_lib.runs.code_version import package_file
-from qrpo_lib.sampling import engines, growing_cache, transformers_engine, vllm_engine
+from qrpo_lib.sampling import engines, growing_cache, transformers_engine, vllm_engine, vllm_worker
 from qrpo_lib.sampling import sampler as sampling
 
 VOCABULARY, EOS = 7, 0
@@ -328,6 +328,17 @@ def test_an_engine_that_fails_says_why(no_vllm, monkeypatch, folder):
     monkeypatch.setenv("QRPO_VLLM_PYTHON", sys.executable)  # a Python without vLLM
     with pytest.raises(RuntimeError, match=r"exit code 1(.|\n)*No module named 'vllm'"):
         sample(folder, backend="vllm")
+
+
+def test_on_a_gpu_every_request_has_a_seed_of_its_own():
+    """vLLM's model runner there ignores the process's seed, and adds a sample's number to its request's."""
+    seeds = vllm_worker._request_seeds(0, 2000, is_cpu=False)
+    assert seeds == vllm_worker._request_seeds(0, 3000, is_cpu=False)[:2000]
+    drawn_with = {seed + sample for seed in seeds for sample in range(50)}
+    assert len(drawn_with) == 2000 * 50
+    assert drawn_with.isdisjoint(vllm_worker._request_seeds(1, 2000, is_cpu=False))
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert vllm_worker._request_seeds(0, 3, is_cpu=True) == [None] * 3  # vLLM refuses them there
 
 
 @pytest.mark.slow

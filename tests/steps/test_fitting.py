@@ -293,6 +293,7 @@ def test_reference_log_probabilities_are_a_step_that_trainings_share(monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(reference_logps, "log_probs", lambda *a, **k: _raise())
         train, validation = reference_log_probs.added(profile, training_pairs.of(profile))
+        fitting.run(in_setting("off-policy-best", **{"qrpo.beta": 0.7}), "qrpo", 0)
     policy = AutoModelForCausalLM.from_pretrained(reference_policy.run(profile)).eval()
     for row in (train[0], train[-1], validation[-1]):
         for side in ("chosen", "rejected"):

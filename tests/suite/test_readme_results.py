@@ -33,8 +33,8 @@ LINES = {
             "tiny/chat/off-policy-best-at-large-beta",
             "supported",
         ),
+        "off-policy, more reference rewards help": ("tiny/chat/scales-off-policy", "supported"),
         "Undecided: which algorithm is best": ("tiny/chat/qrpo-first-or-ties", "undecided"),
-        "whether more reference rewards help": ("tiny/chat/scales-off-policy", "undecided"),
         "log": ("tiny/chat/log-not-better", "undecided"),
         "rounds": ("tiny/chat/rounds-equal-one-stage", "undecided"),
         "online data": ("tiny/chat/online-beats-offline", "undecided"),
@@ -46,10 +46,9 @@ LINES = {
     },
     "*Code*": {
         "QRPO gains": ("tiny/code/qrpo-raises-reward", "supported"),
-        "of DPO and REBEL no gain over SFT is seen": [
-            (f"tiny/code/{name}-raises-reward", "undecided") for name in ("dpo", "rebel")
-        ],
-        "SimPO's best checkpoint is SFT": ("tiny/code/simpo-raises-reward", "not testable"),
+        "is first or ties": ("tiny/code/qrpo-first-or-ties", "supported"),
+        "REBEL and DPO gain too": [(f"tiny/code/{name}-raises-reward", "supported") for name in ("dpo", "rebel")],
+        "That SimPO falls short is contradicted": ("tiny/code/simpo-falls-short-on-code", "contradicted"),
     },
     "*Length bias*": {
         "not testable where no algorithm is biased": ("tiny/chat/less-length-bias", "not testable"),
@@ -90,7 +89,7 @@ def numbers():
     tests = re.search(r"\((\d+) tests\)", claims.get("many-values-continuous").rule)[1]
     return [
         f"all algorithms gain {min(gains):.2f} to {max(gains):.2f} over SFT",
-        f"whether more reference rewards help ({scaling} from {counts[0].strip()} to {counts[-1].strip(' ,;')})",
+        f"more reference rewards help ({scaling} from {counts[0].strip()} to {counts[-1].strip(' ,;')})",
         f"QRPO gains {points} points {ends} over SFT",
         f"a pass rate of {tests} tests",
     ]

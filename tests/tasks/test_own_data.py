@@ -164,6 +164,9 @@ def test_pointwise_is_qrpos_alone(folder):
         ([pair(0)] * 9, "no rows for the split"),
         ([pair(i) | {"weight": 1.0} for i in range(8)] + [pair(8) | {"weight": 2.0}], "weight of a row is for"),
         ([pair(i) | {"tools": [{"name": "x"}]} for i in range(9)], "tools of a row is for QRPOTrainer"),
+        ([pair(i) | {"chosen_reward": [1.0]} for i in range(9)], "row 0: chosen_reward must be one number"),
+        ([pair(i) | {"reference_rewards": 0.5} for i in range(9)], "row 0: reference_rewards must be a list"),
+        ([pair(i) | {"prompt": "a"} for i in range(9)], "row 0: its prompt is a text"),
     ],
 )
 def test_data_that_cannot_be_used(rows, said, folder):

@@ -1,4 +1,6 @@
+import inspect
 import json
+import typing
 
 import datasets
 import pytest
@@ -9,8 +11,8 @@ from qrpo_lib.models import chat_template, hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy
+from qrpo_lib.tasks import base, topics
 from qrpo_lib.tasks import registry as tasks
-from qrpo_lib.tasks import topics
 
 ULTRA = "HuggingFaceH4/ultrafeedback_binarized"
 EOS = 2
@@ -265,3 +267,13 @@ def test_a_hub_profile_runs_from_its_data_to_the_trained_policy(hub_profile, run
     assert evaluation.load(answered).groupby("split").size().to_dict() == {"selection": 6 * 2}
     last = checkpoint_evaluation.report(profile, "qrpo", 0, fitting.last_step(made))
     assert evaluation.load(last).groupby("split").size().to_dict() == {"reporting": 5 * 2}
+
+
+def test_every_kind_of_task_that_a_profile_can_name_has_its_class():
+    """And a class of its own settings: two kinds share one only where the settings say what differs."""
+    named = set(typing.get_args(typing.get_args(profiles.Task)[0]) or typing.get_args(profiles.Task))
+    assert named == set(tasks._CLASSES)
+    for kind in named:
+        settings = kind.model_construct()
+        assert issubclass(tasks._class_of(settings), base.Task)
+        assert not inspect.isabstract(tasks._class_of(settings))

@@ -20,6 +20,10 @@ TEMPLATE = (
 )
 
 
+def messages_of(text):
+    return [{"role": "user", "content": text}]
+
+
 @pytest.fixture
 def words():
     """w0, w2, w3, ... split at spaces, with a chat template."""
@@ -27,10 +31,6 @@ def words():
     backend = Tokenizer(models.WordLevel(ids, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE)
-
-
-def messages(text):
-    return [{"role": "user", "content": text}]
 
 
 def answer(text):
@@ -67,6 +67,7 @@ def pointwise(rows):
         ({"completion": answer("w5")}, "its prompt is a text"),
         ({"completion": 5}, "completion is neither a text nor a list of messages"),
         ({"prompt": 5}, "prompt is neither a text nor a list of messages"),
+        ({"prompt": [*messages_of("w3"), {"content": "w4"}], "completion": "w5"}, "a message of prompt has no role"),
     ],
 )
 def test_rows_that_would_be_misread(changes, said, words, tmp_path):
@@ -146,7 +147,7 @@ def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
 
 
 def conversation(prompt=None):
-    return [ROW | {"prompt": prompt or messages("w3"), "completion": answer("w5")}]
+    return [ROW | {"prompt": prompt or messages_of("w3"), "completion": answer("w5")}]
 
 
 def test_what_a_template_says_about_a_system_message(words, tmp_path):
@@ -155,7 +156,7 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
     )
     trainer(tmp_path, conversation(), words)
     with pytest.raises(InputError, match=r"row 0: the chat template refuses it \(no system role\)"):
-        trainer(tmp_path, conversation([{"role": "system", "content": "w9"}, *messages("w3")]), words)
+        trainer(tmp_path, conversation([{"role": "system", "content": "w9"}, *messages_of("w3")]), words)
 
 
 def test_a_template_without_a_generation_prompt(words, tmp_path):
@@ -229,6 +230,17 @@ def test_a_reward_is_given_what_it_names(words, tmp_path):
     assert made.train_dataset["ref_rewards"][0] == [1.0, 1.0]
 
 
+def test_a_reward_that_asks_for_more_than_the_rows_have(words, tmp_path):
+    def reward(prompts, completions, completion_ids):
+        raise AssertionError
+
+    row = bare(reward=1.0)  # so that nothing is to be scored before the sampling
+    references = SampledReferences(reward, n=2, max_new_tokens=3)
+    with pytest.raises(InputError, match="asks for completion_ids"):
+        trainer(tmp_path, [row], words, reference_rewards=references)
+    assert not references.completions
+
+
 def test_whole_conversations_beside_a_text_are_sampled_and_scored_as_conversations(words, tmp_path):
     seen = []
 
@@ -236,9 +248,9 @@ def test_whole_conversations_beside_a_text_are_sampled_and_scored_as_conversatio
         seen.extend(zip(prompts, completions, strict=True))
         return [float(i) for i in range(len(prompts))]
 
-    row = {"prompt": "w3", "chosen": messages("w3") + answer("w5"), "rejected": messages("w3") + answer("w6")}
+    row = {"prompt": "w3", "chosen": messages_of("w3") + answer("w5"), "rejected": messages_of("w3") + answer("w6")}
     trainer(tmp_path, [row], words, reference_rewards=SampledReferences(reward, n=2, max_new_tokens=3))
-    assert [prompt for prompt, _ in seen] == [messages("w3")] * 4
+    assert [prompt for prompt, _ in seen] == [messages_of("w3")] * 4
     assert [completion[0]["role"] for _, completion in seen] == ["assistant"] * 4
 
 
@@ -290,6 +302,7 @@ def test_models_that_cannot_be_used(place, make, said, tmp_path):
         ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
         ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
         ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
+        ({"length_normalization": "trainable_tokens"}, "must be True or False"),
     ],
 )
 def test_settings_that_would_do_nothing(changes, said, tmp_path):

@@ -1,4 +1,13 @@
-"""What the trainers of TRL promise their users, asked of `QRPOTrainer`: each case one that their own tests check."""
+"""What peers' tests ask of their trainers, asked of `QRPOTrainer`: TRL's DPO, KTO, RLOO, GRPO and online DPO, and the
+port of QRPO to verl in swiss-ai's posttraining. Each case here is one that they check and no other test of ours does.
+
+Theirs that ask nothing of this trainer: images and processors, Liger kernels, batches without padding, several losses
+with weights and synchronised references (refused: `QRPOConfig`); KTO's mismatched completions for its estimate of the
+KL; ratios, clipping, importance weights, several iterations and replay (there are none: each row is a regression);
+generation while training, its servers and its masks of truncated completions (references are sampled before; online
+training is a profile's); tools that are called (a completion is one turn); several rewards with weights (one function
+adds them up).
+"""
 
 import copy
 import json
@@ -7,7 +16,7 @@ import pytest
 import torch
 from small_llama import VOCABULARY, llama, made_up_rows, made_up_tokenizer
 
-from qrpo_lib import QRPOConfig, QRPOTrainer
+from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
 
 
 def trained(folder, rows, model, *, changes=None, **arguments):
@@ -61,6 +70,49 @@ def test_the_size_of_reference_batches_changes_nothing(tmp_path):
         trainer = QRPOTrainer(llama(), config, rows, processing_class=made_up_tokenizer())
         found.append(torch.tensor(trainer.train_dataset["ref_chosen_logps"][:]))
     torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+
+
+def test_the_model_itself_may_be_named_as_the_reference(tmp_path):
+    """Which KTO refuses: here the reference is what it was before training, and stays so."""
+    rows, model = made_up_rows(8), llama()
+    alone = trained(tmp_path / "alone", rows, llama(), changes={"logging_steps": 1})
+    same = trained(tmp_path / "same", rows, model, changes={"logging_steps": 1}, ref_model=model)
+    logged = [[one["loss"] for one in made.state.log_history if "loss" in one] for made in (alone, same)]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
+    assert len(set(logged[0])) == 2
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_on_which_a_tokenizer_pads_changes_nothing_and_stays(side, tmp_path):
+    tokenizer, rows = made_up_tokenizer(), made_up_rows(6)
+    tokenizer.padding_side = side
+    made = QRPOTrainer(llama(), QRPOConfig(str(tmp_path)), rows, processing_class=tokenizer)
+    expected = QRPOTrainer(llama(), QRPOConfig(str(tmp_path)), rows, processing_class=made_up_tokenizer())
+    assert tokenizer.padding_side == side
+    assert made.train_dataset["ref_chosen_logps"][:] == expected.train_dataset["ref_chosen_logps"][:]
+    batch = made.data_collator([made.train_dataset[i] for i in range(6)])
+    assert batch["completion_mask"][:, 0].sum() == 0  # the prompt comes first
+    counted = batch["completion_mask"].sum(1).tolist()
+    assert counted == [len(row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
+
+
+def test_a_models_settings_for_generation_do_not_act_on_references(tmp_path):
+    """Greedy, top-k or a temperature would make other quantiles than those of the policy."""
+    row = {"prompt": "t7", "completion": "t5", "reward": 0.0}
+    found = []
+    for settings in ({}, {"do_sample": False, "top_k": 1, "temperature": 0.1, "repetition_penalty": 3.0}):
+        model = llama()
+        for name, value in settings.items():
+            setattr(model.generation_config, name, value)
+        references = SampledReferences(
+            lambda completions: [float(len(one)) for one in completions], n=8, max_new_tokens=6
+        )
+        QRPOTrainer(
+            model, QRPOConfig(str(tmp_path)), [row], processing_class=made_up_tokenizer(), reference_rewards=references
+        )
+        found.append([text for _, text, _ in references.completions])
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 1
 
 
 @pytest.mark.slow

@@ -113,8 +113,21 @@ def run_tests(
     subclass of a builtin counts by its builtin content. Answers have at most ANSWER_CHARACTERS characters as JSON.
     State that the solution keeps lasts from test to test, until a test crashes or runs out of time or memory: that
     costs this test alone. A process that is ended from outside costs nothing: the solution is judged once more.
-    `seconds_in_all` bounds all tests together (default: what they may compute one by one, and as long as one may idle).
-    Raises ValueError for tests that cannot be judged so and for limits that make no sense.
+
+    Parameters
+    ----------
+    solution: Python source, or a `Program`.
+    tests: one `assert` statement each.
+    seconds_per_test: what a test may compute.
+    memory_mb: what the solution's process may hold.
+    max_tests: how many of the tests count.
+    seconds_in_all: of all tests together (default: what they may compute one by one, and as long as one may idle).
+    isolation: what the process is kept from; by default all that this machine can.
+
+    Raises
+    ------
+    ValueError
+        A test cannot be judged so, or a limit makes no sense.
     """
     options = (seconds_per_test, memory_mb, max_tests, seconds_in_all, isolation)
     (result,) = _run([(solution, tests)], _limits(*options), max_tests, seconds_in_all, 1, None)
@@ -134,8 +147,14 @@ def run_many(
 ) -> list[Result]:
     """`run_tests` on every (solution, tests), `processes` at a time (default: the cores this process may use).
 
-    Results are in the order of the jobs. `report(done, total, detail)` is called after each (`progress.bar` fits).
-    An interrupt (Ctrl-C) ends all solutions within a second.
+    Results are in the order of the jobs. An interrupt (Ctrl-C) ends all solutions within a second.
+
+    Parameters
+    ----------
+    jobs: (solution, tests) each.
+    seconds_per_test, memory_mb, max_tests, seconds_in_all, isolation: as of `run_tests`, for each of the jobs.
+    processes: how many at a time (default: the cores this process may use).
+    report: `report(done, total, detail)` is called after each job (`progress.bar` fits).
     """
     limits = _limits(seconds_per_test, memory_mb, max_tests, seconds_in_all, isolation)
     return _run(jobs, limits, max_tests, seconds_in_all, processes or cores.available(), report)
