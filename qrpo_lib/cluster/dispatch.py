@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import Progress, Task, in_order
+from qrpo_lib.cluster.task import Progress, Task, in_order, to_be_made
 from qrpo_lib.profiles.settings import Dispatch
 from qrpo_lib.runs.errors import InputError
 
@@ -35,6 +35,7 @@ def make(tasks: Iterable[Task], settings: Dispatch) -> Progress:
     SubmissionError
         The scheduler refused the jobs, or there is none.
     """
+    tasks = to_be_made(tasks)
     if settings.where == "here":
         return _make_here(tasks)
     from qrpo_lib.cluster import executors, table  # here: only such profiles need submitit

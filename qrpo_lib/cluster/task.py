@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from qrpo_lib.runs import keys, paths
+from qrpo_lib.runs import folders, keys, paths, records
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -119,6 +119,18 @@ class Task:
             return words, min(max(now["done"] / now["total"], 0.0), 1.0)
         except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # not whole yet, or something else
             return "", 0.0
+
+
+def to_be_made(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks without those whose results were restored from a record, which need nothing else to be there.
+
+    What the others will be made from is removed where it was restored, to be made whole: it has no policies, no texts.
+    """
+    wanted = [
+        task for task in tasks if not (task.step and records.restored_from(task.step.folder) and task.is_complete())
+    ]
+    folders.discard_restored(task.step for task in wanted if task.step)
+    return wanted
 
 
 def in_order(tasks: Iterable[Task]) -> dict[str, Task]:

@@ -6,11 +6,13 @@ folder = jobs.make(profile, jobs.training(profile, "qrpo", seed=0))
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.experiment.grid import Run, Steps
+from qrpo_lib.profiles.relatives import Method
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import keys
 from qrpo_lib.steps import alpaca_answers as alpaca
@@ -24,6 +26,8 @@ from qrpo_lib.steps import (
     reference_log_probs,
     reference_policy,
     reference_sampling,
+    relative_evaluation,
+    relative_training,
     rounds,
 )
 from qrpo_lib.steps import log_ratios as log_ratio_step
@@ -113,6 +117,18 @@ def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
     """All rounds of a plan, the last of which has the step's folder."""
     step = rounds.step(profile, plan, seed, plan.rounds)
     return _task(step, rounds.run, (profile, plan, seed), _needs(step, profile), "iterative", profile)
+
+
+def relative(profile: Profile, method: Method, seed: int, split: str) -> Task:
+    """What a policy trained by one of QRPO's relatives answers to the prompts of a split."""
+    trained = relative_training.step(profile, method, seed)
+    arguments = (profile, method, seed)
+    needed = _task(trained, relative_training.run, arguments, _needs(trained, profile), "training", profile)
+    if trained.name == "relative_training":  # in a plain loop, by one process
+        needed = replace(needed, group=False)
+    needs = (needed, reference_answers(profile, 0, split))
+    step = relative_evaluation.step(*arguments, split)
+    return _task(step, relative_evaluation.run, (*arguments, split), needs, "evaluation", profile)
 
 
 def answers(profile: Profile, count: int) -> Task:

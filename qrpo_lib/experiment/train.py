@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress, Task, to_be_made
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs, kept, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
@@ -54,7 +54,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         _discard_without_checkpoints(profile, missing)
     untried = {run: step for run, step in steps.items() if run.name not in known}
     again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
-    made = _made(profile, [*missing.values(), *again], what) if missing or again else Progress({})
+    made = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
     outcome = Outcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
@@ -101,7 +101,7 @@ def report(
             tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
     missing = [task for task in tasks if not task.is_complete()]
     if missing:
-        made = _made(profile, missing, "reports")
+        made = make_tasks(profile, missing, "reports")
         for (run, step), task in zip(asked, tasks, strict=True):
             if not task.is_complete():
                 raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
@@ -128,23 +128,27 @@ def _evaluation(profile: Profile, run: Run) -> Task:
 
 
 def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
-    """The runs that are complete, but of what they rest on something is not there; one for each such thing."""
+    """The runs that are complete, but of what they rest on something is not there; one for each such thing.
+
+    Results that were restored from a record are complete without it.
+    """
     there = {one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.exists()}
     found: dict[frozenset[str], Run] = {}
     for run, step in steps.items():
         lost = frozenset(one.folder_name for one in keys.with_inputs(*step.inputs)) - there
-        if lost and step.folder_name in there:
+        if lost and step.folder_name in there and not records.restored_from(step.folder):
             found.setdefault(lost, run)
     return list(found.values())
 
 
-def _made(profile: Profile, tasks: list[Task], what: str) -> Progress:
+def make_tasks(profile: Profile, tasks: list[Task], what: str) -> Progress:
     """Make the tasks on this machine, in processes that are kept for the next ones, or where the profile says."""
     if profile.dispatch.where != "here":
         try:
             return dispatch.make(tasks, profile.dispatch)
         except dispatch.DispatchError as error:
             return error.progress
+    tasks = to_be_made(tasks)
     jobs.make_data(profile)
     threads = profile.training.threads
     workers = Workers.kept(int(os.environ.get("QRPO_CORES") or cores.available()), threads)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Dark enough for white letters on them, and for themselves on white.
 COLORS = {"supported": "#1a7f37", "contradicted": "#b3261e", "undecided": "#8a6100", "not testable": "#57606a"}
 OURS = "our own question"
+WORLDS = "several worlds"
 
 
 def badge(verdict: str) -> str:
@@ -31,6 +32,7 @@ def card(judgement: Judgement) -> str:
         "measured": judgement.measured,
         "decided by": judgement.reason,
         "see": judgement.evidence,
+        WORLDS: worlds_words(judgement),
     }
     style = "text-align: left; vertical-align: top"
     lines = [
@@ -75,9 +77,13 @@ def _lesson(one: Judgement) -> str:
 
 
 def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
-    """Verdicts as a Markdown table, with the rules if asked for. What contradicts the paper is bold."""
+    """Verdicts as a Markdown table; what contradicts the paper is bold.
+
+    rules: with the rules, and with what several worlds say of the same claims, where that is published.
+    """
     from qrpo_lib.paper.style import markdown_table
 
+    several = [worlds_words(one) if rules else "" for one in judgements]
     return markdown_table(
         [
             {
@@ -88,8 +94,9 @@ def to_markdown(judgements: Sequence[Judgement], *, rules: bool = False) -> str:
                 "profile": one.profile,
                 "verdict": f"**{one.verdict}**" if one.verdict == "contradicted" else one.verdict,
                 "see": one.evidence,
+                **({WORLDS: words} if any(several) else {}),
             }
-            for one in judgements
+            for one, words in zip(judgements, several, strict=True)
         ]
     )
 
@@ -123,3 +130,8 @@ def rule_words(one: Judgement) -> str:
 def effect_words(one: Judgement) -> str:
     number = "" if one.effect is None else f"{one.effect:.4g}"
     return f"{number} ({one.effect_words})" if number and one.effect_words else number or one.effect_words
+
+
+def worlds_words(judgement: Judgement) -> str:
+    """What several worlds together say of the claim, with what was measured; empty where nothing is published."""
+    return "; ".join(f"{one.profile}: {one.verdict}, {one.measured or one.reason}" for one in judgement.over_worlds())

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.paper import rules
-from qrpo_lib.runs import files
+from qrpo_lib.runs import files, paths
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.runs.errors import InputError
 
 ORIGINS = ("paper", "ours")
 _FOLDER = "claims"
+# Profiles of one world, and the profile that has several of the same kind; how a world's own arms are named there.
+SEVERAL = {"tiny": "tiny-full"}
+_ONE_WORLD = "-world-"
 
 
 class UnknownClaimError(InputError):
@@ -93,6 +96,21 @@ class Judgement:
     verdict: str
     reason: str
     evidence: str
+
+    def over_worlds(self) -> list[Judgement]:
+        """The published verdicts of several worlds together on the same claim, to be shown beside that of one.
+
+        Of the same arm, or where that has none of all arms; none for a profile that is no world of another one.
+        """
+        name, _, arm = self.profile.partition(", ")
+        if name not in SEVERAL:
+            return []
+        try:
+            found = recorded(paths.project_root() / "figures" / SEVERAL[name], self.id)
+        except InputError:  # the ledger's notebook says so; here another verdict is shown
+            return []
+        pools = [one for one in found if _ONE_WORLD not in one.profile]
+        return [one for one in pools if one.profile == f"{SEVERAL[name]}, {arm}"] or pools
 
     def _repr_html_(self) -> str:
         from qrpo_lib.paper import claim_views
@@ -280,12 +298,12 @@ def record(judgement: Judgement, folder: str | Path) -> Path:
     return path
 
 
-def recorded(figures: str | Path) -> list[Judgement]:
-    """All verdicts under a figures folder, by section, then id, then profile; without `stale` ones.
+def recorded(figures: str | Path, claim_id: str = "*") -> list[Judgement]:
+    """All verdicts under a figures folder, or those on one claim, by section, then id, then profile; no `stale` ones.
 
     Raises `files.UnreadableFileError` for a file that is not a verdict as `record` writes it.
     """
-    found = [judgement for path in _paths(figures) if (judgement := _read(path)) is not None]
+    found = [judgement for path in _paths(figures, claim_id) if (judgement := _read(path)) is not None]
     return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
 
 
@@ -319,8 +337,8 @@ def not_examined() -> list[Claim]:
     return sorted(found, key=lambda claim: (_section_order(claim.section), claim.id))
 
 
-def _paths(figures: str | Path) -> list[Path]:
-    return sorted(Path(figures).glob(f"**/{_FOLDER}/*.json"))
+def _paths(figures: str | Path, claim_id: str = "*") -> list[Path]:
+    return sorted(Path(figures).glob(f"**/{_FOLDER}/{claim_id}.json"))
 
 
 def _read(path: Path) -> Judgement | None:

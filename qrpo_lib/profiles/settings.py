@@ -59,6 +59,7 @@ from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
 from qrpo_lib.profiles.kinds import TopicsTask as TopicsTask
 from qrpo_lib.profiles.kinds import WrittenTask as WrittenTask
 from qrpo_lib.profiles.own_data import PythonReward as PythonReward
+from qrpo_lib.profiles.relatives import Study, wrong_studies
 from qrpo_lib.runs import secrets
 
 IS_INFRASTRUCTURE = True  # its values are parameters of the steps
@@ -310,14 +311,16 @@ class Experiment(_Settings):
     seeds: of everything that is reported.
     grid_seeds: how many of them, from the first on, the whole grid is trained with (default: all). The others go to the
         best beta and learning rate of each algorithm and setting alone.
-    shows: which results an arm is for: all, or the scaling study alone (its grid then gives DPO's gain, the scale of
-        the smallest effects).
+    shows: which results an arm is for: all, the scaling study alone (its grid then gives DPO's gain, the scale of
+        the smallest effects), or the studies of `relatives` alone, without a grid.
+    relatives: studies of QRPO beside its relatives (`qrpo_lib.profiles.relatives`), each a notebook.
     rounds: how many iterative QRPO has (two seeds); without it there is none.
     report_to: trackers that are told of trained models (`qrpo_lib.experiment.tracking`); changes no result.
     """
 
     arms: list[str] | None = None
-    shows: Literal["all", "scaling"] = added("all")
+    shows: Literal["all", "scaling", "relatives"] = added("all")
+    relatives: list[Study] = added([])
     rounds: Annotated[int, Field(ge=2)] | None = None
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = added([])
     algorithms: list[_Spelled] = Field(min_length=1)
@@ -431,6 +434,16 @@ class Profile(_Settings):
         most = max((n for study in self.experiment.scaling for n in study.num_ref_rewards), default=0)
         if most > there:
             raise ValueError(f"experiment.scaling.num_ref_rewards goes to {most}, but only {there} are sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _relatives_are_possible(self):
+        sampling = self.reference_sampling
+        wrong = wrong_studies(
+            self.experiment.relatives, get_args(Setting), sampling.num_references, sampling.completions
+        )
+        if wrong or (self.experiment.shows == "relatives") != bool(self.experiment.relatives):
+            raise ValueError(wrong or 'experiment.relatives and experiment.shows = "relatives" belong together')
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import length_control
 from qrpo_lib.runs import paths
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import dataset_pairs, evaluation, fitting, reference_policy, reference_sampling, shared_references
 
 BEST_OF = 50
@@ -99,9 +100,18 @@ def of_completions(completions: pd.DataFrame) -> dict[str, float]:
 
 
 def of_pairs(profile: Profile, completions: pd.DataFrame) -> dict[str, float]:
-    """Properties of the offline pairs beside the reference completions of the same prompts."""
+    """Properties of the offline pairs beside the reference completions of the same prompts.
+
+    Raises InputError for completions without log-probabilities.
+    """
     from transformers import AutoTokenizer
 
+    if completions["logp"].isna().all():  # restored from a record
+        folder = reference_sampling.step(profile).folder_name
+        raise InputError(
+            f"{folder} was restored from a record, without log-probabilities of completions: remove it "
+            f"(`qrpo clean --run {folder}`) and run the same command again to make it anew."
+        )
     policy = reference_policy.run(profile)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     pairs = dataset_pairs.load(dataset_pairs.run(profile))

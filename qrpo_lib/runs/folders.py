@@ -16,17 +16,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from qrpo_lib.runs import files, paths, records
 from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.runs.keys import Step
+from qrpo_lib.runs.keys import Step, with_inputs
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -46,6 +46,8 @@ def make(step: Step) -> Path:
     """The folder of a step that says how it is made, made with all that it rests on if it is not there yet."""
     if step.is_complete() and _processes() == 1:
         return step.folder
+    if _processes() == 1:
+        discard_restored([step])
     for source in step.inputs:
         make(source)
     return complete(step, step.make, seed=step.seed, resumable=step.resumable, shared=step.shared)
@@ -196,6 +198,38 @@ def lock(name: str) -> FileLock:
 def discard(folder: Path) -> None:
     """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
     shutil.rmtree(_set_aside(folder))
+
+
+def restore(step: Step, make: Callable[[Path], None], original: dict[str, Any], origin: dict[str, Any]) -> bool:
+    """Put back a step's results from a committed record, unless its folder is there; whether it was put back.
+
+    Parameters
+    ----------
+    make: writes the results into the folder that it is given.
+    original: the record of the run that made them. origin: where they are from now (`records.restored_from`).
+    """
+    with lock(step.folder_name):
+        if step.folder.exists():
+            return False
+        # Not the folder of interrupted attempts: one that can be gone on with stays.
+        folder = paths.runs_folder() / ".partial" / f".restored-{step.folder_name}-{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        make(folder)
+        records.write_restored(folder, original, origin)
+        _sync(folder)
+        folder.rename(step.folder)
+    return True
+
+
+def discard_restored(steps: Iterable[Step]) -> None:
+    """Remove restored folders of what these steps rest on, those that are not complete: they need all of it."""
+    sources = (source for step in steps if not step.folder.exists() for source in step.inputs)
+    for source in with_inputs(*sources):
+        if records.restored_from(source.folder):
+            with lock(source.folder_name):
+                if records.restored_from(source.folder):
+                    discard(source.folder)
 
 
 def remove_parts(folder: Path, parts: Collection[str]) -> None:

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qrpo_lib.runs import cleaning, paths, pipeline
-from qrpo_lib.runs.records import RECORD
+from qrpo_lib.runs.records import RECORD, RESTORED
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -34,7 +34,7 @@ _TOLD_ONCE = ("num_ref_rewards", "transform", "partition")
 _CELL = ("beta", "learning_rate", "num_ref_rewards", "transform", "partition")
 _WRAPPED = ("transform", "partition", "detail")
 _HEADERS = {"learning_rate": "rate", "num_ref_rewards": "n", "folder": "run folder", "started": "made (UTC)"}
-_HEADERS |= {"seconds": "took"}
+_HEADERS |= {"seconds": "took", "restored": "restored from"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Row:
 
     num_ref_rewards, transform, partition: QRPO's.
     detail: of a notebook its arm and parameters, of a round of iterative training its plan and number.
-    started: ISO 8601, UTC.   seconds: wall time.
+    started: ISO 8601, UTC.   seconds: wall time.   Of restored results those of the run that made them.
+    restored: the committed record that the folder was restored from.
     """
 
     folder: str
@@ -62,6 +63,7 @@ class Row:
     detail: str | None = None
     started: str | None = None
     seconds: float | None = None
+    restored: str | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -204,6 +206,7 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
         detail=_detail(parameters),
         started=_text(record.get("started")),
         seconds=_number(record.get("seconds")),
+        restored=_text(_dict(record.get(RESTORED)).get("from")),
     )
 
 

@@ -18,6 +18,8 @@ STEPS = (
     "evaluation",
     "report",
     "log_ratios",
+    "relative_training",
+    "relative_evaluation",
     "iterative",
     "sample_answers",
     "alpaca_answers",

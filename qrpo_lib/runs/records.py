@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 REMOVED = "removed.json"  # sub-folders of a complete folder that were removed since (`folders.remove_parts`)
+RESTORED = "restored"  # field of a record whose folder was restored from a committed one, not made here
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
@@ -71,6 +72,18 @@ def removed_parts(folder: Path) -> list[str]:
         return files.read_json(folder / REMOVED, "", list) if (folder / REMOVED).exists() else []
     except files.UnreadableFileError:
         raise _corrupted(folder, f"no readable {REMOVED}") from None
+
+
+def restored_from(folder: Path) -> str:
+    """Which committed record a complete folder was restored from (`folders.restore`); empty if it was made here.
+
+    Such a folder holds results to be read, and not all that a step needs that is made from it: no policies, no texts.
+    """
+    try:
+        origin = files.read_json(folder / RECORD, "").get(RESTORED)
+    except files.UnreadableFileError:
+        return ""
+    return str(origin.get("from")) if isinstance(origin, dict) else ""
 
 
 def _corrupted(folder: Path, why: str) -> CorruptedRunError:
@@ -144,6 +157,17 @@ def write(step: Step, seed: int | None, clock: Clock) -> None:
     }
     text = secrets.mask(json.dumps(record, indent=2)) + "\n"
     files.write_atomically(step.partial / RECORD, text.encode())
+
+
+def write_restored(folder: Path, original: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Write the record of a folder that is being restored: the original's, of its own files, with where they are from.
+
+    So versions, processor, commit and times stay those of the run that made the results.
+    """
+    outputs = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    own = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in outputs}
+    text = json.dumps(original | {"outputs": own, RESTORED: origin}, indent=2) + "\n"
+    files.write_atomically(folder / RECORD, text.encode())
 
 
 @cache

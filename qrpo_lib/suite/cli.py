@@ -1,5 +1,5 @@
 """The command line: `qrpo reproduce | status | runs | plan | download | report | claims | protocol | train | init |
-clean`.
+record | restore | clean`.
 
 Each has `--help`; `qrpo` alone says what to do next. What a command needs is imported when it runs: `qrpo --help`
 imports none of the library, `status` and `runs` neither pandas nor matplotlib nor torch.
@@ -64,6 +64,10 @@ def reproduce(options: argparse.Namespace) -> int:
     every = notebooks.jobs(profile)
     files.take_name(profile)
     selected = notebooks.select(every, options.only)
+    if options.recorded:
+        from qrpo_lib.suite import record
+
+        selected = [job for job in selected if job.path in record.NOTEBOOKS]
     if options.world is not None:
         selected = notebooks.in_world(selected, profile, options.world)
     _check_packages(profile)
@@ -109,7 +113,7 @@ def say_what_is_next(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show which notebooks are complete, their run folders, and what `reproduce` would refuse."""
-    from qrpo_lib.runs import paths
+    from qrpo_lib.runs import paths, records
     from qrpo_lib.runs.errors import InputError
     from qrpo_lib.suite import notebooks, publishing
 
@@ -135,6 +139,9 @@ def status(options: argparse.Namespace) -> int:
             mark = ("interrupted or running", "yellow")
         _say(mark, f"  {job.id}  ", (step.folder_name, "dim"))
     _say(f"Run folders are in {paths.runs_folder()}.")
+    restored = sum(records.RESTORED in record for _, record in records.read_all())
+    if restored:
+        _say(f"{restored} of them were restored from a record of results made elsewhere; they hold no policies.")
     try:
         _check_packages(profile)
     except (ValueError, OSError) as error:
@@ -185,6 +192,29 @@ def show_plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def write_record(options: argparse.Namespace) -> int:
+    """Write what every statistic rests on as tables to be committed, below figures/PROFILE/record/.
+
+    Rewards, lengths and log-probabilities of all answers, without policies: from them `qrpo restore` brings back run
+    folders to compute ledger, tables and figures from. Nothing is rounded unless --bits is given.
+    """
+    from qrpo_lib.suite import record
+
+    return 0 if record.write(_absolute(options.profile), options.world, options.bits, _say) else 1
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Put recorded results back into run folders, so that nothing is trained for ledger, tables and figures.
+
+    Only results whose key is still the same are used. The folders say what they were restored from, and hold no
+    policies: what is to be made from one is made anew.
+    """
+    from qrpo_lib.suite import record
+
+    record.restore(_absolute(options.profile), options.world, _say)
+    return 0
+
+
 def fetch(options: argparse.Namespace) -> int:
     """Download the profile's models and datasets into $QRPO_DATA, each at its revision, and check every file."""
     from qrpo_lib.suite import download
@@ -213,7 +243,9 @@ def clean(options: argparse.Namespace) -> int:
     else:
         found = cleaning.unneeded(project_profiles.needed_folders([_absolute(options.profile)]))
     for one in found:
-        _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {one.kind}", "dim"))
+        origin = records.restored_from(one.path)
+        kind = f"{one.kind}, restored from {origin}" if origin else one.kind
+        _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {kind}", "dim"))
     if options.run is None:
         for name in cleaning.damaged():
             _say(f"Left as it is: {name}, whose {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
@@ -354,6 +386,9 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     reproduced.add_argument(
         "--world", type=int, help="the notebooks of this world alone, of a profile that has several"
     )
+    reproduced.add_argument(
+        "--recorded", action="store_true", help="those alone that a record suffices for (`qrpo restore`)"
+    )
     reproduced.add_argument("--force", action="store_true", help="execute notebooks again that are complete")
     reproduced.add_argument(
         "--cores", type=_positive, help="how many to use at most (default: all that this process may use)"
@@ -370,6 +405,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
         for field in fields(Assumptions):
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
+    for named in (add(write_record, "record"), add(restore, "restore")):
+        named.add_argument("--world", type=int, help="of this world alone, of a profile that has several")
+        if named.prog.endswith("record"):
+            named.add_argument("--bits", type=_positive, help="significant bits to keep of what decides no choice")
     add(write_claims, "claims")
     add(write_protocol, "protocol")
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
@@ -407,7 +446,7 @@ def _add_filters(listed: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of cores: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number that this can be: give 1 or more")
     return int(text)
 
 

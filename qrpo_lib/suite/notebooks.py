@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.experiment import grid as sweep
+from qrpo_lib.experiment import relatives
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import files, keys, pipeline, records
@@ -94,7 +95,8 @@ def jobs(profile_name: str) -> list[Job]:
     shown = [job for job in made if job.path in ("results/tables", "results/alpaca_eval")]
     of_tables = tuple(step for job in shown for step in (job.step, *job.inputs))
     after = tuple(job.id for job in shown)
-    made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
+    if shown:
+        made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
     # What shows verdicts that other notebooks have published, and the pool's among them.
     together = ["results/worlds"] if profiles.worlds(profile_name) else []
     steps = [step for job in made for step in (job.step, *job.inputs)]
@@ -116,6 +118,8 @@ def in_world(selected: list[Job], profile_name: str, world: int) -> list[Job]:
 
 def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Job]:
     profile = profiles.load(profile_name, arm)
+    if profile.experiment.shows == "relatives":
+        return _jobs_of_relatives(profile_name, profile)
     policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
     steps = sweep.Steps(profile)
     grid, scaling = _steps(steps, sweep.grid(profile)), _steps(steps, sweep.scaling(profile))
@@ -173,6 +177,19 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         every = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
         last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in every)
         made.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
+    return made
+
+
+def _jobs_of_relatives(profile_name: str, profile: profiles.Profile) -> list[Job]:
+    """A notebook for each study of QRPO beside its relatives."""
+    named = {"profile": profile_name, "arm": profile.arm}
+    made: list[Job] = []
+    for study in profile.experiment.relatives:
+        models, path = relatives.models(profile, study.study), f"results/beyond_{study.study}"
+        inputs = tuple(model.answered(profile, split) for model in models for split in relatives.SPLITS)
+        inputs += (relatives.before_training(profile, study.study, "reporting"),)
+        after, threads = tuple(job.id for job in made), profile.training.threads  # studies share models
+        made.append(Job(f"{path}[{profile.arm}]", path, dict(named), inputs, after, threads, all_cores=True))
     return made
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qrpo_lib.cluster.task import Task, in_order
-from qrpo_lib.experiment import grid
+from qrpo_lib.experiment import grid, relatives
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import HubPolicy, Profile
@@ -110,11 +110,15 @@ class Cost:
 
 def tasks_of_arm(profile: Profile) -> list[Task]:
     """Every step that the arm is known to need, each after what it needs; the best cells' further seeds come later."""
+    before = [pipeline.policy(profile), pipeline.sampling(profile)]
+    if profile.experiment.shows == "relatives":
+        tasks = in_order([*before, *relatives.tasks(profile, relatives.every(profile))]).values()
+        return list({task.name: task for task in tasks}.values())
     known = [*grid.grid(profile), *grid.scaling(profile), *grid.transformations(profile), *grid.figure_6(profile)]
     experiment = profile.experiment
     known.append(grid.own_run(profile, experiment.algorithms[-1], experiment.seeds[0]))
     models = pipeline.evaluations(profile, dict.fromkeys(known))
-    return list(in_order([pipeline.policy(profile), pipeline.sampling(profile), *models]).values())
+    return list(in_order([*before, *models]).values())
 
 
 def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:
@@ -138,6 +142,8 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
             of_kind = [task for task in of_arm if task.kind == kind]
             if of_kind:
                 found.append(_stage(profile, kind, of_kind, assumptions, sizes))
+        if profile.experiment.shows == "relatives":  # whose answers to the reporting prompts are among its tasks
+            continue
         found += [stage for stage in [_reports(profile, of_arm, assumptions, sizes)] if stage.steps]
     return found
 
@@ -197,8 +203,10 @@ def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: 
 
 def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
     if task.kind == "evaluation":
-        checkpoints = 1 if task.step.name == "reference_evaluation" else _checkpoints(profile, sizes)
-        return _answering(profile, assumed, sizes, "selection", checkpoints)
+        alone = task.step.name in ("reference_evaluation", "relative_evaluation")
+        checkpoints = 1 if alone else _checkpoints(profile, sizes)
+        split = task.step.parameters.get("split", "selection")
+        return _answering(profile, assumed, sizes, split, checkpoints)
     if "released" in task.step.parameters:
         return _imported(profile, assumed, sizes)
     if task.kind == "training":

@@ -22,7 +22,7 @@ PATH = re.compile(r"(?<![\w./-])(?:qrpo_lib|notebooks|tests|benchmarks|docs|figu
 DOTTED = re.compile(r"(?<![\w./-])qrpo_lib(?:\.\w+)+(?!\w)")
 # `make` and `qrpo` with what follows, up to the end of inline code, of a shell command or of the line.
 COMMAND = re.compile(r"(?<![\w/-])(?:\.venv/bin/)?(?P<command>(?:make|qrpo)(?= |`)[^`&\n]*)")
-MADE_BY_COMMANDS = {"figures/my-profile/"}
+MADE_BY_COMMANDS = {"figures/my-profile/", "figures/tiny-full/record/world-2", "figures/tiny-full/record/world-2/"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -255,3 +255,19 @@ def test_arms_for_one_study_have_its_notebooks_alone(two_worlds):
     assert of("chat-shared") == first | {"results/scaling"}
     assert of("chat-annotated-length") == of("chat-bonus") == first | {"results/length_bias"}
     assert of("chat") >= first | {"experiments/task_properties", "results/tables", "results/length_bias"}
+
+
+def test_studies_of_relatives_have_a_notebook_each(tmp_path):
+    """And no grid, tables or protocol; a later study of an arm waits for the earlier ones: it may share models."""
+    jobs = notebooks.jobs("tiny-beyond")
+    studies = [job for job in jobs if "arm" in job.parameters]
+    names = {job.id.removeprefix("results/beyond_") for job in studies}
+    assert names == {"estimated_z[chat]", "relatives[chat]", "online[chat]", "best_of_n[chat]", "partitions[code]"}
+    assert {job.path for job in jobs} & {"results/tables", "results/protocol", "experiments/sweep"} == set()
+    for job in studies:
+        notebook.check_values(job.parameters, notebook.declared_parameters(job.source))
+        assert {step.name for step in job.inputs} == {"relative_evaluation", "reference_evaluation"}
+    assert studies[1].after == (studies[0].id,)
+    trained = {step.key for job in studies for step in keys.with_inputs(*job.inputs) if step.name == "training"}
+    of_tiny = {step.key for job in notebooks.jobs("tiny") for step in keys.with_inputs(*job.inputs)}
+    assert len(trained & of_tiny) >= 20  # nothing is trained twice

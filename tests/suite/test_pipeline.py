@@ -16,11 +16,13 @@ sys.path.insert(0, str(FAULTS))
 
 from points import Fault  # noqa: E402
 
+from qrpo_lib.paper import claims  # noqa: E402
 from qrpo_lib.runs import paths  # noqa: E402
 from qrpo_lib.runs.records import RECORD  # noqa: E402
 from qrpo_lib.suite import notebooks  # noqa: E402
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
+SMALLEST_BEYOND = SMALLEST.with_name("smallest-beyond.toml")
 MODELS = ["initial_policy", "reference_sampling", "sweep", "training"]
 MODELS += ["tables", "scaling", "transformations", "length_bias", "alpaca_eval"]
 MODELS += ["results/protocol", "results/power", "results/claims"]
@@ -164,6 +166,18 @@ def test_a_corrupted_folder_is_refused_before_work(complete):
     path.write_bytes(content)
     assert process.returncode == 2
     assert f"qrpo clean --run {folder.name}" in output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("job", notebooks.jobs(str(SMALLEST_BEYOND))[-7:-2], ids=lambda job: job.path)
+def test_a_study_of_relatives_runs_to_its_verdicts(job, tmp_path, monkeypatch, smallest_policy):
+    monkeypatch.setenv("QRPO_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / smallest_policy.name).symlink_to(smallest_policy)
+    values = job.parameters | {"figures": str(tmp_path / "figures")}
+    papermill.execute_notebook(job.source, tmp_path / "out.ipynb", values, cwd=job.source.parent, progress_bar=False)
+    judged = {path.stem for path in (tmp_path / "figures").glob("**/claims/*.json")}
+    assert judged == {claim.id for claim in claims.judged_by(job.path)}
+    assert len(list((tmp_path / "figures").glob("**/*.png"))) >= 1
 
 
 @pytest.mark.parametrize("name", notebooks.THEORY)

@@ -321,3 +321,14 @@ def test_a_split_that_the_local_copy_has_not_is_refused(own, capsys):
 def test_an_assumption_that_cannot_be_is_refused(option, value, capsys):
     assert cli.main(["plan", option, value]) == 2
     assert f"{option} must be a number above 0" in capsys.readouterr().out
+
+
+def test_studies_of_relatives_are_counted_model_by_model(tmp_path):
+    """Each model once, with its answers to both splits, beside what the policy before training answers to both."""
+    stages = by_kind("tiny-beyond", "chat")
+    models = 5 * (6 + 6 + 6 + 3 + 3) + 5 * 18 + 5 * (4 * 3 + 4) + 5 * 3
+    assert stages["training"].steps == models
+    assert stages["evaluation"].steps == 2 * models + 2
+    assert stages["sampling"].steps == 1
+    assert "reports" not in stages
+    assert "96 prompts x 24" in stages["evaluation"].arithmetic

@@ -1,0 +1,305 @@
+"""The committed record: what every statistic of a profile rests on, without policies, and the way back from it.
+
+    record.write(known, folder, "tiny-full", world=0)       # from run folders to a few Parquet files
+    record.restore(known, folder)                           # and back, where the key is still the same
+
+`steps.parquet` has a row for each run folder: its name, what identifies the run, the run's own `record.json`, and the
+text of small files. The other tables have a row for each answer or completion, with the run folder's name: `answers`
+(rewards, lengths), `log_ratios`, `completions` (the reference policy's) and `rounds`. `about.json` has their SHA-256.
+
+Nothing is rounded unless `bits` is given, and then never what a choice is made by (the selection prompts' rewards).
+A restored folder lacks what was not kept: policies, tokens (of completions their number stays), and texts but for those
+that a notebook shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qrpo_lib.experiment.grid import COLUMNS, Run, transform_label
+from qrpo_lib.experiment.record_steps import Known
+from qrpo_lib.runs import files, folders, paths, records
+from qrpo_lib.runs.errors import InputError
+from qrpo_lib.steps import evaluation, fitting, log_ratios, reference_sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+ABOUT, STEPS = "about.json", "steps.parquet"
+LIMIT_BYTES = 30 * 2**20  # of all records that are committed
+_SMALL = (fitting.HISTORY, fitting.PAIRS)
+# Of a run's own record: what says where it ran, and what is said anew of a restored folder.
+_NOT_KEPT = ("host", "slurm_job", "outputs", records.RESTORED)
+_LEVEL = 15  # of zstd
+_PAGE = 2**27  # compressed as one: the same answer of many policies is stored once
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of the files of one name in run folders.
+
+    steps: the kinds of steps that have such a file. columns: those that are kept. order: by which rows stand in it;
+    where they do not, the column `place` says where each stood. near: by which rows are stored, like beside like.
+    """
+
+    steps: tuple[str, ...]
+    source: str
+    columns: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    near: tuple[str, ...] = ("prompt_id",)
+
+
+_TABLES = {
+    "answers": _Table(
+        ("reference_evaluation", "evaluation", "report"),
+        evaluation.EVALUATION,
+        evaluation.RECORDED,
+        ("step", "prompt_id", "repeat"),
+        ("split", "prompt_id", "seed", "repeat", "folder", "step"),
+    ),
+    "log_ratios": _Table(
+        ("log_ratios",),
+        log_ratios.LOG_RATIOS,
+        ("prompt_id", "repeat", "logp", "ref_logp"),
+        ("prompt_id", "repeat"),
+        ("prompt_id", "seed", "repeat", "folder"),
+    ),
+    "completions": _Table(
+        ("reference_sampling",),
+        reference_sampling.COMPLETIONS,
+        ("prompt_id", "split", "sample_index", "role", "finish_reason", "reward", "length", "prompt", "text"),
+        ("prompt_id", "sample_index"),
+        ("prompt_id", "sample_index", "folder"),
+    ),
+    "rounds": _Table(
+        ("iterative",),
+        evaluation.EVALUATION,
+        ("prompt_id", "reward", "length", "log_ratio"),
+    ),
+}
+# Columns that are rounded where that is asked for; rewards of the selection prompts never.
+_ROUNDED = ("reward", "logp", "ref_logp", "log_ratio")
+
+
+@dataclass
+class Restored:
+    """What became of a record's steps, by the names of their run folders.
+
+    stale: those that today's code or settings would make otherwise, which are not used.
+    """
+
+    put_back: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+
+
+def write(known: Known, folder: Path, profile_name: str, world: int | None = None, bits: int | None = None) -> int:
+    """Write the record of these steps, as far as they are there, into a folder; returns its size in bytes.
+
+    Parameters
+    ----------
+    bits: significant bits that are kept of rewards of reporting answers and of log-probabilities; None keeps all.
+
+    Raises InputError if none is there, CorruptedRunError for a run folder that is not what was written.
+    """
+    import pandas as pd
+
+    there = known.folders()
+    if not there:
+        raise InputError(f"None of the results of {profile_name} is there: run `qrpo reproduce` first.")
+    reported = {
+        f"report-{record['inputs'].get('report')}" for record in there.values() if record["name"] == "log_ratios"
+    }
+    rows, parts = [], {name: [] for name in _TABLES}
+    for name, record in there.items():
+        source = paths.runs_folder() / name
+        records.check(source)
+        run = known.run_of(record)
+        row = {"folder": name, "kind": record["name"], "world": world} | _columns(run, record)
+        row |= {small: _text(source / small) for small in _SMALL} | {"left_out": None, "table": None, "dtypes": None}
+        for table, of in _TABLES.items():
+            if record["name"] in of.steps:
+                frame = pd.read_parquet(source / of.source).reset_index(drop=True)
+                row |= {"table": table, "dtypes": json.dumps({name: str(kind) for name, kind in frame.dtypes.items()})}
+                texts = name in reported or record["name"] == "reference_evaluation" or known.has_texts(name)
+                kept = _kept(frame, of, record["name"], texts)
+                parts[table].append(kept.assign(folder=name, seed=row["seed"]))
+        held = {*_SMALL, _TABLES[row["table"]].source} if row["table"] else set(_SMALL)
+        original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
+        row |= {"left_out": json.dumps(sorted(set(record["outputs"]) - held)), "record": json.dumps(original)}
+        rows.append(row)
+    contents = {STEPS: _parquet(pd.DataFrame(rows), ("folder", "kind"))}
+    for name, frames in parts.items():
+        if frames:
+            contents[f"{name}.parquet"] = _table_content(pd.concat(frames, ignore_index=True), _TABLES[name], bits)
+    about = {"profile": profile_name, "world": world, "significant_bits": bits, "steps": len(rows)}
+    about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    for name, content in contents.items():
+        files.write_atomically(folder / name, content)
+    files.write_atomically(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+    return sum(map(len, contents.values()))
+
+
+def restore(known: Known, folder: Path, origin: str) -> Restored:
+    """Put the record's results back into run folders, those with today's keys whose folders are not there.
+
+    origin: how the record is called in `qrpo runs`. Raises UnreadableFileError if a file is not what was written.
+    """
+    tables = read(folder)
+    about = files.read_json(folder / ABOUT, "")
+    by_folder = {name: dict(iter(frame.groupby("folder", observed=True))) for name, frame in tables.items()}
+    found = Restored()
+    for row in by_folder.pop("steps").values():
+        row = row.iloc[0]
+        original = json.loads(row["record"])
+        step = known.step_of(original)
+        if step is None:
+            found.stale.append(row["folder"])
+            continue
+        said = {"from": origin, "left_out": json.loads(row["left_out"]), "significant_bits": about["significant_bits"]}
+        rows = by_folder[row["table"]][row["folder"]] if isinstance(row["table"], str) else None
+        put_back = folders.restore(step, lambda into, row=row, rows=rows: _fill(into, row, rows), original, said)
+        (found.put_back if put_back else found.there).append(row["folder"])
+    return found
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a record, by name, for analyses of one's own too; `steps` says of each `folder` what it is.
+
+    Raises UnreadableFileError if a file is not what was written.
+    """
+    import pandas as pd
+
+    remedy = "Restore it (`git checkout`), or have it written again (`qrpo record`)."
+    sums = files.read_json(folder / ABOUT, remedy).get("sha256")
+    if not isinstance(sums, dict) or STEPS not in sums:
+        raise files.unreadable(folder / ABOUT, "it does not say what the record holds", remedy)
+    found = {}
+    for name, sha256 in sums.items():
+        path = folder / name
+        content = path.read_bytes() if path.is_file() else None
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            raise files.unreadable(path, "it is missing" if content is None else "it is not what was written", remedy)
+        found[path.stem] = pd.read_parquet(io.BytesIO(content))
+    return found
+
+
+def committed(figures: Path, profile_name: str) -> dict[str, Path]:
+    """The folders of a profile's records below `figures`, by their names: `world-0`, or `all` without worlds."""
+    return {path.parent.name: path.parent for path in sorted((figures / profile_name / "record").glob(f"*/{ABOUT}"))}
+
+
+def total_bytes(figures: Path) -> int:
+    """Of all profiles' records below `figures`."""
+    return sum(path.stat().st_size for path in figures.glob("*/record/*/*") if path.is_file())
+
+
+def _columns(run: Run | None, record: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, as `qrpo_lib.experiment.grid.COLUMNS` has it, and of one checkpoint its step."""
+    values = {name: getattr(run, name) if run else None for name in COLUMNS}
+    values["transform"] = transform_label(run.transform) if run and run.transform is not None else None
+    seed = record["parameters"].get("seed", record.get("seed"))
+    told = {name: record["parameters"].get(name) for name in ("checkpoint", "split")}
+    return values | {"seed": seed} | told
+
+
+def _kept(frame: pd.DataFrame, of: _Table, kind: str, texts: bool) -> pd.DataFrame:
+    """The columns of a file that are recorded, in them what is needed, and `place` where the order does not say it."""
+    import numpy as np
+    import pandas as pd
+
+    known = [name for name in of.order if name in frame]
+    if "token_ids" in frame and "length" not in frame:
+        frame = frame.assign(length=frame["token_ids"].map(len, na_action="ignore"))
+    kept = frame[[name for name in of.columns if name in frame]].copy()
+    if "repeat" in kept and "text" in kept:  # what AlpacaEval's notebook shows
+        kept["text"] = kept["text"].where(texts & (kept["repeat"] == 0) & (kept["split"] == "reporting"))
+        # The engine's log-probabilities are no part of a statistic, but for step 0, where they are the reference's too.
+        kept["logp"] = kept["logp"] if kind == "reference_evaluation" else np.nan
+    elif not texts:
+        kept = kept.drop(columns=[name for name in ("prompt", "text") if name in kept])
+    place = np.arange(len(kept))
+    in_order = known and (frame.sort_values(known, kind="stable").index.to_numpy() == place).all()
+    return kept.assign(place=pd.array([pd.NA] * len(kept) if in_order else place, dtype="Int32"))
+
+
+def _fill(folder: Path, row: pd.Series, rows: pd.DataFrame | None) -> None:
+    """Write the files of a step's folder that the record holds."""
+    import pandas as pd
+
+    for name in _SMALL:
+        if isinstance(row[name], str):
+            files.write_atomically(folder / name, row[name].encode())
+    if rows is None:
+        return
+    of, dtypes = _TABLES[row["table"]], json.loads(row["dtypes"])
+    by = ["place"] if rows["place"].notna().all() else [name for name in of.order if name in dtypes]
+    rows = rows.sort_values(by, kind="stable", ignore_index=True)
+    if "token_ids" in dtypes:
+        lengths = rows["length"] if row["kind"] == "reference_sampling" else [0] * len(rows)
+        rows["token_ids"] = [None if pd.isna(length) else [-1] * int(length) for length in lengths]
+    blank = {name: None for name in dtypes if name not in rows}
+    rows = rows.assign(**blank)[list(dtypes)].astype({n: kind for n, kind in dtypes.items() if kind != "object"})
+    rows.to_parquet(folder / of.source)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _table_content(frame: pd.DataFrame, of: _Table, bits: int | None) -> bytes:
+    """A table's Parquet file: like rows beside each other, small types, floats as they take least."""
+    import numpy as np
+
+    near = [name for name in of.near if name in frame]
+    frame = frame.sort_values(near, kind="stable", ignore_index=True).drop(columns="seed")
+    if bits is not None:
+        free = frame["split"] != "selection" if "split" in frame else np.full(len(frame), True)
+        for name in _ROUNDED:
+            if name in frame:
+                frame[name] = frame[name].where(~free, significant(frame[name].to_numpy(np.float64), bits))
+    for name in frame.select_dtypes("float64"):
+        values = frame[name].to_numpy()
+        if np.array_equal(values.astype(np.float32).astype(np.float64), values, equal_nan=True):
+            frame[name] = values.astype(np.float32)  # without loss
+    for name in frame.select_dtypes("int64"):
+        frame[name] = frame[name].astype(np.int32)
+    return _parquet(frame, ("folder", "split", "finish_reason", "role", "prompt_id", "text", "prompt"))
+
+
+def significant(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values (n,) rounded to so many significant bits: a relative error of at most 2^-bits."""
+    import numpy as np
+
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+
+
+def _parquet(frame: pd.DataFrame, dictionary: tuple[str, ...]) -> bytes:
+    """The smaller of two Parquet files: floats as they are, or by their bytes."""
+    return min(_encoded(frame, dictionary), key=len)
+
+
+def _encoded(frame: pd.DataFrame, dictionary: tuple[str, ...]) -> Iterator[bytes]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    floats = [name for name, kind in frame.dtypes.items() if str(kind).startswith("float")]
+    for split in ([], floats):
+        stream = io.BytesIO()
+        options = {"compression": "zstd", "compression_level": _LEVEL, "data_page_size": _PAGE}
+        options |= {"row_group_size": _PAGE, "use_byte_stream_split": split or False}
+        parquet.write_table(table, stream, use_dictionary=[name for name in dictionary if name in frame], **options)
+        yield stream.getvalue()

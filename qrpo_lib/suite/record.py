@@ -1,0 +1,100 @@
+"""`qrpo record` and `qrpo restore`: a profile's results as committed tables, and back into run folders.
+
+A profile with worlds has a record for each of them, any other one for all its arms, below `figures/PROFILE/record/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qrpo_lib.experiment import record
+from qrpo_lib.experiment.record_steps import Known
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.runs import paths, terminal
+from qrpo_lib.runs.errors import InputError
+
+IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+
+ALL = "all"  # the name of the record of a profile without worlds
+# Notebooks that compute all they show from what a record holds.
+NOTEBOOKS = (
+    "experiments/reference_sampling",
+    "experiments/training",
+    "experiments/iterative",
+    "results/tables",
+    "results/scaling",
+    "results/transformations",
+    "results/length_bias",
+    "results/alpaca_eval",
+    "results/worlds",
+    "results/power",
+    "results/claims",
+)
+Tell = Callable[[str], None]
+
+
+def write(profile_name: str, world: int | None, bits: int | None, tell: Tell) -> bool:
+    """Write the record of a world, or of each one that is complete; whether all that was asked for was written.
+
+    Raises InputError for a world that there is not, or that is not complete.
+    """
+    name, figures, left_out = profiles.load(profile_name).name, paths.project_root() / "figures", []
+    for called, arms in _parts(profile_name, world).items():
+        known = _known(profile_name, arms)
+        missing = known.missing()
+        if missing:
+            what = f"{name}, {called}: {len(missing)} of its results are missing, such as {missing[0]}"
+            if world is not None or called == ALL:
+                raise InputError(f"{what}: run `qrpo reproduce` for it first.")
+            tell(f"{what}; not written.")
+            left_out.append(called)
+            continue
+        number = None if called == ALL else int(called.removeprefix("world-"))
+        size = record.write(known, figures / name / "record" / called, name, number, bits)
+        tell(f"figures/{name}/record/{called}: {terminal.size(size)}")
+    total = record.total_bytes(figures)
+    tell(f"{terminal.size(total)} of records in all; {terminal.size(record.LIMIT_BYTES)} may be committed.")
+    if total > record.LIMIT_BYTES:
+        tell("That is too much: with `--bits 12` rewards of reporting answers and log-probabilities are rounded.")
+    return not left_out and total <= record.LIMIT_BYTES
+
+
+def restore(profile_name: str, world: int | None, tell: Tell) -> None:
+    """Put the results of the committed records back into run folders, for notebooks that only read.
+
+    Raises InputError if there is no record, UnreadableFileError for one that is not what was written.
+    """
+    name, figures = profiles.load(profile_name).name, paths.project_root() / "figures"
+    committed, parts = record.committed(figures, name), _parts(profile_name, world)
+    wanted = {called: folder for called, folder in committed.items() if called in parts}
+    if not wanted:
+        raise InputError(f"There is no record of {name} below {figures / name / 'record'}: `qrpo record` writes it.")
+    for folder in wanted.values():
+        record.read(folder)  # before any work
+    for called, folder in wanted.items():
+        origin = f"figures/{name}/record/{called}"
+        found = record.restore(_known(profile_name, parts[called]), folder, origin)
+        tell(f"{origin}: {len(found.put_back)} results put back, {len(found.there)} were there.")
+        if found.stale:
+            tell(
+                f"{len(found.stale)} are by other code or settings than today's, such as {found.stale[0]}: they are "
+                "not used. `qrpo reproduce` makes them anew, `qrpo record` then writes them."
+            )
+    tell(f"Next: `qrpo reproduce --profile {profile_name} --recorded`: ledger, tables and figures without training.")
+
+
+def _parts(profile_name: str, world: int | None) -> dict[str, list[str]]:
+    """Of each record its arms: of the world that is asked for, or of all."""
+    of_worlds = profiles.arms_of_worlds(profile_name).values()
+    worlds = profiles.worlds(profile_name)
+    if world is not None and world not in worlds:
+        there = f"it has {', '.join(map(str, worlds))}" if worlds else "it has none"
+        raise InputError(f"The profile {profile_name!r} has no world {world}; {there}.")
+    if not worlds:
+        return {ALL: profiles.arms(profile_name)}
+    chosen = worlds if world is None else (world,)
+    return {f"world-{one}": [arms[one] for arms in of_worlds if one in arms] for one in chosen}
+
+
+def _known(profile_name: str, arms: list[str]) -> Known:
+    return Known([profiles.load(profile_name, arm) for arm in arms])

@@ -1,0 +1,172 @@
+"""Cells of the studies beyond the paper: what is matched with what, interpolation, best of N, theory beside draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import special
+
+from qrpo_lib.experiment import relatives
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.files import ProfileError
+from qrpo_lib.results import beyond, beyond_targets
+from qrpo_lib.runs.errors import InputError
+
+SMALLEST = Path(__file__).parents[1] / "data" / "smallest-beyond.toml"
+
+
+def cell(label, beta, n=None, reward=0.0, kl=0.0, selection=0.0):
+    """A cell of two seeds and three prompts that are all alike but for a little."""
+    shape = np.array([[0.0, 0.1, -0.1], [0.1, -0.1, 0.0]])
+    same = {"length": shape + 10, "length_correlation": shape}
+    return beyond.Cell(label, beta, n, (0, 1), shape + reward, shape * 0 + kl, selection=selection, **same)
+
+
+def study(*cells):
+    return {(one.label, one.beta, one.num_ref_rewards): one for one in cells}
+
+
+MADE = study(
+    cell("A", 0.1, 3, 1.0, 0.2, selection=0.3),
+    cell("A", 0.3, 3, 2.0, 0.4, selection=0.9),
+    cell("A", 0.1, 50, 3.0, 0.6, selection=0.5),
+    cell("A", 0.3, 50, 4.0, 0.8, selection=0.1),
+    cell("B", 0.28, 50, 7.0, 0.1),
+    cell("B", 0.83, 50, 6.0, 0.5),
+    cell("B", 0.28, 3, 5.0, 0.3),
+    cell("B", 0.83, 3, 4.5, 0.2),
+    cell("V", 0.28, None, 9.0, 0.3),
+    cell("V", 0.83, None, 8.0, 0.9),
+)
+
+
+def named(pairs):
+    return [(one.name, other.name) for one, other in pairs]
+
+
+def test_cells_are_matched_by_references_and_by_the_rank_of_beta():
+    assert named(beyond.matched(MADE, "B", "A")) == [
+        ("B, beta 0.28, n = 3", "A, beta 0.1, n = 3"),
+        ("B, beta 0.83, n = 3", "A, beta 0.3, n = 3"),
+        ("B, beta 0.28, n = 50", "A, beta 0.1, n = 50"),
+        ("B, beta 0.83, n = 50", "A, beta 0.3, n = 50"),
+    ]
+    without = named(beyond.matched(MADE, "V", "A"))
+    assert without == [("V, beta 0.28", "A, beta 0.1, n = 3"), ("V, beta 0.83", "A, beta 0.3, n = 3")]
+    assert named(beyond.at_most_and_fewest(MADE, "B"))[0] == ("B, beta 0.28, n = 50", "B, beta 0.28, n = 3")
+
+
+def test_a_mean_difference_is_over_all_pairs():
+    gap = beyond.mean_difference(beyond.matched(MADE, "B", "A"))
+    assert gap.mean == pytest.approx(np.mean([5 - 1, 4.5 - 2, 7 - 3, 6 - 4]))
+    assert (gap.n, gap.seeds) == (3, 2)
+
+
+def test_the_selection_prompts_choose_beta():
+    assert beyond.best(MADE, "A").name == "A, beta 0.3, n = 3"
+    assert beyond.gain(MADE, "A", np.full((1, 3), 0.5)) == pytest.approx(1.5)
+    with pytest.raises(KeyError, match="no method 'C'"):
+        beyond.best(MADE, "C")
+
+
+def test_rewards_at_a_kl_lie_between_the_cells_around_it():
+    """From the policy before training at 0 nats on, linear in the KL."""
+    start = np.full((1, 3), 0.5)
+    made = study(cell("A", 0.3, None, 1.0, 0.2), cell("A", 0.1, None, 2.0, 0.6))
+    assert beyond.at_kl(made, "A", 0.1, start).mean() == pytest.approx(0.75)
+    assert beyond.at_kl(made, "A", 0.5, start).mean() == pytest.approx(1.75)
+    assert beyond.at_kl(made, "A", 0.6, start).mean() == pytest.approx(2.0)
+    assert beyond.largest_common_kl(made | study(cell("B", 1, None, 0.0, 0.5)), ["A", "B"]) == 0.5
+    with pytest.raises(ValueError, match="reaches a KL of"):
+        beyond.at_kl(made, "A", 0.7, start)
+
+
+def test_best_of_n_by_order_statistics():
+    """Against every subset of a few rewards; and the win rate of the best of N of a continuous law is N/(N + 1)."""
+    from itertools import combinations
+
+    rewards = np.array([0.5, -1.0, 2.0, 2.0, 7.0])
+    expected = np.mean([max(some) for some in combinations(rewards, 3)])
+    assert beyond.sampled_best_of({"a": rewards}, 3) == pytest.approx([expected])
+    drawn = np.random.default_rng(0).random((40_000, 4)).max(1)
+    many = np.random.default_rng(1).random(2000)
+    answers = pd.DataFrame({"prompt_id": "a", "reward": drawn})
+    assert beyond.win_rates(answers, {"a": many})[0] == pytest.approx(beyond.known_win_rate(4), abs=0.01)
+
+
+def test_ties_count_half_in_a_win_rate():
+    answers = pd.DataFrame({"prompt_id": ["b", "a", "a"], "reward": [1.0, 1.0, 3.0]})
+    rates = beyond.win_rates(answers, {"a": np.array([1.0, 2.0]), "b": np.array([1.0])})
+    assert rates.tolist() == [(0.25 + 1) / 2, 0.5]
+
+
+def test_measured_errors_of_targets_are_the_predicted_ones():
+    """On laws with ties and a tail; a wrong prediction would be far off."""
+    generator = np.random.default_rng(0)
+    references = np.round(generator.gumbel(size=(6, 20)), 1)
+    rows = beyond_targets.error_table(references, [0.3, 1.0], [2, 5], repeats=3000, seed=1)
+    assert len(rows) == 2 * 2 * 2
+    assert rows["standard_errors"].max() < 5
+    plain = rows[rows["estimate"] == "plain"]
+    assert (plain["measured_bias"] < 0).all()  # Jensen
+    half = plain.assign(predicted_bias=plain["predicted_bias"] / 2)
+    gaps = (half["measured_bias"] - half["predicted_bias"]).abs() * np.sqrt(6 * 3000) / half["measured_std"]
+    assert gaps.min() > 5
+
+
+def test_targets_of_a_policy_sum_to_one():
+    """On the references themselves "discrete" is a policy's; "exact" of tied rewards is above."""
+    references = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    expanded = references[:, None].expand(1, 8, 8)
+    assert beyond_targets.log_sum(references, expanded, 0.1, "discrete").item() == pytest.approx(0, abs=1e-9)
+    low, high = 3 / 8, 1.0
+    expected = np.log((3 * np.exp(low / 0.1) + 5 * np.exp(high / 0.1)) / 8) - np.log(0.1 * special.expm1(10))
+    assert beyond_targets.log_sum(references, expanded, 0.1, "exact").item() == pytest.approx(expected)
+
+
+def test_the_models_of_a_study_are_every_combination():
+    profile = profiles.load(SMALLEST, "chat")
+    models = relatives.models(profile, "estimated_z")
+    assert len(models) == 2 * (4 + 4 + 4 + 2 + 2)
+    assert len({model.name for model in models}) == len(models)
+    assert len({model.training(profile).key for model in models}) == len(models)
+    assert {model.seed for model in models} == {0, 1}
+    with pytest.raises(InputError, match=r"has no study 'partitions' of relatives; it has estimated_z, relatives"):
+        relatives.models(profile, "partitions")
+
+
+ONLINE = '{ label = "a", name = "online-qrpo", betas = [0.1], %s }'
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ('{ label = "a", name = "raw-reward", betas = [0.1] }', "the method raw-reward needs num_ref_rewards"),
+        ('{ label = "a", name = "dpo", betas = [0.1], best_of = 2 }', "the method dpo has no best_of"),
+        ('{ label = "a", name = "best-of-n", betas = [0.4], best_of = 3, num_ref_rewards = [4] }', "best of 3 is beta"),
+        ('{ label = "a", name = "raw-reward", betas = [0.1], num_ref_rewards = [5] }', "only 4 are sampled"),
+        (
+            ONLINE % 'completions = 3, data = "half", num_ref_rewards = [2]',
+            "3 completions of a prompt cannot be divided",
+        ),
+        (
+            ONLINE % 'completions = 2, data = "half", references = "renewed"',
+            "references can be renewed",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_work(method, message, tmp_path):
+    path = tmp_path / "own.toml"
+    study = '[[arms.chat.experiment.relatives]]\nstudy = "online"\nsetting = "off-policy-random"\n'
+    path.write_text(f'extends = "{SMALLEST}"\n{study}methods = [{method}]\n')
+    with pytest.raises(ProfileError, match=message):
+        profiles.load(path, "chat")
+
+
+def test_studies_and_what_an_arm_shows_belong_together(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "tiny"\n[arms.chat.experiment]\nshows = "relatives"\n')
+    with pytest.raises(ProfileError, match="belong together"):
+        profiles.load(path, "chat")

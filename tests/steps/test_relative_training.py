@@ -1,0 +1,278 @@
+"""QRPO's relatives on the smallest profile: what each is trained on, by which step, and what its policy answers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qrpo_lib.objective import partitions
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.relatives import Method
+from qrpo_lib.steps import (
+    fitting,
+    label_training,
+    online_training,
+    reference_policy,
+    reference_sampling,
+    regression_training,
+    relative_evaluation,
+    relative_targets,
+    relative_training,
+    training_pairs,
+    value_regression,
+)
+
+BASE = Path(__file__).parents[1] / "data" / "smallest.toml"
+RATE = 2e-4
+
+
+def method(name, beta=0.3, **values):
+    return Method(name=name, beta=beta, learning_rate=RATE, **values)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runs(smallest_policy, tmp_path_factory):
+    """Run folders that all tests here share."""
+    made = tmp_path_factory.mktemp("runs")
+    (made / smallest_policy.name).symlink_to(smallest_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_RUNS", str(made))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return profiles.load(BASE).with_training(setting="off-policy-random")
+
+
+@pytest.fixture(scope="module")
+def pairs(profile):
+    reference_sampling.run(profile)
+    return training_pairs.of(profile).train.rows
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"chosen_ids": [1, 2, 3], "rejected_ids": [4], "chosen_reward": 2.0, "rejected_reward": -1.0},
+    {"chosen_ids": [1], "rejected_ids": [2, 2, 2], "chosen_reward": 0.5, "rejected_reward": 0.5},
+]
+ROWS = [row | {"ref_rewards": [0.0, 1.0, 3.0, 9.0]} for row in ROWS]
+SUM = 1 + np.exp(1 / 0.5) + np.exp(3 / 0.5)  # of exp(r / beta) over the first three references
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (method("raw-reward", 0.5, num_ref_rewards=3), 2.0 - 0.5 * np.log(SUM / 3)),
+        (method("a-star-po", 0.125, num_ref_rewards=3, value_factor=4.0), 2.0 - 0.5 * np.log(SUM / 3)),
+        (method("dro", 0.5), 2.0),
+        (method("best-of-n", 1 / 3, num_ref_rewards=3, best_of=4), np.log(2 / 3) + np.log(4) / 3),
+        # two of three references are at or below 2, each as likely: F of them is 1/3, 2/3 and 1
+        (
+            method("qrpo", 0.5, num_ref_rewards=3, partition="discrete"),
+            2 / 3 - 0.5 * np.log(np.exp([2 / 3, 4 / 3, 2]).mean()),
+        ),
+        (method("online-qrpo", 0.5, num_ref_rewards=3, completions=2), 2 / 3 - 0.5 * np.log(0.5 * np.expm1(2))),
+        # beta |y| = 0.5 x the mean length 2; 3 tokens have beta 1/3
+        (method("qrpo-by-length", 0.5, num_ref_rewards=3), 2 / 3 - np.log(np.expm1(3) / 3) / 3),
+    ],
+    ids=lambda value: value.name if isinstance(value, Method) else "",
+)
+def test_targets_by_their_formulas(chosen, expected):
+    rows = relative_targets.with_targets(ROWS, chosen)
+    assert rows[0]["targets"][0] == pytest.approx(expected, rel=1e-9)
+    betas = [1 / 3, 1.0, 1.0, 1 / 3] if chosen.name == "qrpo-by-length" else [chosen.beta] * 4
+    assert [beta for row in rows for beta in row["betas"]] == pytest.approx(betas)
+    assert rows[1]["targets"][0] == pytest.approx(rows[1]["targets"][1], abs=1)
+    assert "targets" not in ROWS[0]
+
+
+def test_the_jackknife_is_the_partitions(pairs):
+    rows = relative_targets.with_targets(pairs, method("raw-reward", num_ref_rewards=4, corrected=True))
+    refs = torch.tensor([row["ref_rewards"][:4] for row in pairs], dtype=torch.float64)
+    expected = torch.tensor([row["rejected_reward"] for row in pairs]) - 0.3 * partitions.jackknife(refs, beta=0.3)
+    np.testing.assert_allclose([row["targets"][1] for row in rows], expected, rtol=1e-9)
+
+
+def test_too_few_references_and_methods_without_targets_are_refused():
+    with pytest.raises(ValueError, match="row 0 has 4 reference rewards, not 5"):
+        relative_targets.with_targets(ROWS, method("raw-reward", num_ref_rewards=5))
+    with pytest.raises(ValueError, match="kto is no regression"):
+        relative_targets.with_targets(ROWS, method("kto", num_ref_rewards=1))
+
+
+def test_the_learned_value_is_what_least_squares_make_of_a_linear_one():
+    """Residuals that are linear in the features but for a little noise: ridge gives them back, the mean not shrunk."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(400, 5, generator=generator, dtype=torch.float64)
+    features = torch.cat([states, torch.ones(400, 1, dtype=torch.float64)], 1)
+    truth = features @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, 40.0], dtype=torch.float64)
+    noise = 0.1 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    values = value_regression.values(features, truth[:, None] + noise)
+    assert (values - truth).abs().max() < 0.25
+    assert values.mean().item() == pytest.approx((truth[:, None] + noise).mean().item(), abs=0.02)
+
+
+def test_a_completion_is_desirable_from_the_median_on_or_if_all_tests_pass():
+    rows = [{"chosen_reward": 1.0, "rejected_reward": 0.99, "ref_rewards": [0.0, 0.99, 5.0, 9.0]}]
+    names = ("chosen_label", "rejected_label")
+    assert [label_training.labelled(rows, solutions=False, count=3)[0][name] for name in names] == [True, True]
+    assert [label_training.labelled(rows, solutions=False, count=4)[0][name] for name in names] == [False, False]
+    assert [label_training.labelled(rows, solutions=True, count=3)[0][name] for name in names] == [True, False]
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_qrpo_and_dpo_are_the_suites_own_trainings(profile):
+    chosen = method("qrpo", 0.1, num_ref_rewards=3, partition="finite")
+    values = {"qrpo.beta": 0.1, "qrpo.learning_rate": RATE, "qrpo.num_ref_rewards": 3, "qrpo.partition": "finite"}
+    own = fitting.step(profile.with_training(**values), "qrpo", 2)
+    assert relative_training.step(profile, chosen, 2).key == own.key
+    values = {"dpo.beta": 0.3, "dpo.learning_rate": RATE}
+    own = fitting.step(profile.with_training(**values), "dpo", 0)
+    assert relative_training.step(profile, method("dpo"), 0).key == own.key
+
+
+def test_each_value_has_a_key_of_its_own(profile):
+    some = [
+        method("raw-reward", num_ref_rewards=3),
+        method("raw-reward", num_ref_rewards=4),
+        method("raw-reward", num_ref_rewards=4, corrected=True),
+        method("raw-reward", 0.1, num_ref_rewards=4),
+        method("qrpo", num_ref_rewards=4, partition="discrete"),
+        method("dro"),
+        method("ipo"),
+        method("kto", num_ref_rewards=4),
+        method("rpo"),
+        method("grpo", completions=3),
+        method("rloo", completions=3),
+    ]
+    keys = [relative_training.step(profile, one, seed).key for one in some for seed in (0, 1)]
+    assert len(set(keys)) == len(keys)
+    offline = profile.with_training(setting="offline")
+    assert relative_training.step(offline, some[0], 0).key not in keys
+
+
+def test_a_trained_relative_answers_the_reporting_prompts(profile, pairs):
+    """One training by regression, and its answers: rewards, log-probabilities of both policies, what was before."""
+    chosen = method("raw-reward", num_ref_rewards=4)
+    folder = relative_evaluation.run(profile, chosen, 0, "reporting")
+    answers = relative_evaluation.load(folder)
+    assert len(answers) == 12
+    assert set(answers["step"]) == {1}
+    trained = relative_training.policy(relative_training.step(profile, chosen, 0))
+    before = reference_policy.step(profile).folder
+    tokenizer = AutoTokenizer.from_pretrained(before)
+    row = answers.iloc[3]
+    prompts = reference_sampling.load(reference_sampling.step(profile).folder).drop_duplicates("prompt_id")
+    start = list(prompts.set_index("prompt_id").loc[row["prompt_id"], "prompt_ids"])
+    for policy, column in ((trained, "policy_logp"), (before, "ref_logp")):
+        model = AutoModelForCausalLM.from_pretrained(policy)
+        ids = start + list(row["token_ids"])
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        expected = sum(float(logits[place - 1, ids[place]]) for place in range(len(start), len(ids)))
+        assert row[column] == pytest.approx(expected, rel=1e-4)
+    assert (answers["policy_logp"] - answers["logp"]).abs().max() < 1e-2  # the engine's
+    assert tokenizer.decode(row["token_ids"], skip_special_tokens=True) == row["text"]
+    assert json.loads((folder / "record.json").read_text())["parameters"]["method"] == chosen.parameters
+    history = relative_training.load_history(relative_training.step(profile, chosen, 0))
+    assert history["step"].tolist() == [1, 2, 3, 4]
+    targets = np.array([row["targets"] for row in relative_targets.with_targets(pairs, chosen)])
+    assert history["loss"][0] < (targets**2).max()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        method("dro"),
+        method("best-of-n", 1 / 3, num_ref_rewards=4, best_of=4),
+        method("qrpo-by-length", 0.1, num_ref_rewards=4),
+        method("rpo"),
+        method("ipo", 1.0),
+        method("kto", 0.1, num_ref_rewards=4),
+        method("grpo", completions=3),
+        method("rloo", completions=3),
+        method("online-qrpo", completions=3, references="renewed"),
+        method("online-qrpo", completions=3, data="thirds", num_ref_rewards=3),
+    ],
+    ids=lambda chosen: f"{chosen.name} {chosen.data or chosen.references or ''}",
+)
+def test_every_method_moves_the_policy(profile, pairs, chosen):
+    relative_training.run(profile, chosen, 0)
+    trained = relative_training.policy(relative_training.step(profile, chosen, 0))
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(path) for path in (reference_policy.step(profile).folder, trained)
+    )
+    moved = [(a - b).abs().max().item() for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert 1e-5 < max(moved) < 1e-2
+    history = relative_training.load_history(relative_training.step(profile, chosen, 0))
+    assert np.isfinite(history["loss"]).all()
+    assert len(history) == 4
+
+
+# --- online -----------------------------------------------------------------------------------------------------------
+
+
+def groups(profile, chosen):
+    return online_training._Groups(regression_training.Setup(profile, chosen, 0))
+
+
+def test_online_groups_are_the_current_policys_completions(profile, pairs):
+    """Of each prompt as many as asked for, side by side, with the reference policy's rewards for references."""
+    chosen = method("online-qrpo", completions=3, num_ref_rewards=4)
+    made = groups(profile, chosen)
+    prompts = made.prompts[:5]
+    rows = made.completed(0, prompts)
+    assert len(rows) == 15
+    references = reference_sampling.reference_rewards(reference_sampling.step(profile).folder)
+    ids = reference_sampling.load(reference_sampling.step(profile).folder).drop_duplicates("prompt_id")
+    of_prompt = {tuple(row.prompt_ids): references[row.prompt_id] for row in ids.itertuples()}
+    assert all(row["ref_rewards"] == of_prompt[tuple(row["prompt_ids"])] for row in rows)
+    assert [row["prompt_ids"] for row in rows[::3]] == [prompt["of_prompt"] for prompt in prompts]
+    again = made.completed(0, prompts)
+    assert [row["completion_ids"] for row in again] == [row["completion_ids"] for row in rows]
+    other = made.completed(1, prompts)
+    assert [row["completion_ids"] for row in other] != [row["completion_ids"] for row in rows]
+
+
+def test_renewed_references_are_the_others_of_the_group(profile, pairs):
+    made = groups(profile, method("online-qrpo", completions=3, references="renewed"))
+    rows = made.completed(0, made.prompts[:4])
+    for start in range(0, 12, 3):
+        rewards = [row["reward"] for row in rows[start : start + 3]]
+        for place, row in enumerate(rows[start : start + 3]):
+            assert sorted(row["ref_rewards"]) == sorted(rewards[:place] + rewards[place + 1 :])
+
+
+def test_mixed_data_hold_the_datasets_pair_candidates_and_online_ones(profile, pairs):
+    from qrpo_lib.steps import dataset_pairs
+
+    chosen = method("online-qrpo", completions=3, data="thirds", num_ref_rewards=3)
+    dataset_pairs.run(profile)
+    made = groups(profile, chosen)
+    assert made.online == 1
+    assert online_training.sampled(chosen) == 2 + 3
+    frame = reference_sampling.load(reference_sampling.step(profile).folder)
+    candidates = {tuple(ids) for ids in frame.loc[frame["role"] == "candidate", "token_ids"]}
+    written = dataset_pairs.load(dataset_pairs.step(profile).folder)
+    ids = dataset_pairs.with_token_ids(written, made.setup.tokenizer)
+    of_dataset = {tuple(tokens) for tokens in ids["token_ids"]}
+    rows = made.completed(0, made.prompts[:6])
+    kinds = [
+        "offline" if tuple(row["completion_ids"]) in of_dataset else
+        "off-policy" if tuple(row["completion_ids"]) in candidates else "online"
+        for row in rows
+    ]  # fmt: skip
+    assert kinds.count("offline") >= 6
+    assert kinds.count("off-policy") >= 6
+    off = groups(profile, method("online-qrpo", completions=3, data="off-policy", num_ref_rewards=3))
+    assert off.online == 0
+    assert {tuple(row["completion_ids"]) for row in off.completed(0, off.prompts)} <= candidates
