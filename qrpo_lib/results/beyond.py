@@ -142,13 +142,18 @@ def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
     raise ValueError(f"{label} reaches a KL of {path[-1][0]:.3f}, not {kl:.3f}.")
 
 
-def table(made: Cells) -> pd.DataFrame:
-    """A row for each cell: reward, KL and length with intervals of reward and KL, seeds."""
+def table(made: Cells, start: np.ndarray) -> pd.DataFrame:
+    """A row for each cell: reward, its gain over that before training, KL, each with its interval; length, seeds.
+
+    start: `before`.
+    """
     rows = []
     for cell in made.values():
         reward, kl = statistics.mean_interval(cell.reward), statistics.mean_interval(cell.kl)
+        gained = over_start(cell, start)
         row: dict[str, Any] = {"method": cell.label, "beta": cell.beta, "references": cell.num_ref_rewards or 0}
         row |= {"reward": reward.mean, "low": reward.low, "high": reward.high}
+        row |= {"gain": gained.mean, "gain_low": gained.low, "gain_high": gained.high}
         row |= {"kl": kl.mean, "kl_low": kl.low, "kl_high": kl.high, "length": float(cell.length.mean())}
         rho = float(cell.length_correlation.mean())
         rows.append(row | {"rho": rho, "selection": cell.selection, "seeds": len(cell.seeds)})

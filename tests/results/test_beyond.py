@@ -9,9 +9,11 @@ import torch
 from scipy import special
 
 from qrpo_lib.experiment import relatives
+from qrpo_lib.paper import claims
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.files import ProfileError
-from qrpo_lib.results import beyond, beyond_targets
+from qrpo_lib.results import beyond, beyond_figures, beyond_targets
+from qrpo_lib.results.statistics import Interval
 from qrpo_lib.runs.errors import InputError
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest-beyond.toml"
@@ -170,3 +172,28 @@ def test_studies_and_what_an_arm_shows_belong_together(tmp_path):
     path.write_text('extends = "tiny"\n[arms.chat.experiment]\nshows = "relatives"\n')
     with pytest.raises(ProfileError, match="belong together"):
         profiles.load(path, "chat")
+
+
+def test_gains_are_by_prompt():
+    """What makes prompts differ before and after training alike is not in the interval of the gain."""
+    level = np.array([[0.0, 50.0, -50.0]])
+    one = cell("A", 0.1, 3)
+    moved = beyond.Cell("A", 0.1, 3, (0, 1), one.reward + level + 2, one.kl, one.length, one.length_correlation, 0.0)
+    (row,) = beyond.table(study(moved), level).to_dict("records")
+    assert row["gain"] == pytest.approx(2)
+    assert row["gain_high"] - row["gain_low"] < 1 < row["high"] - row["low"]
+
+
+def test_the_figure_of_differences_shows_every_interval_that_was_judged(tmp_path):
+    ledger = claims.Ledger(tmp_path, "tiny-beyond, chat", "chat")
+    gaps = {"A - B": Interval(0.5, 0.4, 0.6, n=9, seeds=2), "C - B": Interval(-0.5, -0.6, -0.4, n=9, seeds=2)}
+    judged = ledger.judge("values-train-as-well", gaps, scale=1.0)
+    rows = beyond_figures.difference_table([judged])
+    assert rows["difference"].tolist() == ["A - B", "C - B"]
+    assert rows["high"].tolist() == [0.6, -0.4]
+    assert (rows["smallest_effect"] == judged.effect).all()
+    (axis,) = beyond_figures.differences(rows).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["A - B", "C - B"]
+    assert [text.get_text() for text in axis.texts] == [judged.verdict] * 2
+    band = axis.patches[0]
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-judged.effect, judged.effect))
