@@ -73,7 +73,7 @@ def test_everything_is_computed_from_the_record_as_it_was_from_the_runs(emptied,
     found = record.restore(Known([profile]), folder, "figures/made/record/all")
     assert found.put_back
     assert (found.stale, found.there) == ([], [])
-    monkeypatch.setattr(train, "_made", lambda *arguments: pytest.fail("something was to be made"))
+    monkeypatch.setattr(train, "make_tasks", lambda *arguments: pytest.fail("something was to be made"))
     assert train.train(profile, grid.grid(profile)).total == 0
     assert _results(profile, tmp_path / "after") == results
     assert len(results) > 8

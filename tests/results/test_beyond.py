@@ -74,15 +74,23 @@ def test_the_selection_prompts_choose_beta():
 
 
 def test_rewards_at_a_kl_lie_between_the_cells_around_it():
-    """From the policy before training at 0 nats on, linear in the KL."""
+    """From the policy before training at 0 nats on; a reward that grows as the root of the KL is met at every KL."""
     start = np.full((1, 3), 0.5)
-    made = study(cell("A", 0.3, None, 1.0, 0.2), cell("A", 0.1, None, 2.0, 0.6))
-    assert beyond.at_kl(made, "A", 0.1, start).mean() == pytest.approx(0.75)
-    assert beyond.at_kl(made, "A", 0.5, start).mean() == pytest.approx(1.75)
-    assert beyond.at_kl(made, "A", 0.6, start).mean() == pytest.approx(2.0)
+    kls = {0.3: 0.2, 0.1: 0.6, 0.05: 0.6}  # by beta
+    made = study(*(cell("A", beta, None, 0.5 + 2 * kl**0.5, kl) for beta, kl in kls.items()))
+    for kl in (0.0, 0.1, 0.2, 0.5, 0.6):
+        assert beyond.at_kl(made, "A", kl, start).mean() == pytest.approx(0.5 + 2 * kl**0.5)
     assert beyond.largest_common_kl(made | study(cell("B", 1, None, 0.0, 0.5)), ["A", "B"]) == 0.5
     with pytest.raises(ValueError, match="reaches a KL of"):
         beyond.at_kl(made, "A", 0.7, start)
+
+
+def test_a_beta_at_an_end_of_those_tried_is_told():
+    three = [cell("A", beta, 3, selection=abs(beta - 0.3)) for beta in (0.1, 0.3, 0.4)]
+    assert beyond.chosen(study(*three), "A") == "A, beta 0.1, n = 3 (the smallest tried)"
+    assert beyond.chosen(study(*three[1:]), "A") == "A, beta 0.4, n = 3 (the largest tried)"
+    assert beyond.chosen(study(cell("A", 0.3, 3, selection=1.0), three[0], three[2]), "A") == "A, beta 0.3, n = 3"
+    assert beyond.chosen(study(three[1]), "A") == "A, beta 0.3, n = 3"
 
 
 def test_best_of_n_by_order_statistics():
