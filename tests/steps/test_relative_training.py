@@ -286,7 +286,7 @@ def test_mixed_data_hold_the_datasets_pair_candidates_and_online_ones(profile, p
 
 @pytest.fixture
 def first_step(profile, pairs, monkeypatch):
-    """Takes the first step of a method's training at weights that have moved: its model, its loss, rows drawn online."""
+    """Takes a method's first step of training at weights that have moved: its model, its loss, rows drawn online."""
     reference_log_probs.run(profile)
     completed, found = online_training._Groups.completed, {}
 
@@ -326,7 +326,7 @@ def log_ratios_of_tokens(taken, rows, column):
 
 
 def least_squares(reference, pairs, residuals):
-    """Ridge regression of residuals (prompts, 2) on the reference's last hidden state at the prompt's end: (prompts,)."""
+    """Ridge regression of residuals (prompts, 2) on the reference's last hidden state of the prompt: (prompts,)."""
     states = []
     for row in pairs:
         with torch.no_grad():
