@@ -107,9 +107,18 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
 
     Parameters
     ----------
+    known: the steps, and what is known of the runs that made them.
+    folder: which gets the tables; those of an earlier record there are replaced.
+    profile_name: told in the record.
+    world: its number, told in the record; None for a profile without worlds.
     bits: significant bits that are kept of rewards of reporting answers and of log-probabilities; None keeps all.
 
-    Raises InputError if none is there, CorruptedRunError for a run folder that is not what was written.
+    Raises
+    ------
+    InputError
+        None of the results is there.
+    CorruptedRunError
+        A run folder is not what was written.
     """
     import pandas as pd
 

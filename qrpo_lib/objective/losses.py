@@ -221,7 +221,18 @@ def simpo(
 def log_ratio_margin(
     chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor
 ) -> Tensor:
-    """Log-ratio of chosen less that of rejected, in nats: (...,). Raises ValueError as `check_tensors`."""
+    """Log-ratio of chosen less that of rejected, in nats: (...,).
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps: (...,) log-probabilities of the two completions under the policy.
+    ref_chosen_logps, ref_rejected_logps: (...,) those under the reference policy.
+
+    Raises
+    ------
+    ValueError
+        As `check_tensors`: shapes that differ, values that are not finite.
+    """
     check_tensors(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,

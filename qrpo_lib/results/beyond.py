@@ -132,7 +132,25 @@ def largest_common_kl(made: Cells, labels: Sequence[str]) -> float:
 
 
 def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
-    """Rewards (seeds, prompts) of a method at a KL: between the two cells around it, or the policy before training."""
+    """Rewards of a method at a KL to the reference policy: (seeds, prompts).
+
+    Interpolated linearly between the two cells around it, or from the policy before training, whose KL is 0. A cell's
+    KL is its mean over seeds and prompts.
+
+    Parameters
+    ----------
+    made: the cells of a study.
+    label: of the method.
+    kl: in nats.
+    start: (1, prompts) rewards of the policy before training.
+
+    Raises
+    ------
+    ValueError
+        The method does not reach that KL.
+    KeyError
+        The study has no such method.
+    """
     path = sorted((float(cell.kl.mean()), cell.reward) for cell in of_label(made, label))
     path = [(0.0, np.broadcast_to(start, path[0][1].shape)), *path]
     for (low, below), (high, above) in itertools.pairwise(path):

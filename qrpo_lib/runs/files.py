@@ -101,7 +101,20 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
 
 
 def parsed_json(path: Path, content: bytes, remedy: str, kind: type = dict) -> Any:
-    """`read_json` of content that was read from the file before."""
+    """The JSON value in a file's content, which was read before (`read_json` reads it too).
+
+    Parameters
+    ----------
+    path: of the file, for errors.
+    content: its bytes.
+    remedy: the end of an error's sentence: what to do.
+    kind: the type that the value must have.
+
+    Raises
+    ------
+    UnreadableFileError
+        The content is not UTF-8, is no JSON, or its value is not of this kind.
+    """
     try:
         value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError:

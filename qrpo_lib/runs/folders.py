@@ -205,8 +205,10 @@ def restore(step: Step, make: Callable[[Path], None], original: dict[str, Any], 
 
     Parameters
     ----------
+    step: whose folder it is.
     make: writes the results into the folder that it is given.
-    original: the record of the run that made them. origin: where they are from now (`records.restored_from`).
+    original: the record of the run that made them.
+    origin: where they are from now (`records.restored_from`).
     """
     with lock(step.folder_name):
         if step.folder.exists():

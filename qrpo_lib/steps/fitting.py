@@ -41,6 +41,11 @@ def step(
 ) -> keys.Step:
     """What determines the trained policy: of the losses' settings, only this algorithm's.
 
+    Parameters
+    ----------
+    profile: its settings; `profile.training` says how the policy is fitted, and on which samples.
+    algorithm: "qrpo", "dpo", "rebel" or "simpo".
+    seed: of the training, which orders its samples.
     known_inputs: what `inputs` gives, where many steps that share it are made.
     """
     settings = profile.training.model_dump()

@@ -123,7 +123,15 @@ def squared_error(log_policy, log_optimum, data, c_over_beta: float) -> float:
 
 
 def numerical_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: float, start=None) -> np.ndarray:
-    """The same minimum by BFGS on the logits, from pi* or from `start`: (m,). Independent of the closed form."""
+    """The minimum of `best_policy` by BFGS on the logits, independent of the closed form: (m,) log-probabilities.
+
+    Parameters
+    ----------
+    log_optimum: (m,) of pi*, what the policy would be at c = 0.
+    log_data: (m,) of what is trained on.
+    c_over_beta: the error of all targets, in nats of the log-ratio.
+    start: (m,) logits to start from; pi* by default. Where there are several minima it decides which one is found.
+    """
     data = np.exp(log_data)
 
     def loss(logits):

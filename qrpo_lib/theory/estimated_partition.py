@@ -106,7 +106,19 @@ def jackknife_bias(law: RewardLaw, n: int, beta: float) -> float:
 
 
 def noisy_cdf(law: RewardLaw, n: int, beta: float, values) -> np.ndarray:
-    """P(log Z-hat + G <= value), G a Gumbel apart from it, in nats: the law of log Z-hat but for known noise."""
+    """P(log Z-hat + G <= value), G a Gumbel apart from it: the law of log Z-hat but for known noise.
+
+    Parameters
+    ----------
+    law: of the rewards.
+    n: references of a prompt.
+    beta: strength of the KL regularisation, in units of the reward.
+    values: (k,), in nats.
+
+    Returns
+    -------
+    (k,) probabilities, interpolated between the points of a grid.
+    """
     x, survival = _noisy(law, n, beta)
     return np.interp(-np.asarray(values, dtype=float), x, survival)
 

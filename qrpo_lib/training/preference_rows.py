@@ -138,8 +138,10 @@ def tokenised(
     Parameters
     ----------
     data: rows, all of one form.
+    tokenizer: with the chat template that conversational rows need.
     ends: the tokens that end a completion (`conversations.end_tokens`).
     max_length: completions are cut so that a prompt with its completion has no more tokens (None: never cut).
+    name: of the data, for errors.
 
     Raises
     ------

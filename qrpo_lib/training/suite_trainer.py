@@ -105,7 +105,21 @@ def folder_of(output: Output):
 def arguments(
     config: type[SFTConfig | DPOConfig], settings: Optimization, output: Output, folder: str, **others: Any
 ) -> SFTConfig | DPOConfig:
-    """TRL's arguments. Raises ValueError for a batch that does not divide among micro-batches and processes."""
+    """TRL's arguments: AdamW, a cosine schedule with a tenth of warm-up, rows in the order in which they are laid out.
+
+    Parameters
+    ----------
+    config: the class of arguments that the trainer takes.
+    settings: batch size, learning rate, precision and seed.
+    output: its `report_to` says which loggers get the metrics.
+    folder: where the trainer keeps its state.
+    others: further arguments of `config`.
+
+    Raises
+    ------
+    ValueError
+        The batch size is not a multiple of micro-batch size times processes.
+    """
     batch_size, micro_batch_size = settings.batch_size, settings.micro_batch_size
     processes = parallel.state().num_processes
     if batch_size % (micro_batch_size * processes):

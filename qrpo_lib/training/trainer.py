@@ -55,18 +55,23 @@ def fit_policy(
     Parameters
     ----------
     policy: trained in place, or the folder of one, which is loaded. As given it is the reference.
+    tokenizer: says which token pads.
     train_rows, validation_rows: as in `qrpo_lib.training.samples`: token ids, rewards in any unit as far as the loss
         needs them, and reference rewards.
+    objective: the algorithm, its loss's settings, and how many reference rewards count.
+    settings: batch size, epochs, learning rate, seed, precision, checkpoints.
     reference: with "computed" the reference's log-probabilities are computed once, before training, where the rows do
         not hold them, and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them
         in every step. Results differ by rounding.
     online: samples for the training rows, drawn before each step (see above). The reference is then live.
+    output: where the trainer keeps its state, to resume from, and whom it tells how far it is; nothing by default.
 
     Raises
     ------
     ValueError
-        Before training begins, for rows or settings that cannot be used; it names the row. InputError for an output
-        folder that holds another run, and for a model object that an interrupted call left half-trained.
+        Before training begins, for rows or settings that cannot be used; it names the row.
+    InputError
+        An output folder that holds another run, or a model object that an interrupted call left half-trained.
     """
     if reference not in REFERENCES:
         raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")
