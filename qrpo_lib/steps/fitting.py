@@ -73,16 +73,6 @@ def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
     return folders.make(step(profile, algorithm, seed))
 
 
-def prepare(profile: Profile) -> None:
-    """Make everything that training shares between algorithms, betas and seeds."""
-    reference_log_probs.run(profile)
-
-
-def shared_key(profile: Profile) -> tuple[str, ...]:
-    """Equal for profiles of which `prepare` makes the same."""
-    return (reference_log_probs.step(profile).key,)
-
-
 def load_history(folder: Path):
     """Losses and metrics of training, one row for each step and split, as a data frame."""
     import pandas as pd

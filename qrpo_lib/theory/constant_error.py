@@ -163,11 +163,6 @@ def reference_data_factor(beta: float, transform="identity") -> float:
     return math.expm1(log_z[2] + log_z[0] - 2 * log_z[1]) / 2
 
 
-def unseen_share(c_over_beta: float) -> float:
-    """What goes to completions that the data does not hold, at no cost: 1 - e^(c/beta) where targets are too low."""
-    return -math.expm1(min(c_over_beta, 0.0))
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a policy gains over the reference: mean reward, its KL in nats, and the objective reward - beta KL."""

@@ -139,16 +139,6 @@ def _normal_maximum(n):
     return mean, np.sqrt((weight * (x - mean[..., None]) ** 2).sum(-1))
 
 
-def samples_for_small_noise(beta, sigma: float = 1.0):
-    """log10 of the sample counts: (e^(sigma^2/beta^2), where Eq. 17 says so; e^(sigma^2/(2 beta^2)), where it happens).
-
-    The second is where n draws start to reach sigma^2/beta, around which the mass of Z lies: the freezing point of
-    the random energy model. Shapes of `beta`.
-    """
-    exponent = (sigma / np.asarray(beta, dtype=float)) ** 2 / math.log(10)
-    return exponent, exponent / 2
-
-
 # --- the whole calibrated target f(R_q-hat) - beta log Z_f with n reference rewards ----------------------------------
 
 

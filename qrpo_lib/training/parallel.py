@@ -9,11 +9,10 @@ import contextlib
 import copy
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -65,11 +64,6 @@ def forward(precision: str) -> Forward:
 def state() -> PartialState:
     """The processes that train together, and this one's device."""
     return folders.group()
-
-
-def of_the_main(value: Any) -> Any:
-    """The main process's value, in every process of the group."""
-    return broadcast_object_list([value])[0] if state().num_processes > 1 else value
 
 
 def device() -> torch.device:

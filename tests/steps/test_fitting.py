@@ -53,7 +53,7 @@ def folder(smallest_policy, tmp_path_factory):
 def built(setting, **changes):
     profile = in_setting(setting, **changes)
     policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
-    fitting.prepare(profile)
+    reference_log_probs.run(profile)
     return training_pairs.build(profile, policy, completions), reference_sampling.load(completions)
 
 
