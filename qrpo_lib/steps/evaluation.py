@@ -125,7 +125,7 @@ def log_ratio(evaluations: pd.DataFrame) -> pd.Series:
 
 
 def human_eval_rewards(profile: Profile, policy: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
-    """A policy's answers to HumanEval's problems (`qrpo_lib.tasks.problems`) with their rewards, the shares of tests passed.
+    """A policy's answers to HumanEval's problems (`qrpo_lib.tasks.problems`), each with the share of tests it passes.
 
     HumanEval's own pass@1 is the share of rewards that are 1.
 

@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-import pytest
-
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.sampling import sampler
