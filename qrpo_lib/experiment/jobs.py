@@ -130,7 +130,7 @@ def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: in
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
-    """All rounds of a plan, the last of which has the step's folder."""
+    """All rounds of a plan; the task's step is the last round."""
     step = rounds.step(profile, plan, seed, plan.rounds)
     return _task(step, rounds.run, (profile, plan, seed), _needs(step, profile), "iterative", profile)
 
@@ -189,13 +189,13 @@ def _task(step, run, arguments, needs, kind: str, profile: Profile) -> Task:
 
 
 def make_data(profile: Profile) -> None:
-    """Prepare the prompts again in this process if somebody has removed them, though what rests on them is complete."""
+    """Prepare the prompts again if somebody has removed them, even if everything made from them is complete."""
     task = tasks.of(profile.task)
     if not all(step.is_complete() for step in task.inputs()):
         task.prompts(profile.seed)
 
 
 def make(profile: Profile, *wanted: Task) -> Path:
-    """Make tasks where the profile says, those that are not there; a table shows their jobs. The last one's folder."""
+    """Make missing tasks where the profile says, beside a table of jobs; returns the folder of the last one."""
     dispatch.make(wanted, profile.dispatch)
     return wanted[-1].step.folder

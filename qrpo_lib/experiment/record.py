@@ -1,4 +1,4 @@
-"""The committed record: what every statistic of a profile rests on, without policies, and the way back from it.
+"""The committed record: the data behind every statistic of a profile, without policies; written and restored.
 
     record.write(known, folder, "tiny-full", world=0)       # from run folders to a few Parquet files
     record.restore(known, folder)                           # and back, where the key is still the same
@@ -92,7 +92,7 @@ _ROUNDED = ("reward", "logp", "ref_logp", "log_ratio")
 
 @dataclass
 class Restored:
-    """What became of a record's steps, by the names of their run folders.
+    """What happened to a record's steps when it was restored, by the names of their run folders.
 
     stale: those that today's code or settings would make otherwise, which are not used.
     """
@@ -210,7 +210,7 @@ def committed(figures: Path, profile_name: str) -> dict[str, Path]:
 
 
 def total_bytes(figures: Path) -> int:
-    """Of all profiles' records below `figures`."""
+    """The size of all profiles' records below `figures`, in bytes."""
     return sum(path.stat().st_size for path in figures.glob("*/record/*/*") if path.is_file())
 
 

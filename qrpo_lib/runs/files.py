@@ -66,14 +66,14 @@ def read_sealed(path: Path) -> bytes | None:
 
 
 def seal_folder(folder: Path) -> None:
-    """Write down, as the folder's last file, what all its files hold."""
+    """Write the checksums of a folder's files into it, as its last file."""
     made = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
     sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in made}
     write_sealed(folder / _SUMS, json.dumps(sums).encode())
 
 
 def unseal_folder(folder: Path) -> None:
-    """Forget what a folder's files held, once something else says so."""
+    """Remove a folder's checksums, once something else records them."""
     (folder / _SUMS).unlink()
 
 

@@ -70,13 +70,13 @@ def parameters(profile: Profile, split: str) -> dict[str, Any]:
 
 
 def code(profile: Profile) -> tuple[Any, ...]:
-    """The entry points of what answers and rewards are computed with (`qrpo_lib.runs.code_version`)."""
+    """Entry points of the code that samples and scores answers (`qrpo_lib.runs.code_version`)."""
     task = tasks.of(profile.task)
     return (*engines.code(engines.meant(profile.reference_sampling.backend)), task.prompts, *task.reward_code())
 
 
 def share(this: keys.Step, asked: Asked) -> None:
-    """This process's part of sampling and scoring, to the end of both."""
+    """Sample and score this process's part of the answers; returns when all of them are there."""
     import torch
 
     torch.set_num_threads(asked.profile.training.threads)
@@ -99,7 +99,7 @@ def share(this: keys.Step, asked: Asked) -> None:
 
 
 def recorded(this: keys.Step, asked: Asked) -> pd.DataFrame:
-    """What all processes together have made of `share`: one row for each answer, `RECORDED` and `token_ids`."""
+    """The answers that all processes have made by `share`: one row for each, `RECORDED` and `token_ids`."""
     answers = _answers(this, asked)
     different = _different(answers, asked)
     rewards = _rewards(asked.known) | dict(zip(_keys(different), scoring.rewards(this, len(different)), strict=True))

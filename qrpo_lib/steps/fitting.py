@@ -32,7 +32,7 @@ _TRAINER, _FINISHED = ".trainer", ".finished"
 
 
 def inputs(profile: Profile) -> tuple[keys.Step, ...]:
-    """The steps that a training rests on; the losses' settings and the seed have no part in them."""
+    """The steps whose results a training reads, whatever the losses' settings and the seed."""
     return (*training_pairs.sources(profile), reference_log_probs.step(profile))
 
 

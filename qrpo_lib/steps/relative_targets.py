@@ -27,7 +27,7 @@ def with_targets(rows: Sequence[Mapping], method: Method) -> list[dict[str, Any]
 
 
 def references_of(rows: Sequence[Mapping], count: int | None) -> Tensor:
-    """The first `count` reference rewards of each row, all of none where a method uses none: (rows, count) float64."""
+    """The first `count` reference rewards of each row, none for a method without references: (rows, count) float64."""
     count = count or 0
     short = [i for i, row in enumerate(rows) if len(row["ref_rewards"]) < count]
     if short:

@@ -79,5 +79,6 @@ class FineTuningTrainer(SuiteTrainer, SFTTrainer):
         return (batch["completion_mask"].sum(1) * batch["weight"]).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This micro-batch's part of the mean of -log pi over the tokens of the whole batch."""
         logps, _ = completion_log_probs(model, inputs["input_ids"], inputs["completion_mask"])
         return self._scaled(-(logps * inputs["weight"]).sum(), num_items_in_batch)

@@ -31,7 +31,7 @@ class Forward(NamedTuple):
     autocast: bool
 
     def context(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """What the forward pass runs in."""
+        """The context in which the forward pass runs."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
 
     def of(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -101,7 +101,7 @@ def accumulate_in_float32(accelerator: Accelerator, max_grad_norm: float) -> Non
 
 
 def whole(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The model with all its weights in this process: itself, or of one that FSDP has sharded a copy, in evaluation.
+    """The model with all its weights in this process: itself, or a gathered copy of one that FSDP has sharded.
 
     Every process must call it. dtype: of the copy's weights; None keeps it.
     """

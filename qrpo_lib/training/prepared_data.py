@@ -1,4 +1,4 @@
-"""Data of one's own, ready for `QRPOTrainer`: token ids, checked, with their reference rewards."""
+"""The user's data, made ready for `QRPOTrainer`: token ids, checked, with their reference rewards."""
 
 from __future__ import annotations
 

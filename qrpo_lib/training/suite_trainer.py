@@ -1,4 +1,4 @@
-"""What fine-tuning and policy fitting share on TRL's trainers: settings, the layout of rows over processes, the run."""
+"""What fine-tuning and policy fitting share on TRL's trainers: arguments, layout of rows over processes, the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
 
 
 class SuiteTrainer:
-    """What both trainers share: the same gradient for any split of a batch, and silence."""
+    """Base of both trainers: the same gradient however a batch is split, and no output of its own."""
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
 
@@ -55,6 +55,7 @@ class SuiteTrainer:
         """Checkpoints are for resuming: no card."""
 
     def floating_point_ops(self, inputs):
+        """None are counted."""
         return 0  # reported nowhere
 
     def _prepare_inputs(self, inputs):
@@ -70,10 +71,11 @@ class SuiteTrainer:
         return total / items * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keep what is logged for `history`."""
         Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
 
     def log_validation(self) -> None:
-        """Logs the metrics of the policy as it is on the validation rows, if there are any."""
+        """Log the metrics of the current policy on the validation rows, if there are any."""
 
     def history(self) -> list[dict[str, float | int | str]]:
         """What was logged, one row for each step and split, in that order."""

@@ -183,6 +183,7 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return dataset  # the rows carry them, or the reference is live
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step; online, of samples that are drawn now in place of the rows' numbers."""
         if self._online is not None:
             asked = list(itertools.islice(epoch_iterator, num_batches))
             with causal_lm.plain(self.model):
@@ -196,6 +197,7 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return batch["weight"].sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This micro-batch's part of the mean loss of the whole batch, each row by its weight."""
         return self._scaled((self._losses(model, inputs) * inputs["weight"]).sum(), num_items_in_batch)
 
     def _losses(self, model, batch: Mapping[str, Tensor]) -> Tensor:
@@ -225,9 +227,11 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the means of the metrics since the last log."""
         super().log(logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
 
     def log_validation(self) -> None:
+        """Log the mean loss and metrics of the validation rows."""
         rows = self._validation_rows
         if not rows:
             return
