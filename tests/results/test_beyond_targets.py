@@ -39,7 +39,7 @@ def by_hand(prompt, beta, n, partition):
 
 
 def test_log_sums_are_those_of_each_prompts_own_references(sampled):
-    profile = profiles.load("tiny-beyond", profiles.arms("tiny-beyond")[0])
+    profile = profiles.load("tiny-beyond", "code")
     keys = [(partition, 0.3, n) for partition in ("exact", "finite", "discrete") for n in (2, 4)]
     found = beyond_targets.partition_table(profile, dict.fromkeys(keys))
     assert len(found) == len(keys) * 2
