@@ -72,7 +72,7 @@ def plain_dpo(model, reference, rows):
         margins.append(sides[0] - sides[1])
     loss = torch.stack([torch.log1p(torch.exp(-DPO["loss"]["beta"] * margin)) for margin in margins]).mean()
     gradients = torch.autograd.grad(loss, model.parameters())
-    return float(loss), float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+    return loss.item(), float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
 
 def _split(given):
