@@ -98,7 +98,7 @@ def dose_figure(response: pd.DataFrame, trained: pd.DataFrame) -> plt.Figure:
 def table(
     problem: Problem, *, beta: float, best_of: int, learning_rate: float, steps: int, pair_steps: int
 ) -> pd.DataFrame:
-    """Each method's optimum, and what comes to it: a row for each method.
+    """Each method's optimum, and how close its loss and the trainer come to it: a row for each method.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Reference rewards computed on the spot: completions of the reference policy, sampled and scored before training."""
+"""Reference rewards for the user's data: completions of the reference policy, sampled and scored before training."""
 
 from __future__ import annotations
 

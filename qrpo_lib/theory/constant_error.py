@@ -173,7 +173,7 @@ class Outcome:
 
 
 def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
-    """Of a policy (m,) for a reference (m,) and rewards (m,), in the rewards' unit at strength beta.
+    """What a policy gains over the reference policy, in the rewards' unit at strength beta.
 
     Parameters
     ----------

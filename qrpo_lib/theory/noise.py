@@ -160,7 +160,7 @@ def target_moments(transform, n: int, quantile):
 
 
 def mean_target_errors(transform, n: int):
-    """Of the target with the exact log Z_f, averaged over reference completions (F uniform on (0, 1)): three floats.
+    """Errors of the target with the exact log Z_f, averaged over reference completions (F uniform): three floats.
 
     The mean of its bias, the root mean square of its bias, and that of its standard deviation; units of the
     transformed reward.
