@@ -75,8 +75,8 @@ def fit_targets(
 def fit_dro(problem: Problem, beta: float, *, learning_rate: float, steps: int) -> tuple[Fit, float]:
     """DRO by the trainer, every completion as likely in the data; V is set to its least squares before each step.
 
-    That is the mean of R - beta log-ratio under the data, and the gradient in the policy is then the one of the loss
-    minimised over V.
+    That is the mean over the data of R - beta log-ratio, by the current policy; the gradient in the policy is then the
+    one of the loss minimised over V.
 
     Parameters
     ----------
