@@ -1,4 +1,4 @@
-"""The committed record: what every statistic of a profile rests on, without policies, and the way back from it.
+"""The committed record: the data behind every statistic of a profile, without policies; written and restored.
 
     record.write(known, folder, "tiny-full", world=0)       # from run folders to a few Parquet files
     record.restore(known, folder)                           # and back, where the key is still the same
@@ -95,7 +95,7 @@ _ROUNDED = {"reward": 0, "log_ratio": 0, "logp": 6, "ref_logp": 6}
 
 @dataclass
 class Restored:
-    """What became of a record's steps, by the names of their run folders.
+    """What happened to a record's steps when it was restored, by the names of their run folders.
 
     stale: those that today's code or settings would make otherwise, which are not used.
     """
@@ -110,10 +110,18 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
 
     Parameters
     ----------
-    known: the steps. folder: of this record. profile_name, world: as the record calls them.
+    known: the steps, and what is known of the runs that made them.
+    folder: which gets the tables; those of an earlier record there are replaced.
+    profile_name: told in the record.
+    world: its number, told in the record; None for a profile without worlds.
     bits: significant bits that are kept of rewards of reporting answers, and 6 more of log-probabilities; 53 keep all.
 
-    Raises InputError if none is there, CorruptedRunError for a run folder that is not what was written.
+    Raises
+    ------
+    InputError
+        None of the results is there.
+    CorruptedRunError
+        A run folder is not what was written.
     """
     import pandas as pd
 
@@ -206,7 +214,7 @@ def committed(figures: Path, profile_name: str) -> dict[str, Path]:
 
 
 def total_bytes(figures: Path) -> int:
-    """Of all profiles' records below `figures`."""
+    """The size of all profiles' records below `figures`, in bytes."""
     return sum(path.stat().st_size for path in figures.glob("*/record/*/*") if path.is_file())
 
 

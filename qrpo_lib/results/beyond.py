@@ -133,10 +133,25 @@ def largest_common_kl(made: Cells, labels: Sequence[str]) -> float:
 
 
 def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
-    """Rewards (seeds, prompts) of a method at a KL: between the two cells around it, or the policy before training.
+    """Rewards of a method at a KL to the reference policy: (seeds, prompts).
 
-    Linear in the root of the KL, as the largest reward of small steps is: a chord over the KL itself would put every
-    method too low but the one that has a cell right there.
+    Interpolated between the two cells around it, or from the policy before training, whose KL is 0; linearly in the
+    root of the KL, as the largest reward of small steps is: a chord over the KL itself would put every method too low
+    but the one that has a cell right there. A cell's KL is its mean over seeds and prompts.
+
+    Parameters
+    ----------
+    made: the cells of a study.
+    label: of the method.
+    kl: in nats.
+    start: (1, prompts) rewards of the policy before training.
+
+    Raises
+    ------
+    ValueError
+        The method does not reach that KL.
+    KeyError
+        The study has no such method.
     """
     path = sorted(((float(cell.kl.mean()), cell.reward) for cell in of_label(made, label)), key=lambda point: point[0])
     path = [(0.0, np.broadcast_to(start, path[0][1].shape)), *path]

@@ -95,7 +95,15 @@ def partition_table(profile: Profile, made: Cells) -> pd.DataFrame:
 
 
 def log_sum(rewards: torch.Tensor, references: torch.Tensor, beta: float, partition: str) -> torch.Tensor:
-    """log of the mean of exp(target/beta) over k completions: (prompts, k) and (prompts, k, n) to (prompts,)."""
+    """log of the mean of exp(target/beta) over a prompt's k completions: (prompts,), in nats.
+
+    Parameters
+    ----------
+    rewards: (prompts, k).
+    references: (prompts, k, n), the rewards of a prompt's n reference completions beside each completion.
+    beta: strength of the KL regularisation, in units of the quantile.
+    partition: of `losses.calibrated_target`, or "discrete" for `partitions.discrete_target`.
+    """
     if partition == "discrete":
         targets = partitions.discrete_target(rewards, references, beta=beta)
     else:

@@ -36,9 +36,17 @@ Tell = Callable[[str], None]
 def write(profile_name: str, world: int | None, bits: int | None, tell: Tell) -> bool:
     """Write the record of a world, or of each one that is complete; whether all that was asked for was written.
 
+    Parameters
+    ----------
+    profile_name: of the profile.
+    world: its number, or None for all of them, or for a profile without worlds.
     bits: as `record.write` takes them, its own if None.
+    tell: is called with each sentence for people.
 
-    Raises InputError for a world that there is not, or that is not complete.
+    Raises
+    ------
+    InputError
+        There is no such world, or what was asked for by name is not complete.
     """
     name, figures, left_out = profiles.load(profile_name).name, paths.project_root() / "figures", []
     for called, arms in _parts(profile_name, world).items():

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import two_processes
 
 from qrpo_lib.runs import code_version, files, folders, records
 from qrpo_lib.runs.keys import Step
@@ -186,11 +187,7 @@ folders.complete(Step("merged", {}, code=("statistics",)), make, shared=lambda: 
 def test_of_processes_that_train_together_one_prepares_the_data(runs_folder, tmp_path):
     """All of them once wrote the same files, those that came late into a folder that was complete."""
     (tmp_path / "group.py").write_text(_IN_A_GROUP)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    arguments = [tmp_path / "group.py", tmp_path / "notes"]
-    run = subprocess.run([*command, *arguments], env=environment, timeout=500, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-2000:]
+    two_processes.run(tmp_path / "group.py", tmp_path / "notes")
     made = [Step(name, {}, code=("statistics",)).folder for name in ("data", "merged")]
     assert (tmp_path / "notes").read_text().splitlines() == [folder.name for folder in made]
     for folder in made:

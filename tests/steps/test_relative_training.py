@@ -29,21 +29,12 @@ from qrpo_lib.steps import (
 )
 
 BASE = Path(__file__).parents[1] / "data" / "smallest.toml"
+pytestmark = pytest.mark.usefixtures("shared_runs")
 RATE = 2e-4
 
 
 def method(name, beta=0.3, **values):
     return Method(name=name, beta=beta, learning_rate=RATE, **values)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def runs(smallest_policy, tmp_path_factory):
-    """Run folders that all tests here share."""
-    made = tmp_path_factory.mktemp("runs")
-    (made / smallest_policy.name).symlink_to(smallest_policy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QRPO_RUNS", str(made))
-        yield made
 
 
 @pytest.fixture(scope="module")
