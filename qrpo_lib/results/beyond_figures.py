@@ -80,9 +80,7 @@ def differences(rows: pd.DataFrame) -> plt.Figure:
             axis.annotate(row.verdict, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color)
         axis.axvline(0, color="black", linewidth=1)
         axis.set_yticks(range(len(rows)), rows["difference"])
-        axis.set(
-            ylim=(len(rows) - 0.5, -0.5), xlabel="difference (95 %; grey: less than the smallest effect)"
-        )
+        axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel="difference (95 %; grey: less than the smallest effect)")
         axis.grid(False, axis="y")
     return figure
 
