@@ -109,6 +109,8 @@ class QRPOConfig(DPOConfig):
             raise InputError(f"length_normalization must be True or False, not {self.length_normalization!r}.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
         if self.truncation_mode != "keep_start":
             raise InputError("QRPOTrainer cuts completions at their end: leave truncation_mode out.")
         if self.loss_type != "qrpo":

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import guard, preference_rows, run_identity
+from qrpo_lib.training import guard, preference_rows, qrpo_trainer, run_identity
 
 ROW = {"prompt": "w3 w4", "completion": "w5 w6", "reward": 0.3, "reference_rewards": [0.1, 0.2, 0.5]}
 TEMPLATE = (
@@ -68,11 +68,32 @@ def pointwise(rows):
         ({"completion": 5}, "completion is neither a text nor a list of messages"),
         ({"prompt": 5}, "prompt is neither a text nor a list of messages"),
         ({"prompt": [*messages_of("w3"), {"content": "w4"}], "completion": "w5"}, "a message of prompt has no role"),
+        ({"prompt": [{"role": "user", "text": "w3"}]}, "a message of prompt has no text as its content, but None"),
+        ({"prompt": [{"role": "user", "content": 5}]}, "a message of prompt has no text as its content, but 5"),
+        ({"prompt": messages_of([{"type": "image"}])}, r"a message of prompt has a part that is no text \('image'\)"),
+        ({"images": ["a.png"]}, "row 1: it has images"),
+        ({"image": b"..."}, "row 1: it has image"),
     ],
 )
 def test_rows_that_would_be_misread(changes, said, words, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, [ROW, ROW | changes], words)
+
+
+def test_parts_of_text_are_a_text(words, tmp_path):
+    """Also where the chat template would write the list of them as it is."""
+    parts = [{"type": "text", "text": "w3 "}, {"type": "text", "text": "w4"}]
+    row = {"completion": [{"role": "assistant", "content": [{"type": "text", "text": "w5"}]}], "images": []}
+    made = trainer(tmp_path, [ROW | row | {"prompt": messages_of(parts)}], words)
+    assert (made.train_dataset["prompt_ids"][0], made.train_dataset["completion_ids"][0]) == ([0, 3, 4, 0], [5, EOS])
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
+def test_rows_are_read_whatever_form_a_dataset_gives_them(form):
+    from datasets import Dataset
+
+    rows = preference_rows.load(Dataset.from_list([ROW, ROW]).with_format(form), "train")
+    assert list(rows) == [ROW, ROW]
 
 
 def test_how_many_reference_rewards_count_may_be_said(words, tmp_path):
@@ -132,6 +153,29 @@ def test_a_data_frame_is_no_list_of_rows():
 
     with pytest.raises(InputError, match=re.escape("Dataset.from_pandas(frame)")):
         preference_rows.load(pd.DataFrame([ROW]), "train")
+
+
+def test_text_in_another_encoding(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(ROW | {"prompt": "é"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        preference_rows.load(path, "train")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (5, "Row 0 of .* prompt is neither"),
+        ([{"role": "user"}], "Row 0 of .* has no text as its content"),
+        ("w3", "train row 0: it has no prompt as a text or messages, only token ids"),
+    ],
+)
+def test_a_file_of_references_for_prompts_that_are_none(prompt, said, tmp_path):
+    path = tmp_path / "references.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "reference_rewards": [0.0, 1.0]}))
+    rows = [{"prompt_ids": [3], "completion_ids": [5, EOS], "reward": 1.0}]
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, rows, reference_rewards=path)
 
 
 def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
@@ -259,6 +303,18 @@ def test_references_past_the_context_of_the_model(words, tmp_path):
         trainer(tmp_path, [bare()], words, reference_rewards=SampledReferences(length, n=2, max_new_tokens=31))
 
 
+def test_what_computes_no_reference_rewards(words, tmp_path):
+    for given in (length, SampledReferences, [[0.1, 0.2]]):
+        with pytest.raises(InputError, match="reference_rewards must be a file"):
+            trainer(tmp_path, [bare()], words, reference_rewards=given)
+
+
+def test_a_completion_of_token_ids_alone_is_not_scored(tmp_path):
+    rows = [{"prompt_ids": [3], "completion_ids": [5, EOS]}]
+    with pytest.raises(InputError, match="row 0: it has no completion as a text or a message"):
+        trainer(tmp_path, rows, reference_rewards=SampledReferences(length, n=2, max_new_tokens=2))
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -296,9 +352,135 @@ def test_models_that_cannot_be_used(place, make, said, tmp_path):
         trainer(tmp_path, made_up_rows(4), **given)
 
 
+def learned_positions():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": EOS, "eos_token_id": EOS}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: llama(16), "a vocabulary of 16, and the rows hold the token id 23"),
+        (learned_positions, "ref_model takes 16 tokens, and a row has 2[0-9]"),
+        (lambda: llama(max_position_embeddings=16), "set max_length to 16"),
+    ],
+)
+def test_a_reference_model_for_other_rows(make, said, words, tmp_path):
+    row = ROW | {"completion": "w23 " * 20}
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, [row], words, ref_model=make())
+
+
+def test_a_reference_model_without_the_tokens_is_not_sampled_from(words, tmp_path):
+    references = SampledReferences(length, n=2, max_new_tokens=2)
+    with pytest.raises(InputError, match="a vocabulary of 16"):
+        trainer(tmp_path, [bare(prompt="w23")], words, ref_model=llama(16), reference_rewards=references)
+
+
+def test_a_model_that_could_not_be_saved_in_the_end(tmp_path):
+    """transformers writes no generation configuration that contradicts itself."""
+    model = llama()
+    model.generation_config.temperature, model.generation_config.do_sample = 0.3, False
+    with pytest.raises(InputError, match=r"could not be saved .* `temperature`"):
+        trainer(tmp_path, made_up_rows(4), model=model)
+    model.generation_config.do_sample = True
+    trainer(tmp_path, made_up_rows(4), model=model).save_model()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{}/nothing", "The tokenizer of .*nothing cannot be loaded: there is no such folder"),
+        ("./nothing", "there is no such folder"),
+        ("{}", "The tokenizer of .* cannot be loaded: .* pass processing_class"),
+    ],
+)
+def test_models_that_are_not_there(name, said, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match=said):
+        QRPOTrainer(name.format(tmp_path), QRPOConfig(str(tmp_path)), made_up_rows(4))
+    with pytest.raises(InputError, match=r"The model .* cannot be loaded"):
+        trainer(tmp_path, made_up_rows(4), ref_model=name.format(tmp_path))
+
+
+def test_a_model_that_brings_its_own_code(tmp_path):
+    """It is run only where that is asked for."""
+    llama().save_pretrained(tmp_path)
+    made_up_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "modeling_mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class MineConfig(LlamaConfig):\n    model_type = 'mine'\n\n\n"
+        "class MineForCausalLM(LlamaForCausalLM):\n    config_class = MineConfig\n"
+    )
+    path = tmp_path / "config.json"
+    names = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "mine", "auto_map": names}))
+    settings = {"beta": 0.1, "report_to": "none"}
+    with pytest.raises(InputError, match="contains custom code"):
+        QRPOTrainer(str(tmp_path), QRPOConfig(str(tmp_path), **settings), made_up_rows(4))
+    config = QRPOConfig(str(tmp_path / "out"), trust_remote_code=True, **settings)
+    assert type(QRPOTrainer(str(tmp_path), config, made_up_rows(4)).model).__name__ == "MineForCausalLM"
+
+
+def test_a_model_is_loaded_whole(tmp_path):
+    """TRL spreads a model that is named over all GPUs of a machine."""
+    assert qrpo_trainer._loading(QRPOConfig(str(tmp_path)))["device_map"] is None
+    model = llama()
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(guard.UnsupportedModelError, match=r"in different places \(0, 1\)"):
+        trainer(tmp_path, made_up_rows(4), model=model)
+
+
+class Processor:
+    tokenizer = None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tokenizer": "name"}, "processing_class must be a tokenizer, not a str"),
+        ({"tokenizer": Processor()}, "must be a tokenizer, its .tokenizer, not a Processor"),
+        ({"changes": {"push_to_hub": True}}, r"cannot be pushed to the hub \(no network\): leave"),
+    ],
+)
+def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", unreachable)
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, made_up_rows(4), **arguments)
+
+
+@pytest.mark.slow
+def test_references_of_later_rows_are_sampled_from_the_reference_too(words, tmp_path):
+    """After training, which has changed the adapter."""
+    references = SampledReferences(length, n=8, max_new_tokens=6)
+    changes = {"learning_rate": 1e-1, "warmup_steps": 0, "num_train_epochs": 4}
+    adapter = lora(target_modules=["q_proj", "v_proj", "up_proj"])
+    given = {"changes": changes, "peft_config": adapter, "reference_rewards": references}
+    made = trainer(tmp_path, [bare()] * 4, words, **given)
+    before = sampled_texts(references)
+    made.train()
+    references.completions.clear()
+    assert abs(made.evaluate([bare()])["eval_log_ratio"]) > 1
+    assert sampled_texts(references) == before
+
+
+def test_an_adapter_as_a_dictionary(tmp_path):
+    pytest.importorskip("peft")
+    with pytest.raises(InputError, match=r"LoraConfig\(...\), not a dict"):
+        trainer(tmp_path, made_up_rows(4), peft_config={"r": 8})
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"max_length": 1}, "max_length must be at least 2"),
         ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
         ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
         ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
