@@ -497,8 +497,9 @@ def _model_of(name: str | Path, loading: Mapping[str, Any]) -> Any:
     """The model of a folder or a name of the hub. Raises InputError."""
     try:
         return create_model_from_path(str(name), **loading)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise InputError(f"The model {name} cannot be loaded: {_not_there(name) or _said(error)}") from error
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        why = _not_there(name) or f"is it there, and whole? ({_said(error)})"
+        raise InputError(f"The model {name} cannot be loaded: {why}") from error
 
 
 def _tokenizer_of(name: str | Path, loading: Mapping[str, Any] | None = None) -> PreTrainedTokenizerBase:

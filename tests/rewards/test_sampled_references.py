@@ -104,17 +104,19 @@ def test_what_cannot_be_used(arguments, said):
 def classifier(folder):
     """A small sequence classifier and its tokenizer, whose template is not the policy's."""
     import torch
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaForSequenceClassification
 
     tokenizer = made_up_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     torch.manual_seed(0)
     config = llama(num_labels=1).config
     config.pad_token_id = EOS
     model = LlamaForSequenceClassification(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def test_a_sequence_classifier_scores_conversations(tmp_path):
@@ -123,13 +125,13 @@ def test_a_sequence_classifier_scores_conversations(tmp_path):
 
     from qrpo_lib.rewards.models import ChatReward
 
-    model, tokenizer = classifier(tmp_path)
+    model = classifier(tmp_path)
     rows = [{"prompt": "t7", "completion": answer} for answer in ("t5", "t9")]
     rows += [{"prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["completion"]} for row in rows]
     rows = [row | {"prompt_ids": [7], "completion_ids": [5, EOS]} for row in rows]
     found = completed(rows, SampledReferences(ChatReward(tmp_path), n=2, max_new_tokens=3))
     for row, one in zip(rows, found, strict=True):
-        ids = tokenizer("t7" + row["completion"])["input_ids"]
+        ids = [7, int(row["completion"][1:])]
         with torch.no_grad():
             expected = model(torch.tensor([ids])).logits.item()
         assert one["reward"] == pytest.approx(expected, rel=1e-5)

@@ -416,7 +416,8 @@ def test_a_model_that_brings_its_own_code(tmp_path):
     )
     path = tmp_path / "config.json"
     names = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "mine", "auto_map": names}))
+    own = {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": names}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
     settings = {"beta": 0.1, "report_to": "none"}
     with pytest.raises(InputError, match="contains custom code"):
         QRPOTrainer(str(tmp_path), QRPOConfig(str(tmp_path), **settings), made_up_rows(4))
