@@ -62,7 +62,8 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
             f"{name} is a dataset with splits ({', '.join(source)}): pass one, {name}[{next(iter(source))!r}]."
         )
     if isinstance(source, Dataset):
-        return source.with_format(None)  # rows of plain values, not of tensors or frames
+        # rows of plain values, not of tensors or frames; a transformation of the user's own is the data
+        return source if source.format["type"] == "custom" else source.with_format(None)
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir() and (path / "dataset_info.json").exists():

@@ -96,6 +96,13 @@ def test_rows_are_read_whatever_form_a_dataset_gives_them(form):
     assert list(rows) == [ROW, ROW]
 
 
+def test_a_transformation_of_a_dataset_is_part_of_it():
+    from datasets import Dataset
+
+    data = Dataset.from_list([ROW]).with_transform(lambda batch: batch | {"reward": [7.0]})
+    assert preference_rows.load(data, "train")[0]["reward"] == 7.0
+
+
 def test_how_many_reference_rewards_count_may_be_said(words, tmp_path):
     rows = [ROW, ROW | {"reference_rewards": [0.1] * 8}]
     made = trainer(tmp_path, rows, words, changes={"num_reference_rewards": 2})
