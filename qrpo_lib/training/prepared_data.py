@@ -73,6 +73,10 @@ class Preparation:
         if self.hashes and of != self.of:
             raise InputError(f"The {name} rows are of another form than the train rows: pairs against completions.")
         self.of = of
+        if of == samples.POINTWISE and args.completions != "both":
+            raise InputError(
+                "completions says which of a pair is trained on, and the rows hold single ones: leave it out."
+            )
         self._check_ids(found.rows, name)
         self._complete(found, data, name)
         self._check_references(found.rows, name)

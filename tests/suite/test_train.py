@@ -55,6 +55,7 @@ def test_the_command_trains_as_python_does(folder):
         (("--reward", "my.py:reward", "--reference_rewards", "x.jsonl"), "not both"),
         (("--loss_type", "ppo"), "no loss_type 'ppo'"),
         (("--model", "./nowhere"), "there is no such folder"),
+        (("--betta", "0.1"), "There is no option --betta 0.1"),
         (("--reward", "my.py:reward", "--engine", "sglang"), "no sampling backend 'sglang'"),
     ],
 )
