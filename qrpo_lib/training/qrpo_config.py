@@ -36,6 +36,7 @@ _NOT_HERE = (
 )
 _OF_QRPO = {"transform": "identity", "partition": "exact", "error": "squared", "completions": "both"}
 _GAMMA_RATIO = 0.5
+_STRATEGIES = ("random", "sequential", "group_by_length")
 
 
 @dataclass
@@ -131,6 +132,9 @@ class QRPOConfig(DPOConfig):
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
+        if self.train_sampling_strategy not in _STRATEGIES:
+            known = ", ".join(_STRATEGIES)
+            raise InputError(f"There is no train_sampling_strategy {self.train_sampling_strategy!r}: use {known}.")
         if self.truncation_mode != "keep_start":
             raise InputError("QRPOTrainer cuts completions at their end: leave truncation_mode out.")
         if self.loss_type != "simpo" and self.gamma_ratio != _GAMMA_RATIO:

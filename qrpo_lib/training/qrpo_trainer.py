@@ -231,16 +231,23 @@ class QRPOTrainer(DPOTrainer):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
-        """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference."""
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs):
+        """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference.
+
+        Raises InputError for a checkpoint of another run.
+        """
         run_identity.check(self.args.output_dir, self._identity)
+        if isinstance(resume_from_checkpoint, str | Path):
+            if not Path(resume_from_checkpoint).is_dir():
+                raise InputError(f"There is no checkpoint {resume_from_checkpoint}.")
+            run_identity.check(Path(resume_from_checkpoint).parent, self._identity)
         if self.is_world_process_zero():
             run_identity.begin(self.args.output_dir, self._identity)
         model = self.accelerator.unwrap_model(self.model)
         for one in (model, without_adapter(model)):
             run_identity.mark(one)
         try:
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         except BaseException:
             causal_lm.restored(without_adapter(model))
             raise
@@ -436,6 +443,8 @@ def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_conf
     """Raises InputError for arguments of another kind than they must be."""
     if not isinstance(args, QRPOConfig):
         raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+    if Path(args.output_dir).is_file():
+        raise InputError(f"output_dir must be a folder, and {args.output_dir} is a file.")
     if train_dataset is None:
         raise InputError("train_dataset is missing: a dataset, a list of rows, a file or a hub id.")
     if processing_class is not None and not isinstance(processing_class, PreTrainedTokenizerBase):

@@ -41,7 +41,8 @@ def trainer(folder, rows, tokenizer=None, model=None, changes=None, **arguments)
     settings = {"beta": 0.1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"} | (changes or {})
     model = llama() if model is None else model
     tokenizer = tokenizer or made_up_tokenizer()
-    return QRPOTrainer(model, QRPOConfig(str(folder), **settings), rows, processing_class=tokenizer, **arguments)
+    config = QRPOConfig(**({"output_dir": str(folder)} | settings))
+    return QRPOTrainer(model, config, rows, processing_class=tokenizer, **arguments)
 
 
 def pointwise(rows):
@@ -498,6 +499,8 @@ def test_an_adapter_as_a_dictionary(tmp_path):
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be an integer of at least 1"),
         ({"transform": "{name: log}"}, "transform is neither a name nor JSON"),
         ({"gamma_ratio": 0.3}, "gamma_ratio is SimPO's alone"),
+        ({"train_sampling_strategy": "sorted"}, "no train_sampling_strategy 'sorted'"),
+        ({"output_dir": __file__}, "output_dir must be a folder"),
         ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
         ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
         ({"bf16_full_eval": True}, "no bf16_full_eval"),
@@ -523,6 +526,16 @@ def test_batches_of_similar_length(tmp_path):
     assert sorted(order) == list(range(24))
     lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     assert lengths[order[0]] == max(lengths)
+
+
+def test_a_checkpoint_of_another_run(tmp_path):
+    rows, there = made_up_rows(8), {"save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path / "first", rows, changes=there).train()
+    made = trainer(tmp_path / "second", rows, changes={"beta": 0.5})
+    with pytest.raises(InputError, match=r"first holds a run with beta 0.1, not 0.5"):
+        made.train(tmp_path / "first" / "checkpoint-1")
+    with pytest.raises(InputError, match="There is no checkpoint"):
+        made.train(resume_from_checkpoint=str(tmp_path / "nowhere"))
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
