@@ -188,6 +188,10 @@ class SampledReferences:
         """
         prompts, completions = [_prompt(row) for row in rows], list(texts)
         if self._told is not None:
+            if None in prompts:
+                raise InputError(
+                    "The rows hold token ids alone, and the reward reads the prompt as a text: give it too."
+                )
             prompts = [self._told(prompt) for prompt in prompts]
         else:
             completions = [
