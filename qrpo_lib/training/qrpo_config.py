@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class QRPOConfig(DPOConfig):
         counts += [] if self.num_reference_rewards is None else ["num_reference_rewards"]
         for name in counts:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise InputError(f"{name} must be an integer of at least 1, not {value!r}.")
 
     def _check(self) -> None:
