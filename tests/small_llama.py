@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qrpo_lib.training import fine_tuning, trainer
@@ -18,6 +18,30 @@ def made_up_tokenizer():
     """Words t0 ... t23; the padding token is the end of sequence, which must change nothing."""
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t0"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t1")
+
+
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% if m['role'] == 'assistant' %}</s>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def tokenizer_of_words():
+    """w0, w2, w3, ... split at spaces, with a chat template; its end of sequence is that of `llama`."""
+    ids = {f"w{i}": i for i in range(VOCABULARY) if i != EOS} | {"</s>": EOS}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>", chat_template=CHAT)
+
+
+def own_trainer(folder, rows, tokenizer=None, model=None, changes=None, **arguments):
+    """A `QRPOTrainer` of the small Llama."""
+    from qrpo_lib import QRPOConfig, QRPOTrainer
+
+    settings = {"output_dir": str(folder), "beta": 0.1, "report_to": "none", "disable_tqdm": True}
+    config = QRPOConfig(**(settings | {"save_strategy": "no"} | (changes or {})))
+    model, tokenizer = llama() if model is None else model, tokenizer or made_up_tokenizer()
+    return QRPOTrainer(model, config, rows, processing_class=tokenizer, **arguments)
 
 
 def llama(vocabulary=VOCABULARY, seed=0, **settings):

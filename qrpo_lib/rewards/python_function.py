@@ -12,12 +12,12 @@ no reward.
 from __future__ import annotations
 
 import ast
-import functools
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,20 @@ from qrpo_lib.training import conversations
 
 RewardFunction = Callable[..., Sequence[float]]
 
+# What has been imported here, a file by its path and a module by its name, with the source that it had then.
+_imported: dict[Path | str, tuple[dict[str, str], Any]] = {}
+_beside: set[str] = set()  # modules that came with them, from beside a file
+
 
 def load(name: str) -> RewardFunction:
-    """The function that "module:function" or "file.py:function" names. Raises InputError if there is none."""
+    """The function that "module:function" or "file.py:function" names, as its source is now.
+
+    A file that was edited, or beside which a module was, is run anew. Raises InputError if there is no such function,
+    and for a module that was edited since it was imported.
+    """
     path, function = _place(name)
     try:
-        module = _module_of_file(path, name) if path.suffix == ".py" else importlib.import_module(str(path))
+        module = _module_of_file(path, name) if path.suffix == ".py" else _module_of_name(str(path), name)
     except InputError:
         raise
     except Exception as error:  # whatever a module of somebody's own does when it is imported
@@ -86,10 +94,10 @@ def scores(
     given = {"prompts": list(prompts), "completions": list(completions)}
     check_columns(function, {**columns, **given})
     result = function(**taken(function, {**columns, **given}))
-    if isinstance(result, str) or not isinstance(result, Iterable):
+    if isinstance(result, str | Mapping | Set) or not isinstance(result, Iterable):
         raise InputError(f"The reward {name} returned a {type(result).__name__}, not a list of numbers.")
     try:
-        rewards = np.array([np.nan if one is None else float(one) for one in result], dtype=dtype)
+        rewards = np.array([np.nan if one is None else _number(one) for one in result], dtype=dtype)
     except (TypeError, ValueError) as error:
         raise InputError(f"The reward {name} returned something that is not a number: {error}.") from None
     if len(rewards) != len(completions):
@@ -111,6 +119,16 @@ class FunctionReward:
         made = object.__new__(FunctionReward)
         made._function, made._columns_of = self._function, columns_of
         return made
+
+    def named(self) -> list[str]:
+        """The columns of the data that the function names, aside from what all functions are given."""
+        try:
+            parameters = inspect.signature(self._function).parameters.values()
+        except (TypeError, ValueError):
+            return []
+        several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        names = [one.name for one in parameters if one.kind not in several]
+        return [name for name in names if name not in ("prompts", "completions")]
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,), in one call of the function. Raises InputError, also for different numbers of both."""
@@ -162,19 +180,59 @@ def _place(name: str) -> tuple[Path, str]:
     return Path(where), function
 
 
-@functools.cache
+def _number(one: Any) -> float:
+    if isinstance(one, str):  # which float() would read
+        raise TypeError(f"the text {one!r}")
+    return float(one)
+
+
 def _module_of_file(path: Path, name: str) -> Any:
+    """The module of a file: run once for each state of what determines it."""
     if not path.is_file():
         raise InputError(f"The reward {name} is in no file: there is no {path}.")
-    spec = importlib.util.spec_from_file_location(f"_qrpo_reward_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.parent))  # what lies beside it can be imported, as if it were run
+    path, texts = path.resolve(), source(name)
+    if path not in _imported or _imported[path][0] != texts:
+        spec = importlib.util.spec_from_file_location(f"_qrpo_reward_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        with _importing_from(path.parent):
+            spec.loader.exec_module(module)
+        _imported[path] = texts, module
+    return _imported[path][1]
+
+
+@contextlib.contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """What lies in a folder can be imported, as if a file there were run, and is: not what another import left."""
+    for name in _beside:
+        sys.modules.pop(name, None)
+    _beside.clear()
+    before, writes = set(sys.modules), sys.dont_write_bytecode
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # compiled files are known by the second in which their source was written
     try:
-        spec.loader.exec_module(module)
+        yield
     finally:
-        sys.path.remove(str(path.parent))
-    return module
+        sys.path.remove(str(folder))
+        sys.dont_write_bytecode = writes
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "").parent.is_relative_to(folder):
+                _beside.add(name)
+
+
+def _module_of_name(module: str, name: str) -> Any:
+    """A module that Python finds by its name. Raises InputError if its file was edited since it was imported."""
+    found = importlib.import_module(module)
+    file = Path(getattr(found, "__file__", None) or "")
+    if file.suffix == ".py" and file.is_file():
+        texts = {file.name: file.read_text(encoding="utf-8")}
+        if _imported.setdefault(module, (texts, found))[0] != texts:
+            raise InputError(
+                f"The reward {name} was edited after it was imported: start Python (in a notebook, the kernel) anew, "
+                "or name its file, FILE.py:FUNCTION."
+            )
+    return found
 
 
 def _found_below(parts: list[str]) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from qrpo_lib.rewards import python_function
-from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.errors import InputError, about
+from qrpo_lib.sampling import engines
 from qrpo_lib.training import conversations
 
 _COMPARED = 8  # completions whose log-probabilities are compared with a plain forward pass
@@ -29,15 +30,17 @@ class SampledReferences:
     Parameters
     ----------
     reward_fn: `f(prompts, completions, **columns) -> list of numbers`, as TRL's reward functions; its name
-        ("my_reward.py:f"); or an object with `score(prompts, completions)`. Prompts and completions are texts, or lists
-        of messages where the data are conversational.
+        ("my_reward.py:f"); an object with `score(prompts, completions)`; or a reward of the suite, such as
+        `qrpo_lib.rewards.models.ChatReward(FOLDER)` for a sequence classifier. Prompts and completions are texts, or
+        lists of messages where the data are conversational.
     n: reference completions a prompt.
     engine: "transformers", "vllm" (its own process, from a saved copy of the policy), or "auto".
     max_new_tokens: of a completion.
     batch_size: sequences at a time (transformers).
     seed: of the sampling; the same seed gives the same rewards.
 
-    Raises InputError for an n below 1, a reward_fn that cannot be called, or rewards that are not numbers.
+    Raises InputError for numbers below 1, an engine that is not there, a reward_fn that cannot be called, or rewards
+    that are not numbers.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class SampledReferences:
         batch_size: int = 64,
         seed: int = 0,
     ):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise InputError(f"n must be an integer of at least 1, the reference completions of a prompt; got {n!r}.")
+        for setting, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{setting} must be an integer of at least 1, got {value!r}.")
+        engines.resolve(engine)
         if isinstance(reward_fn, str):
             reward_fn = python_function.load(reward_fn)
+        self._told = _told_by(reward_fn)
         self._reward = getattr(reward_fn, "score", reward_fn)
         if not callable(self._reward):
             raise InputError("reward_fn must be a function of prompts and completions, or name one.")
@@ -112,7 +118,7 @@ class SampledReferences:
         added: list[dict[str, Any]] = [{} for _ in rows]
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         python_function.check_columns(self._reward, {"prompts", "completions", *names})  # before any work
-        self._score_own(found.rows, rows, added)
+        self._score_own(found, rows, added, name)
         groups: dict[tuple[str, str], list[int]] = {}  # rows of one prompt whose references are scored alike
         for i, row in enumerate(found.rows):
             if "ref_rewards" not in row:
@@ -146,20 +152,22 @@ class SampledReferences:
         columns = {name: [row[name]] for name in row if name not in (*_COMPLETIONS_COLUMNS, *_NUMBERS)}
         return json.dumps(python_function.taken(self._reward, columns), sort_keys=True, default=repr)
 
-    def _score_own(self, tokenised: list[dict], rows: Sequence[Mapping], added: list[dict]) -> None:
+    def _score_own(self, found: Any, rows: Sequence[Mapping], added: list[dict], name: str) -> None:
         """Rewards of the rows' own completions, where they have none."""
-        sides = {"completion": "reward"} if "completion_ids" in tokenised[0] else {}
-        sides = sides or {"chosen": "chosen_reward", "rejected": "rejected_reward"}
-        for text, column in sides.items():
-            missing = [i for i, row in enumerate(tokenised) if column not in row]
+        from qrpo_lib.training import preference_rows, samples
+
+        of = samples.sides(found.rows[0])
+        for text, column in zip(preference_rows.TEXTS[of], preference_rows.REWARDS[of], strict=True):
+            missing = [i for i, row in enumerate(found.rows) if column not in row]
             if missing:
-                scores = self._scores([rows[i] for i in missing], [_words(rows[i][text]) for i in missing])
+                texts = [_words(rows[i], text, f"{name} row {found.sources[i]}") for i in missing]
+                scores = self._scores([rows[i] for i in missing], texts)
                 for i, score in zip(missing, scores, strict=True):
                     added[i][column] = float(score)
 
     def _sampled(self, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[str]]:
         """`n` texts of each prompt."""
-        from qrpo_lib.sampling import engines, sampler
+        from qrpo_lib.sampling import sampler
         from qrpo_lib.training import causal_lm
 
         longest, context = max(map(len, prompts)), causal_lm.context(model)
@@ -191,11 +199,18 @@ class SampledReferences:
 
         In float64, as rewards that rows come with: rounding one alone would take equal rewards apart.
         """
-        prompts = [_prompt(row) for row in rows]
-        completions = [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+        prompts, completions = [_prompt(row) for row in rows], list(texts)
+        if self._told is not None:
+            if None in prompts:
+                raise InputError(
+                    "The rows hold token ids alone, and the reward reads the prompt as a text: give it too."
+                )
+            prompts = [self._told(prompt) for prompt in prompts]
+        else:
+            completions = [
+                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+                for prompt, text in zip(prompts, texts, strict=True)
+            ]
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
         return python_function.scores(self._reward, prompts, completions, columns, np.float64)
@@ -242,5 +257,26 @@ def _prompt(row: Mapping) -> Any:
     return row.get("prompt") if row.get("prompt_ids") is not None else preference_rows.prompt_of(row)
 
 
-def _words(completion: Any) -> str:
-    return conversations.text_of(completion if isinstance(completion, str) else list(completion)[-1:])
+def _words(row: Mapping, column: str, said: str) -> str:
+    """What a completion says. Raises InputError."""
+    from qrpo_lib.training import preference_rows
+
+    with about(said):
+        return conversations.text_of(preference_rows.completion_of(row, column))
+
+
+def _told_by(reward: Any) -> Callable[[Any], str] | None:
+    """How a reward of the suite is told a prompt, as one text; None for rewards that are told it as it is."""
+    if hasattr(reward, "named_parameters"):
+        raise InputError(
+            f"reward_fn is a model ({type(reward).__name__}): give a function that scores with it, or of a sequence "
+            "classifier qrpo_lib.rewards.models.ChatReward(FOLDER)."
+        )
+    if hasattr(reward, "score"):
+        from qrpo_lib.rewards import models
+
+        if isinstance(reward, models.ChatReward | python_function.FunctionReward):
+            return conversations.encoded
+        if isinstance(reward, models.RelevanceReward):
+            return lambda prompt: conversations.readable(conversations.encoded(prompt))
+    return None

@@ -1,5 +1,10 @@
 """Errors that the user can fix: one sentence that says what is wrong and what to do."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
@@ -8,3 +13,12 @@ class InputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+@contextlib.contextmanager
+def about(where: str) -> Iterator[None]:
+    """Context in which an InputError says where it is: "WHERE: sentence", of the same kind."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{where}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.sampling import vllm_engine
 
 IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could give
@@ -24,9 +25,9 @@ def resolve(backend: str) -> str:
     if backend == "auto":
         return "vllm" if vllm_engine.vllm_python() else "transformers"
     if backend not in BACKENDS:
-        raise ValueError(f"There is no sampling backend {backend!r}: use auto, {' or '.join(BACKENDS)}.")
+        raise InputError(f"There is no sampling backend {backend!r}: use auto, {' or '.join(BACKENDS)}.")
     if backend == "vllm" and not vllm_engine.vllm_python():
-        raise ValueError(
+        raise InputError(
             "The sampling backend is vllm, which is not installed: pip install 'qrpo-lib[vllm]', or set "
             "QRPO_VLLM_PYTHON to a Python that has vLLM (on a CPU: make .venv-vllm/.installed)."
         )

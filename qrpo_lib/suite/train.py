@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qrpo_lib.runs import extras
 from qrpo_lib.runs.errors import InputError
@@ -50,12 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> None:
-    from transformers import HfArgumentParser
     from transformers.trainer_utils import get_last_checkpoint
 
-    from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
+    from qrpo_lib import QRPOTrainer, SampledReferences
 
-    own, config = HfArgumentParser((Own, QRPOConfig), prog="qrpo train").parse_args_into_dataclasses(arguments)
+    own, config = _parsed(arguments)
     references = own.reference_rewards
     if own.reward is not None:
         if references is not None:
@@ -83,6 +83,24 @@ def _train(arguments: list[str]) -> None:
         trainer.push_to_hub(dataset_name=None if Path(own.train_dataset).exists() else own.train_dataset)
     else:
         trainer.create_model_card()
+
+
+def _parsed(arguments: list[str]) -> tuple[Own, Any]:
+    """What is trained, and the `QRPOConfig`. Raises InputError for options that there are not, or values of them."""
+    from transformers import HfArgumentParser
+
+    from qrpo_lib import QRPOConfig
+
+    parser = HfArgumentParser((Own, QRPOConfig), prog="qrpo train")
+    try:
+        own, config, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    except InputError:
+        raise
+    except ValueError as error:  # what transformers says of a setting
+        raise InputError(" ".join(str(error).split())) from error
+    if rest:
+        raise InputError(f"There is no option {' '.join(rest)}: `qrpo train --help` lists them.")
+    return own, config
 
 
 if __name__ == "__main__":

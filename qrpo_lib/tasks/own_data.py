@@ -21,7 +21,7 @@ from qrpo_lib.profiles.files import FILE_ENDINGS
 from qrpo_lib.profiles.own_data import Source
 from qrpo_lib.rewards import kinds
 from qrpo_lib.runs import files
-from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.errors import InputError, about
 from qrpo_lib.tasks.base import Demonstration, Prompt, Split, Task
 
 _REFERENCES = "reference_rewards"
@@ -105,13 +105,16 @@ class OwnData(Task):
         return found
 
     def reward(self) -> Any:
-        """The profile's reward; a function in Python gets the columns of the prompt's first row."""
+        """The profile's reward; a function in Python gets the columns of the prompt's row.
+
+        Raises InputError for rows of one prompt with different values of a column that the function names.
+        """
         found = kinds.of(self.settings.reward)
         if self.settings.reward.kind == "python":
-            columns: dict[str, Mapping[str, Any]] = {}
+            first: dict[str, Row] = {}
             for row in self.rows:
-                columns.setdefault(row.prompt, row.columns)
-            return found.with_columns(lambda prompt: columns.get(prompt, {}))
+                _check_alike(first.setdefault(row.prompt, row), row, found.named())
+            return found.with_columns(lambda prompt: first[prompt].columns if prompt in first else {})
         return _OfReadable(found) if self.settings.reward.kind == "relevance" else found
 
     def reward_code(self) -> tuple[Any, ...]:
@@ -202,10 +205,8 @@ class OwnData(Task):
             )
         from qrpo_lib.training import preference_rows
 
-        try:
+        with about(said):
             return tuple(preference_rows.as_numbers(given[_REFERENCES], _REFERENCES))
-        except InputError as error:
-            raise InputError(f"{said}: {error}") from None
 
 
 class _OfReadable:
@@ -229,6 +230,16 @@ def _check_said(given: Mapping, said: str) -> None:
         raise InputError(f"{said}: {', '.join(names)} of a row is for QRPOTrainer, not for a profile: leave it out.")
 
 
+def _check_alike(first: Row, row: Row, names: Sequence[str]) -> None:
+    """Raises InputError unless the reward says the same of a completion, whichever of two rows of a prompt it is of."""
+    for name in names:
+        if first.columns.get(name) != row.columns.get(name):
+            raise InputError(
+                f"The rows {first.id} and {row.id} have the same prompt and another {name}, which the reward is told: "
+                "a profile scores the completions of a prompt alike. Make the prompts differ, or use QRPOTrainer."
+            )
+
+
 def _rest(row: Row) -> tuple:
     return row.prompt, row.chosen, row.rejected, row.rewards, row.references, row.columns
 
@@ -237,11 +248,9 @@ def _texts(given: Mapping, columns: Sequence[str], said: str) -> tuple[Any, list
     """The prompt of a row and what its completions say. Raises InputError, UnusableAnswer."""
     from qrpo_lib.training import conversations, preference_rows
 
-    try:
+    with about(said):
         completions = [preference_rows.completion_of(given, column) for column in columns]
         return preference_rows.prompt_of(given), [conversations.text_of(one) for one in completions]
-    except InputError as error:
-        raise InputError(f"{said}: {error}") from None
 
 
 def _number(given: Mapping, column: str, said: str) -> float | None:
@@ -249,10 +258,8 @@ def _number(given: Mapping, column: str, said: str) -> float | None:
 
     if given.get(column) is None:
         return None
-    try:
+    with about(said):
         return preference_rows.as_number(given[column], column)
-    except InputError as error:
-        raise InputError(f"{said}: {error}") from None
 
 
 def _mixed(of_sources: list[list[Row]], weights: list[float]) -> list[Row]:
@@ -311,10 +318,10 @@ def _first_row(source: Source) -> Mapping:
     path = Path(source.dataset)
     _check_file(source)
     if path.suffix == ".jsonl":
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             try:
                 row = json.loads(next((line for line in lines if line.strip()), "{}"))
-            except json.JSONDecodeError:
+            except ValueError:
                 return {}  # which `preference_rows.load` says better
             return row if isinstance(row, dict) else {}
     from qrpo_lib.training import preference_rows

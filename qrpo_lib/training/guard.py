@@ -30,7 +30,7 @@ class UnsupportedModelError(InputError):
 
 def check_kind(model: Any) -> None:
     """Raises UnsupportedModelError for anything but a causal language model with its weights in memory."""
-    base = _base(model)
+    base = without_adapter(model)
     if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
         raise UnsupportedModelError(
             f"A {type(base).__name__} is no causal language model of transformers: load it with AutoModelForCausalLM."
@@ -46,7 +46,7 @@ def check(model: torch.nn.Module, longest: int | None = None) -> None:
     """
     _check_configuration(model, longest)
     try:
-        with causal_lm.plain(_base(model)):
+        with causal_lm.plain(without_adapter(model)):
             _compare(model)
     except UnsupportedModelError:
         raise
@@ -68,8 +68,11 @@ def _check_configuration(model: torch.nn.Module, longest: int | None) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder: only causal (decoder-only) models are supported.")
     places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-    if places & {"cpu", "disk"} and len(places) > 1:
-        raise UnsupportedModelError(f"Parts of {name} are offloaded ({', '.join(sorted(places))}): load it without.")
+    if len(places) > 1:
+        raise UnsupportedModelError(
+            f"Parts of {name} are in different places ({', '.join(sorted(places))}): load it whole, without a "
+            "device_map; several GPUs take a process each (accelerate launch)."
+        )
     if getattr(text, "output_router_logits", False) and getattr(text, "router_aux_loss_coef", 0):
         raise UnsupportedModelError(
             f"{name} asks for an auxiliary loss of its router (output_router_logits), which none of the losses here "
@@ -97,7 +100,7 @@ def plain_log_probs(model: torch.nn.Module) -> Tensor | None:
     """
     ids, _ = _sequences(model)
     try:
-        with causal_lm.plain(_base(model)):
+        with causal_lm.plain(without_adapter(model)):
             return torch.stack([_plain(model, ids[i, :n]).sum() for i, n in enumerate(_LENGTHS)]).cpu()
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError, NotImplementedError):
         return None  # which `check` says in words
@@ -183,11 +186,11 @@ def _agree(weights: torch.dtype, ours: Tensor, expected: Tensor, sentence: str) 
         raise UnsupportedModelError(sentence.format(f"{difference:.2g}"))
 
 
-def _base(model: torch.nn.Module) -> Any:
-    """The model inside of adapters."""
+def without_adapter(model: torch.nn.Module) -> Any:
+    """The model that adapters are inside of, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _name(model: torch.nn.Module) -> str:
-    base = _base(model)
+    base = without_adapter(model)
     return f"{type(base).__name__} ({base.config.model_type})"

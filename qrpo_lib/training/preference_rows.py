@@ -27,10 +27,7 @@ REWARDS = {samples.PAIR: ("chosen_reward", "rejected_reward"), samples.POINTWISE
 TEXTS = {samples.PAIR: ("chosen", "rejected"), samples.POINTWISE: ("completion",)}
 REFERENCE_REWARDS = "reference_rewards"
 _FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_REASONS = {
-    "unusable": "whose completion contains an end token or is not text",
-    "too_long": "whose prompt alone fills max_length",
-}
+_IMAGES = ("image", "images")
 
 
 class Rows(NamedTuple):
@@ -38,14 +35,15 @@ class Rows(NamedTuple):
 
     rows: list[dict[str, Any]]
     sources: list[int]  # of each row: its place in what was given
-    counts: dict[str, int]  # "unusable", "too_long", "cut"
+    counts: dict[str, int]  # "left out", "cut"
+    reason: str = ""  # why the first of the rows that are left out is
 
     def warning(self, name: str) -> str | None:
         """One sentence about what is not as it was given, or None."""
-        parts = [f"{self.counts[key]} rows {why} are left out" for key, why in _REASONS.items() if self.counts[key]]
-        if self.counts["cut"]:
-            parts.append(f"{self.counts['cut']} completions are cut at max_length")
-        return f"Of the {name} data, {' and '.join(parts)}." if parts else None
+        left_out, cut = self.counts["left out"], self.counts["cut"]
+        parts = [f"{left_out} cannot be used and {_are(left_out)} left out ({self.reason})"] if left_out else []
+        parts += [f"{cut} {_are(cut)} cut at max_length or the model's context"] if cut else []
+        return f"Of the {name} rows, {' and '.join(parts)}." if parts else None
 
 
 def load(source: Any, name: str) -> Sequence[Mapping]:
@@ -64,7 +62,8 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
             f"{name} is a dataset with splits ({', '.join(source)}): pass one, {name}[{next(iter(source))!r}]."
         )
     if isinstance(source, Dataset):
-        return source
+        # rows of plain values, not of tensors or frames; a transformation of the user's own is the data
+        return source if source.format["type"] == "custom" else source.with_format(None)
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir() and (path / "dataset_info.json").exists():
@@ -99,9 +98,13 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
 
 
 def _json_lines(path: Path) -> list[dict]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
     rows = []
     # lines end at newlines alone: other separators of Unicode, such as U+2028, may stand in a text as they are
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -151,8 +154,7 @@ def tokenised(
     if not len(data):
         raise InputError(f"There are no {name} rows.")
     of = sides(data[0], name)
-    found, sources, counts = [], [], Counter(unusable=0, too_long=0, cut=0)
-    first_reason = ""
+    found, sources, counts, first_reason = [], [], Counter({"left out": 0, "cut": 0}), ""
     for number, row in enumerate(data):
         try:
             if sides(row, name) != of:
@@ -161,7 +163,7 @@ def tokenised(
             if not found and not _has(row, "prompt_ids"):
                 conversations.check_answers_begin(tokenizer, prompt_of(row), **template_options(row))
         except conversations.UnusableAnswer as error:
-            counts["unusable"] += 1
+            counts["left out"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
             continue
         except jinja2.TemplateError as error:  # which templates raise for roles that they do not take
@@ -171,8 +173,9 @@ def tokenised(
             raise kind(f"{name} row {number}: {error}") from None
         room = None if max_length is None else max_length - len(one["prompt_ids"])
         if room is not None and room < 1:
-            counts["too_long"] += 1
-            first_reason = first_reason or f"{name} row {number}: its prompt has {len(one['prompt_ids'])} tokens."
+            counts["left out"] += 1
+            said = f"its prompt has {len(one['prompt_ids'])} tokens, and max_length or the context is {max_length}."
+            first_reason = first_reason or f"{name} row {number}: {said}"
             continue
         for column in map(samples.ids_column, of):
             counts["cut"] += room is not None and len(one[column]) > room
@@ -181,34 +184,40 @@ def tokenised(
         sources.append(number)
     if not found:
         raise InputError(f"None of the {len(data)} {name} rows can be used. {first_reason}")
-    return Rows(found, sources, dict(counts))
+    return Rows(found, sources, dict(counts), first_reason.removesuffix("."))
 
 
 def prompt_of(row: Mapping) -> str | list[Mapping]:
     """The prompt of a row; of a conversational pair without one, what its sides share.
 
-    Raises InputError for what is neither a text nor messages.
+    Raises InputError for what is neither a text nor messages of text.
     """
+    seen = next((name for name in _IMAGES if _has(row, name) and row[name] != []), None)
+    if seen is not None:
+        raise InputError(f"it has {seen}, which no model here is shown: leave the column out if the texts are enough.")
     if _says_its_prompt(row):
-        _check_form("prompt", row["prompt"])
-        return row["prompt"]
-    return [*row["chosen"][: _shared_turns(row)]]
+        return _in_form("prompt", row["prompt"])
+    if not _has(row, "chosen"):
+        raise InputError("it has no prompt as a text or messages, only token ids.")
+    return _in_form("chosen", row["chosen"])[: _shared_turns(row)]
 
 
 def completion_of(row: Mapping, text: str) -> str | list[Mapping]:
     """The completion in column `text`; of a conversational pair without a prompt, what follows the shared turns.
 
-    Raises InputError for what is neither a text nor messages, or messages after a prompt that is a text.
+    Raises InputError for what is neither a text nor messages of text, or messages after a prompt that is a text.
     """
+    if not _has(row, text):
+        raise InputError(f"it has no {text} as a text or a message, only token ids.")
+    completion = _in_form(text, row[text])
     if not _says_its_prompt(row):
-        return [*row[text][_shared_turns(row) :]]
-    _check_form(text, row[text])
-    if isinstance(row["prompt"], str) and not isinstance(row[text], str):
+        return completion[_shared_turns(row) :]
+    if isinstance(row["prompt"], str) and not isinstance(completion, str):
         raise InputError(
             f"its prompt is a text, which a completion continues as it is, but {text} is a list of messages: make the "
             'prompt one too, [{"role": "user", "content": ...}].'
         )
-    return row[text]
+    return completion
 
 
 def template_options(row: Mapping) -> dict[str, Any]:
@@ -238,13 +247,29 @@ def _ids(row: Mapping, column: str) -> list[int]:
     return ids
 
 
-def _check_form(name: str, given: Any) -> None:
-    """Raises InputError for what is neither a text nor a list of messages."""
-    messages = isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given)
-    if not (isinstance(given, str) or messages):
+def _in_form(name: str, given: Any) -> str | list[Mapping]:
+    """A text, or messages whose contents are texts. Raises InputError for anything else."""
+    if isinstance(given, str):
+        return given
+    if not (isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given)):
         raise InputError(f"{name} is neither a text nor a list of messages, but a {type(given).__name__}.")
-    if messages and not all("role" in one for one in given):
+    return [_message(name, one) for one in given]
+
+
+def _message(name: str, message: Mapping) -> Mapping:
+    """A message as chat templates of models of text take it: parts of text as one text."""
+    if "role" not in message:
         raise InputError(f"a message of {name} has no role.")
+    content = message.get("content")
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+        return message
+    if not isinstance(content, Sequence):
+        raise InputError(f"a message of {name} has no text as its content, but {_shown(content)}.")
+    for part in content:
+        if not (isinstance(part, Mapping) and isinstance(part.get("text"), str)):
+            what = part.get("type", part) if isinstance(part, Mapping) else part
+            raise InputError(f"a message of {name} has a part that is no text ({_shown(what)}): texts alone are used.")
+    return {**message, "content": "".join(part["text"] for part in content)}
 
 
 def _numbers(row: Mapping, of: tuple[str, ...]) -> dict[str, Any]:
@@ -275,6 +300,10 @@ def as_numbers(value: Any, name: str) -> list[float]:
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable) or getattr(value, "shape", (0,)) == ():
         raise InputError(f"{name} must be a list of numbers, not {_shown(value)}.")
     return [math.nan if one is None else as_number(one, f"each of {name}") for one in value]
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _shown(value: Any) -> str:

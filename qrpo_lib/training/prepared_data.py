@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 
-from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.errors import InputError, about
 from qrpo_lib.training import causal_lm, conversations, preference_rows, run_identity, samples
 from qrpo_lib.training.preference_rows import Rows
 from qrpo_lib.training.qrpo_config import QRPOConfig
@@ -41,7 +43,7 @@ class Preparation:
 
     reference: gives the reference policy, where that is not the model.
     of: the sides of a row, "pair" or pointwise (`samples`).
-    longest: tokens of the longest sequence so far.
+    longest, largest_id: tokens of the longest sequence so far, and the largest token id.
     references: how many reference rewards the rows of each dataset have, None where they have none.
     hashes: of the rows of each dataset.
     """
@@ -53,6 +55,7 @@ class Preparation:
     reference: Callable[[], Any] | None = None
     of: tuple[str, ...] = samples.PAIR
     longest: int = 0
+    largest_id: int = 0
     references: dict[str, int | None] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
@@ -79,6 +82,10 @@ class Preparation:
         if self.hashes and of != self.of:
             raise InputError(f"The {name} rows are of another form than the train rows: pairs against completions.")
         self.of = of
+        if of == samples.POINTWISE and args.completions != "both":
+            raise InputError(
+                "completions says which of a pair is trained on, and the rows hold single ones: leave it out."
+            )
         self._check_ids(found.rows, name)
         self._complete(found, data, name)
         self._check_references(found.rows, name)
@@ -91,24 +98,45 @@ class Preparation:
     def _complete(self, found: Rows, data: Sequence[Mapping], name: str) -> None:
         """Reference rewards from where the trainer was told that they are."""
         source = self.reference_rewards
+        if source is not None and not isinstance(source, str | Path) and not _completes(source):
+            raise InputError(
+                "reference_rewards must be a file with prompt and reference_rewards, or SampledReferences(reward_fn, "
+                f"n=...), not {type(source).__name__}."
+            )
         if isinstance(source, str | Path):
             _from_file(found, data, Path(source), name)
         elif source is not None:
-            model = self.model if self.reference is None else self.reference()
-            source.complete(found, data, model, self.tokenizer, name=name)
+            model = self.model
+            if self.reference is not None:
+                model = self.reference()
+                self.check_reference(model)
+            source.complete(found, data, _placed(model), self.tokenizer, name=name)
 
     def _check_ids(self, rows: Sequence[Mapping], name: str) -> None:
         """Raises InputError for token ids that the model does not have."""
-        embedding = self.model.get_input_embeddings()
-        vocabulary = getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0]
+        vocabulary = _vocabulary(self.model)
         for number, row in enumerate(rows):
             for column in ("prompt_ids", *map(samples.ids_column, self.of)):
+                self.largest_id = max([self.largest_id, *row[column]])
                 if row[column] and not 0 <= min(row[column]) <= max(row[column]) < vocabulary:
                     raise InputError(
                         f"{name} row {number}: {column} holds token ids outside of the model's vocabulary of "
                         f"{vocabulary}: is it the model's own tokenizer? Where tokens were added, call "
                         "model.resize_token_embeddings(len(tokenizer))."
                     )
+
+    def check_reference(self, reference: Any) -> None:
+        """Raises InputError for a reference model that does not have these tokens, or not as many places."""
+        rows, context = _vocabulary(reference), causal_lm.context(reference)
+        if self.largest_id >= rows:
+            raise InputError(
+                f"ref_model has a vocabulary of {rows}, and the rows hold the token id {self.largest_id}: it must have "
+                "the tokens of the model that is trained."
+            )
+        if self.longest > context:
+            raise InputError(
+                f"ref_model takes {context} tokens, and a row has {self.longest}: set max_length to {context}."
+            )
 
     def _check_references(self, rows: Sequence[Mapping], name: str) -> None:
         """Raises InputError for rows with different numbers of reference rewards, where nothing says how many count."""
@@ -144,6 +172,24 @@ class Preparation:
             raise InputError(text) from None
 
 
+def _placed(model: Any) -> Any:
+    """The model on the device of this process, where training will move it: what is sampled there is sampled fast."""
+    state = PartialState()
+    whole = state.distributed_type in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    placed = getattr(model, "hf_device_map", None) is not None
+    return model.to(state.device) if whole and not placed else model
+
+
+def _vocabulary(model: Any) -> int:
+    """How many token ids a model has."""
+    embedding = model.get_input_embeddings()
+    return getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0]
+
+
+def _completes(source: Any) -> bool:
+    return callable(getattr(source, "complete", None)) and not isinstance(source, type)
+
+
 def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> None:
     """The reference rewards of each row's prompt, from a file of `prompt` and `reference_rewards`."""
     column = preference_rows.REFERENCE_REWARDS
@@ -151,22 +197,23 @@ def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> N
     for number, row in enumerate(preference_rows.load(path, "reference_rewards")):
         if row.get("prompt") is None or row.get(column) is None:
             raise InputError(f"Row {number} of {path} needs the columns prompt and {column}.")
-        try:
-            values = preference_rows.as_numbers(row[column], column)
-        except InputError as error:
-            raise InputError(f"Row {number} of {path}: {error}") from None
-        if of_prompt.setdefault(_key(row["prompt"]), values) != values:
+        with about(f"Row {number} of {path}"):
+            key, values = _key(row), preference_rows.as_numbers(row[column], column)
+        if of_prompt.setdefault(key, values) != values:
             raise InputError(
                 f"Row {number} of {path} has other {column} for a prompt than a row before: merge the two."
             )
     for row, source in zip(found.rows, found.sources, strict=True):
-        key = _key(preference_rows.prompt_of(data[source]))
+        with about(f"{name} row {source}"):
+            key = _key(data[source])
         if key not in of_prompt:
             raise InputError(f"{path} has no reference rewards for the prompt of {name} row {source}.")
         row["ref_rewards"] = of_prompt[key]
 
 
-def _key(prompt: Any) -> str:
+def _key(row: Mapping) -> str:
+    """The prompt of a row as one text. Raises InputError."""
+    prompt = preference_rows.prompt_of(row)
     if not isinstance(prompt, str):
-        prompt = [{"role": message["role"], "content": message["content"]} for message in prompt]
+        prompt = [{"role": message["role"], "content": message.get("content")} for message in prompt]
     return json.dumps(prompt, sort_keys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from trl import DPOConfig
 from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.runs.errors import InputError
 
-# Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds: they must not be thought to act.
+# Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds, or not rightly.
 _NOT_HERE = (
     "label_smoothing_factor",
     "neftune_noise_alpha",
@@ -31,8 +32,12 @@ _NOT_HERE = (
     "padding_free",
     "use_liger_kernel",
     "router_aux_loss_coef",
+    "fp16_full_eval",  # which leave the policy in that type
+    "bf16_full_eval",
 )
 _OF_QRPO = {"transform": "identity", "partition": "exact", "error": "squared", "completions": "both"}
+_GAMMA_RATIO = 0.5
+_STRATEGIES = ("random", "sequential", "group_by_length")
 
 
 @dataclass
@@ -69,7 +74,7 @@ class QRPOConfig(DPOConfig):
     completions: str = field(default="both", metadata={"help": "Of a pair: both, chosen or rejected."})
     length_normalization: bool = field(default=False, metadata={"help": "QRPO with beta / |y|."})
     num_reference_rewards: int | None = field(default=None, metadata={"help": "How many reference rewards count."})
-    gamma_ratio: float = field(default=0.5, metadata={"help": "SimPO's margin over beta."})
+    gamma_ratio: float = field(default=_GAMMA_RATIO, metadata={"help": "SimPO's margin over beta."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Total number of training epochs."})
     lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "The learning rate schedule."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1 a share of all."})
@@ -77,6 +82,7 @@ class QRPOConfig(DPOConfig):
     gradient_checkpointing: bool | None = field(default=None, metadata={"help": "On where there is a GPU."})  # pyright: ignore
 
     def __post_init__(self):
+        self._check_numbers()
         if isinstance(self.loss_type, list) and len(self.loss_type) == 1:  # as TRL's DPOConfig has it
             self.loss_type = self.loss_type[0]
         loss_type = self.loss_type.lower() if isinstance(self.loss_type, str) else self.loss_type
@@ -88,13 +94,29 @@ class QRPOConfig(DPOConfig):
         if self.gradient_checkpointing is None:
             self.gradient_checkpointing = on_gpu
         if isinstance(self.transform, str) and self.transform.startswith("{"):  # from a command line
-            self.transform = json.loads(self.transform)
+            try:
+                self.transform = json.loads(self.transform)
+            except json.JSONDecodeError as error:
+                raise InputError(f"transform is neither a name nor JSON ({error.msg}): {self.transform}") from None
         self.transform = "identity" if self.transform is None else self.transform
         with warnings.catch_warnings():  # TRL says gradient_checkpointing, which newer transformers rename
             warnings.filterwarnings("ignore", ".*checkpointing.*", FutureWarning)
             super().__post_init__()
         self.loss_type = loss_type
         self._check()
+
+    def _check_numbers(self) -> None:
+        """Raises InputError for what is no number where one must be, as YAML reads 1e-5, and for counts below 1."""
+        for one in fields(self):
+            value, is_number = getattr(self, one.name), isinstance(one.default, int | float)
+            if is_number and not isinstance(one.default, bool) and isinstance(value, str | list | tuple | dict):
+                raise InputError(f"{one.name} must be a number, not {value!r}.")
+        counts = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
+        counts += [] if self.num_reference_rewards is None else ["num_reference_rewards"]
+        for name in counts:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise InputError(f"{name} must be an integer of at least 1, not {value!r}.")
 
     def _check(self) -> None:
         if self.loss_type not in ALGORITHMS:
@@ -104,13 +126,20 @@ class QRPOConfig(DPOConfig):
         if self.fp16:
             changed.append("fp16")
         if changed:
-            raise InputError(f"QRPOTrainer has no {', '.join(changed)}, which would change nothing here: leave it out.")
+            raise InputError(f"QRPOTrainer has no {', '.join(changed)}: leave it out.")
         if not isinstance(self.length_normalization, bool):
             raise InputError(f"length_normalization must be True or False, not {self.length_normalization!r}.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
+        if self.train_sampling_strategy not in _STRATEGIES:
+            known = ", ".join(_STRATEGIES)
+            raise InputError(f"There is no train_sampling_strategy {self.train_sampling_strategy!r}: use {known}.")
         if self.truncation_mode != "keep_start":
             raise InputError("QRPOTrainer cuts completions at their end: leave truncation_mode out.")
+        if self.loss_type != "simpo" and self.gamma_ratio != _GAMMA_RATIO:
+            raise InputError(f"gamma_ratio is SimPO's alone: leave it out for loss_type={self.loss_type!r}.")
         if self.loss_type != "qrpo":
             given = [name for name, default in _OF_QRPO.items() if getattr(self, name) != default]
             given += ["length_normalization"] if self.length_normalization else []

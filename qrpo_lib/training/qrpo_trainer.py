@@ -28,11 +28,13 @@ from trl.trainer.utils import create_model_from_path, use_adapter
 from qrpo_lib.objective import length_normalised
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import causal_lm, guard, model_card, run_identity, samples
+from qrpo_lib.training.guard import without_adapter
 from qrpo_lib.training.log_probs import completion_log_probs
 from qrpo_lib.training.order import RandomBatches
 from qrpo_lib.training.prepared_data import Preparation, ReferenceRewards
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
+_SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
 Rows = Any  # a Dataset, a list of rows, a file or a hub id (`preference_rows.load`)
 
 
@@ -81,23 +83,19 @@ class QRPOTrainer(DPOTrainer):
         peft_config: Any | None = None,
     ):
         args = QRPOConfig() if args is None else args
-        if not isinstance(args, QRPOConfig):
-            raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
-        if train_dataset is None:
-            raise InputError("train_dataset is missing: a dataset, a list of rows, a file or a hub id.")
-        if peft_config is not None and importlib.util.find_spec("peft") is None:
-            raise InputError("peft_config needs the package peft: pip install 'qrpo-lib[peft]'.")
+        _check_kinds(args, train_dataset, processing_class, peft_config)
         if isinstance(model, str | Path):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model, **_revision(args))
-            model = create_model_from_path(str(model), **_loading(args))
+            processing_class = processing_class or _tokenizer_of(model, _revision(args))
+            model = _model_of(model, _loading(args))
         guard.check_kind(model)
+        base = without_adapter(model)
         run_identity.check_unmarked(model)
-        run_identity.check_unmarked(_base(model))
-        processing_class = processing_class or _tokenizer_of(model)
-        _base(model).get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
+        run_identity.check_unmarked(base)
+        processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
+        base.get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
         self._reference_given, self._reference_loaded = ref_model, None
         reference = None if ref_model is None else lambda: self._given_reference(args)
-        self._preparation = Preparation(args, _base(model), processing_class, reference_rewards, reference)
+        self._preparation = Preparation(args, base, processing_class, reference_rewards, reference)
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         has_adapter = peft_config is not None or is_peft_model(model)
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
@@ -117,7 +115,7 @@ class QRPOTrainer(DPOTrainer):
                     peft_config=peft_config,
                 )
         finally:
-            causal_lm.restored(_base(model))  # without TRL's head, which is not used
+            causal_lm.restored(base)  # without TRL's head, which is not used
         self._begin()
 
     # --- data and reference -----------------------------------------------------------------------------------------
@@ -153,9 +151,12 @@ class QRPOTrainer(DPOTrainer):
         if self.args.dataloader_drop_last and len(self.train_dataset) < size:
             raise InputError(f"{len(self.train_dataset)} rows fill no batch of {size}: leave dataloader_drop_last out.")
         guard.check(self.model, self._preparation.longest)
+        if not is_peft_model(self.model):
+            _check_generation_config(self.model, self.processing_class)
         with self._reference() as reference:
             if self._reference_given is not None:
                 guard.check(reference, self._preparation.longest)
+                self._preparation.check_reference(reference)
             if self._given_log_probs is not None:
                 guard.check_reference(reference, self._given_log_probs)
             weights = run_identity.weights_sha256(reference)
@@ -176,9 +177,9 @@ class QRPOTrainer(DPOTrainer):
         given = self._reference_given
         if self._reference_loaded is None:
             by_name = isinstance(given, str | Path)
-            kept = ("dtype", "trust_remote_code", "attn_implementation")
+            kept = ("dtype", "trust_remote_code", "attn_implementation", "device_map")
             loading = {name: value for name, value in _loading(args).items() if name in kept}
-            self._reference_loaded = create_model_from_path(str(given), **loading) if by_name else given
+            self._reference_loaded = _model_of(given, loading) if by_name else given
             guard.check_kind(self._reference_loaded)
             causal_lm.without_dropout(self._reference_loaded)
         return self._reference_loaded
@@ -196,7 +197,7 @@ class QRPOTrainer(DPOTrainer):
         else:
             model = self._given_reference(self.args)
         model.to(self.accelerator.device)
-        with as_reference, causal_lm.plain(_base(model)):
+        with as_reference, causal_lm.plain(without_adapter(model)):
             yield model
         self._reference_loaded = None
 
@@ -230,21 +231,30 @@ class QRPOTrainer(DPOTrainer):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
-        """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference."""
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs):
+        """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference.
+
+        Raises InputError for a checkpoint of another run.
+        """
         run_identity.check(self.args.output_dir, self._identity)
+        if isinstance(resume_from_checkpoint, str | Path):
+            if not Path(resume_from_checkpoint).is_dir():
+                raise InputError(f"There is no checkpoint {resume_from_checkpoint}.")
+            run_identity.check(Path(resume_from_checkpoint).parent, self._identity)
         if self.is_world_process_zero():
             run_identity.begin(self.args.output_dir, self._identity)
         model = self.accelerator.unwrap_model(self.model)
-        for one in (model, _base(model)):
+        for one in (model, without_adapter(model)):
             run_identity.mark(one)
         try:
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         except BaseException:
-            causal_lm.restored(_base(model))
+            causal_lm.restored(without_adapter(model))
             raise
-        for one in (model, _base(model)):
+        for one in (model, without_adapter(model)):
             run_identity.unmark(one)
+        # with its layers in training mode, which gradient checkpointing leaves, it would generate something else
+        self.model.eval()
         return result
 
     def _get_train_sampler(self, train_dataset=None):
@@ -310,23 +320,32 @@ class QRPOTrainer(DPOTrainer):
 
         Raises InputError for those once training has begun, if the policy as it was given is no longer there.
         """
-        if eval_dataset is not None and not isinstance(eval_dataset, str) and not self._is_prepared(eval_dataset):
+        if not self._is_known(eval_dataset):
             reference_is_there = self._reference_given is not None or is_peft_model(self.model)
             if self.state.global_step > 0 and not reference_is_there:
                 raise InputError(
                     "The reference, the model as it was given, has been trained meanwhile: pass these rows to the "
                     "trainer as eval_dataset, or a ref_model."
                 )
-            prepared = self._prepared_for_evaluation(eval_dataset)
-            sets = prepared if isinstance(prepared, dict) else {"": prepared}
-            with self._reference() as reference:
+            with self._reference() as reference:  # which references are sampled from, too
+                prepared = self._prepared_for_evaluation(eval_dataset)
+                sets = prepared if isinstance(prepared, dict) else {"": prepared}
                 if self._given_log_probs is not None:  # biases that an adapter trains stay when it is switched off
                     guard.check_reference(reference, self._given_log_probs)
                 sets = {name: self._with_reference(reference, rows) for name, rows in sets.items()}
             eval_dataset = sets if isinstance(prepared, dict) else sets[""]
         return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
 
-    def _is_prepared(self, given: Any) -> bool:
+    def predict(self, *args, **kwargs):
+        """Raises InputError: a policy predicts nothing of a row."""
+        raise InputError("QRPOTrainer has nothing to predict: evaluate(rows) gives the loss and the metrics of rows.")
+
+    def _is_known(self, given: Any) -> bool:
+        """Whether rows to evaluate are those of the trainer, none or by their name, or such as it has prepared."""
+        if isinstance(given, str) and isinstance(self.eval_dataset, dict):
+            return given in self.eval_dataset
+        if given is None or isinstance(given, str | Path):
+            return given is None
         sets = list(given.values()) if isinstance(given, Mapping) else [given]
         wanted = {"prompt_ids", *samples.reference_columns(self._preparation.of)}
         return all(isinstance(one, Dataset) and wanted <= set(one.column_names) for one in sets)
@@ -352,6 +371,16 @@ class QRPOTrainer(DPOTrainer):
         return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
 
     # --- what others see --------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None):
+        """As the Trainer's. Raises InputError where the hub cannot be reached."""
+        try:
+            super().init_hf_repo(token)
+        except OSError as error:
+            raise InputError(
+                f"The model cannot be pushed to the hub ({_said(error)}): leave push_to_hub out, and call "
+                "trainer.push_to_hub() once the hub can be reached."
+            ) from error
 
     def _send_telemetry(self):
         """Nothing leaves the machine unasked."""
@@ -402,17 +431,53 @@ def _is_of_target(name: str) -> bool:
     return name.endswith("target") or name == "share_above_threshold"
 
 
-def _base(model: Any) -> Any:
-    """The model inside of adapters."""
-    return model.get_base_model() if is_peft_model(model) else model
-
-
 def _of_adapter(model: Any) -> dict[str, Any]:
     """What the adapter that is trained is like, by the names of its settings; where its base lies is no part of it."""
     found = model.peft_config[model.active_adapters[0]].to_dict()
     found = {name: sorted(value) if isinstance(value, set) else value for name, value in found.items()}
     kept = {name: value for name, value in found.items() if value is not None and name != "base_model_name_or_path"}
     return {f"adapter's {name}": json.loads(json.dumps(value, default=str)) for name, value in sorted(kept.items())}
+
+
+def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_config: Any) -> None:
+    """Raises InputError for arguments of another kind than they must be."""
+    if not isinstance(args, QRPOConfig):
+        raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+    if Path(args.output_dir).is_file():
+        raise InputError(f"output_dir must be a folder, and {args.output_dir} is a file.")
+    if train_dataset is None:
+        raise InputError("train_dataset is missing: a dataset, a list of rows, a file or a hub id.")
+    if processing_class is not None and not isinstance(processing_class, PreTrainedTokenizerBase):
+        hint = ", its .tokenizer" if hasattr(processing_class, "tokenizer") else ""
+        raise InputError(f"processing_class must be a tokenizer{hint}, not a {type(processing_class).__name__}.")
+    if peft_config is None:
+        return
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("peft_config needs the package peft: pip install 'qrpo-lib[peft]'.")
+    from peft import PeftConfig
+
+    if not isinstance(peft_config, PeftConfig):
+        raise InputError(f"peft_config must be one of peft's, LoraConfig(...), not a {type(peft_config).__name__}.")
+
+
+def _check_generation_config(model: Any, tokenizer: Any) -> None:
+    """Raises InputError for settings with which transformers would not save the model once it is trained.
+
+    It saves what it has read as it is, whatever that says, unless training gives it other special tokens.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    tokens = [(getattr(config, name, None), getattr(tokenizer, name, None)) for name in _SPECIAL_TOKENS]
+    stays = all(new is None or new == old or (isinstance(old, list) and new in old) for old, new in tokens)
+    if stays and getattr(config, "_original_object_hash", None) == hash(config):
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise InputError(
+            f"The model could not be saved with its generation_config, which contradicts itself: {_said(error)}"
+        ) from None
 
 
 def _check_weights(model: torch.nn.Module) -> None:
@@ -428,18 +493,46 @@ def _check_weights(model: torch.nn.Module) -> None:
 
 def _loading(args: QRPOConfig) -> dict[str, Any]:
     given = args.model_init_kwargs
-    return {"trust_remote_code": args.trust_remote_code} | (dict(given) if isinstance(given, dict) else {})
+    # whole, where the Trainer moves it: without a map TRL would spread it over all GPUs
+    defaults = {"trust_remote_code": args.trust_remote_code, "device_map": None}
+    return defaults | (dict(given) if isinstance(given, dict) else {})
 
 
 def _revision(args: QRPOConfig) -> dict[str, Any]:
     return {name: value for name, value in _loading(args).items() if name in ("revision", "trust_remote_code")}
 
 
-def _tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
-    name = getattr(model.config, "_name_or_path", "")
+def _model_of(name: str | Path, loading: Mapping[str, Any]) -> Any:
+    """The model of a folder or a name of the hub. Raises InputError."""
+    try:
+        return create_model_from_path(str(name), **loading)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        why = _not_there(name) or f"is it there, and whole? ({_said(error)})"
+        raise InputError(f"The model {name} cannot be loaded: {why}") from error
+
+
+def _tokenizer_of(name: str | Path, loading: Mapping[str, Any] | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model. Raises InputError."""
     if not name:
         raise InputError("This model object does not say where its tokenizer is: pass processing_class.")
-    return AutoTokenizer.from_pretrained(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, **(loading or {}))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        why = _not_there(name) or f"{_said(error)} Where it is somewhere else, pass processing_class."
+        raise InputError(f"The tokenizer of {name} cannot be loaded: {why}") from error
+
+
+def _not_there(name: str | Path) -> str | None:
+    """What is wrong with the path of a folder that there is not, None for names that may be of the hub."""
+    path = Path(name)
+    is_path = isinstance(name, Path) or path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
+    return "there is no such folder." if is_path and not path.is_dir() else None
+
+
+def _said(error: Exception) -> str:
+    """The message of somebody else's error, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " ..."
 
 
 @contextlib.contextmanager

@@ -86,11 +86,58 @@ def test_samples_are_those_of_the_policy_at_temperature_one():
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((length, 0), "at least 1"), ((3, 4), "must be a function"), (("nowhere", 4), "MODULE:FUNC")],
+    [
+        ({"n": 0}, "n must be an integer of at least 1"),
+        ({"reward_fn": 3}, "must be a function"),
+        ({"reward_fn": [length, length]}, "must be a function"),
+        ({"reward_fn": "nowhere"}, "MODULE:FUNC"),
+        ({"engine": "sglang"}, "no sampling backend 'sglang'"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
+        ({"batch_size": True}, "batch_size must be an integer of at least 1"),
+    ],
 )
 def test_what_cannot_be_used(arguments, said):
     with pytest.raises(InputError, match=said):
-        SampledReferences(*arguments)
+        SampledReferences(**({"reward_fn": length} | arguments))
+
+
+def classifier(folder):
+    """A small sequence classifier and its tokenizer, whose template is not the policy's."""
+    import torch
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import LlamaForSequenceClassification
+
+    tokenizer = made_up_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    torch.manual_seed(0)
+    config = llama(num_labels=1).config
+    config.pad_token_id = EOS
+    model = LlamaForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.eval()
+
+
+def test_a_sequence_classifier_scores_conversations(tmp_path):
+    """Its own tokenizer and template write them: one pass through the model for each, by hand."""
+    import torch
+
+    from qrpo_lib.rewards.models import ChatReward
+
+    model = classifier(tmp_path)
+    rows = [{"prompt": "t7", "completion": answer} for answer in ("t5", "t9")]
+    rows += [{"prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["completion"]} for row in rows]
+    rows = [row | {"prompt_ids": [7], "completion_ids": [5, EOS]} for row in rows]
+    found = completed(rows, SampledReferences(ChatReward(tmp_path), n=2, max_new_tokens=3))
+    for row, one in zip(rows, found, strict=True):
+        ids = [7, int(row["completion"][1:])]
+        with torch.no_grad():
+            expected = model(torch.tensor([ids])).logits.item()
+        assert one["reward"] == pytest.approx(expected, rel=1e-5)
+    assert found[0]["reward"] == found[2]["reward"] != found[1]["reward"]
+    with pytest.raises(InputError, match="reward_fn is a model"):
+        SampledReferences(model)
 
 
 def test_reference_completions_without_a_reward_are_refused():

@@ -54,6 +54,9 @@ def test_the_command_trains_as_python_does(folder):
         (("--reward", "my.py:nothing"), "no function 'nothing'"),
         (("--reward", "my.py:reward", "--reference_rewards", "x.jsonl"), "not both"),
         (("--loss_type", "ppo"), "no loss_type 'ppo'"),
+        (("--model", "./nowhere"), "there is no such folder"),
+        (("--betta", "0.1"), "There is no option --betta 0.1"),
+        (("--reward", "my.py:reward", "--engine", "sglang"), "no sampling backend 'sglang'"),
     ],
 )
 def test_what_cannot_be_used_ends_in_a_sentence(more, said, folder, capsys):

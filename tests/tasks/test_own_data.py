@@ -206,6 +206,26 @@ def test_rewards_and_references_that_rows_come_with_are_taken(folder):
     assert not task_of(folder, **{"[training]": 'references = "sampled"\n[training]'}).has_references
 
 
+def test_one_prompt_with_two_values_for_the_reward(folder):
+    """Its completions would all be scored with the first."""
+    rows = [pair(i) for i in range(20)]
+    write(folder / "rows.jsonl", [*rows, rows[3] | {"id": 1}])
+    task_of(folder).reward()  # which the reward is not told
+    write(folder / "rows.jsonl", [*rows, rows[3] | {"level": 99}])
+    with pytest.raises(InputError, match="have the same prompt and another level"):
+        task_of(folder).reward()
+
+
+def test_a_mark_of_byte_order_hides_no_references(folder):
+    """As other programs write it before the first row."""
+    rows = [pair(i) | {"reference_rewards": [0.1, 0.2]} for i in range(20)]
+    (folder / "rows.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = task_of(folder)
+    assert task.has_references
+    for values in task.given_references(beside_scores=False).values():
+        assert values == pytest.approx([0.1, 0.2])
+
+
 def test_references_that_only_some_rows_have_are_refused(folder):
     write(folder / "rows.jsonl", [with_references(i) for i in range(19)] + [pair(19)])
     with pytest.raises(InputError, match="row 19: it has no reference_rewards"):

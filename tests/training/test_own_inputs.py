@@ -5,19 +5,14 @@ import re
 
 import pytest
 import torch
-from small_llama import EOS, VOCABULARY, llama, made_up_rows, made_up_tokenizer, plain_log_prob
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from small_llama import CHAT, EOS, VOCABULARY, llama, made_up_rows, made_up_tokenizer, tokenizer_of_words
+from small_llama import own_trainer as trainer
 
 from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import guard, preference_rows, run_identity
+from qrpo_lib.training import guard, preference_rows, qrpo_trainer
 
 ROW = {"prompt": "w3 w4", "completion": "w5 w6", "reward": 0.3, "reference_rewards": [0.1, 0.2, 0.5]}
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% if m['role'] == 'assistant' %}</s>{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
-)
 
 
 def messages_of(text):
@@ -26,27 +21,11 @@ def messages_of(text):
 
 @pytest.fixture
 def words():
-    """w0, w2, w3, ... split at spaces, with a chat template."""
-    ids = {f"w{i}": i for i in range(VOCABULARY) if i != EOS} | {"</s>": EOS}
-    backend = Tokenizer(models.WordLevel(ids, unk_token="w0"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE)
+    return tokenizer_of_words()
 
 
 def answer(text):
     return [{"role": "assistant", "content": text}]
-
-
-def trainer(folder, rows, tokenizer=None, model=None, changes=None, **arguments):
-    settings = {"beta": 0.1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"} | (changes or {})
-    model = llama() if model is None else model
-    tokenizer = tokenizer or made_up_tokenizer()
-    return QRPOTrainer(model, QRPOConfig(str(folder), **settings), rows, processing_class=tokenizer, **arguments)
-
-
-def pointwise(rows):
-    names = {"prompt_ids": "prompt_ids", "chosen_ids": "completion_ids", "chosen_reward": "reward"}
-    return [{new: row[old] for old, new in (names | {"ref_rewards": "ref_rewards"}).items()} for row in rows]
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -68,11 +47,39 @@ def pointwise(rows):
         ({"completion": 5}, "completion is neither a text nor a list of messages"),
         ({"prompt": 5}, "prompt is neither a text nor a list of messages"),
         ({"prompt": [*messages_of("w3"), {"content": "w4"}], "completion": "w5"}, "a message of prompt has no role"),
+        ({"prompt": [{"role": "user", "text": "w3"}]}, "a message of prompt has no text as its content, but None"),
+        ({"prompt": [{"role": "user", "content": 5}]}, "a message of prompt has no text as its content, but 5"),
+        ({"prompt": messages_of([{"type": "image"}])}, r"a message of prompt has a part that is no text \('image'\)"),
+        ({"images": ["a.png"]}, "row 1: it has images"),
+        ({"image": b"..."}, "row 1: it has image"),
     ],
 )
 def test_rows_that_would_be_misread(changes, said, words, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, [ROW, ROW | changes], words)
+
+
+def test_parts_of_text_are_a_text(words, tmp_path):
+    """Also where the chat template would write the list of them as it is."""
+    parts = [{"type": "text", "text": "w3 "}, {"type": "text", "text": "w4"}]
+    row = {"completion": [{"role": "assistant", "content": [{"type": "text", "text": "w5"}]}], "images": []}
+    made = trainer(tmp_path, [ROW | row | {"prompt": messages_of(parts)}], words)
+    assert (made.train_dataset["prompt_ids"][0], made.train_dataset["completion_ids"][0]) == ([0, 3, 4, 0], [5, EOS])
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
+def test_rows_are_read_whatever_form_a_dataset_gives_them(form):
+    from datasets import Dataset
+
+    rows = preference_rows.load(Dataset.from_list([ROW, ROW]).with_format(form), "train")
+    assert list(rows) == [ROW, ROW]
+
+
+def test_a_transformation_of_a_dataset_is_part_of_it():
+    from datasets import Dataset
+
+    data = Dataset.from_list([ROW]).with_transform(lambda batch: batch | {"reward": [7.0]})
+    assert preference_rows.load(data, "train")[0]["reward"] == 7.0
 
 
 def test_how_many_reference_rewards_count_may_be_said(words, tmp_path):
@@ -134,6 +141,29 @@ def test_a_data_frame_is_no_list_of_rows():
         preference_rows.load(pd.DataFrame([ROW]), "train")
 
 
+def test_text_in_another_encoding(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(ROW | {"prompt": "é"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        preference_rows.load(path, "train")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (5, "Row 0 of .* prompt is neither"),
+        ([{"role": "user"}], "Row 0 of .* has no text as its content"),
+        ("w3", "train row 0: it has no prompt as a text or messages, only token ids"),
+    ],
+)
+def test_a_file_of_references_for_prompts_that_are_none(prompt, said, tmp_path):
+    path = tmp_path / "references.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "reference_rewards": [0.0, 1.0]}))
+    rows = [{"prompt_ids": [3], "completion_ids": [5, EOS], "reward": 1.0}]
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, rows, reference_rewards=path)
+
+
 def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
     row = {name: value for name, value in ROW.items() if name != "reference_rewards"}
     path = tmp_path / "references.jsonl"
@@ -152,7 +182,7 @@ def conversation(prompt=None):
 
 def test_what_a_template_says_about_a_system_message(words, tmp_path):
     words.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
     )
     trainer(tmp_path, conversation(), words)
     with pytest.raises(InputError, match=r"row 0: the chat template refuses it \(no system role\)"):
@@ -161,7 +191,7 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
 
 def test_a_template_without_a_generation_prompt(words, tmp_path):
     """Its header would be sampled, and scored, with each reference; one without any header is right, as Mistral's."""
-    words.chat_template = TEMPLATE.partition("{% if add_generation_prompt")[0]
+    words.chat_template = CHAT.partition("{% if add_generation_prompt")[0]
     with pytest.raises(InputError, match="'assistant ', the header of its turn"):
         trainer(tmp_path, conversation(), words)
     words.chat_template = (
@@ -259,6 +289,18 @@ def test_references_past_the_context_of_the_model(words, tmp_path):
         trainer(tmp_path, [bare()], words, reference_rewards=SampledReferences(length, n=2, max_new_tokens=31))
 
 
+def test_what_computes_no_reference_rewards(words, tmp_path):
+    for given in (length, SampledReferences, [[0.1, 0.2]]):
+        with pytest.raises(InputError, match="reference_rewards must be a file"):
+            trainer(tmp_path, [bare()], words, reference_rewards=given)
+
+
+def test_a_completion_of_token_ids_alone_is_not_scored(tmp_path):
+    rows = [{"prompt_ids": [3], "completion_ids": [5, EOS]}]
+    with pytest.raises(InputError, match="row 0: it has no completion as a text or a message"):
+        trainer(tmp_path, rows, reference_rewards=SampledReferences(length, n=2, max_new_tokens=2))
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -296,11 +338,129 @@ def test_models_that_cannot_be_used(place, make, said, tmp_path):
         trainer(tmp_path, made_up_rows(4), **given)
 
 
+def learned_positions():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": EOS, "eos_token_id": EOS}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: llama(16), "a vocabulary of 16, and the rows hold the token id 23"),
+        (learned_positions, "ref_model takes 16 tokens, and a row has 2[0-9]"),
+        (lambda: llama(max_position_embeddings=16), "set max_length to 16"),
+    ],
+)
+def test_a_reference_model_for_other_rows(make, said, words, tmp_path):
+    row = ROW | {"completion": "w23 " * 20}
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, [row], words, ref_model=make())
+
+
+def test_a_reference_model_without_the_tokens_is_not_sampled_from(words, tmp_path):
+    references = SampledReferences(length, n=2, max_new_tokens=2)
+    with pytest.raises(InputError, match="a vocabulary of 16"):
+        trainer(tmp_path, [bare(prompt="w23")], words, ref_model=llama(16), reference_rewards=references)
+
+
+def test_a_model_that_could_not_be_saved_in_the_end(tmp_path):
+    """transformers writes no generation configuration that contradicts itself."""
+    model = llama()
+    model.generation_config.temperature, model.generation_config.do_sample = 0.3, False
+    with pytest.raises(InputError, match=r"could not be saved .* `temperature`"):
+        trainer(tmp_path, made_up_rows(4), model=model)
+    model.generation_config.do_sample = True
+    trainer(tmp_path, made_up_rows(4), model=model).save_model()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{}/nothing", "The tokenizer of .*nothing cannot be loaded: there is no such folder"),
+        ("./nothing", "there is no such folder"),
+        ("{}", "The tokenizer of .* cannot be loaded: .* pass processing_class"),
+    ],
+)
+def test_models_that_are_not_there(name, said, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match=said):
+        QRPOTrainer(name.format(tmp_path), QRPOConfig(str(tmp_path)), made_up_rows(4))
+    with pytest.raises(InputError, match=r"The model .* cannot be loaded"):
+        trainer(tmp_path, made_up_rows(4), ref_model=name.format(tmp_path))
+
+
+def test_a_model_that_brings_its_own_code(tmp_path):
+    """It is run only where that is asked for."""
+    llama().save_pretrained(tmp_path)
+    made_up_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "modeling_mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class MineConfig(LlamaConfig):\n    model_type = 'mine'\n\n\n"
+        "class MineForCausalLM(LlamaForCausalLM):\n    config_class = MineConfig\n"
+    )
+    path = tmp_path / "config.json"
+    names = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    own = {"model_type": "mine", "architectures": ["MineForCausalLM"], "auto_map": names}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    settings = {"beta": 0.1, "report_to": "none"}
+    with pytest.raises(InputError, match="contains custom code"):
+        QRPOTrainer(str(tmp_path), QRPOConfig(str(tmp_path), **settings), made_up_rows(4))
+    config = QRPOConfig(str(tmp_path / "out"), trust_remote_code=True, **settings)
+    assert type(QRPOTrainer(str(tmp_path), config, made_up_rows(4)).model).__name__ == "MineForCausalLM"
+
+
+def test_a_model_is_loaded_whole(tmp_path):
+    """TRL spreads a model that is named over all GPUs of a machine."""
+    assert qrpo_trainer._loading(QRPOConfig(str(tmp_path)))["device_map"] is None
+    model = llama()
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(guard.UnsupportedModelError, match=r"in different places \(0, 1\)"):
+        trainer(tmp_path, made_up_rows(4), model=model)
+
+
+class Processor:
+    tokenizer = None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tokenizer": "name"}, "processing_class must be a tokenizer, not a str"),
+        ({"tokenizer": Processor()}, "must be a tokenizer, its .tokenizer, not a Processor"),
+        ({"changes": {"push_to_hub": True}}, r"cannot be pushed to the hub \(no network\): leave"),
+    ],
+)
+def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    def unreachable(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", unreachable)
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, made_up_rows(4), **arguments)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"max_length": 1}, "max_length must be at least 2"),
+        ({"learning_rate": "1e-5"}, "learning_rate must be a number, not '1e-5'"),
+        ({"beta": [0.1]}, "beta must be a number"),
+        ({"num_train_epochs": "1"}, "num_train_epochs must be a number"),
+        ({"num_reference_rewards": "3"}, "num_reference_rewards must be an integer of at least 1"),
+        ({"num_reference_rewards": 2.5}, "num_reference_rewards must be an integer of at least 1"),
+        ({"num_reference_rewards": 0}, "num_reference_rewards must be an integer of at least 1"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be an integer of at least 1"),
+        ({"transform": "{name: log}"}, "transform is neither a name nor JSON"),
+        ({"gamma_ratio": 0.3}, "gamma_ratio is SimPO's alone"),
+        ({"train_sampling_strategy": "sorted"}, "no train_sampling_strategy 'sorted'"),
+        ({"output_dir": __file__}, "output_dir must be a folder"),
         ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
         ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
+        ({"bf16_full_eval": True}, "no bf16_full_eval"),
         ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
         ({"length_normalization": "trainable_tokens"}, "must be True or False"),
     ],
@@ -308,6 +468,11 @@ def test_models_that_cannot_be_used(place, make, said, tmp_path):
 def test_settings_that_would_do_nothing(changes, said, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, made_up_rows(4), changes=changes)
+
+
+def test_which_of_a_pair_is_not_said_of_single_completions(words, tmp_path):
+    with pytest.raises(InputError, match="completions says which of a pair"):
+        trainer(tmp_path, [ROW], words, changes={"completions": "chosen"})
 
 
 def test_batches_of_similar_length(tmp_path):
@@ -320,91 +485,11 @@ def test_batches_of_similar_length(tmp_path):
     assert lengths[order[0]] == max(lengths)
 
 
-# --- adapters ---------------------------------------------------------------------------------------------------------
-
-
-def lora(**settings):
-    peft = pytest.importorskip("peft")
-    return peft.LoraConfig(**({"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | settings))
-
-
-ADAPTERS = {
-    "head": {"modules_to_save": ["lm_head"]},
-    "head and embedding": {"modules_to_save": ["lm_head", "embed_tokens"]},
-    "all linear": {"target_modules": "all-linear"},
-    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
-    "tokens": {"trainable_token_indices": [5, 6]},
-    "dora": {"use_dora": True},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", ADAPTERS.values(), ids=ADAPTERS)
-def test_what_an_adapter_trains_is_in_the_policy_and_not_in_the_reference(settings, tmp_path):
-    """log pi_ref is that of the model as it was; the trained log-ratio that of plain forward passes."""
-    adapter, rows = lora(**settings), pointwise(made_up_rows(8))
-    changes = {"learning_rate": 3e-2, "warmup_steps": 0, "per_device_train_batch_size": 4}
-    model, untouched = llama(tie_word_embeddings=False), llama(tie_word_embeddings=False)
-    made = trainer(tmp_path, rows, model=model, changes=changes, peft_config=adapter)
-    with torch.no_grad():
-        before = [plain_log_prob(untouched, row["prompt_ids"], row["completion_ids"]).item() for row in rows]
-    assert made.train_dataset["ref_logps"][:] == pytest.approx(before, abs=1e-4)
-    made.train()
-    found = made.evaluate(rows)["eval_log_ratio"]
-    made.model.eval()
-    with torch.no_grad():
-        after = [plain_log_prob(made.model, row["prompt_ids"], row["completion_ids"]).item() for row in rows]
-    assert found == pytest.approx(sum(after) / 8 - sum(before) / 8, abs=1e-4)
-    assert abs(found) > 0.01
-
-
-@pytest.mark.slow
-def test_biases_that_an_adapter_has_trained_are_no_longer_the_reference(tmp_path):
-    """PEFT leaves them in place when it switches the adapter off."""
-    changes = {"learning_rate": 3e-1, "warmup_steps": 0, "per_device_train_batch_size": 4}
-    model, rows = llama(attention_bias=True), made_up_rows(8)
-    made = trainer(tmp_path, rows, model=model, changes=changes, peft_config=lora(bias="all"), eval_dataset=rows)
-    made.train()
-    made.evaluate()  # whose reference was computed before
-    with pytest.raises(guard.UnsupportedModelError, match="is not the model that was given"):
-        made.evaluate(rows)
-
-
-@pytest.mark.parametrize("kind", ["pissa", "olora"])
-def test_an_adapter_that_changes_the_model_under_it(kind, tmp_path):
-    """Without the adapter it is no longer the model that was given; a second one as ref_model is."""
-    rows, adapter = made_up_rows(4), lora(init_lora_weights=kind)
-    with pytest.raises(guard.UnsupportedModelError, match="is not the model that was given"):
-        trainer(tmp_path, rows, peft_config=adapter)
-    made = trainer(tmp_path, rows, peft_config=adapter, ref_model=llama())
-    with torch.no_grad():
-        expected = plain_log_prob(llama(), rows[0]["prompt_ids"], rows[0]["chosen_ids"]).item()
-    assert made.train_dataset["ref_chosen_logps"][0] == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_model_whose_second_adapter_is_in_use(tmp_path):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(llama(), lora(init_lora_weights=False))
-    model.add_adapter("other", lora(init_lora_weights=False))
-    model.set_adapter("other")
-    with pytest.raises(guard.UnsupportedModelError, match='alone, named "default"'):
-        trainer(tmp_path, made_up_rows(4), model=model)
-
-
-def test_virtual_tokens(tmp_path):
-    peft = pytest.importorskip("peft")
-    adapter = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    with pytest.raises(guard.UnsupportedModelError, match="virtual tokens"):
-        trainer(tmp_path, made_up_rows(4), peft_config=adapter)
-
-
-def test_another_adapter_in_the_same_folder(tmp_path):
-    rows, made = made_up_rows(4), []
-    for alpha in (8, 16):
-        made.append(trainer(tmp_path / str(alpha), rows, peft_config=lora(lora_alpha=alpha))._identity)
-    folder = tmp_path / "run"
-    (folder / "checkpoint-1").mkdir(parents=True)
-    run_identity.begin(folder, made[0])
-    run_identity.check(folder, made[0])
-    with pytest.raises(InputError, match="adapter's lora_alpha 8, not 16"):
-        run_identity.check(folder, made[1])
+def test_a_checkpoint_of_another_run(tmp_path):
+    rows, there = made_up_rows(8), {"save_strategy": "steps", "save_steps": 1}
+    trainer(tmp_path / "first", rows, changes=there).train()
+    made = trainer(tmp_path / "second", rows, changes={"beta": 0.5})
+    with pytest.raises(InputError, match=r"first holds a run with beta 0.1, not 0.5"):
+        made.train(tmp_path / "first" / "checkpoint-1")
+    with pytest.raises(InputError, match="There is no checkpoint"):
+        made.train(resume_from_checkpoint=str(tmp_path / "nowhere"))

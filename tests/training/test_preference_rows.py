@@ -109,10 +109,10 @@ def test_unusable_and_too_long_rows_are_left_out_and_counted(letters):
     found = tokenised(letters, rows, max_length=5)
     assert found.sources == [2, 3]
     assert found.rows[0]["completion_ids"] == ids("d", "e")
-    assert found.counts == {"unusable": 1, "too_long": 1, "cut": 1}
+    assert found.counts == {"left out": 2, "cut": 1}
     said = found.warning("train")
-    assert "1 rows whose completion contains an end token" in said
-    assert "1 completions are cut" in said
+    assert "2 cannot be used and are left out (train row 0: The answer contains an end-of-sequence token" in said
+    assert "1 is cut" in said
     with pytest.raises(InputError, match="None of the 1 train rows"):
         tokenised(letters, rows[:1])
 

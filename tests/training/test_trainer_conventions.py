@@ -2,11 +2,12 @@
 port of QRPO to verl in swiss-ai's posttraining. Each case here is one that they check and no other test of ours does.
 
 Theirs that ask nothing of this trainer: images and processors, Liger kernels, batches without padding, several losses
-with weights and synchronised references (refused: `QRPOConfig`); KTO's mismatched completions for its estimate of the
-KL; ratios, clipping, importance weights, several iterations and replay (there are none: each row is a regression);
-generation while training, its servers and its masks of truncated completions (references are sampled before; online
-training is a profile's); tools that are called (a completion is one turn); several rewards with weights (one function
-adds them up).
+with weights, synchronised references and streams (refused); weights in 4 bits (no test: it needs bitsandbytes); prompts
+that two texts begin with (a pair of texts says its prompt); KTO's mismatched completions for its estimate of the KL;
+`compute_metrics` (nothing is predicted); ratios, clipping, importance weights, filters by entropy, scaled rewards,
+several iterations and replay (there are none: each row is a regression); generation while training, its servers and its
+masks of truncated completions (references are sampled before; online training is a profile's); tools that are called (a
+completion is one turn); several rewards with weights (one function adds them up).
 """
 
 import copy
@@ -15,15 +16,32 @@ import json
 import pytest
 import torch
 from small_llama import VOCABULARY, llama, made_up_rows, made_up_tokenizer
+from transformers import TrainerCallback
 
 from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
+from qrpo_lib.runs.errors import InputError
+
+COMMON = {"beta": 0.1, "learning_rate": 3e-2, "per_device_train_batch_size": 4, "save_strategy": "no"}
+COMMON |= {"report_to": "none", "disable_tqdm": True, "warmup_steps": 0}
+
+
+class StopAfter(TrainerCallback):
+    """Ends a training after so many steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.steps
 
 
 def trained(folder, rows, model, *, changes=None, **arguments):
-    settings = {"beta": 0.1, "learning_rate": 3e-2, "per_device_train_batch_size": 4, "save_strategy": "no"}
-    settings |= {"report_to": "none", "disable_tqdm": True, "warmup_steps": 0} | (changes or {})
     trainer = QRPOTrainer(
-        model, QRPOConfig(str(folder), **settings), rows, processing_class=made_up_tokenizer(), **arguments
+        model,
+        QRPOConfig(str(folder), **(COMMON | (changes or {}))),
+        rows,
+        processing_class=made_up_tokenizer(),
+        **arguments,
     )
     trainer.train()
     return trainer
@@ -55,6 +73,95 @@ def test_several_evaluation_sets_are_evaluated_on_the_way(tmp_path):
         found = {entry["step"]: entry[name] for entry in logged if name in entry}
         assert sorted(found) == [1, 2]
         assert found[1] != found[2]
+
+
+def test_what_may_be_evaluated(tmp_path, monkeypatch):
+    """A file, rows, a dictionary, the trainer's own sets by their names; streams and predictions are refused."""
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+    rows = made_up_rows(8)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows[:5])))
+    sets = DatasetDict({"one": Dataset.from_list(rows[:5]), "two": Dataset.from_list(rows[5:])})
+    config = QRPOConfig(str(tmp_path), report_to="none", disable_tqdm=True)
+    made = QRPOTrainer(llama(), config, rows, sets, processing_class=made_up_tokenizer())
+    losses = {made.evaluate(given)["eval_loss"] for given in ("one", str(path), path, rows[:5])}
+    assert len(losses) == 1
+    found = made.evaluate({"a": rows[:5], "b": rows[5:]})
+    assert {found["eval_a_loss"]} == losses != {found["eval_b_loss"]}
+    assert made.evaluate().keys() >= {"eval_one_loss", "eval_two_loss"}
+    with pytest.raises(InputError, match="streaming"):
+        made.evaluate(IterableDatasetDict({"a": sets["one"].to_iterable_dataset()}))
+    with pytest.raises(InputError, match="nothing to predict"):
+        made.predict(rows)
+
+
+@pytest.mark.slow
+def test_processes_that_load_rows_change_nothing(tmp_path):
+    found = []
+    for workers in (0, 2):
+        changes = {"dataloader_num_workers": workers, "num_train_epochs": 2, "logging_steps": 1}
+        made = trained(tmp_path / str(workers), made_up_rows(12), llama(), changes=changes)
+        found.append([one["loss"] for one in made.state.log_history if "loss" in one])
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 6
+
+
+def test_a_trained_model_generates_as_what_is_saved(tmp_path):
+    """Layers that are computed twice would leave the cache of generation empty."""
+    from transformers import AutoModelForCausalLM
+
+    made = trained(tmp_path, made_up_rows(8), llama(), changes={"gradient_checkpointing": True})
+    made.save_model()
+    written = []
+    for model in (made.model, AutoModelForCausalLM.from_pretrained(tmp_path)):
+        for ids in ([3, 4], [7, 2, 9]):
+            settings = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
+            written.append(model.generate(torch.tensor([ids]), **settings)[0].tolist())
+    assert written[:2] == written[2:]
+    assert not any(module.training for module in made.model.modules())
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_batches_cut_otherwise(tmp_path):
+    """In other micro-batches, as on another machine; batches of another size are another run."""
+    rows, settings = made_up_rows(16), {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    whole = trained(tmp_path / "whole", rows, llama(), changes={"logging_steps": 1})
+    trained(tmp_path / "run", rows, llama(), changes=settings, callbacks=[StopAfter(2)])
+    cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    again = QRPOTrainer(
+        llama(),
+        QRPOConfig(str(tmp_path / "run"), **(COMMON | settings | cut)),
+        rows,
+        processing_class=made_up_tokenizer(),
+    )
+    again.train(resume_from_checkpoint=True)
+    found = [[one["loss"] for one in made.state.log_history if "loss" in one] for made in (whole, again)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert len(set(found[0])) == 4
+    with pytest.raises(InputError, match="batch size 4, not 8"):
+        trained(tmp_path / "run", rows, llama(), changes=settings | {"per_device_train_batch_size": 8})
+
+
+@pytest.mark.slow
+def test_adapters_of_experts_alone(tmp_path):
+    """PEFT trains them as parameters, not modules; the reference is the model without them, as it was."""
+    peft = pytest.importorskip("peft")
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 8, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4}
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=VOCABULARY, num_experts_per_tok=2, **sizes))
+    adapter = peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    before, rows = copies(model), made_up_rows(8)
+    made = trained(tmp_path, rows, model, changes={"learning_rate": 1e-1}, peft_config=adapter)
+    now = dict(made.model.named_parameters())
+    assert all(now[name].abs().max() > 0 for name in now if "lora_B" in name)
+    for name, values in now.items():
+        if "lora_" not in name:
+            place = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            assert torch.equal(values, before[place]), name
+    assert {"trl", "qrpo"} <= set(made.model.model_tags)
 
 
 def test_models_are_tagged_for_the_hub(tmp_path):
@@ -100,7 +207,7 @@ def test_a_models_settings_for_generation_do_not_act_on_references(tmp_path):
     """Greedy, top-k or a temperature would make other quantiles than those of the policy."""
     row = {"prompt": "t7", "completion": "t5", "reward": 0.0}
     found = []
-    for settings in ({}, {"do_sample": False, "top_k": 1, "temperature": 0.1, "repetition_penalty": 3.0}):
+    for settings in ({}, {"do_sample": True, "top_k": 1, "temperature": 0.1, "repetition_penalty": 3.0}):
         model = llama()
         for name, value in settings.items():
             setattr(model.generation_config, name, value)
