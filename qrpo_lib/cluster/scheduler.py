@@ -15,7 +15,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from qrpo_lib.cluster.task import ALIVE, OPEN, After, Executor, Job, NoAnswerError, Progress, Task, in_order
+from qrpo_lib.cluster.task import (
+    ALIVE,
+    OPEN,
+    After,
+    Executor,
+    FullError,
+    Job,
+    NoAnswerError,
+    Progress,
+    SubmissionError,
+    Task,
+    in_order,
+)
 from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
@@ -48,6 +60,7 @@ class Scheduler:
         self._watched: set[str] = set()
         # Tasks whose jobs were once seen to have ended without a result.
         self._ended: set[str] = set()
+        self._is_full = False  # the cluster, when jobs were last submitted
         # Why each try of a task failed; when the next one may begin; since when it runs.
         self._tried: defaultdict[str, list[str]] = defaultdict(list)
         self._again: dict[str, float] = {}
@@ -85,8 +98,11 @@ class Scheduler:
                 wanted = self._judge(jobs)
                 start = self._submit_stages if self.executor.takes_dependencies else self._start_what_is_free
                 start(self._without_paused(wanted), jobs)
+                self._is_full = False
             except NoAnswerError as error:
                 progress.note = f"the scheduler does not answer ({error}); asking again"
+            except FullError as error:
+                self._wait_for_room(str(error))
         return progress
 
     # --- how tasks stand ----------------------------------------------------------------------------------------------
@@ -199,6 +215,16 @@ class Scheduler:
             self.executor.cancel(waiting)
 
     # --- starting jobs ------------------------------------------------------------------------------------------------
+
+    def _wait_for_room(self, why: str) -> None:
+        """Jobs of this run end and make room. Raises SubmissionError if there are none, also at the second look."""
+        if self._is_full and not self.progress.names("running", "queued"):
+            raise SubmissionError(
+                f"The cluster takes no more jobs ({why}), and none of this run is under way: wait until others have "
+                "ended, or set dispatch.array_size in the profile below the number of jobs that it takes at once."
+            )
+        self._is_full = True
+        self.progress.note = f"the cluster takes no more jobs now ({why}); asking again"
 
     def _without_paused(self, wanted: list[Task]) -> list[Task]:
         """Those that may be started now: not what was lost a moment ago, nor what needs it."""
