@@ -331,9 +331,11 @@ def test_a_cluster_that_takes_no_more_jobs_gets_the_others_once_some_have_ended(
     assert len(executor.all) == 2
 
 
-def test_what_does_not_fit_a_cluster_in_which_nothing_of_ours_runs_is_an_error(runs_folder):
+def test_what_does_not_fit_a_cluster_in_which_nothing_of_ours_runs_is_an_error(runs_folder, monkeypatch):
     dispatcher = following(Full(room=2), *[toys.task(f"a{number}") for number in range(3)])
-    dispatcher.advance()
+    for _ in range(2):
+        assert "takes no more jobs now" in dispatcher.advance().note
+    monkeypatch.setattr(scheduler, "_FULL_SECONDS", 0)
     with pytest.raises(SubmissionError, match=r"QOSMaxSubmitJobPerUserLimit.*dispatch\.array_size"):
         dispatcher.advance()
     assert list(journal.folder().glob("*/batch.json")) == []
