@@ -45,7 +45,7 @@ def test_more_gpus_take_less_each(tmp_path, runs_folder):
     ("text", "remedy"),
     [
         ("[training]\ngradient_checkpointing = false", "gradient_checkpointing = true"),
-        ("[training]\nmicro_batch_size = 32", "a smaller micro_batch_size"),
+        ("[training]\nbatch_size = 256\nmicro_batch_size = 32", "a smaller micro_batch_size"),
         ("[dispatch]\ngpu_memory_gb = 40", "more GPUs"),
         ("[dispatch.resources.training.environment]\nACCELERATE_USE_DEEPSPEED = 'false'", "more GPUs"),
     ],
