@@ -98,7 +98,11 @@ def test_a_group_in_bfloat16(engine, tmp_path):
     start = next(row for row in seen["train"]["history"] if row["split"] == "validation")
     assert start["step"] == 0
     # The reference's forward passes are the engine's: the same weights' type, the same autocast.
-    rounding = {"DDP": ["torch.float32", True], "FSDP2": ["torch.bfloat16", True], "DeepSpeed": ["torch.bfloat16", False]}
+    rounding = {
+        "DDP": ["torch.float32", True],
+        "FSDP2": ["torch.bfloat16", True],
+        "DeepSpeed": ["torch.bfloat16", False],
+    }
     assert seen["train"]["rounding"] == [rounding[engine]]
     # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order.
     tolerance = {"DDP": 1e-6, "FSDP2": 1e-6, "DeepSpeed": 0.012}[engine]
