@@ -29,11 +29,22 @@ class Killed(Exception):
     pass
 
 
-def train(folder: Path, precision: str, kill: int | None = None, **changes):
-    """The fitted policy, and what was sampled at each checkpoint."""
-    drawn = {}
+def train(folder: Path, precision: str, kill: int | None = None, rounding: set | None = None, **changes):
+    """The fitted policy, and what was sampled at each checkpoint.
+
+    rounding: gets the weights' type and whether autocast is on, of every forward pass up to the first checkpoint, the
+        reference's among them.
+    """
+    drawn, seen, policy = {}, set() if rounding is None else rounding, llama(**LLAMA)
+
+    def look(module, _):
+        if not drawn:
+            seen.add((str(module.weight.dtype), torch.is_autocast_enabled("cpu")))
+
+    policy.model.layers[0].self_attn.q_proj.register_forward_pre_hook(look)
 
     def on_checkpoint(step, model):
+        drawn[step] = []  # sampling is not looked at
         if step == kill:
             raise Killed
         prompts = [row["prompt_ids"] for row in made_up_rows(3)]
@@ -43,7 +54,7 @@ def train(folder: Path, precision: str, kill: int | None = None, **changes):
 
     rows = made_up_rows(ROWS)
     settings = SETTINGS | {"precision": precision, "folder": folder / "trainer", "on_checkpoint": on_checkpoint}
-    fitted = fit(llama(**LLAMA), made_up_tokenizer(), rows, rows[:VALIDATION], **(settings | changes))
+    fitted = fit(policy, made_up_tokenizer(), rows, rows[:VALIDATION], **(settings | changes))
     return fitted, drawn
 
 
@@ -80,10 +91,12 @@ def scenarios(folder: Path, precision: str, names: list[str]) -> dict:
                 train(folder, precision, kill=int(name.removeprefix("kill-")))
             seen[name] = sorted(path.name for path in (folder / "trainer").glob("checkpoint-*"))
         else:
-            fitted, drawn = train(folder, precision)
+            rounding = set()
+            fitted, drawn = train(folder, precision, rounding=rounding)
             everyone = [None] * parallel.state().num_processes
             torch.distributed.all_gather_object(everyone, drawn)
             seen[name] = {"history": fitted.history, "drawn": everyone, "weights": weights(fitted.model).tolist()}
+            seen[name]["rounding"] = sorted(rounding)
             if folders.is_main_process():
                 fitted.save(folder / "policy", made_up_tokenizer(), precision)
     return seen

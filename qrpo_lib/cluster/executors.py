@@ -23,7 +23,17 @@ import submitit
 from submitit.core import utils as submitit_utils
 
 from qrpo_lib.cluster.journal import Batch, Journal
-from qrpo_lib.cluster.task import After, Executor, Job, NoAnswerError, Outcome, State, SubmissionError, Task
+from qrpo_lib.cluster.task import (
+    After,
+    Executor,
+    FullError,
+    Job,
+    NoAnswerError,
+    Outcome,
+    State,
+    SubmissionError,
+    Task,
+)
 from qrpo_lib.cluster.work import Work
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders, secrets
@@ -32,8 +42,11 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
-# What sbatch says when it has not heard from the controller, which may have taken the job all the same.
-_UNHEARD = re.compile(r"timed out|unable to contact|communication|connect|zero bytes", re.IGNORECASE)
+# What sbatch says when it has not heard from the controller, which may have taken the job all the same; nothing if it
+# was killed meanwhile.
+_UNHEARD = re.compile(r"^$|unknown reason|timed out|unable to contact|communication|connect|zero bytes", re.IGNORECASE)
+# What it says where a person, a project or the cluster has as many jobs as it may have: there is room again later.
+_FULL = re.compile(r"(Max|Grp)SubmitJob|temporarily un(available|able to accept)", re.IGNORECASE)
 _UNHEARD_SECONDS = 120
 _COMMAND_SECONDS = 60
 # A local job ends when its work does: the longest time that submitit's local controller can be given.
@@ -104,7 +117,7 @@ class Submitted(Executor):
                 with secrets.hidden():
                     batch.jobs = self.launch(batch, works, resources, after)
             except (submitit_utils.FailedJobError, submitit_utils.FailedSubmissionError) as error:
-                self._not_heard(batch, secrets.mask(str(error)))
+                self._not_heard(batch, error)
             self._journal.write(batch)
             for work, id in zip(works, batch.jobs, strict=True):
                 ids[work.name].append(id)
@@ -141,11 +154,15 @@ class Submitted(Executor):
         _hand_over(batch)
         self._journal.write(batch)
 
-    def _not_heard(self, batch: Batch, error: str) -> None:
+    def _not_heard(self, batch: Batch, error: Exception) -> None:
         """A submission that failed, or of which nobody knows: then its jobs are looked for before it is made again."""
-        if not _UNHEARD.search(error):
+        text = secrets.mask(str(error)).strip()
+        without_ids = isinstance(error, submitit_utils.FailedSubmissionError)  # it took them and said no number
+        if not (without_ids or _UNHEARD.search(text)):
             self._journal.remove(batch)
-            raise SubmissionError(f"The jobs could not be submitted: {error}")
+            if _FULL.search(text):
+                raise FullError(re.sub(r"\s+", " ", text))
+            raise SubmissionError(f"The jobs could not be submitted: {text}")
         self._unheard[batch.name] = time.monotonic()
         self._adopt(batch)
 

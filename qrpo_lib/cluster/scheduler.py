@@ -15,7 +15,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from qrpo_lib.cluster.task import ALIVE, OPEN, After, Executor, Job, NoAnswerError, Progress, Task, in_order
+from qrpo_lib.cluster.task import (
+    ALIVE,
+    OPEN,
+    After,
+    Executor,
+    FullError,
+    Job,
+    NoAnswerError,
+    Progress,
+    SubmissionError,
+    Task,
+    in_order,
+)
 from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
@@ -23,6 +35,8 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 Jobs = dict[str, list[Job]]  # by the names of tasks
 _UNMADE = {"failed", "blocked"}
+# How long a cluster may take no jobs while none of this run is there; those that have just ended may still count.
+_FULL_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class Scheduler:
         self._watched: set[str] = set()
         # Tasks whose jobs were once seen to have ended without a result.
         self._ended: set[str] = set()
+        self._full_since: float | None = None  # when the cluster first took no more jobs, and none of ours was there
         # Why each try of a task failed; when the next one may begin; since when it runs.
         self._tried: defaultdict[str, list[str]] = defaultdict(list)
         self._again: dict[str, float] = {}
@@ -85,8 +100,11 @@ class Scheduler:
                 wanted = self._judge(jobs)
                 start = self._submit_stages if self.executor.takes_dependencies else self._start_what_is_free
                 start(self._without_paused(wanted), jobs)
+                self._full_since = None
             except NoAnswerError as error:
                 progress.note = f"the scheduler does not answer ({error}); asking again"
+            except FullError as error:
+                self._wait_for_room(str(error))
         return progress
 
     # --- how tasks stand ----------------------------------------------------------------------------------------------
@@ -199,6 +217,18 @@ class Scheduler:
             self.executor.cancel(waiting)
 
     # --- starting jobs ------------------------------------------------------------------------------------------------
+
+    def _wait_for_room(self, why: str) -> None:
+        """Jobs of this run end and make room. Raises SubmissionError where for some time there have been none."""
+        now = time.monotonic()
+        is_ours = bool(self.progress.names("running", "queued"))
+        self._full_since = None if is_ours else self._full_since or now
+        if self._full_since is not None and now - self._full_since > _FULL_SECONDS:
+            raise SubmissionError(
+                f"The cluster takes no more jobs ({why}), and none of this run is under way: wait until others have "
+                "ended, or set dispatch.array_size in the profile below the number of jobs that it takes at once."
+            )
+        self.progress.note = f"the cluster takes no more jobs now ({why}); asking again"
 
     def _without_paused(self, wanted: list[Task]) -> list[Task]:
         """Those that may be started now: not what was lost a moment ago, nor what needs it."""

@@ -32,6 +32,10 @@ class NoAnswerError(RuntimeError):
     """The scheduler of a cluster could not be asked now."""
 
 
+class FullError(RuntimeError):
+    """The scheduler of a cluster takes no further job until others have ended."""
+
+
 @dataclass
 class Job:
     """What an executor makes of a task: its id, where its files are (or its worker), its state and why it waits."""

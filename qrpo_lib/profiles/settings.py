@@ -59,6 +59,7 @@ from qrpo_lib.profiles.kinds import TinyPolicy as TinyPolicy
 from qrpo_lib.profiles.kinds import TopicsTask as TopicsTask
 from qrpo_lib.profiles.kinds import WrittenTask as WrittenTask
 from qrpo_lib.profiles.own_data import PythonReward as PythonReward
+from qrpo_lib.profiles.processes import wrong_groups
 from qrpo_lib.profiles.relatives import Study, wrong_studies
 from qrpo_lib.runs import secrets
 
@@ -489,6 +490,8 @@ class Profile(_Settings):
             raise ValueError(
                 f"reference_sampling.released is of a dataset of the hub, not of the task {self.task.name}"
             )
+        if wrong := wrong_groups(self.dispatch, {"sft": self.sft, "training": self.training}):
+            raise ValueError(wrong)
         return self
 
     @property

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,28 +118,46 @@ def _matched(profile: Profile, rows, prompts, tokenizer, found: Counter, what: s
         for start in range(0, len(answers), _AT_ONCE):
             report(start, len(answers), "rows")
             some, frames = answers[start : start + _AT_ONCE], []
-            for conversation, rewards in zip(some["ref_completions"], some["ref_rewards"], strict=True):
-                text = conversation[0]["content"]
+            both = zip(some["ref_completions"], some["ref_rewards"], strict=True)
+            for number, (conversation, rewards) in enumerate(both, start):
+                text, answers = _read(conversation, number)
                 if not waiting[text]:
                     found["of_no_prompt"] += 1
                     continue
                 found["prompts"] += 1
-                prompt, written = waiting[text].pop(), conversation[1]["content"]
-                frames.append(_of_prompt(profile, prompt, written, rewards, tokenizer, found))
+                frames.append(_of_prompt(profile, waiting[text].pop(), answers, rewards, tokenizer, found))
             if frames:
                 yield pd.concat(frames, ignore_index=True)
 
 
-def _of_prompt(profile: Profile, prompt, answers: str, rewards: list[float], tokenizer, found: Counter) -> pd.DataFrame:
+def _read(conversation: Any, row: int) -> tuple[str, list[str]]:
+    """The prompt and the completions of a row."""
+    try:
+        prompt, answer = conversation
+        texts = json.loads(answer["content"])
+        if texts and isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return prompt["content"], texts
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise hub.HubError(
+        f"Row {row} of the released references is not a prompt and, as its answer, a JSON list of completions "
+        "(`ref_completions`): the dataset is damaged, or of another schema."
+    )
+
+
+def _of_prompt(
+    profile: Profile, prompt, texts: list[str], rewards: list[float] | None, tokenizer, found: Counter
+) -> pd.DataFrame:
     import pandas as pd
 
-    settings = profile.reference_sampling
-    texts = json.loads(answers)
+    settings, rewards = profile.reference_sampling, rewards or []
     if len(texts) != len(rewards) or len(texts) < settings.sampled:
         raise hub.HubError(
             f"The released references of prompt {prompt.id} are {len(texts)} completions and {len(rewards)} rewards; "
             f"the profile needs {settings.sampled} of each (reference_sampling.completions and ref_rewards)."
         )
+    if not all(isinstance(reward, float | int) and math.isfinite(reward) for reward in rewards):
+        raise hub.HubError(f"A reward of the released references of prompt {prompt.id} is no finite number.")
     made = []
     prompt_ids = chat_template.prompt_ids(tokenizer, prompt.text)
     for index, (text, reward) in enumerate(zip(texts[: settings.sampled], rewards, strict=False)):
@@ -165,12 +184,16 @@ def _ids(tokenizer, prompt: str, text: str, whole: bool) -> list[int]:
 def _check_tokenizer(profile: Profile, rows: Any, where: str) -> None:
     """Raise HubError unless the rewards were computed on what the task's tokenizer makes of the same conversations."""
     counting, limit = hub_task.tokenizer(profile.task), profile.task.max_tokens
-    for row in rows.select(range(min(_TOKENIZED_ANEW, len(rows)))).select_columns(list(_COLUMNS)):
-        prompt, text = row["ref_completions"][0], json.loads(row["ref_completions"][1]["content"])[0]
+    for number, row in enumerate(rows.select(range(min(_TOKENIZED_ANEW, len(rows)))).select_columns(list(_COLUMNS))):
+        _, texts = _read(row["ref_completions"], number)
         written = chat_template.applied(
-            counting, [prompt, {"role": "assistant", "content": text}], tokenize=True, return_dict=False
+            counting,
+            [row["ref_completions"][0], {"role": "assistant", "content": texts[0]}],
+            tokenize=True,
+            return_dict=False,
         )
-        if list(row["ref_completions_reward_tokens"][0]) != list(written)[:limit]:
+        read = row["ref_completions_reward_tokens"]
+        if not read or list(read[0] or []) != list(written)[:limit]:
             raise hub.HubError(
                 f"The rewards in {where} were computed on other tokens than {profile.task.tokenizer}, the task's "
                 "tokenizer, makes of the same conversation: they are another reward model's."

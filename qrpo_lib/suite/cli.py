@@ -329,10 +329,13 @@ def build_report(options: argparse.Namespace) -> int:
 def _check_packages(profile_name: str) -> None:
     from qrpo_lib.profiles import settings as profiles
     from qrpo_lib.sampling import engines
+    from qrpo_lib.suite import plan_memory
     from qrpo_lib.tasks import registry as tasks
 
     for profile in (profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)):
         tasks.check_available(profile)
+        if profile.dispatch.gpu_memory_gb:
+            plan_memory.check(profile, plan_memory.of_arm(profile))
         if profile.dispatch.where == "here":  # elsewhere it may be in the jobs' container alone
             engines.resolve(profile.reference_sampling.backend)
         if profile.policy.source == "smollm2":

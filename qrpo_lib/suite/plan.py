@@ -390,7 +390,11 @@ def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group
         ]
     lines += ["", "Assumed, not measured (`qrpo plan --help`):", *(f"  {line}." for line in _told(assumed))]
     parent = next(path for path in (paths.runs_folder(), *paths.runs_folder().parents) if path.exists())
-    lines += [f"Where: {settings.where}; results in {paths.runs_folder()}, where {_free(parent)} GB are free."]
+    free = shutil.disk_usage(parent).free / 1e9
+    lines += [f"Where: {settings.where}; results in {paths.runs_folder()}, where {free:,.0f} GB are free."]
+    needed = disk + while_running
+    if needed > free:
+        lines += [f"TOO LITTLE: {needed:,.0f} GB are needed there; set QRPO_RUNS to a larger file system."]
     return Group(table, Text("\n".join(lines)))
 
 
@@ -410,11 +414,14 @@ def _memory(profile_name: str) -> list[str]:
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
     limit = arms[0].dispatch.gpu_memory_gb
     beside = "" if limit is None else f" of {limit:g}"
-    return [f"  {arm.arm}: {one.told()}{beside}" for arm in arms for one in plan_memory.of_arm(arm)]
-
-
-def _free(path) -> str:
-    return f"{shutil.disk_usage(path).free / 1e9:,.0f}"
+    lines = []
+    for arm in arms:
+        found = plan_memory.of_arm(arm)
+        lines += [f"  {arm.arm}: {one.told()}{beside}" for one in found]
+        if not found and arm.dispatch.of_kind("training").gpus_per_node:
+            why = "no local copy whose config.json tells its layers"
+            lines.append(f"  {arm.arm}: UNKNOWN for {getattr(arm.policy, 'model', arm.policy.source)} ({why})")
+    return lines
 
 
 def _short(number: float) -> str:

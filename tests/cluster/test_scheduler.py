@@ -243,18 +243,23 @@ def test_a_lost_job_waits_longer_each_time_and_what_needs_it_with_it(diamond, mo
         assert len(executor.all) == begun[-1] + 3
 
 
-class NotHeard(InMemory):
-    """Its next submissions say that they timed out; those `arriving` have arrived, and show after so many looks."""
+TIMED_OUT = executors.submitit_utils.FailedJobError("sbatch: error: Socket timed out on send/recv operation")
+NO_NUMBER = executors.submitit_utils.FailedSubmissionError('Could not make sense of sbatch output "accepted"')
+KILLED = executors.submitit_utils.FailedJobError("")
 
-    def __init__(self, arriving, shown_after=0):
+
+class NotHeard(InMemory):
+    """Its next submission ends without an answer; those `arriving` have arrived, and show after so many looks."""
+
+    def __init__(self, arriving, shown_after=0, error=TIMED_OUT):
         super().__init__()
-        self.failing, self.arriving, self.hidden = 1, arriving, shown_after
+        self.failing, self.arriving, self.hidden, self.error = 1, arriving, shown_after, error
 
     def launch(self, batch, works, resources, after):
         failing, self.failing = self.failing, 0
         ids = super().launch(batch, works, resources, after) if self.arriving or not failing else []
         if failing:
-            raise executors.submitit_utils.FailedJobError("sbatch: error: Socket timed out on send/recv operation")
+            raise self.error
         return ids
 
     def find(self, batch):
@@ -262,9 +267,9 @@ class NotHeard(InMemory):
         return super().find(batch) if self.hidden < 0 else []
 
 
-@pytest.mark.parametrize("shown_after", [0, 1, 3])
-def test_a_submission_that_timed_out_but_arrived_is_found_and_not_made_twice(runs_folder, shown_after):
-    executor, task = NotHeard(True, shown_after), toys.task("a")
+@pytest.mark.parametrize(("shown_after", "error"), [(0, TIMED_OUT), (1, TIMED_OUT), (3, NO_NUMBER), (3, KILLED)])
+def test_a_submission_that_was_not_answered_but_arrived_is_found_and_not_made_twice(runs_folder, shown_after, error):
+    executor, task = NotHeard(True, shown_after, error), toys.task("a")
     dispatcher = following(executor, task)
     for _ in range(shown_after):
         assert "may have taken jobs" in dispatcher.advance().note
@@ -293,6 +298,46 @@ def test_a_submission_that_was_refused_is_an_error_and_leaves_no_trace(runs_fold
     monkeypatch.setattr(executor, "launch", refused)
     with pytest.raises(SubmissionError, match=r"could not be submitted: .*invalid account"):
         following(executor, toys.task("a")).advance()
+    assert list(journal.folder().glob("*/batch.json")) == []
+
+
+class Full(InMemory):
+    """Takes so many jobs at once, as SLURM does where there is a limit of jobs a person."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def launch(self, batch, works, resources, after):
+        if len(self.alive) + len(works) > self.room:
+            said = "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job "
+            raise executors.submitit_utils.FailedJobError(f"{said}violates accounting/QOS policy (job submit limit)")
+        return super().launch(batch, works, resources, after)
+
+
+def test_a_cluster_that_takes_no_more_jobs_gets_the_others_once_some_have_ended(runs_folder):
+    tasks = [toys.task(f"a{number}") for number in range(4)]
+    executor = Full(room=2)
+    dispatcher = following(executor, *tasks, array_size=2)
+    for _ in range(3):
+        progress = dispatcher.advance()
+        assert "takes no more jobs now (sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch" in progress.note
+        assert len(executor.all) == 1
+    assert list(progress.status.values()) == ["queued", "queued", "waiting", "waiting"]
+    for number in range(2):
+        executor.makes(f"1_{number}", tasks[number])
+    assert list(dispatcher.advance().status.values()) == ["complete", "complete", "queued", "queued"]
+    assert dispatcher.progress.note == ""
+    assert len(executor.all) == 2
+
+
+def test_what_does_not_fit_a_cluster_in_which_nothing_of_ours_runs_is_an_error(runs_folder, monkeypatch):
+    dispatcher = following(Full(room=2), *[toys.task(f"a{number}") for number in range(3)])
+    for _ in range(2):
+        assert "takes no more jobs now" in dispatcher.advance().note
+    monkeypatch.setattr(scheduler, "_FULL_SECONDS", 0)
+    with pytest.raises(SubmissionError, match=r"QOSMaxSubmitJobPerUserLimit.*dispatch\.array_size"):
+        dispatcher.advance()
     assert list(journal.folder().glob("*/batch.json")) == []
 
 

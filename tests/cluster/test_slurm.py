@@ -277,15 +277,25 @@ def fake_sbatch(folder, monkeypatch, script):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_an_sbatch_that_times_out_after_submitting_is_found(cluster, root, tmp_path, monkeypatch, count):
-    """The jobs run, although submitit had no answer after which it names what they call."""
-    failure = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
-    fake_sbatch(tmp_path / "bin", monkeypatch, f'$REAL "$@" >/dev/null; {failure}')
+TIMED_OUT = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, TIMED_OUT), (3, TIMED_OUT), (1, "echo accepted"), (1, "kill -9 $$")])
+def test_an_sbatch_that_gives_no_answer_after_submitting_is_found(cluster, root, tmp_path, monkeypatch, count, end):
+    """The jobs run, although submitit had no number after which it names what they call."""
+    fake_sbatch(tmp_path / "bin", monkeypatch, f'$REAL "$@" >/dev/null; {end}')
     tasks = [toys.task(f"unheard{number}") for number in range(count)]
     run(*tasks)
     assert computed(root, *tasks) == [1] * count
     assert len(list(journal.folder().glob("*"))) == 1
+
+
+def test_a_cluster_with_a_limit_of_jobs_a_person_gets_them_one_after_the_other(cluster, root, tmp_path, monkeypatch):
+    refusal = "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1"
+    fake_sbatch(tmp_path / "bin", monkeypatch, f'[ -z "$(squeue --noheader)" ] || {{ {refusal}; }}; $REAL "$@"')
+    last = toys.task("last", needs=(toys.task("first"),))
+    run(last)
+    assert computed(root, *last.needs, last) == [1, 1]
 
 
 def test_a_job_held_after_failed_launches_shows_why(cluster, root, monkeypatch):

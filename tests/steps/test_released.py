@@ -1,6 +1,7 @@
 """Imported reference completions against the files that they are read from, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -131,6 +132,42 @@ def test_rewards_of_another_tokenizer_are_refused(profile, place):
 def test_data_of_another_schema_are_refused(profile, place, made):
     place.symlink_to(made / "copies" / "owner" / "data")
     with pytest.raises(hub.HubError, match="has no column ref_completions and ref_rewards"):
+        reference_sampling.run(profile)
+
+
+def changed(place, column, value, row=1):
+    """The released references with another value in a row of the training split."""
+    theirs = {split: rows.to_list() for split, rows in datasets.load_from_disk(str(place)).items()}
+    features = datasets.load_from_disk(str(place))["train"].features
+    theirs["train"][row][column] = value
+    shutil.rmtree(place)
+    made = {split: datasets.Dataset.from_list(rows, features=features) for split, rows in theirs.items()}
+    datasets.DatasetDict(made).save_to_disk(str(place))
+
+
+NO_ANSWER = "Row 1 of the released references is not a prompt and, as its answer, a JSON list of completions"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("ref_completions", [("user", "what"), ("assistant", "not JSON")], NO_ANSWER),
+        ("ref_completions", [("user", "what"), ("assistant", '{"a": 1}')], NO_ANSWER),
+        ("ref_completions", [("user", "what"), ("assistant", "[1, 2]")], NO_ANSWER),
+        ("ref_completions", [("user", "what")], NO_ANSWER),
+        ("ref_completions", None, NO_ANSWER),
+        ("ref_rewards", None, "7 completions and 0 rewards"),
+        ("ref_rewards", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, float("nan")], r"prompt train-\d+ is no finite number"),
+        ("ref_rewards", [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, None], r"prompt train-\d+ is no finite number"),
+        ("ref_completions_reward_tokens", [], "computed on other tokens than"),
+    ],
+)
+def test_a_damaged_row_is_named(profile, place, column, value, message):
+    released_references(place, texts(profile))
+    if column == "ref_completions" and value:
+        value = [{"role": role, "content": text} for role, text in value]
+    changed(place, column, value)
+    with pytest.raises(hub.HubError, match=message):
         reference_sampling.run(profile)
 
 

@@ -1,6 +1,7 @@
 """The plan's numbers against counts made by hand, and that it changes nothing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hub_copies import chat_model, classifier, magpieair, tokenizer
@@ -191,6 +192,7 @@ def test_imported_references_are_neither_sampled_nor_scored(runs_folder):
     assert (imported.tokens, imported.hours, imported.steps) == (0, 0, 2)
     assert sampled.hours > 0
     assert imported.disk == sampled.disk  # what is kept is the same
+    assert imported.jobs == imported.steps  # the file is read by one job, not by sixteen that wait for it
     assert imported.arithmetic.startswith("imported: 99,804 prompts x 50 completions")
     assert stages[0]["training"].hours == stages[1]["training"].hours
 
@@ -201,6 +203,17 @@ def test_what_trainings_resume_from_is_counted_for_those_that_run_at_once(runs_f
     found = plan.stages(str(path), plan.Assumptions())
     # and five policies each in bfloat16, until they are evaluated
     assert plan.resuming_disk(str(path), found) == (3, pytest.approx(3 * (2 * 12 + 5 * 2) * 8.03))
+
+
+@pytest.mark.parametrize(("free", "is_enough"), [(1e18, True), (1e13, False)])
+def test_a_disk_that_is_too_small_is_told(free, is_enough, runs_folder, capsys, monkeypatch):
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert cli.main(["plan", "--profile", "gh200"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert ("TOO LITTLE" in text) == (not is_enough)
+    disk = sum(stage.disk for stage in plan.stages("gh200", plan.Assumptions()))
+    needed = disk + plan.resuming_disk("gh200", plan.stages("gh200", plan.Assumptions()))[1]
+    assert is_enough or f"TOO LITTLE: {needed:,.0f} GB are needed there" in text
 
 
 def test_every_assumption_says_where_it_is_from(runs_folder, capsys):
@@ -250,6 +263,7 @@ def test_what_is_not_at_hand_is_said_to_be_unknown(own, runs_folder, capsys):
     assert "UNKNOWN: how many prompts own/data has (no local copy); assumed as many as the paper's magpieair" in text
     assert "UNKNOWN: how many parameters own/model has (no local copy); assumed 8 G" in text
     assert "UNKNOWN: how many parameters own/reward has (no local copy); assumed 7.5 G" in text
+    assert "Memory in training: llama-magpieair: UNKNOWN for own/model (no local copy" in text
     assert "UNKNOWN" not in " ".join(shown("gh200", capsys).split())
     assert not runs_folder.exists()
 

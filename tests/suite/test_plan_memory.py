@@ -4,7 +4,9 @@ import pytest
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.suite import plan_memory
+from qrpo_lib.sampling import vllm_engine
+from qrpo_lib.suite import cli, plan_memory
+from qrpo_lib.tasks import registry
 
 GIB = 2**30
 
@@ -43,7 +45,7 @@ def test_more_gpus_take_less_each(tmp_path, runs_folder):
     ("text", "remedy"),
     [
         ("[training]\ngradient_checkpointing = false", "gradient_checkpointing = true"),
-        ("[training]\nmicro_batch_size = 32", "a smaller micro_batch_size"),
+        ("[training]\nbatch_size = 256\nmicro_batch_size = 32", "a smaller micro_batch_size"),
         ("[dispatch]\ngpu_memory_gb = 40", "more GPUs"),
         ("[dispatch.resources.training.environment]\nACCELERATE_USE_DEEPSPEED = 'false'", "more GPUs"),
     ],
@@ -70,3 +72,19 @@ def test_a_local_copys_configuration_counts(tmp_path, runs_folder, monkeypatch):
 
 def test_profiles_without_gpus_say_nothing(runs_folder):
     assert plan_memory.of_arm(profiles.load("tiny")) == []
+
+
+def test_what_does_not_fit_is_not_submitted_either(tmp_path, runs_folder, monkeypatch, capsys):
+    """`qrpo reproduce` refuses it before anything begins; `qrpo status`, which needs no vLLM, lists what is to do."""
+    path = tmp_path / "my.toml"
+    path.write_text('extends = "gh200"\n[training]\ngradient_checkpointing = false\n')
+    monkeypatch.setattr(registry, "check_available", lambda profile: None)  # data and models are there
+    monkeypatch.setattr(vllm_engine, "vllm_python", lambda: None)
+    for command in ("reproduce", "status"):
+        assert cli.main([command, "--profile", str(path)]) != 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "does not fit its GPUs of 95 GiB: training" in said
+        assert "set training.gradient_checkpointing = true" in said
+    assert said.count("would stop here") == 1
+    assert "to do results/claims notebook-results-claims-" in said
+    assert not list(runs_folder.glob("*-*"))

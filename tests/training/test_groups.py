@@ -89,8 +89,14 @@ def test_a_group_in_bfloat16(engine, tmp_path):
     seen = run(engine, tmp_path, "bfloat16", "train", "accumulate", *names)
     start = next(row for row in seen["train"]["history"] if row["split"] == "validation")
     assert start["step"] == 0
-    # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order. Were the
-    # reference computed by autocast, the chosen completions' would be -0.028.
+    # The reference's forward passes are the engine's: the same weights' type, the same autocast.
+    rounding = {
+        "DDP": ["torch.float32", True],
+        "FSDP2": ["torch.bfloat16", True],
+        "DeepSpeed": ["torch.bfloat16", False],
+    }
+    assert seen["train"]["rounding"] == [rounding[engine]]
+    # DeepSpeed keeps the weights in one flat piece of memory, on which products are rounded in another order.
     tolerance = {"DDP": 1e-6, "FSDP2": 1e-6, "DeepSpeed": 0.012}[engine]
     assert start["chosen_log_ratio"] == pytest.approx(0, abs=tolerance)
     assert start["rejected_log_ratio"] == pytest.approx(0, abs=tolerance)
