@@ -3,7 +3,9 @@
 import _thread
 import contextlib
 import os
+import select
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +17,7 @@ from sandbox_marks import PROBLEMS, isolation, survivors  # noqa: F401  (a fixtu
 from qrpo_lib.rewards.sandbox import process as sandbox_process
 from qrpo_lib.rewards.sandbox import sandbox
 
+PYTHON = os.path.realpath(sys.executable)
 SLEEPER = "import time\ndef f(x):\n    time.sleep(0.2)\n    return x\n"
 MEMORY_MB = 700 + os.getpid() % 256  # tells this run's processes from all others
 
@@ -63,19 +66,71 @@ def test_a_worker_that_is_killed_costs_nothing(isolation, solvers, which):  # no
     assert len(solvers) == 2
 
 
-def test_a_worker_that_is_killed_while_it_starts_costs_nothing(isolation, monkeypatch):  # noqa: F811
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def stopped_with_children(pid):
+    """Stop a process; the children that it has, and can have no more of."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    return children(pid)
+
+
+@pytest.fixture
+def at_first_start(monkeypatch):
+    """Sets what is done to the first worker's process before it is told anything; gives a list of all that start."""
     start, started = sandbox_process.sandbox_isolation.start, []
 
-    def killed_at_first(kind, control):
-        process = start(kind, control)
-        started.append(process)
-        if len(started) == 1:
-            process.kill()
-        return process
+    def set_action(action):
+        def noted(kind, control):
+            started.append(start(kind, control))
+            if len(started) == 1:
+                action(started[0].pid)
+            return started[-1]
 
-    monkeypatch.setattr(sandbox_process.sandbox_isolation, "start", killed_at_first)
+        monkeypatch.setattr(sandbox_process.sandbox_isolation, "start", noted)
+        return started
+
+    return set_action
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_nothing(isolation, at_first_start):  # noqa: F811
+    """With all that it has started: what bubblewrap has started lives on without it, and would answer."""
+
+    def kill(pid):
+        for process in (*stopped_with_children(pid), pid):
+            os.kill(process, signal.SIGKILL)
+
+    started = at_first_start(kill)
     assert sandbox.run_tests(SLEEPER, ["assert f(1) == 1"], isolation=isolation).outcomes == ("passed",)
     assert len(started) == 2
+
+
+@pytest.mark.parametrize("moment", ["forked", "begun"])
+def test_bubblewrap_that_is_killed_alone_costs_and_leaves_nothing(moment, at_first_start):
+    """Its child has just been forked, and may wait for it for ever, or runs the worker, which may well answer."""
+    if PROBLEMS["bubblewrap"]:
+        pytest.skip(PROBLEMS["bubblewrap"])
+    left = []
+
+    def has_come(pid):
+        return any(moment == "forked" or os.readlink(f"/proc/{child}/exe") == PYTHON for child in children(pid))
+
+    def kill(pid):
+        while not has_come(pid):
+            assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        left.extend(os.pidfd_open(child) for child in stopped_with_children(pid))
+        os.kill(pid, signal.SIGKILL)
+
+    at_first_start(kill)
+    try:
+        assert sandbox.run_tests(SLEEPER, ["assert f(1) == 1"], isolation="bubblewrap").outcomes == ("passed",)
+        assert len(left) == 1
+        assert all(select.select([process], [], [], 60)[0] for process in left)  # it ends
+    finally:
+        for process in left:
+            os.close(process)
 
 
 def test_a_worker_that_is_always_killed_costs_its_test(isolation, monkeypatch):  # noqa: F811
