@@ -156,7 +156,9 @@ def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
     (tmp_path / "tune.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, tmp_path / "tune.py"], env=environment, timeout=550, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, tmp_path / "tune.py"], env=environment, timeout=1500, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     two = reference_policy.step(profile).folder
     records.check(two)

@@ -142,7 +142,7 @@ def test_two_processes_make_the_steps_of_one(micro_batch_size, uneven_rows, tmp_
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*command, str(script)], env=environment, timeout=550, capture_output=True, text=True)
+    run = subprocess.run([*command, str(script)], env=environment, timeout=1500, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     history = json.loads((tmp_path / "history.json").read_text())
     assert_same_steps((torch.load(tmp_path / "gradients.pt"), history), steps_of(uneven_rows, 128, DPO))
