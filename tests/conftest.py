@@ -5,11 +5,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Bytes are compared between processes, none of which may choose another library because the machine was busy.
+os.environ.setdefault("QRPO_PRODUCTS", "torch")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("suite", deadline=None, derandomize=True)
+# How long an example takes is the machine's affair.
+slow = [HealthCheck.too_slow]
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=slow)
 settings.load_profile("suite")
 
 

@@ -129,7 +129,7 @@ def judge(moment, isolation):
     os._exit(3)  # the moment has not come
 
 
-def left_after(seconds=60.0):
+def left_after(seconds=600.0):
     """Waits for all that came of a judge; ids and names of what does not end."""
     until, statuses = time.monotonic() + seconds, []
     while time.monotonic() < until:

@@ -47,6 +47,18 @@ def survivors(judge):
     return {pid for pid in workers if is_below(pid)}
 
 
+def descendants(pid):
+    """Ids of the processes that a process has started, and of those that they have started."""
+    found = []
+    try:
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
+            for child in path.read_text().split():
+                found += [int(child), *descendants(int(child))]
+    except OSError:
+        pass
+    return found
+
+
 def outcomes(solution, tests, **options):
     """The outcome of each test."""
     return list(sandbox.run_tests(solution, tests, **options).outcomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from qrpo_lib.cluster.task import Task
 from qrpo_lib.profiles.settings import Resources
-from qrpo_lib.runs import keys, paths, secrets
+from qrpo_lib.runs import folders, keys, paths, secrets
 from qrpo_lib.runs.errors import InputError
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
@@ -51,7 +52,11 @@ class Work(Checkpointable):
             join_group()
         elif job.num_tasks > 1:
             take_gpu(job.local_rank, self.gpus)
-        self.make(*self.arguments)
+        try:
+            self.make(*self.arguments)
+        except BaseException:  # also the end that submitit brings about at the time limit
+            atexit.unregister(folders.leave_group)
+            raise
         return self.name
 
 

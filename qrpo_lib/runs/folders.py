@@ -11,13 +11,17 @@ libraries: those are in `record.json` (`qrpo_lib.runs.records`), with the proces
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +141,27 @@ def group() -> PartialState:
     import torch
     from accelerate import PartialState
 
+    _leave_in_the_end()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=_GROUP_WAITS)
+
+
+@lru_cache(maxsize=1)
+def _leave_in_the_end() -> None:
+    atexit.register(leave_group)
+
+
+def leave_group() -> None:
+    """End what connects this process with those that it trained with, while the interpreter is whole.
+
+    A thread of gloo's may still hold the tensor of the last exchange. Were it to let go of it while the interpreter is
+    taken down, the process would be aborted (SIGABRT), with its work done. Not after an error: the others may be in an
+    exchange that never ends, and would be waited for.
+    """
+    import torch.distributed
+
+    if not hasattr(sys, "last_type") and torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # a trainer that nobody uses any more would keep the threads
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _ACCOUNT = ".account.jsonl"
+# Seconds that a kernel may take to start, and a cell's last outputs to come, on a machine that has much to do.
+_START_SECONDS, _OUTPUT_SECONDS = 600, 60
 
 
 class NotebookError(InputError):
@@ -74,6 +76,8 @@ def _run_notebook(job: Job, step: keys.Step, folder: Path) -> None:
                 kernel_manager_class=OwnKernelManager,
                 cwd=job.source.parent,
                 progress_bar=False,
+                start_timeout=_START_SECONDS,
+                iopub_timeout=_OUTPUT_SECONDS,
             )
     except PapermillExecutionError as error:
         raise NotebookError(_first_error(account.read(noted)) or _error_of_cell(error, executed)) from None

@@ -46,11 +46,11 @@ def test_local_processes_make_all_and_hide_secrets(runs_folder, importable, monk
 
 
 def test_local_processes_outlive_who_started_them_and_are_found_again(runs_folder, importable):
-    task = toys.task("slow", seconds=4)
+    task = toys.task("slow", held=True)
     script = (
         "import toys; from qrpo_lib.cluster import dispatch\n"
         "from qrpo_lib.profiles import settings as profiles\n"
-        "dispatch.make([toys.task('slow', seconds=4)], profiles.Dispatch(where='processes', poll_seconds=0.2))"
+        "dispatch.make([toys.task('slow', held=True)], profiles.Dispatch(where='processes', poll_seconds=0.2))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     while not toys.notes(runs_folder.parent, "slow"):
@@ -58,6 +58,7 @@ def test_local_processes_outlive_who_started_them_and_are_found_again(runs_folde
         assert process.poll() is None
     process.kill()
     process.wait()
+    toys.release(runs_folder.parent)
     dispatch.make([task], Dispatch(where="processes", poll_seconds=0.2))
     assert task.step.is_complete()
     assert len(toys.notes(runs_folder.parent, "slow")) == 1

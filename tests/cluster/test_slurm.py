@@ -75,7 +75,7 @@ def result(task):
     return (task.step.folder / "result.txt").read_text()
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=600):
     limit = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < limit, "it did not happen in time"
@@ -110,46 +110,49 @@ def test_stages_run_as_arrays_in_their_order(cluster, root):
 
 
 def test_scancel(cluster, root):
-    before, slow = toys.task("before"), toys.task("slow", seconds=20)  # SIGKILL comes 5 s after scancel's SIGTERM
+    before, slow = toys.task("before"), toys.task("slow", held=True)
     after = toys.task("after", needs=(before, slow))
     process = in_background(
-        "before, slow = toys.task('before'), toys.task('slow', seconds=20)\n"
+        "before, slow = toys.task('before'), toys.task('slow', held=True)\n"
         "run(toys.task('after', needs=(before, slow)))"
     )
     job, _, _ = job_of(root, "slow")
     until(before.step.folder.exists)
     cluster.command("scancel", job)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode
     assert "was cancelled" in output
     assert not slow.step.folder.exists()
+    toys.release(root)
     run(after)
     assert result(slow) == WHOLE
     assert computed(root, before, slow, after) == [1, 2, 1]
 
 
 def test_kill_9_of_a_worker_needs_no_person(cluster, root):
-    slow = toys.task("slow", seconds=4)
+    slow = toys.task("slow", held=True)
     after = toys.task("after", needs=(slow,))
-    process = in_background("run(toys.task('after', needs=(toys.task('slow', seconds=4),)))")
+    process = in_background("run(toys.task('after', needs=(toys.task('slow', held=True),)))")
     _, worker, _ = job_of(root, "slow")
     os.kill(worker, signal.SIGKILL)
-    assert process.wait(90) == 0, process.stdout.read()
+    toys.release(root)
+    assert process.wait(900) == 0, process.stdout.read()
     assert result(slow) == WHOLE
     assert computed(root, slow, after) == [2, 1]
 
 
 def test_a_lost_node(cluster, root):
     """kill -9 of a node's daemon and of all that runs there: SLURM puts the job back, to the other node."""
-    slow = toys.task("slow", seconds=5)
-    process = in_background("run(toys.task('slow', seconds=5))")
+    slow = toys.task("slow", held=True)
+    process = in_background("run(toys.task('slow', held=True))")
     _, worker, node = job_of(root, "slow")
     cluster.kill_node(node)
     parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
     for process_id in (parent, worker):  # the daemon of the job's step, and the job
         os.kill(process_id, signal.SIGKILL)
+    toys.release(root)
     try:
-        assert process.wait(150) == 0, process.stdout.read()
+        assert process.wait(900) == 0, process.stdout.read()
     finally:
         cluster.start_node(node)
     assert result(slow) == WHOLE
@@ -163,7 +166,7 @@ def test_a_killed_daemon_alone_loses_nothing(cluster, root):
     _, _, node = job_of(root, "slow")
     cluster.kill_node(node)
     try:
-        assert process.wait(150) == 0, process.stdout.read()
+        assert process.wait(900) == 0, process.stdout.read()
     finally:
         cluster.start_node(node)
     assert result(slow) == WHOLE
@@ -228,16 +231,17 @@ def test_a_dispatcher_killed_before_it_wrote_down_its_jobs_finds_them(cluster, r
 
 def test_a_shared_step_survives_the_loss_of_one_of_its_workers(cluster, root):
     """The job after it starts although one of the jobs before it has failed."""
-    shared = toys.task("shared", kind="sampling", seconds=5)
+    shared = toys.task("shared", kind="sampling", held=True)
     after = toys.task("after", needs=(shared,))
     process = in_background(
         f"settings = profiles.Dispatch(**{SETTINGS}, resources={{'sampling': profiles.Resources(workers=2)}})\n"
-        "shared = toys.task('shared', kind='sampling', seconds=5)\n"
+        "shared = toys.task('shared', kind='sampling', held=True)\n"
         "dispatch.make([toys.task('after', needs=(shared,))], settings)"
     )
     _, worker, _ = job_of(root, "shared")
     os.kill(worker, signal.SIGKILL)  # the other one, which waited for the lock, makes it
-    assert process.wait(90) == 0, process.stdout.read()
+    toys.release(root)
+    assert process.wait(900) == 0, process.stdout.read()
     assert result(shared) == WHOLE
     assert computed(root, shared, after) == [2, 1]
 
@@ -246,7 +250,7 @@ def test_two_people_start_the_same_run_at_once(cluster, root):
     code = "run(*[toys.task(f'slow{number}', seconds=2) for number in range(3)])"
     people = [in_background(code) for _ in range(2)]
     for person in people:
-        assert person.wait(90) == 0, person.stdout.read()
+        assert person.wait(900) == 0, person.stdout.read()
     tasks = [toys.task(f"slow{number}", seconds=2) for number in range(3)]
     assert [result(task) for task in tasks] == [WHOLE] * 3
     assert computed(root, *tasks) == [1, 1, 1]

@@ -164,7 +164,7 @@ def test_a_process_without_work_ends_and_another_one_takes_the_next_task(tmp_pat
     executor = Workers(cores=1, idle_seconds=0.1)
     run(executor, tasks_of(tmp_path, "first"))
     (idle,) = executor._idle
-    idle.process.join(60)
+    idle.process.join(600)
     assert idle.process.exitcode == workers._IDLE
     # Even if it ends in the moment in which it is given a task, that counts for nothing.
     executor._free_worker = lambda plain=executor._free_worker: idle if idle.task.name == "first" else plain()
@@ -216,7 +216,7 @@ def test_a_killed_parent_leaves_no_worker(tmp_path):
     worker = int(pid_file.read_text().split()[0])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for _ in range(600):
+    for _ in range(6000):
         status = Path(f"/proc/{worker}/status")
         if not status.exists() or "State:\tZ" in status.read_text():
             return

@@ -183,6 +183,58 @@ folders.complete(Step("merged", {}, code=("statistics",)), make, shared=lambda: 
 """
 
 
+_LATE_EXCHANGE = """
+import atexit, os, sys, time
+
+class Last:  # what still lives when the interpreter is taken down
+    def __del__(self):
+        spin(1.0)
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+sys.setswitchinterval(100)  # no other thread has its turn
+sys.kept = Last()
+atexit.register(spin, 3.0)
+import torch
+from qrpo_lib.runs import folders
+folders.group()
+tensor = torch.zeros(1)
+if os.environ["RANK"] == "0":
+    time.sleep(1.0)
+    torch.distributed.broadcast(tensor, 0)
+else:  # the thread that waits for it is the only one that keeps the tensor
+    torch.distributed.broadcast(tensor, 0, async_op=True)
+    del tensor
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_before_its_last_exchange_is_not_aborted(tmp_path):
+    """As happened on a busy machine: SIGABRT, once all was written."""
+    (tmp_path / "group.py").write_text(_LATE_EXCHANGE)
+    two_processes.run(tmp_path / "group.py")
+
+
+def test_after_an_error_nobody_is_waited_for(monkeypatch):
+    """The others may be in an exchange with this process that never ends."""
+    import torch
+
+    left = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("left"))
+    monkeypatch.delattr(sys, "last_type", raising=False)
+    folders.leave_group()
+    assert left == ["left"]
+    monkeypatch.setattr(
+        sys, "last_type", ValueError, raising=False
+    )  # as the interpreter does with one that nobody caught
+    folders.leave_group()
+    assert left == ["left"]
+
+
 @pytest.mark.slow
 def test_of_processes_that_train_together_one_prepares_the_data(runs_folder, tmp_path):
     """All of them once wrote the same files, those that came late into a folder that was complete."""

@@ -22,6 +22,8 @@ log = Path(os.environ["LOG"])
 def make(i):
     with open(log, "a") as stream:
         stream.write(f"{i} {os.getpid()}\\n")
+    while len({line.split()[1] for line in log.read_text().splitlines()}) < 2:  # until another one is at work too
+        time.sleep(0.01)
     time.sleep(0.15)
     return f"content {i}".encode()
 

@@ -117,7 +117,9 @@ def by_notebook(folder):
     parameters = {"model": "./small", "rows": "rows.jsonl", "test_rows": "test.jsonl", "reward": "my.py:reward"}
     parameters |= {"beta": 0.1, "learning_rate": 3e-3, "epochs": 2.0, "batch_size": 8, "max_new_tokens": 4}
     parameters |= {"figures": str(folder / "figures")}
-    papermill.execute_notebook(notebook, folder / "out.ipynb", parameters, cwd=folder, progress_bar=False)
+    papermill.execute_notebook(
+        notebook, folder / "out.ipynb", parameters, cwd=folder, progress_bar=False, start_timeout=600
+    )
     return pd.read_csv(folder / "figures" / "your-own" / "training.csv")["loss"].tolist()
 
 

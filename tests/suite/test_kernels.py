@@ -125,7 +125,7 @@ def test_kernels_end_with_the_process_that_wanted_them(job, tmp_path):
     process.kill()
     process.wait()
     status = Path(f"/proc/{noted.read_text()[:-1]}/status")
-    for _ in range(600):
+    for _ in range(6000):
         if not status.exists() or "State:\tZ" in status.read_text():
             return
         time.sleep(0.1)

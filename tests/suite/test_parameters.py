@@ -52,7 +52,9 @@ def source(tmp_path):
 
 
 def run(source, **parameters):
-    return papermill.execute_notebook(source, source.with_name("out.ipynb"), parameters, progress_bar=False)
+    return papermill.execute_notebook(
+        source, source.with_name("out.ipynb"), parameters, progress_bar=False, start_timeout=600
+    )
 
 
 def test_declared_parameters_are_read_without_running(source):

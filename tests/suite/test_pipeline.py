@@ -174,7 +174,9 @@ def test_a_study_of_relatives_runs_to_its_verdicts(job, tmp_path, monkeypatch, s
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / smallest_policy.name).symlink_to(smallest_policy)
     values = job.parameters | {"figures": str(tmp_path / "figures")}
-    papermill.execute_notebook(job.source, tmp_path / "out.ipynb", values, cwd=job.source.parent, progress_bar=False)
+    papermill.execute_notebook(
+        job.source, tmp_path / "out.ipynb", values, cwd=job.source.parent, progress_bar=False, start_timeout=600
+    )
     judged = {path.stem for path in (tmp_path / "figures").glob("**/claims/*.json")}
     assert judged == {claim.id for claim in claims.judged_by(job.path)}
     assert len(list((tmp_path / "figures").glob("**/*.png"))) >= 1
@@ -184,7 +186,12 @@ def test_a_study_of_relatives_runs_to_its_verdicts(job, tmp_path, monkeypatch, s
 def test_theory_notebook_runs_alone_with_its_defaults(name, tmp_path):
     source = paths.PACKAGE.parent / "notebooks" / "theory" / f"{name}.ipynb"
     papermill.execute_notebook(
-        source, tmp_path / "out.ipynb", {"figures": str(tmp_path)}, cwd=source.parent, progress_bar=False
+        source,
+        tmp_path / "out.ipynb",
+        {"figures": str(tmp_path)},
+        cwd=source.parent,
+        progress_bar=False,
+        start_timeout=600,
     )
     assert list(tmp_path.glob("theory/claims/*.json"))
     assert list(tmp_path.glob("theory/*.png"))

@@ -8,6 +8,7 @@ import pytest
 from qrpo_lib.suite import site
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 600_000  # milliseconds, for any one thing: the machine may have much to do
 WIDTHS = {"desk": 1440, "phone": 390}
 # Of each kind of page one, for what is slow: the rest is of the same templates.
 KINDS = ["index.html", "method.html", "ledger.html", "figures.html", "walk.html", "your-own.html"]
@@ -36,13 +37,15 @@ def folder(tmp_path_factory):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--allow-file-access-from-files"])
+        arguments = ["--no-sandbox", "--allow-file-access-from-files"]
+        yield started.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
 
 
 @pytest.fixture(params=WIDTHS)
 def page(browser, request):
     """A new window; what its console complains of and what it asks a network for fails the test."""
     context = browser.new_context(viewport={"width": WIDTHS[request.param], "height": 900})
+    context.set_default_timeout(PATIENCE)
     opened, complaints = context.new_page(), []
     opened.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -111,6 +114,7 @@ def test_pages_have_no_serious_fault_of_accessibility(folder, browser, scheme):
 
     script = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     for name in KINDS:
         opened.goto((folder / name).as_uri())

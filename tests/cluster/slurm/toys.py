@@ -22,13 +22,15 @@ def perform(step: keys.Step, action: str, options: dict) -> None:
     folders.complete(step, lambda folder: globals()[action](step, folder, **options), resumable=resumable)
 
 
-def write(step: keys.Step, folder: Path, seconds: float = 0) -> None:
-    """Write a file, in two halves with a pause between them."""
+def write(step: keys.Step, folder: Path, seconds: float = 0, held: bool = False) -> None:
+    """Write a file, in two halves with a pause between them; if it is held, until `release`."""
     note("computes", step)
     with open(folder / "result.txt", "w") as stream:
         stream.write("first half, ")
         stream.flush()
         time.sleep(seconds)
+        while held and not (paths.runs_folder().parent / "released").exists():
+            time.sleep(0.05)
         stream.write("second half")
 
 
@@ -77,6 +79,11 @@ def note(what: str, step: keys.Step) -> None:
     folder.mkdir(exist_ok=True)
     with open(folder / step.name, "a") as stream:
         stream.write(f"{what} {os.environ.get('SLURM_JOB_ID')} {os.getpid()} {os.environ.get('SLURMD_NODENAME')}\n")
+
+
+def release(root: Path) -> None:
+    """Let the tasks that are held go on, now and later."""
+    (root / "released").touch()
 
 
 def notes(root: Path, name: str, what: str = "computes") -> list[str]:

@@ -126,6 +126,6 @@ def test_mixed_solutions_have_their_verdicts_and_leave_nothing(isolation):  # no
         assert wrong == []
         used.append(memory())
     assert used[2] - used[0] < 8 << 20
-    assert len(os.listdir("/proc/self/fd")) == before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[0]
     assert not [name for name in set(os.listdir("/tmp")) - before[1] if name.startswith("sandbox")]
     assert survivors(os.getpid()) == set()

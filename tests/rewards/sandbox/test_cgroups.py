@@ -13,7 +13,7 @@ from qrpo_lib.rewards.sandbox import cgroups
 from qrpo_lib.rewards.sandbox.cgroups import Group
 
 
-def wait_until(holds, seconds=60):
+def wait_until(holds, seconds=600):
     until = time.monotonic() + seconds
     while not holds() and time.monotonic() < until:
         time.sleep(0.01)

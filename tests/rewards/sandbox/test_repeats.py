@@ -155,4 +155,4 @@ def test_a_slow_core_gets_more_time_and_the_result_says_so(monkeypatch):
     monkeypatch.setattr(clock, "slowness", lambda: 4.0)
     slow = sandbox.run_tests(spin, tests, seconds_per_test=0.2)
     assert (slow.outcomes, slow.slowness) == (("passed",), 4.0)
-    assert slow.seconds == pytest.approx(0.6 / 4, rel=0.5)
+    assert 0.6 / 4 <= slow.seconds < 0.6  # beside what it computes, this side's delay may look like idling

@@ -1,3 +1,4 @@
+import gc
 import os
 import time
 
@@ -286,10 +287,11 @@ def test_results_are_in_the_order_of_the_jobs_and_progress_is_told(isolation):
 
 
 def test_nothing_is_left_open():
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         outcomes("import os\ndef f(x): os._exit(0)", ["assert f(1) == 1"] * 3)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_without_bubblewrap_a_warning_says_what_is_not_covered(monkeypatch):

@@ -42,7 +42,7 @@ def host(tmp_path, monkeypatch):
     canary.write_text("untouched")
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(1e6)"])
     worker = Path(sandbox.__file__).with_name("worker.py")
     monkeypatch.setenv("HF_TOKEN", "secret-of-the-host")
     before = [environment(), worker.read_text(), os.listdir(folder)]
@@ -53,7 +53,7 @@ def host(tmp_path, monkeypatch):
     assert process.poll() is None, "the attack ended a process of the host"
     process.kill()
     process.wait()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while survivors(os.getpid()) and time.monotonic() < until:
         time.sleep(0.05)
     assert survivors(os.getpid()) == set()
