@@ -41,6 +41,7 @@ def frontier(rows: pd.DataFrame, by_references: bool = False) -> plt.Figure:
             axis.axhline(0, color="dimgray", linestyle="--")
             title = "" if number is None else f"n = {number}" if number else "no references"
             axis.set(xlabel=r"KL($\pi_\theta$ || $\pi_\mathrm{ref}$) in nats", title=title)
+            axis.locator_params(axis="x", nbins=5)
         axes[0, 0].set_ylabel("reward, less that before training\n(95 % intervals)")
         _legend_below(figure, axes[0])
     return figure

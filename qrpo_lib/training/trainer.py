@@ -7,9 +7,14 @@ The history is tidy: one row for each step and split ("train", "validation"), wi
 `chosen_target`, `rejected_target` (calibrated targets), `share_above_threshold`, and for "train", where they are those
 of the policy before the step, `grad_norm`, `learning_rate`. Without pairs it is `log_ratio`, `quantile`, `target`.
 
-Training may be online: `online(step, model, rows)` is called before each step (from 0) in each process with the rows of
-its share of the batch, in any form, and returns as many samples from the current policy, in the same order. It may not
-change the model, and for resuming to be exact it must draw the same for the same step and model.
+With the reference "computed" its log-probabilities are computed once, before training, where the rows do not hold them,
+and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them in every step. Results
+differ by rounding.
+
+Training may be online, the reference being live then: `online(step, model, rows)` is called before each step (from 0) in
+each process with the rows of its share of the batch, in any form, and returns as many samples from the current policy, in
+the same order. It may not change the model, and for resuming to be exact it must draw the same for the same step and
+model.
 """
 
 from __future__ import annotations
@@ -56,22 +61,15 @@ def fit_policy(
     ----------
     policy: trained in place, or the folder of one, which is loaded. As given it is the reference.
     tokenizer: says which token pads.
-    train_rows, validation_rows: as in `qrpo_lib.training.samples`: token ids, rewards in any unit as far as the loss
-        needs them, and reference rewards.
-    objective: the algorithm, its loss's settings, and how many reference rewards count.
-    settings: batch size, epochs, learning rate, seed, precision, checkpoints.
-    reference: with "computed" the reference's log-probabilities are computed once, before training, where the rows do
-        not hold them, and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them
-        in every step. Results differ by rounding.
-    online: samples for the training rows, drawn before each step (see above). The reference is then live.
-    output: where the trainer keeps its state, to resume from, and whom it tells how far it is; nothing by default.
+    train_rows, validation_rows: as in `qrpo_lib.training.samples`: token ids, rewards in any unit, reference rewards.
+    objective, settings, output: as in `qrpo_lib.training.configuration`.
+    reference, reference_cache: where the reference's log-probabilities are from (see above).
+    online: samples for the training rows, drawn before each step (see above).
 
     Raises
     ------
-    ValueError
-        Before training begins, for rows or settings that cannot be used; it names the row.
-    InputError
-        An output folder that holds another run, or a model object that an interrupted call left half-trained.
+    ValueError: before training begins, for rows or settings that cannot be used; it names the row.
+    InputError: an output folder that holds another run, or a model object that an interrupted call left half-trained.
     """
     if reference not in REFERENCES:
         raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")
