@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Bytes are compared between processes, none of which may choose another library because the machine was busy.
+os.environ.setdefault("QRPO_PRODUCTS", "torch")
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -1,13 +1,14 @@
 """What a job does: what it checks before it begins, and what of its node it takes."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import toys
 
 from qrpo_lib.cluster import work
 from qrpo_lib.profiles.settings import Resources
-from qrpo_lib.runs import keys
+from qrpo_lib.runs import folders, keys
 from qrpo_lib.runs.code_version import code_version
 
 
@@ -19,6 +20,20 @@ def test_a_job_refuses_other_code_and_missing_inputs(runs_folder, monkeypatch):
     monkeypatch.setattr(keys, code_version.__name__, lambda entries, source: "another")
     with pytest.raises(work.StaleCodeError, match="run the same command again"):
         work.Work(task, Resources())()
+
+
+def test_a_job_that_fails_waits_for_no_other(runs_folder, monkeypatch):
+    """Nor one that submitit ends at its time limit, by an exception too."""
+    forgotten = []
+    monkeypatch.setattr(work.atexit, "unregister", forgotten.append)
+    monkeypatch.setattr(work.submitit, "JobEnvironment", lambda: SimpleNamespace(num_tasks=1))
+    monkeypatch.setenv("QRPO_STATUS", "")
+    made, failing = (work.Work(toys.task(name, name), Resources()) for name in ("write", "fail"))
+    assert made() == made.name
+    assert forgotten == []
+    with pytest.raises(ValueError, match="not possible yet"):
+        failing()
+    assert forgotten == [folders.leave_group]
 
 
 @pytest.mark.parametrize(

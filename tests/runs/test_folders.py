@@ -217,6 +217,23 @@ def test_a_process_that_ends_before_its_last_exchange_is_not_aborted(tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+def test_after_an_error_nobody_is_waited_for(monkeypatch):
+    """The others may be in an exchange with this process that never ends."""
+    import torch
+
+    left = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("left"))
+    monkeypatch.delattr(sys, "last_type", raising=False)
+    folders.leave_group()
+    assert left == ["left"]
+    monkeypatch.setattr(
+        sys, "last_type", ValueError, raising=False
+    )  # as the interpreter does with one that nobody caught
+    folders.leave_group()
+    assert left == ["left"]
+
+
 def in_a_group(folder, code, *arguments):
     """What two processes that train together say of a program."""
     program = folder / "group.py"

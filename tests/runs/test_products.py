@@ -110,6 +110,26 @@ def test_measuring_draws_none_of_the_numbers_that_others_draw():
     assert measured.errors["torch"] < products._LARGEST_ERROR
 
 
+@pytest.mark.parametrize(("disturbed", "library"), [(8, "torch"), (10**6, "onednn")])
+def test_a_neighbour_for_a_while_decides_nothing(monkeypatch, disturbed, library):
+    """A made-up machine on which torch's products take 1.1 times as long; 1.5 times while a neighbour disturbs them."""
+    now, made = [0.0], {"torch": 0, "onednn": 0}
+
+    def thread_time():
+        choice = "onednn" if products.switched() else "torch"
+        made[choice] += 1
+        if made[choice] % 2 == 0:  # the product is done
+            slower = 1.5 if made[choice] // 2 <= disturbed else 1.1
+            now[0] += slower if choice == "torch" else 1.0
+        return now[0]
+
+    monkeypatch.setattr(products.time, "thread_time", thread_time)
+    monkeypatch.setattr(products, "_may_switch", lambda: True)
+    products.measured.cache_clear()
+    assert products.chosen() == library
+    products.measured.cache_clear()
+
+
 def test_a_record_says_what_was_in_force(monkeypatch):
     assert products.in_force() is None
     choose(monkeypatch, 2.2)

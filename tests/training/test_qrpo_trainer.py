@@ -177,6 +177,7 @@ one.train()
 if os.environ["RANK"] == "0":
     torch.save(model.state_dict(), folder / "weights.pt")
     (folder / "history.json").write_text(json.dumps(one.state.log_history))
+del one  # which has threads of the group's
 """
 
 
