@@ -61,3 +61,13 @@ def smallest_policy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QRPO_RUNS", str(tmp_path_factory.mktemp("smallest_policy")))
         return initial_policy.run(profiles.load(Path(__file__).parent / "data" / "smallest.toml"))
+
+
+@pytest.fixture(scope="module")
+def shared_runs(smallest_policy, tmp_path_factory):
+    """Run folders that all tests of a module share; only the initial policy of `smallest.toml` is there at first."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / smallest_policy.name).symlink_to(smallest_policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QRPO_RUNS", str(folder))
+        yield folder

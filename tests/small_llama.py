@@ -60,6 +60,21 @@ def plain_log_prob(model, prompt, completion):
     return sum(logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion))
 
 
+def plain_dpo(model, reference, rows):
+    """DPO's mean loss on pairs at beta = 0.1, and the norm of its gradient: autograd on plain log-probabilities."""
+    margins = []
+    for row in rows:
+        sides = []
+        for side in ("chosen_ids", "rejected_ids"):
+            with torch.no_grad():
+                ref = plain_log_prob(reference, row["prompt_ids"], row[side])
+            sides.append(plain_log_prob(model, row["prompt_ids"], row[side]) - ref)
+        margins.append(sides[0] - sides[1])
+    loss = torch.stack([torch.log1p(torch.exp(-DPO["loss"]["beta"] * margin)) for margin in margins]).mean()
+    gradients = torch.autograd.grad(loss, model.parameters())
+    return loss.item(), float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+
 def _split(given):
     """Keyword arguments as the objects that they belong to, and those of the call itself."""
     taken = {}

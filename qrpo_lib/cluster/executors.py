@@ -166,7 +166,15 @@ class Slurm(Submitted):
         return True
 
     def executor(self, folder: Path, name: str, resources: Resources, after: str | None) -> submitit.SlurmExecutor:
-        """submitit's executor for a batch of jobs; `after` is sbatch's `--dependency`."""
+        """submitit's executor for a batch of jobs, with the profile's settings and what such jobs are given.
+
+        Parameters
+        ----------
+        folder: where submitit keeps the batch's files and logs.
+        name: of the jobs, by which squeue knows them.
+        resources: nodes, tasks, cores, GPUs, memory and minutes of each job.
+        after: sbatch's `--dependency` (`dependency`), None for none.
+        """
         settings, gpus, memory = self.settings, resources.gpus_per_node, resources.memory_gb
         options = {"job_name": name, "account": settings.account, "partition": settings.partition, "dependency": after}
         options |= {"nodes": resources.nodes, "ntasks_per_node": resources.tasks_per_node, "time": resources.minutes}
@@ -184,7 +192,24 @@ class Slurm(Submitted):
         return made
 
     def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
-        """Submit one job, or an array of several."""
+        """Submit one job, or an array of several.
+
+        Parameters
+        ----------
+        batch: its name and its folder; ids of its jobs are not known yet.
+        works: what each job calls.
+        resources: of each job.
+        after: jobs that come first.
+
+        Returns
+        -------
+        Ids of the jobs, in the order of `works`; those of an array are "1234_0", "1234_1".
+
+        Raises
+        ------
+        submitit's FailedJobError or FailedSubmissionError
+            sbatch refused the jobs, or did not answer.
+        """
         sizes = Counter(job.split("_")[0] for known in self._journal.read() for job in known.jobs)
         return _submitted(self.executor(batch.folder, batch.name, resources, dependency(after, sizes)), works)
 
@@ -229,7 +254,19 @@ class Processes(Submitted):
         return batch.host == socket.gethostname()
 
     def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
-        """Start a process (or, with several tasks, a group of processes) for each of `works`."""
+        """Start a process (or, with several tasks, a group of processes) for each of `works`.
+
+        Parameters
+        ----------
+        batch: its folder; ids of its jobs are not known yet.
+        works: what each process, or group, calls.
+        resources: of each: tasks, GPUs, and cores for the threads of a task.
+        after: ignored, as a process is only started once what it needs is there.
+
+        Returns
+        -------
+        The ids of submitit's controlling processes, in the order of `works`.
+        """
         executor = submitit.LocalExecutor(batch.folder, python=self.settings.python)
         given = {"tasks_per_node": resources.tasks_per_node, "gpus_per_node": resources.gpus_per_node}
         given |= {"nodes": 1, "timeout_min": _NO_LIMIT_MINUTES, "stderr_to_stdout": True, "setup": self.settings.setup}

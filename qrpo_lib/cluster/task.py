@@ -86,7 +86,15 @@ class Task:
 
     @classmethod
     def of(cls, step: keys.Step, make: Callable[..., Any], arguments: tuple = (), needs=(), **settings) -> Task:
-        """The task that makes a step's run folder."""
+        """The task that makes a step's run folder, and is named after it.
+
+        Parameters
+        ----------
+        step: whose run folder is made.
+        make, arguments: what is called to make it.
+        needs: tasks that come first.
+        settings: other fields of a task, such as `kind`.
+        """
         return cls(step.folder_name, make, arguments, needs, step, **settings)
 
     def is_complete(self) -> bool:

@@ -32,9 +32,19 @@ SIMPO = {"beta": 5.0, "gamma_ratio": 0.0}
 
 
 def table(problem: Problem, *, learning_rate: float, qrpo_steps: int, pair_steps: int) -> pd.DataFrame:
-    """One row for each case: `algorithm, transform, data, beta`, `start` and `end`, KL in nats from the policy to pi*.
+    """The trainer on every case, algorithm, transformation and data: how close it comes to each optimum.
 
-    Columns `steps` and `curve` hold the checkpoints and the KL there, `fit` and `target` log-probabilities (m,).
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    learning_rate: of the first step.
+    qrpo_steps, pair_steps: how many steps QRPO and the losses on pairs take.
+
+    Returns
+    -------
+    A row for each case: `algorithm, transform, data, beta`; `start` and `end`, KL in nats from the policy to pi* before
+    and after training; `steps` and `curve` hold the checkpoints and the KL there, `fit` and `target` log-probabilities
+    (m,).
     """
     cases = [("qrpo", name, {"transform": name} | loss) for name, loss in QRPO_LOSSES.items()]
     cases += [(algorithm, "", loss) for algorithm, loss in PAIR_LOSSES.items()]
@@ -96,10 +106,21 @@ def chain_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.Dat
 
 
 def rounds_table(problem: Problem, *, beta: float, count: int, learning_rate: float, steps: int) -> pd.DataFrame:
-    """`count` rounds of QRPO at count x beta by the real trainer, each referring to the last policy (App. A).
+    """Rounds of QRPO at count x beta by the real trainer, each referring to the last policy (App. A).
 
-    With rewards kept and taken anew: KL of the last policy to the optimum of one stage at beta, and to the closed form
-    of `count` rounds.
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    beta: strength of the KL regularisation of one stage, in units of the quantile.
+    count: how many rounds.
+    learning_rate: of the first step of each round.
+    steps: how many each round takes.
+
+    Returns
+    -------
+    A row with rewards kept ("fixed") and one with quantiles taken anew ("renewed"): `reward`; KL in nats of the last
+    policy `kl_to_one_stage`, the optimum of one stage at beta, `kl_to_rounds`, the closed form of `count` rounds, and
+    `kl_to_initial`, the first reference policy.
     """
     f, rows = transforms.get("identity"), []
     for reward in ("fixed", "renewed"):

@@ -39,6 +39,16 @@ def quantile_optimum(problem: Problem, beta: float) -> np.ndarray:
 def dose_table(problem: Problem, betas, doses, *, learning_rate: float, steps: int) -> pd.DataFrame:
     """The trainer on QRPO's exact targets plus c: a row for each beta, data and dose c/beta.
 
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    betas: strengths of the KL regularisation, in units of the quantile.
+    doses: the c/beta, in nats.
+    learning_rate: of the first step.
+    steps: how many are taken.
+
+    Returns
+    -------
     Columns `beta, data, dose`; KL in nats `to_best`, from the trained policy to the best normalised one, `to_optimum`
     and `best_to_optimum` from each of the two to pi*.
     """
@@ -88,11 +98,22 @@ def dose_figure(response: pd.DataFrame, trained: pd.DataFrame) -> plt.Figure:
 def table(
     problem: Problem, *, beta: float, best_of: int, learning_rate: float, steps: int, pair_steps: int
 ) -> pd.DataFrame:
-    """Each method's optimum, and what comes to it: a row for each method.
+    """Each method's optimum, and how close its loss and the trainer come to it: a row for each method.
 
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    beta: strength of the KL regularisation, in units of the reward.
+    best_of: N of best-of-N.
+    learning_rate: of the trainer's first step.
+    steps: how many the trainer takes.
+    pair_steps: that for methods on pairs, which come to their optimum more slowly than those on single completions.
+
+    Returns
+    -------
     Columns `method`; KL in nats `start` from the reference to the optimum, `by_loss` and `by_trainer` after minimising
     the pure loss and after training (NaN where the trainer does not take it); `optimum, policy` (m,) log-probabilities,
-    the policy by the loss. `pair_steps` for the methods on pairs, which mix more slowly than single completions.
+    the policy by the loss.
     """
     settings = {"learning_rate": learning_rate, "steps": steps}
     optima, by_loss, by_trainer = _optima(problem, beta, best_of), _losses(problem, beta, best_of), {}
@@ -266,6 +287,15 @@ def ipo_table(problem: Problem, betas) -> pd.DataFrame:
 def kto_table(problem: Problem, betas, *, pass_rate: float, steps: int) -> pd.DataFrame:
     """KTO's pure loss on the reference's data, passing where the reward is high, by Adam: a row for each beta.
 
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    betas: the steepness of KTO, and the strength of the KL regularisation of QRPO beside it.
+    pass_rate: the share of the reference's completions that pass, those with the highest rewards.
+    steps: of Adam, all completions in each.
+
+    Returns
+    -------
     Columns `beta`; `kl` in nats from the reference given a pass to the policy; `qrpo_kl` the same from that to QRPO's
     optimum for pass or fail (App. E) at that beta.
     """

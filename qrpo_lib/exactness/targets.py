@@ -73,10 +73,21 @@ def fit_targets(
 
 
 def fit_dro(problem: Problem, beta: float, *, learning_rate: float, steps: int) -> tuple[Fit, float]:
-    """DRO by the trainer, every completion as likely in the data: before each step V is set to its least squares.
+    """DRO by the trainer, every completion as likely in the data; V is set to its least squares before each step.
 
-    That is the mean of R - beta log-ratio under the policy of the moment, and the gradient in the policy is then the
-    one of the loss minimised over V. Returns the fit and the last V, in units of the reward.
+    That is the mean over the data of R - beta log-ratio, by the current policy; the gradient in the policy is then the
+    one of the loss minimised over V.
+
+    Parameters
+    ----------
+    problem: the prompt with its completions.
+    beta: strength of the KL regularisation, in units of the reward.
+    learning_rate: of the first step.
+    steps: how many are taken.
+
+    Returns
+    -------
+    The fit and the last V, in units of the reward.
     """
     low, high = float(problem.rewards.min() - problem.rewards.max()) - 1, float(np.ptp(problem.rewards)) + 1
     uniform = np.full(len(problem.rewards), -np.log(len(problem.rewards)))

@@ -139,7 +139,7 @@ def transformations(profile: Profile) -> list[Run]:
 
 
 def of_beta(profile: Profile) -> list[Run]:
-    """What beta does to QRPO alone: random pairs of its own completions, the grid's betas, the first seed."""
+    """QRPO's runs that differ in beta alone: off-policy random pairs, the grid's betas, the first seed."""
     betas = profile.experiment.betas.get("qrpo") or [profile.training.qrpo.beta]
     rate, seed = profile.training.qrpo.learning_rate, profile.experiment.seeds[0]
     return [_run(profile, "qrpo", "off-policy-random", beta, rate, seed) for beta in betas]
@@ -187,7 +187,7 @@ def _has_threshold(run: Run) -> bool:
 
 
 def with_seed(run: Run, seed: int) -> Run:
-    """The same cell with another training seed."""
+    """The same run with another training seed."""
     return replace(run, seed=seed)
 
 

@@ -95,7 +95,15 @@ def evaluations(profile: Profile, runs: Iterable[Run]) -> list[Task]:
 
 
 def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Task:
-    """What one checkpoint of a training answers to the reporting prompts; step 0 is the reference policy."""
+    """What one checkpoint of a training answers to the reporting prompts.
+
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training.
+    checkpoint: after how many steps of the training; at 0 it is the reference policy, which answers once for all
+        algorithms.
+    """
     before = reference_answers(profile, seed, "reporting")
     if checkpoint == 0:
         return before
@@ -106,7 +114,15 @@ def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -
 
 
 def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> Task:
-    """Log-probabilities of a checkpoint's answers to the prompts of a split."""
+    """Log-probabilities of a checkpoint's answers to the prompts of a split, under the policy and the reference policy.
+
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training.
+    checkpoint: after how many steps of the training.
+    split: "selection" or "reporting".
+    """
     arguments = (profile, algorithm, seed, checkpoint, split)
     answered = evaluation(profile, algorithm, seed)
     needs = (answered if split == "selection" else report(profile, algorithm, seed, checkpoint),)
@@ -114,13 +130,21 @@ def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: in
 
 
 def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
-    """All rounds of a plan, the last of which has the step's folder."""
+    """All rounds of a plan; the task's step is the last round."""
     step = rounds.step(profile, plan, seed, plan.rounds)
     return _task(step, rounds.run, (profile, plan, seed), _needs(step, profile), "iterative", profile)
 
 
 def relative(profile: Profile, method: Method, seed: int, split: str) -> Task:
-    """What a policy trained by one of QRPO's relatives answers to the prompts of a split."""
+    """What a policy trained by one of QRPO's relatives answers to the prompts of a split; the training is needed first.
+
+    Parameters
+    ----------
+    profile: its settings.
+    method: the relative with its values.
+    seed: of the training.
+    split: "selection" or "reporting".
+    """
     trained = relative_training.step(profile, method, seed)
     arguments = (profile, method, seed)
     needed = _task(trained, relative_training.run, arguments, _needs(trained, profile), "training", profile)
@@ -138,7 +162,14 @@ def answers(profile: Profile, count: int) -> Task:
 
 
 def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> Task:
-    """Answers of one policy to AlpacaEval's instructions; the policy is there, since it was selected."""
+    """Answers of one policy to AlpacaEval's instructions. It needs no task: the policy is there, since it was selected.
+
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training; None for the reference policy.
+    checkpoint: after how many steps of the training; at 0 it is the reference policy.
+    """
     arguments = (profile, algorithm, seed, checkpoint)
     return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
 
@@ -158,13 +189,13 @@ def _task(step, run, arguments, needs, kind: str, profile: Profile) -> Task:
 
 
 def make_data(profile: Profile) -> None:
-    """Prepare the prompts again in this process if somebody has removed them, though what rests on them is complete."""
+    """Prepare the prompts again if somebody has removed them, even if everything made from them is complete."""
     task = tasks.of(profile.task)
     if not all(step.is_complete() for step in task.inputs()):
         task.prompts(profile.seed)
 
 
 def make(profile: Profile, *wanted: Task) -> Path:
-    """Make tasks where the profile says, those that are not there; a table shows their jobs. The last one's folder."""
+    """Make missing tasks where the profile says, beside a table of jobs; returns the folder of the last one."""
     dispatch.make(wanted, profile.dispatch)
     return wanted[-1].step.folder

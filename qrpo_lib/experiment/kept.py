@@ -1,4 +1,4 @@
-"""Which checkpoints stay once they have been evaluated (`evaluation.kept` in the profile).
+"""Which checkpoints are kept once they have been evaluated (`evaluation.kept` in the profile).
 
 What is reported of a cell of the grid is the best of its checkpoints by the selection prompts, mean over seeds, and the
 last one; of a study's cell also the best before the last, in the course of rewards. So these are kept of every seed,
@@ -27,7 +27,7 @@ _ROUNDING = 1e-9
 
 
 def remove_others(profile: Profile, runs: Iterable[Run]) -> None:
-    """Remove the checkpoints of these runs' cells that nothing will read; of what is not evaluated yet nothing."""
+    """Remove the checkpoints that nothing will read any more; none of a run that is not evaluated yet."""
     if profile.evaluation.kept == "all":
         return
     seeds = profile.experiment.seeds
@@ -52,7 +52,7 @@ def remove_others(profile: Profile, runs: Iterable[Run]) -> None:
 
 
 def steps(profile: Profile, run: Run) -> set[int]:
-    """The steps after which policies of a complete run are still there; 0, the policy before training, among them."""
+    """The steps whose policies a complete run still has, among them 0, the policy before training."""
     return {0, *fitting.checkpoints(run.training(profile).folder)}
 
 

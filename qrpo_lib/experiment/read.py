@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) -> pd.DataFrame:
-    """Of each algorithm and setting: how many runs are done, how many failed, and the mean seconds of a run."""
+    """For each algorithm and setting: how many runs are done, how many failed, and the mean seconds of a run."""
     import pandas as pd
 
     rows = []
@@ -128,7 +128,7 @@ def _columns(run: Run) -> dict[str, object]:
 
 
 class MissingRunsError(InputError):
-    """Results were asked for of which none is there."""
+    """None of the results that were asked for is there."""
 
 
 def _none_complete(wanted: Sequence[Run]) -> MissingRunsError:

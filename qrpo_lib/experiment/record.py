@@ -1,4 +1,4 @@
-"""The committed record: what every statistic of a profile rests on, without policies, and the way back from it.
+"""The committed record: the data behind every statistic of a profile, without policies; written and restored.
 
     record.write(known, folder, "tiny-full", world=0)       # from run folders to a few Parquet files
     record.restore(known, folder)                           # and back, where the key is still the same
@@ -7,9 +7,9 @@
 text of small files. The other tables have a row for each answer or completion, with the run folder's name: `answers`
 (rewards, lengths), `log_ratios`, `completions` (the reference policy's) and `rounds`. `about.json` has their SHA-256.
 
-Nothing is rounded unless `bits` is given, and then never what a choice is made by (the selection prompts' rewards).
-A restored folder lacks what was not kept: policies, tokens (of completions their number stays), and texts but for those
-that a notebook shows.
+Rewards and log-probabilities are rounded to `BITS` significant bits, or as many as are asked for, but never what a
+choice is made by (the selection prompts' rewards). A restored folder lacks what was not kept: policies, tokens (of
+completions their number stays), and texts but for those that a notebook shows.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 ABOUT, STEPS = "about.json", "steps.parquet"
 LIMIT_BYTES = 30 * 2**20  # of all records that are committed
+# Significant bits of a reward. What that costs on tiny's results is in docs/runs.md; 53 keep everything.
+BITS = 10
 _SMALL = (fitting.HISTORY, fitting.PAIRS)
 # Of a run's own record: what says where it ran, and what is said anew of a restored folder.
 _NOT_KEPT = ("host", "slurm_job", "outputs", records.RESTORED)
@@ -86,13 +88,14 @@ _TABLES = {
         ("prompt_id", "reward", "length", "log_ratio"),
     ),
 }
-# Columns that are rounded where that is asked for; rewards of the selection prompts never.
-_ROUNDED = ("reward", "logp", "ref_logp", "log_ratio")
+# Columns that are rounded, with how many more bits than a reward: of log-probabilities small differences count.
+# Rewards of the selection prompts never are.
+_ROUNDED = {"reward": 0, "log_ratio": 0, "logp": 6, "ref_logp": 6}
 
 
 @dataclass
 class Restored:
-    """What became of a record's steps, by the names of their run folders.
+    """What happened to a record's steps when it was restored, by the names of their run folders.
 
     stale: those that today's code or settings would make otherwise, which are not used.
     """
@@ -102,14 +105,23 @@ class Restored:
     stale: list[str] = field(default_factory=list)
 
 
-def write(known: Known, folder: Path, profile_name: str, world: int | None = None, bits: int | None = None) -> int:
+def write(known: Known, folder: Path, profile_name: str, world: int | None = None, bits: int = BITS) -> int:
     """Write the record of these steps, as far as they are there, into a folder; returns its size in bytes.
 
     Parameters
     ----------
-    bits: significant bits that are kept of rewards of reporting answers and of log-probabilities; None keeps all.
+    known: the steps, and what is known of the runs that made them.
+    folder: which gets the tables; those of an earlier record there are replaced.
+    profile_name: told in the record.
+    world: its number, told in the record; None for a profile without worlds.
+    bits: significant bits that are kept of rewards of reporting answers, and 6 more of log-probabilities; 53 keep all.
 
-    Raises InputError if none is there, CorruptedRunError for a run folder that is not what was written.
+    Raises
+    ------
+    InputError
+        None of the results is there.
+    CorruptedRunError
+        A run folder is not what was written.
     """
     import pandas as pd
 
@@ -141,7 +153,8 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     for name, frames in parts.items():
         if frames:
             contents[f"{name}.parquet"] = _table_content(pd.concat(frames, ignore_index=True), _TABLES[name], bits)
-    about = {"profile": profile_name, "world": world, "significant_bits": bits, "steps": len(rows)}
+    kept_bits = {name: bits + more for name, more in _ROUNDED.items()}
+    about = {"profile": profile_name, "world": world, "significant_bits": kept_bits, "steps": len(rows)}
     about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     for path in folder.glob("*.parquet"):
         path.unlink()
@@ -201,7 +214,7 @@ def committed(figures: Path, profile_name: str) -> dict[str, Path]:
 
 
 def total_bytes(figures: Path) -> int:
-    """Of all profiles' records below `figures`."""
+    """The size of all profiles' records below `figures`, in bytes."""
     return sum(path.stat().st_size for path in figures.glob("*/record/*/*") if path.is_file())
 
 
@@ -258,17 +271,16 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table_content(frame: pd.DataFrame, of: _Table, bits: int | None) -> bytes:
+def _table_content(frame: pd.DataFrame, of: _Table, bits: int) -> bytes:
     """A table's Parquet file: like rows beside each other, small types, floats as they take least."""
     import numpy as np
 
     near = [name for name in of.near if name in frame]
     frame = frame.sort_values(near, kind="stable", ignore_index=True).drop(columns="seed")
-    if bits is not None:
-        free = frame["split"] != "selection" if "split" in frame else np.full(len(frame), True)
-        for name in _ROUNDED:
-            if name in frame:
-                frame[name] = frame[name].where(~free, significant(frame[name].to_numpy(np.float64), bits))
+    free = frame["split"] != "selection" if "split" in frame else np.full(len(frame), True)
+    for name in _ROUNDED.keys() & set(frame):
+        rounded = significant(frame[name].to_numpy(np.float64), bits + _ROUNDED[name])
+        frame[name] = frame[name].where(~free, rounded)
     for name in frame.select_dtypes("float64"):
         values = frame[name].to_numpy()
         if np.array_equal(values.astype(np.float32).astype(np.float64), values, equal_nan=True):

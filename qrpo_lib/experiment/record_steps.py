@@ -61,7 +61,7 @@ class Known:
         return sorted(name for name in self._planned if not (paths.runs_folder() / name).is_dir())
 
     def has_texts(self, name: str) -> bool:
-        """Whether a notebook looks at the texts of these completions: at which part of them the code is."""
+        """Whether a notebook reads the texts of these completions, as for the part of them that is code."""
         return name in self._with_texts
 
     def run_of(self, record: dict[str, Any]) -> Run | None:

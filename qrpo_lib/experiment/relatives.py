@@ -1,4 +1,4 @@
-"""The models of a study of QRPO beside its relatives: which there are, making those that are missing, their answers.
+"""The models of a study of QRPO beside its relatives: listing them, making missing ones, reading their answers.
 
 models = relatives.models(profile, "estimated_z")
 relatives.make(profile, models)
@@ -60,7 +60,7 @@ class Model:
 
 
 def study(profile: Profile, name: str) -> Study:
-    """A study of the profile. Raises InputError for one that it has not."""
+    """A study of the profile, by its name. Raises InputError for one that the profile does not have."""
     found = {one.study: one for one in profile.experiment.relatives}
     if name not in found:
         there = f"it has {', '.join(found)}" if found else "it has none"
@@ -81,17 +81,17 @@ def models(profile: Profile, name: str) -> list[Model]:
 
 
 def every(profile: Profile) -> list[Model]:
-    """The models of all studies; what two studies share is there twice, with the same steps."""
+    """The models of all studies; one that two studies share is listed twice, with the same steps."""
     return [model for one in profile.experiment.relatives for model in models(profile, one.study)]
 
 
 def before_training(profile: Profile, name: str, split: str) -> keys.Step:
-    """The step of what the policy before training, the reference, answers to the prompts of a split."""
+    """The step of the reference policy's answers to the prompts of a split."""
     return reference_evaluation.step(profile.with_training(setting=study(profile, name).setting), 0, split)
 
 
 def tasks(profile: Profile, wanted: Iterable[Model]) -> list[Task]:
-    """What makes these models' answers to both splits, with all that they need."""
+    """The tasks that make these models' answers to both splits, and all that they need."""
     return [jobs.relative(model.settings(profile), model.method, model.seed, s) for model in wanted for s in SPLITS]
 
 

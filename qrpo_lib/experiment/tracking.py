@@ -43,7 +43,7 @@ def check(profile: Profile) -> None:
 
 
 def report(profile: Profile, runs: Sequence[Run]) -> None:
-    """Tell the profile's trackers of those of the runs that are complete and that they have not been told of."""
+    """Send the complete runs that the profile's trackers have not got yet."""
     if not profile.experiment.report_to:
         return
     project = re.sub(r"[^\w.-]+", "-", str(profile.figures))
@@ -62,7 +62,7 @@ def report(profile: Profile, runs: Sequence[Run]) -> None:
 
 
 def scalars(profile: Profile, run: Run) -> Scalars:
-    """What the folders of a complete run say of each step: "train/loss", "validation/...", "selection/reward" ..."""
+    """The numbers of a complete run, by step: "train/loss", "validation/...", "selection/reward" ..."""
     found: Scalars = {}
     for row in fitting.load_history(run.training(profile).folder).to_dict("records"):
         step, split = int(row.pop("step")), row.pop("split")

@@ -1,4 +1,4 @@
-"""Making the runs of a grid that are not there yet, and what is reported of them."""
+"""Making the missing runs of a grid, and the answers that are reported of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_SHARE = 0.99  # of a training that runs: after its last step it evaluates 
 
 @dataclass
 class Outcome:
-    """What became of runs, by their names: seconds of those that were trained now, the first errors of the others."""
+    """What happened to runs, by name: seconds of those that were trained now, first errors of those that failed."""
 
     total: int
     seconds: dict[str, float] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
 
 
 def make_tasks(profile: Profile, tasks: list[Task], what: str) -> Progress:
-    """Make the tasks on this machine, in processes that are kept for the next ones, or where the profile says."""
+    """Make the tasks where the profile says; on this machine in worker processes that later calls use again."""
     if profile.dispatch.where != "here":
         try:
             return dispatch.make(tasks, profile.dispatch)

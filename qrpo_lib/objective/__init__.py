@@ -1,4 +1,4 @@
-"""The method in three files: quantile rewards, transformations f with their log Z_f, and the losses.
+"""The method in three files, `quantile`, `transforms` (f and log Z_f) and `losses`; QRPO's relatives beside them.
 
-Equations 8, 9 and 11, Table 4, Appendices B and F. NumPy and torch alone; imports nothing else of this package.
+Equations 8, 9 and 11, Table 4, Appendices B and F. NumPy, SciPy and torch alone; imports nothing else of this package.
 """

@@ -1,4 +1,4 @@
-"""The algorithms that a policy is fitted with, and the code of each: their names are written here once."""
+"""The names of the algorithms that a policy is fitted with, in one place, and the code of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 def loss(algorithm: Algorithm, *, pairs: bool) -> Callable:
-    """Its function in `qrpo_lib.losses`: of pairs of completions, or of single ones (QRPO alone)."""
+    """The algorithm's loss function in `qrpo_lib.losses`: for pairs of completions, or for single ones (QRPO alone)."""
     from qrpo_lib.objective import losses
 
     if algorithm == "qrpo":
@@ -21,7 +21,7 @@ def loss(algorithm: Algorithm, *, pairs: bool) -> Callable:
 
 
 def target(algorithm: Algorithm) -> Callable | None:
-    """What an algorithm with a calibrated target for each completion computes it with, for the metrics; else None."""
+    """The function for the algorithm's calibrated target, which metrics show; None for one without such a target."""
     from qrpo_lib.objective import losses
 
     return losses.calibrated_target if algorithm == "qrpo" else None

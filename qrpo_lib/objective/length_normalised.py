@@ -22,11 +22,19 @@ def qrpo(
     partition: str = "exact",
     error: str = "squared",
 ) -> Tensor:
-    """`losses.qrpo` of each completion at its own beta / |y|, so that beta weighs the mean log-ratio of its tokens.
+    """`losses.qrpo` of each completion at its own beta / |y|: beta weighs the mean log-ratio of its tokens: (...,).
 
-    Shapes, settings and errors as in `losses.qrpo`; `lengths` (...,) are completion tokens, the end token included. The
-    partition function is that of beta / |y|, exact as ever: a completion's target is what `losses.qrpo` fits at that
-    beta. No constant of the prompt is left out, so completions of different lengths have different targets.
+    The partition function is that of beta / |y|, exact as ever: a completion's target is what `losses.qrpo` fits at
+    that beta. No constant of the prompt is left out, so completions of different lengths have different targets.
+
+    Parameters
+    ----------
+    logps, ref_logps: (...,) log-probabilities of the completions under the policy and under the reference policy.
+    lengths: (...,) completion tokens, the end-of-sequence token included.
+    rewards: (...,) in any unit.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta, transform, partition: as in `calibrated_target`, whose errors this raises too.
+    error: "squared", or "absolute" for the absolute value in place of the square.
     """
     losses.check_choice("error", error, losses.ERRORS)
     losses.check_tensors(logps=logps, ref_logps=ref_logps, lengths=lengths, rewards=rewards)
@@ -44,7 +52,21 @@ def calibrated_target(
     transform: Named = "identity",
     partition: str = "exact",
 ) -> Tensor:
-    """`losses.calibrated_target` at beta / |y| of each completion: (...,), (...,) and (..., n) to (...,)."""
+    """`losses.calibrated_target` at beta / |y| of each completion: (...,), float64.
+
+    Parameters
+    ----------
+    rewards: (...,), in any unit.
+    lengths: (...,) completion tokens, at least 1, the end-of-sequence token included.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta: strength of the KL regularisation of a completion of one token, in units of the transformed reward.
+    transform, partition: as in `losses.calibrated_target`.
+
+    Raises
+    ------
+    ValueError
+        As `losses.calibrated_target`, and for a length below 1.
+    """
     losses.check_beta(beta)
     losses.check_tensors(rewards=rewards, lengths=lengths)
     if not bool((lengths >= 1).all()):

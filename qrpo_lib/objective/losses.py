@@ -114,7 +114,7 @@ def calibrated_target(
 
 
 def check_signal(f: transforms.Transformation, n: int) -> None:
-    """Raises ValueError where n reference rewards leave one value of f alone, so that every target is the same."""
+    """Raises ValueError if f has only one value with n reference rewards, so that all completions have one target."""
     alike = {"log": 1, "normal": 2, "scaled-normal": 2}.get(f.name)
     if n == alike:
         raise ValueError(
@@ -124,7 +124,7 @@ def check_signal(f: transforms.Transformation, n: int) -> None:
 
 
 def log_partition(transform: Named, beta: float, n: int, partition: str = "exact") -> float:
-    """log Z_f(beta) for quantiles estimated from n reference rewards, as `partition` says.
+    """log Z_f(beta) by the partition function of that name, for quantiles estimated from n reference rewards.
 
     Parameters
     ----------
@@ -221,7 +221,18 @@ def simpo(
 def log_ratio_margin(
     chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor
 ) -> Tensor:
-    """Log-ratio of chosen less that of rejected, in nats: (...,). Raises ValueError as `check_tensors`."""
+    """Log-ratio of chosen less that of rejected, in nats: (...,).
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps: (...,) log-probabilities of the two completions under the policy.
+    ref_chosen_logps, ref_rejected_logps: (...,) those under the reference policy.
+
+    Raises
+    ------
+    ValueError
+        As `check_tensors`: shapes that differ, values that are not finite.
+    """
     check_tensors(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
@@ -253,10 +264,12 @@ def check_tensors(**tensors: Tensor) -> None:
 
 
 def check_beta(beta: float) -> None:
+    """Raises ValueError for a beta that is not a positive number."""
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta must be a positive number, got {beta}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError for a setting that is none of its choices."""
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}: use one of {', '.join(choices)}.")

@@ -44,8 +44,17 @@ def jackknife(ref_rewards: Tensor, *, beta: float) -> Tensor:
 def raw_target(rewards: Tensor, ref_rewards: Tensor, *, beta: float, corrected: bool = False) -> Tensor:
     """R - beta log Z-hat, the calibrated target of the raw reward (Eq. 5) with an estimated Z: (...,), float64.
 
-    rewards: (...,), and ref_rewards: (..., n), in one unit, which beta has too. corrected: with the `jackknife`. Raises
-    ValueError as those do.
+    Parameters
+    ----------
+    rewards: (...,), in the unit of the references' rewards.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta: strength of the KL regularisation, in units of the reward.
+    corrected: whether log Z-hat is the `jackknife`d one, which needs n >= 2.
+
+    Raises
+    ------
+    ValueError
+        As `log_mean_exp` and `jackknife`, and for rewards that are not finite or not one for each row of references.
     """
     log_z = (jackknife if corrected else log_mean_exp)(ref_rewards, beta=beta)
     losses.check_tensors(rewards=rewards, log_z=log_z)
@@ -81,8 +90,23 @@ def discrete_log_partition(ref_rewards: Tensor, *, beta: float, transform: Named
 def discrete_target(rewards: Tensor, ref_rewards: Tensor, *, beta: float, transform: Named = "identity") -> Tensor:
     """f(R_q) - beta log Z with `discrete_log_partition`: what `losses.calibrated_target` is for continuous rewards.
 
-    rewards (...,) and ref_rewards (..., n) to (...,), float64. A reference completion's own target is at most
-    beta log n; a completion below all references has the quantile 0. Raises ValueError as that function does.
+    A reference completion's own target is at most beta log n; a completion below all references has the quantile 0.
+
+    Parameters
+    ----------
+    rewards: (...,), in any unit.
+    ref_rewards: (..., n), the rewards of n reference completions of the same prompt.
+    beta: strength of the KL regularisation, in units of the transformed reward.
+    transform: what `transforms.get` takes; applied to quantiles clamped as it needs for n.
+
+    Returns
+    -------
+    (...,), float64.
+
+    Raises
+    ------
+    ValueError
+        As `discrete_log_partition`, and for a transformation without a signal at this n (`losses.check_signal`).
     """
     n = ref_rewards.shape[-1]
     f = transforms.get(transform)

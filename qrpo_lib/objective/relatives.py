@@ -19,7 +19,16 @@ DISTANCES = ("squared", "backward-kl")
 def regression(logps: Tensor, ref_logps: Tensor, targets: Tensor, *, beta: float) -> Tensor:
     """(target - beta log-ratio)^2, the regression of Eq. 6 on any calibrated target: (...,).
 
-    logps, ref_logps: (...,) log-probabilities of the completions. targets: (...,), in units of the reward, as beta.
+    Parameters
+    ----------
+    logps, ref_logps: (...,) log-probabilities of the completions under the policy and under the reference policy.
+    targets: (...,), in units of the reward.
+    beta: strength of the KL regularisation, in the same units.
+
+    Raises
+    ------
+    ValueError
+        A beta that is not positive, shapes that differ, values that are not finite.
     """
     losses.check_beta(beta)
     losses.check_tensors(logps=logps, ref_logps=ref_logps, targets=targets)

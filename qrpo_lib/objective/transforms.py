@@ -26,7 +26,7 @@ class DivergentPartitionError(ValueError):
 
 
 class UnresolvedPartitionError(ValueError):
-    """The integral of exp(f(t) / beta) cannot be had to 1e-10 from values of f at double-precision t."""
+    """The integral of exp(f(t) / beta) cannot be computed to 1e-10 from values of f at double-precision t."""
 
 
 @dataclass(frozen=True)

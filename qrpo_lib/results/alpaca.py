@@ -38,7 +38,7 @@ Outputs = dict[str, list[dict[str, str]]]
 
 
 def outputs(profile: Profile, best: BestModels) -> Outputs:
-    """Of each method's reported model, and of the policies before training, an answer to every instruction.
+    """Answers to AlpacaEval's instructions of each method's reported model, and of the policies before training.
 
     The instructions are AlpacaEval's where the profile has a table for it, else the reporting prompts (first seed).
     Raises InputError where AlpacaEval's cannot be had, or a selected checkpoint was not kept.

@@ -256,7 +256,14 @@ def appendix_rows(best: BestModels) -> pd.DataFrame:
 
 
 def compare(best: BestModels, first: str, second: str, column: str = "reward") -> Interval:
-    """Paired difference of two methods' reported models on the reporting split."""
+    """Paired difference, first - second, of two methods' reported models on the reporting split, with its interval.
+
+    Parameters
+    ----------
+    best: the reported models with their answers.
+    first, second: names of methods, such as "qrpo" or "sft".
+    column: of the answers, in whose unit the difference is.
+    """
     return difference(best.reporting(first, column), best.reporting(second, column))
 
 

@@ -88,6 +88,13 @@ def best(made: Cells, label: str) -> Cell:
     return max(of_label(made, label), key=lambda cell: cell.selection)
 
 
+def chosen(made: Cells, label: str) -> str:
+    """The name of a method's best cell, and whether its beta is at an end of those tried: another might be better."""
+    cell, betas = best(made, label), sorted({one.beta for one in of_label(made, label)})
+    ends = {betas[0]: "the smallest tried", betas[-1]: "the largest tried"} if len(betas) > 1 else {}
+    return f"{cell.name} ({ends[cell.beta]})" if cell.beta in ends else cell.name
+
+
 def gain(made: Cells, label: str, start: np.ndarray) -> float:
     """What a method's best cell gains over the policy before training: the scale of the smallest effects."""
     return float(best(made, label).reward.mean() - start.mean())
@@ -96,23 +103,17 @@ def gain(made: Cells, label: str, start: np.ndarray) -> float:
 def matched(made: Cells, first: str, second: str) -> list[tuple[Cell, Cell]]:
     """Cells of two methods at equal numbers of references and at betas of equal rank, for units that differ.
 
-    A method that uses no references, or one number of them alone, stands against the other's fewest.
+    Where they have no number of references in common, such as none and some, the fewest of each.
     """
-    one, other = ({_n(cell): [] for cell in of_label(made, label)} for label in (first, second))
-    for groups, label in ((one, first), (other, second)):
-        for cell in of_label(made, label):
-            groups[_n(cell)].append(cell)
+    one, other = (_by_references(made, label) for label in (first, second))
     shared = [(one[n], other[n]) for n in one if n in other] or [(one[min(one)], other[min(other)])]
-    pairs = [pair for left, right in shared for pair in zip(left, right, strict=True)]
-    return pairs
+    return [pair for left, right in shared for pair in zip(left, right, strict=True)]
 
 
 def at_most_and_fewest(made: Cells, label: str) -> list[tuple[Cell, Cell]]:
     """A method's cells with the most references, each beside that with the fewest at the same beta."""
-    found = of_label(made, label)
-    numbers = [_n(cell) for cell in found]
-    most, fewest = ([cell for cell in found if _n(cell) == n] for n in (max(numbers), min(numbers)))
-    return list(zip(most, fewest, strict=True))
+    found = _by_references(made, label)
+    return list(zip(found[max(found)], found[min(found)], strict=True))
 
 
 def mean_difference(pairs: Iterable[tuple[Cell, Cell]], column: str = "reward") -> Interval:
@@ -132,23 +133,47 @@ def largest_common_kl(made: Cells, labels: Sequence[str]) -> float:
 
 
 def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
-    """Rewards (seeds, prompts) of a method at a KL: between the two cells around it, or the policy before training."""
-    path = sorted((float(cell.kl.mean()), cell.reward) for cell in of_label(made, label))
+    """Rewards of a method at a KL to the reference policy: (seeds, prompts).
+
+    Interpolated between the two cells around it, or from the policy before training, whose KL is 0; linearly in the
+    root of the KL, as the largest reward of small steps is: a chord over the KL itself would put every method too low
+    but the one that has a cell right there. A cell's KL is its mean over seeds and prompts.
+
+    Parameters
+    ----------
+    made: the cells of a study.
+    label: of the method.
+    kl: in nats.
+    start: (1, prompts) rewards of the policy before training.
+
+    Raises
+    ------
+    ValueError
+        The method does not reach that KL.
+    KeyError
+        The study has no such method.
+    """
+    path = sorted(((float(cell.kl.mean()), cell.reward) for cell in of_label(made, label)), key=lambda point: point[0])
     path = [(0.0, np.broadcast_to(start, path[0][1].shape)), *path]
     for (low, below), (high, above) in itertools.pairwise(path):
         if kl <= high:
-            share = (kl - low) / (high - low) if high > low else 1.0
+            share = (kl**0.5 - low**0.5) / (high**0.5 - low**0.5) if high > low else 1.0
             return (1 - share) * below + share * above
     raise ValueError(f"{label} reaches a KL of {path[-1][0]:.3f}, not {kl:.3f}.")
 
 
-def table(made: Cells) -> pd.DataFrame:
-    """A row for each cell: reward, KL and length with intervals of reward and KL, seeds."""
+def table(made: Cells, start: np.ndarray) -> pd.DataFrame:
+    """A row for each cell: reward, its gain over that before training, KL, each with its interval; length, seeds.
+
+    start: `before`.
+    """
     rows = []
     for cell in made.values():
         reward, kl = statistics.mean_interval(cell.reward), statistics.mean_interval(cell.kl)
+        gained = over_start(cell, start)
         row: dict[str, Any] = {"method": cell.label, "beta": cell.beta, "references": cell.num_ref_rewards or 0}
         row |= {"reward": reward.mean, "low": reward.low, "high": reward.high}
+        row |= {"gain": gained.mean, "gain_low": gained.low, "gain_high": gained.high}
         row |= {"kl": kl.mean, "kl_low": kl.low, "kl_high": kl.high, "length": float(cell.length.mean())}
         rho = float(cell.length_correlation.mean())
         rows.append(row | {"rho": rho, "selection": cell.selection, "seeds": len(cell.seeds)})
@@ -243,5 +268,8 @@ def _cell(key: Key, measured: list[dict[str, Any]], models: Sequence[Model]) -> 
     return Cell(*key, seeds=tuple(model.seed for model in models), **stacked, selection=selection)
 
 
-def _n(cell: Cell) -> int:
-    return cell.num_ref_rewards or 0
+def _by_references(made: Cells, label: str) -> dict[int, list[Cell]]:
+    """A method's cells by their number of references, 0 for none, each list by beta."""
+    cells_of_label = of_label(made, label)
+    numbers = sorted({cell.num_ref_rewards or 0 for cell in cells_of_label})
+    return {n: [cell for cell in cells_of_label if (cell.num_ref_rewards or 0) == n] for n in numbers}

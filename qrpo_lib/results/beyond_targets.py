@@ -13,20 +13,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from qrpo_lib.experiment import relatives
+from qrpo_lib.experiment import jobs, relatives
 from qrpo_lib.objective import losses, partitions
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results.beyond import Cells
-from qrpo_lib.steps import reference_sampling, training_pairs
+from qrpo_lib.steps import reference_sampling
 from qrpo_lib.theory import estimated_partition
 from qrpo_lib.theory.estimated_partition import RewardLaw
 
 
 def train_references(profile: Profile, name: str, prompts: int) -> np.ndarray:
-    """Reference rewards of the first train prompts of a study, (prompts, n)."""
-    rows = _pairs(profile, name)
-    of_prompts = {row["prompt_id"]: row["ref_rewards"] for row in rows}
-    return np.array(list(of_prompts.values())[:prompts])
+    """Reference rewards of the first train prompts of a study, (prompts, n); the completions are made if need be."""
+    settings = _of_study(profile, name)
+    folder = jobs.make(settings, jobs.sampling(settings))
+    references = reference_sampling.load(folder, ["prompt_id", "split", "reward"], role="reference")
+    of_prompts = references[references["split"] == "train"].groupby("prompt_id")["reward"].apply(list)
+    return np.array(list(of_prompts)[:prompts])
 
 
 def error_table(
@@ -93,7 +95,15 @@ def partition_table(profile: Profile, made: Cells) -> pd.DataFrame:
 
 
 def log_sum(rewards: torch.Tensor, references: torch.Tensor, beta: float, partition: str) -> torch.Tensor:
-    """log of the mean of exp(target/beta) over k completions: (prompts, k) and (prompts, k, n) to (prompts,)."""
+    """log of the mean of exp(target/beta) over a prompt's k completions: (prompts,), in nats.
+
+    Parameters
+    ----------
+    rewards: (prompts, k).
+    references: (prompts, k, n), the rewards of a prompt's n reference completions beside each completion.
+    beta: strength of the KL regularisation, in units of the quantile.
+    partition: of `losses.calibrated_target`, or "discrete" for `partitions.discrete_target`.
+    """
     if partition == "discrete":
         targets = partitions.discrete_target(rewards, references, beta=beta)
     else:
@@ -136,7 +146,3 @@ def _counted(rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_study(profile: Profile, name: str) -> Profile:
     return profile.with_training(setting=relatives.study(profile, name).setting)
-
-
-def _pairs(profile: Profile, name: str) -> list[dict]:
-    return training_pairs.of(_of_study(profile, name)).train.rows

@@ -41,7 +41,15 @@ def evaluations(profile: Profile, runs: Sequence[Run], text: bool = False) -> pd
 def reports(
     profile: Profile, wanted: Mapping[Run, Collection[int]], text: bool = False, log_ratios: bool = False
 ) -> pd.DataFrame:
-    """`read.answers` to the reporting prompts with lengths counted as the profile says."""
+    """`read.answers` to the reporting prompts with lengths counted as the profile says.
+
+    Parameters
+    ----------
+    profile: whose runs they are.
+    wanted: of each run the steps after which its policy answered.
+    text: whether the texts stay in the table.
+    log_ratios: with `logp` and `ref_logp` of `qrpo_lib.steps.log_ratios`, in nats.
+    """
     if not are_used(profile):
         return read.answers(profile, wanted, text=text, log_ratios=log_ratios)
     rows = counted(profile, read.answers(profile, wanted, text=True, log_ratios=log_ratios))

@@ -124,9 +124,18 @@ def clustered_interval(
 
 
 def over_worlds(estimates: Sequence[float], *, level: float = 0.95, n: int = 0, seeds: int = 1) -> Interval:
-    """Mean of one estimate a world with Student's t interval; n and seeds are told of each world.
+    """Mean of one estimate a world with Student's t interval; a single world has none: its ends are infinite.
 
-    A single world has no interval: its ends are infinite. Raises ValueError for none, or numbers that are not finite.
+    Parameters
+    ----------
+    estimates: (worlds,) finite numbers.
+    level: coverage of the interval.
+    n, seeds: prompts and training seeds of each world, which the result tells and nothing else.
+
+    Raises
+    ------
+    ValueError
+        No estimate, or one that is not finite.
     """
     values = np.asarray(estimates, dtype=np.float64)
     if values.ndim != 1 or len(values) < 1 or not np.isfinite(values).all():

@@ -103,7 +103,20 @@ def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
 
 
 def mean_over(cells: ScalingCells, setting: str, beta: float, numbers: Collection[int]) -> np.ndarray:
-    """(seeds, prompts) of a setting and beta, mean over learning rates and these numbers of references; "exact"."""
+    """Reporting rewards of a setting at one beta: (seeds, prompts), mean over learning rates and numbers of references.
+
+    Parameters
+    ----------
+    cells: of the scaling studies; those with partition "exact" count.
+    setting: "offline" or "off-policy".
+    beta: the strength.
+    numbers: of reference rewards, those that count.
+
+    Raises
+    ------
+    ValueError
+        There is no such cell.
+    """
     chosen = [
         cell.values
         for key, cell in cells.items()

@@ -190,15 +190,6 @@ def published_table_3() -> pd.DataFrame:
     return rows.assign(model=rows["model"].map(published.value("models")), dataset=rows["dataset"].map(names))
 
 
-def published_appendix_m(arm: str) -> pd.DataFrame:
-    """The hyperparameters of a table of the paper's App. M as rows for `appendix_m`, which has dashes for rewards."""
-    rows = published.table("appendix_m")
-    of_arm = rows[rows["arm"] == arm]
-    if of_arm.empty:
-        raise ValueError(f"App. M has no table for {arm!r}; it has {', '.join(dict.fromkeys(rows['arm']))}.")
-    return of_arm.assign(selected=of_arm["selected"].eq(True))
-
-
 def _mark(row: pd.Series) -> str:
     """What stands behind the name of a method whose selected checkpoint is the policy before training."""
     return "" if row.get("trained", True) else _UNTRAINED

@@ -33,6 +33,11 @@ def against(
 ) -> Measured:
     """Reported models against each other, every one of `first` less every one of `second`, in a column of the results.
 
+    Parameters
+    ----------
+    best: the reported models with their answers.
+    first, second: names of methods; those that were not trained are left out.
+    metric: the column, such as "reward" or "lc_reward".
     gain: DPO's over its start, for the smallest effect.
     """
     second = [name for name in second if name in best.methods]

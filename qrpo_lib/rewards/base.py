@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Reward(Protocol):
-    """What every reward offers."""
+    """The interface of every reward."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Float32 rewards (n,) of n completions, each of the prompt at its place. Raises ValueError if n differs."""

@@ -1,4 +1,4 @@
-"""A reward of one's own: a Python function in a module or a file, called as TRL calls reward functions.
+"""The user's reward: a Python function in a module or a file, called as TRL calls reward functions.
 
     def reward(prompts, completions, **columns):     # my_reward.py
         return [-abs(len(text) - 80) for text in completions]

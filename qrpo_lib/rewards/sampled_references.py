@@ -1,4 +1,4 @@
-"""Reference rewards computed on the spot: completions of the reference policy, sampled and scored before training."""
+"""Reference rewards for the user's data: completions of the reference policy, sampled and scored before training."""
 
 from __future__ import annotations
 
@@ -64,8 +64,21 @@ class SampledReferences:
     def complete(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, *, name: str) -> None:
         """Put `ref_rewards` into the rows of `found`, and rewards of their completions where there are none.
 
-        `found` are tokenised rows (`qrpo_lib.training.preference_rows.Rows`), `data` the rows as given. What was
-        sampled is kept in `completions`: prompt, text and reward of each. One process samples, all get the same.
+        What was sampled is kept in `completions`: prompt, text and reward of each. One process samples; all get the
+        same rewards.
+
+        Parameters
+        ----------
+        found: tokenised rows (`qrpo_lib.training.preference_rows.Rows`), which are changed.
+        data: the rows as they were given.
+        model: the reference policy.
+        tokenizer: its tokenizer.
+        name: of the data, for errors, such as "train".
+
+        Raises
+        ------
+        InputError
+            A reference completion's reward is not finite, or the reward needs a column that the rows do not have.
         """
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list

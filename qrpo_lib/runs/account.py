@@ -1,4 +1,4 @@
-"""What the notebook that runs now rests on, and which of its trainings failed: told to `qrpo reproduce`.
+"""What the running notebook has read and which of its trainings failed, as it reports to `qrpo reproduce`.
 
 A notebook's process appends to the file `$QRPO_ACCOUNT`, one JSON value a line. All accounts of one command are in one
 folder, so that what failed twice in one notebook is not tried again by the next one of the same command. Without the

@@ -41,7 +41,7 @@ _CACHES = {
 
 
 class CleaningError(InputError):
-    """What was named is nothing that may be removed."""
+    """What was named is not something that may be removed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def is_run_folder(path: Path) -> bool:
 
 
 def named(name: str) -> list[Found]:
-    """The run folder of this name and what interrupted attempts at it left.
+    """The run folder of this name, and what interrupted attempts to make it have left.
 
     A folder whose record cannot be read counts if its name is one of a step of the suite's and it has a `record.json`,
     or the suite's lock of that name shows that it was made here.
@@ -97,7 +97,7 @@ def named(name: str) -> list[Found]:
 
 
 def unneeded(needed: set[str]) -> list[Found]:
-    """Run folders and interrupted attempts of other names than these."""
+    """Run folders and interrupted attempts whose names are not among these."""
     return [found for found in _everything() if found.path.name not in needed]
 
 
@@ -139,7 +139,7 @@ def remove(found: Found) -> bool:
 
 
 def remove_own(path: Path) -> None:
-    """Remove a folder that is known to be the suite's from the runs folder, at once as others see it.
+    """Remove a folder that is known to be the suite's; for other processes it disappears in one instant.
 
     Raises OSError for a link; none is followed.
     """

@@ -47,7 +47,7 @@ _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores", "type_params",
 
 
 class UnresolvedCodeError(InputError):
-    """Code names something of this package that is not there, so no key that rests on it can be said."""
+    """Code names something that this package does not have, so that no key can be computed from it."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _remember(path: Path, text: str) -> None:
 
 
 def entry_names(entries: Iterable[Any]) -> list[str]:
-    """Entry points as "module:name", sorted; a bound method is its object's class's, even if inherited."""
+    """Entry points as "module:name", sorted; a bound method is named by its object's class, even if inherited."""
     return sorted({_entry_name(entry) for entry in entries})
 
 
@@ -310,7 +310,7 @@ def _entry_name(entry: Any) -> str:
 
 @cache
 def without_own_imports(cell: str) -> str:
-    """A notebook's cell without its lines that import from this package: where a module lives is nobody's result."""
+    """A notebook's cell without its imports from this package: where a module lives changes no result."""
     lines = cell.splitlines()
     for node in ast.walk(ast.parse(without_magics(cell))):
         if isinstance(node, ast.Import | ast.ImportFrom) and _imported(node, _SOURCE, own_package())[0]:

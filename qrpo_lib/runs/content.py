@@ -1,4 +1,4 @@
-"""The content of folders that are not made here, as a hash: local copies of models and datasets."""
+"""Hashes of the content of folders from elsewhere, such as local copies of models and datasets."""
 
 from __future__ import annotations
 

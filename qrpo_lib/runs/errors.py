@@ -1,4 +1,4 @@
-"""Errors that a person can mend: one sentence that says what is wrong and what to do."""
+"""Errors that the user can fix: one sentence that says what is wrong and what to do."""
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 

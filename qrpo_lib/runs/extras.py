@@ -1,4 +1,4 @@
-"""Which extra of the package brings what: `pip install qrpo-lib` is the core, without notebooks, cluster and models."""
+"""Which optional extra brings which modules: `pip install qrpo-lib` has no notebooks, cluster or models."""
 
 from __future__ import annotations
 

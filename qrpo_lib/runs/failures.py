@@ -1,4 +1,4 @@
-"""What went wrong, in one line for people: the first error, with its class; and a full disk is called a full disk."""
+"""Errors in one line for people: the first error with its class, and whether a disk is full."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def full_disk(*places: Path) -> str:
 
 
 def says_full(text: str) -> bool:
-    """Whether a text, such as a traceback, tells of a full disk."""
+    """Whether a text, such as a traceback, says that the disk is full."""
     return _FULL_TEXT.search(text) is not None
 
 

@@ -66,14 +66,14 @@ def read_sealed(path: Path) -> bytes | None:
 
 
 def seal_folder(folder: Path) -> None:
-    """Write down, as the folder's last file, what all its files hold."""
+    """Write the checksums of a folder's files into it, as its last file."""
     made = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
     sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in made}
     write_sealed(folder / _SUMS, json.dumps(sums).encode())
 
 
 def unseal_folder(folder: Path) -> None:
-    """Forget what a folder's files held, once something else says so."""
+    """Remove a folder's checksums, once something else records them."""
     (folder / _SUMS).unlink()
 
 
@@ -101,7 +101,20 @@ def read_json(path: Path, remedy: str, kind: type = dict) -> Any:
 
 
 def parsed_json(path: Path, content: bytes, remedy: str, kind: type = dict) -> Any:
-    """`read_json` of content that was read from the file before."""
+    """The JSON value in a file's content, which was read before (`read_json` reads it too).
+
+    Parameters
+    ----------
+    path: of the file, for errors.
+    content: its bytes.
+    remedy: the end of an error's sentence: what to do.
+    kind: the type that the value must have.
+
+    Raises
+    ------
+    UnreadableFileError
+        The content is not UTF-8, is no JSON, or its value is not of this kind.
+    """
     try:
         value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError:

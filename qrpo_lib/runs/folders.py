@@ -47,7 +47,7 @@ class CodeChangedError(InputError):
 
 
 def make(step: Step) -> Path:
-    """The folder of a step that says how it is made, made with all that it rests on if it is not there yet."""
+    """The folder of a step's result, made if it is not there yet, and all that it rests on with it."""
     if step.is_complete() and _processes() == 1:
         return step.folder
     if _processes() == 1:
@@ -229,8 +229,10 @@ def restore(step: Step, make: Callable[[Path], None], original: dict[str, Any], 
 
     Parameters
     ----------
+    step: whose folder it is.
     make: writes the results into the folder that it is given.
-    original: the record of the run that made them. origin: where they are from now (`records.restored_from`).
+    original: the record of the run that made them.
+    origin: where they are from now (`records.restored_from`).
     """
     with lock(step.folder_name):
         if step.folder.exists():
@@ -247,7 +249,7 @@ def restore(step: Step, make: Callable[[Path], None], original: dict[str, Any], 
 
 
 def discard_restored(steps: Iterable[Step]) -> None:
-    """Remove restored folders of what these steps rest on, those that are not complete: they need all of it."""
+    """Remove restored, incomplete inputs of those of these steps that are still to be made: these need all of them."""
     sources = (source for step in steps if not step.folder.exists() for source in step.inputs)
     for source in with_inputs(*sources):
         if records.restored_from(source.folder):

@@ -57,6 +57,7 @@ class Step:
 
     @property
     def folder_name(self) -> str:
+        """The name of its run folder, NAME-KEY."""
         return f"{self.name}-{self.key}"
 
     @property
@@ -89,7 +90,7 @@ class Step:
 
 
 def with_inputs(*steps: Step) -> Iterator[Step]:
-    """The steps and all that they rest on, each once."""
+    """The steps and all their inputs, and theirs in turn, each once."""
     waiting, seen = list(steps), set()
     while waiting:
         step = waiting.pop()

@@ -82,7 +82,7 @@ def rows() -> list[Row]:
 
 
 def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> list[Row]:
-    """The rows of these steps or folders (a beginning is enough) whose columns have the wanted values.
+    """The rows of these steps or folders (a prefix of the name is enough) whose columns have the wanted values.
 
     None is no wish. Numbers are equal up to rounding, text whatever its case.
     """

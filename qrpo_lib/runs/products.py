@@ -1,4 +1,4 @@
-"""Products of float32 matrices on the CPU: by the library that torch comes with, or by oneDNN where that is faster.
+"""Matrix products in float32 on the CPU: by the library that torch comes with, or by oneDNN where that is faster.
 
     with products.fast():
         ...                         # training, sampling: float32 products of torch, by the faster of the two
@@ -120,7 +120,7 @@ def best_rate(shape: tuple[int, int, int] = (2048, 2048, 2048)) -> float:
 
 @cache
 def measured(shape: tuple[int, int, int] = _SHAPE) -> Measured:
-    """A product by each library on one thread, the best of several in turns. Draws no numbers that others draw."""
+    """Speed and error of a product by each library on one thread, best of several; leaves torch's seed alone."""
     import torch
 
     threads = torch.get_num_threads()

@@ -67,7 +67,7 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def removed_parts(folder: Path) -> list[str]:
-    """The sub-folders of a complete folder that were removed on purpose. Raises CorruptedRunError if none can tell."""
+    """Sub-folders of a complete folder that were removed on purpose. Raises CorruptedRunError for a damaged list."""
     try:
         return files.read_json(folder / REMOVED, "", list) if (folder / REMOVED).exists() else []
     except files.UnreadableFileError:
@@ -132,6 +132,7 @@ class Clock:
 
 
 def write(step: Step, seed: int | None, clock: Clock) -> None:
+    """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files."""
     outputs = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,

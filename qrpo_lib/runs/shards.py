@@ -20,8 +20,14 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 def make_all(step: keys.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None) -> None:
     """Return once every file in `names` is in `step.shards`, or the step is complete.
 
-    Any number of processes may call this for the same step at once. `make(i)` gives the content of file i; it must
-    depend on i alone, so that it does not matter who makes it.
+    Any number of processes may call this for the same step at once.
+
+    Parameters
+    ----------
+    step: whose files they are.
+    names: of the files.
+    make: `make(i)` gives the content of file i; it must depend on i alone, so that it does not matter who makes it.
+    report: is told how many files there are already.
     """
 
     def there(name: str) -> bool:

@@ -16,7 +16,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
 def make_console() -> Console:
-    """A console that takes nothing for markup, emoji or syntax; styles are given as arguments or by `rich.text`."""
+    """A console that prints texts as they are, without markup, emoji or highlighting; styles are given beside them."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False)

@@ -74,7 +74,7 @@ def phases(records: Iterable[Mapping[str, Any]]) -> list[Phase]:
 
 
 def last(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of these records the newest of each step: what was made anew takes the place of what it replaced."""
+    """The newest record of each step: what was made again replaces what was there before."""
     newest: dict[str, Mapping[str, Any]] = {}
     for record in records:
         what = str((record["name"], record.get("parameters"), sorted(record.get("inputs") or {}), record.get("seed")))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Completion:
     """One sampled completion.
 
-    prompt_index, sample_index: of which prompt, and the how-manieth of its completions.
+    prompt_index, sample_index: of which prompt, and its number among that prompt's completions, both from 0.
     token_ids: as sampled, the end-of-sequence token included if it was sampled.
     text: decoded, without special tokens.
     finish_reason: "stop" if the model ended the sequence, "length" if max_new_tokens did.

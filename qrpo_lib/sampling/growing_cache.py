@@ -1,4 +1,4 @@
-"""A cache of keys and values that has room for tokens to come: transformers' own copies itself for each of them."""
+"""A key-value cache with room for further tokens; transformers' own copies itself for each of them."""
 
 from __future__ import annotations
 

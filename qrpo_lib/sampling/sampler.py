@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
 
 def sample(policy: str | Path | Any, tokenizer: Any, prompts: Sequence[Sequence[int]], **settings) -> list[Completion]:
-    """Completions of each prompt: a `Sampler` for one call. `settings` are those of the sampler and of its `sample`."""
+    """Completions of each prompt: a `Sampler` for one call.
+
+    Parameters
+    ----------
+    policy: folder of a saved model; for the transformers backend also a model in memory.
+    tokenizer: decodes, and tells the end-of-sequence token.
+    prompts: token ids, chat template applied.
+    settings: those of the sampler (`backend`, `max_model_len`) and of its `sample`.
+
+    Raises
+    ------
+    ValueError
+        As `Sampler.sample`.
+    """
     of_sampler = {name: settings.pop(name) for name in ("backend", "max_model_len") if name in settings}
     with Sampler(policy, tokenizer, **of_sampler) as sampler:
         return sampler.sample(prompts, **settings)
@@ -65,9 +78,13 @@ class Sampler:
         Parameters
         ----------
         prompts: token ids, chat template applied.
-        batch_size: sequences at a time (transformers backend). A batch has its own seed, from `seed` and its number.
+        completions: of each prompt.
+        max_new_tokens: of a completion, the end-of-sequence token included.
         seed: with the same backend, settings and prompts, the same seed gives the same completions, whatever this
             sampler did before. (On a GPU, up to the rounding of kernels that are not deterministic.)
+        temperature, top_p: what the model's distribution is changed by; at 1 it is the model's own.
+        batch_size: sequences at a time (transformers backend). A batch has its own seed, from `seed` and its number.
+        report: is told how many completions there are already.
 
         Raises
         ------

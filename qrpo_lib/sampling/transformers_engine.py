@@ -24,6 +24,22 @@ class TransformersEngine:
 
     @products.fast()
     def sample(self, prompts, *, completions, batch_size, report, seed, **settings) -> list[list[Sampled]]:
+        """For each prompt, token ids, finish reason and log-probability (nats) of each of its completions.
+
+        Parameters
+        ----------
+        prompts: token ids, none empty.
+        completions: of each prompt.
+        batch_size: sequences at a time; all completions of a prompt are in one batch, however many they are.
+        report: is told how many completions there are already; or None.
+        seed: each batch has a seed of its own, from this and its number.
+        settings: `max_new_tokens`, `temperature`, `top_p`, as of `Sampler.sample`.
+
+        Raises
+        ------
+        RuntimeError
+            The policy's logits are not finite.
+        """
         import torch
 
         model = self._model()

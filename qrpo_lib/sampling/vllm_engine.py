@@ -43,6 +43,21 @@ class VllmEngine:
         self._process, self._jobs = None, 0
 
     def sample(self, prompts, *, batch_size, report, **settings) -> list[list[Sampled]]:
+        """For each prompt, token ids, finish reason and log-probability (nats) of each of its completions.
+
+        Parameters
+        ----------
+        prompts: token ids, none empty.
+        batch_size, report: not used: vLLM makes its own batches, and tells nothing before it has finished.
+        settings: `completions`, `max_new_tokens`, `temperature`, `top_p`, `seed`, as of `Sampler.sample`.
+
+        Raises
+        ------
+        ValueError
+            A prompt with its completion may be longer than the engine was started for.
+        RuntimeError
+            The process of vLLM ended; with the end of its log.
+        """
         longest = max(map(len, prompts)) + settings["max_new_tokens"]
         if not self._process:
             self._start(self._max_model_len or longest)

@@ -57,8 +57,10 @@ def step(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: i
 
     Parameters
     ----------
+    profile: its settings.
     algorithm: of the training that made it, which `profile.training` and `seed` describe; None for the policy that
         trainings start from.
+    seed: of that training.
     checkpoint: after how many steps of the training; at 0 it is the policy that the training started from.
     """
     made_by = _made_by(profile, algorithm, seed, checkpoint)
@@ -83,7 +85,12 @@ def step(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: i
 
 
 def run(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> Path:
-    """The folder of the answers, made if it is not there."""
+    """The folder of the answers, made if it is not there.
+
+    Parameters
+    ----------
+    profile, algorithm, seed, checkpoint: as in `step`.
+    """
     return folders.make(step(profile, algorithm, seed, checkpoint))
 
 

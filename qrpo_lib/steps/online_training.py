@@ -21,7 +21,7 @@ from qrpo_lib.profiles.relatives import Method
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import keys
 from qrpo_lib.sampling import engines
-from qrpo_lib.steps import dataset_pairs, reference_policy, reference_sampling, regression_training, relative_targets
+from qrpo_lib.steps import dataset_pairs, reference_policy, reference_sampling, regression_training
 from qrpo_lib.steps.regression_training import Setup
 from qrpo_lib.tasks import registry as tasks
 
@@ -178,6 +178,7 @@ def _qrpo_loss(setup: Setup, reference, rows: list[dict]):
     import torch
 
     from qrpo_lib.objective import relatives
+    from qrpo_lib.steps import relative_targets
 
     method = setup.method
     logps, ref_logps, lengths = _log_probs(setup, reference, rows)

@@ -83,8 +83,11 @@ def build_pairs(
         the dataset's pairs, one row for each side, told apart by `side`, "chosen" or "rejected".
     ref_rewards: of each prompt, rewards of reference completions; other completions than the candidates, so that the
         quantile of a candidate is not biased by counting itself. Those that are not finite do not count.
+    setting: which completions make a pair, one of the table above.
     seed: of the random choices. A prompt's depend on the seed and its id alone.
+    pairs_per_prompt: how many "off-policy-random" draws; in any setting a prompt needs twice as many completions.
     ties: "drop" or "keep".
+    max_tokens: completions are cut so that a prompt with its completion has no more tokens. None: never.
     num_ref_rewards: how many finite reference rewards a prompt needs.
 
     Raises

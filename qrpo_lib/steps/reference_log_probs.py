@@ -1,4 +1,4 @@
-"""The reference policy's log-probabilities of the pairs: once for all trainings on them, by all GPUs of one job.
+"""The reference policy's log-probabilities of the pairs: computed once for all trainings on them.
 
 The folder holds `train.npy` and `validation.npy`: float32 (sides, pairs), the chosen completions' first.
 """

@@ -97,7 +97,7 @@ def reference_rewards(folder: Path) -> dict[str, list[float]]:
 
 
 def has_given_references(profile: Profile) -> bool:
-    """Whether the data of one's own come with reference rewards: of the policy as it is, tuned it is another."""
+    """Whether the user's data bring the reference rewards; never for a policy that is fine-tuned first."""
     task = tasks.of(profile.task)
     own = reward_traits.is_own_data(profile) and not shifts.is_tuned_first(profile.training.setting)
     return own and profile.reference_sampling.references == "apart" and task.has_references

@@ -13,14 +13,7 @@ from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.profiles.relatives import Method
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import keys, progress
-from qrpo_lib.steps import (
-    fitting,
-    reference_log_probs,
-    reference_policy,
-    relative_targets,
-    training_pairs,
-    value_regression,
-)
+from qrpo_lib.steps import fitting, reference_log_probs, reference_policy, training_pairs
 
 if TYPE_CHECKING:
     from qrpo_lib.training.configuration import Optimization
@@ -48,6 +41,7 @@ def shared_settings(profile: Profile) -> dict[str, Any]:
 def _make(profile: Profile, method: Method, seed: int, folder: Path) -> None:
     import torch
 
+    from qrpo_lib.steps import relative_targets
     from qrpo_lib.training import plain_loop
 
     setup = Setup(profile, method, seed)
@@ -67,6 +61,7 @@ def _make_with_value(profile: Profile, method: Method, seed: int, folder: Path) 
     import torch
 
     from qrpo_lib.objective import relatives
+    from qrpo_lib.steps import relative_targets, value_regression
     from qrpo_lib.training import plain_loop
 
     setup = Setup(profile, method, seed)

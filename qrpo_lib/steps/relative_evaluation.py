@@ -27,7 +27,15 @@ LOG_RATIOS = 6  # answers to a prompt: a policy's KL needs fewer than its reward
 
 
 def step(profile: Profile, method: Method, seed: int, split: str) -> keys.Step:
-    """What determines the answers of the trained policy to the prompts of a split, "selection" or "reporting"."""
+    """What determines the answers of the trained policy to the prompts of a split.
+
+    Parameters
+    ----------
+    profile: its settings.
+    method: the relative of QRPO with its values.
+    seed: of the training.
+    split: "selection" or "reporting".
+    """
     training = relative_training.step(profile, method, seed)
     arguments = (profile, method, seed, split)
     settings = profile.training
@@ -45,7 +53,12 @@ def step(profile: Profile, method: Method, seed: int, split: str) -> keys.Step:
 
 
 def run(profile: Profile, method: Method, seed: int, split: str) -> Path:
-    """The folder of the answers, made if it is not there; processes that call this share the work."""
+    """The folder of the answers, made if it is not there; processes that call this share the work.
+
+    Parameters
+    ----------
+    profile, method, seed, split: as in `step`.
+    """
     return folders.make(step(profile, method, seed, split))
 
 

@@ -27,7 +27,7 @@ def with_targets(rows: Sequence[Mapping], method: Method) -> list[dict[str, Any]
 
 
 def references_of(rows: Sequence[Mapping], count: int | None) -> Tensor:
-    """The first `count` reference rewards of each row, all of none where a method uses none: (rows, count) float64."""
+    """The first `count` reference rewards of each row, none for a method without references: (rows, count) float64."""
     count = count or 0
     short = [i for i, row in enumerate(rows) if len(row["ref_rewards"]) < count]
     if short:
@@ -36,7 +36,25 @@ def references_of(rows: Sequence[Mapping], count: int | None) -> Tensor:
 
 
 def of_method(method: Method, rewards: Tensor, lengths: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """The targets (...,) of completions with these rewards and lengths (...,), references (..., n); and their betas."""
+    """What a method regresses each completion's beta times the log-ratio on, and that beta.
+
+    Parameters
+    ----------
+    method: one with a target for each completion; its name says which, its values how.
+    rewards: (...,) float64.
+    lengths: (...,) completion tokens, the end-of-sequence token included; for the method by length alone.
+    references: (..., n) rewards of reference completions; n is 0 for a method without any.
+
+    Returns
+    -------
+    Targets (...,) in units of the reward, of its quantile or of f of that, as the method's are, and betas (...,) in the
+    same units. DRO's target is the reward: its value is learned, and taken off in training.
+
+    Raises
+    ------
+    ValueError
+        The method is no regression on a target of each completion.
+    """
     beta, same = method.beta, torch.full(rewards.shape, method.beta, dtype=torch.float64)
     if method.name == "dro":
         return rewards, same  # its value is learned, and taken off in training

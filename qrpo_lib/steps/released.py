@@ -1,4 +1,4 @@
-"""Reference completions that somebody has published, with their rewards, in place of sampling and scoring.
+"""Reference completions with rewards that somebody has published, in place of sampling and scoring.
 
 The authors' are on the hub as OWNER/qrpo-paper-POLICY-(nosft|sft)-DATASET-REWARD-temp1-ref50-offline-REWARD, in the
 splits of the dataset itself. A row has (their `generate_ref_completions_with_vllm.py` and

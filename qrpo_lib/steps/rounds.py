@@ -65,7 +65,15 @@ def plans(rounds: int) -> list[Plan]:
 
 
 def step(profile: Profile, plan: Plan, seed: int, number: int) -> keys.Step:
-    """What determines the result of round `number`, counted from 1."""
+    """What determines the result of one round.
+
+    Parameters
+    ----------
+    profile: its settings.
+    plan: how the samples are spent.
+    seed: of the sampling and the trainings.
+    number: of the round, from 1.
+    """
     settings = profile.training
     parameters = {
         "plan": asdict(plan),

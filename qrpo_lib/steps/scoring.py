@@ -32,12 +32,12 @@ class Texts:
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> Texts:
-        """Those of a frame."""
+        """The texts of a data frame with columns `prompt` and `text`."""
         return cls(len(frame), lambda start, stop: frame.iloc[start:stop])
 
 
 def score(step: keys.Step, profile: Profile, texts: Texts) -> None:
-    """Compute the rewards of the texts, shard by shard."""
+    """Compute the rewards of the texts, shard by shard, together with other processes that call this."""
     reward = cache(lambda: tasks.of(profile.task).reward())  # loaded only by a process that has something to score
 
     def rewards(number: int) -> bytes:
@@ -54,7 +54,7 @@ def score(step: keys.Step, profile: Profile, texts: Texts) -> None:
 
 
 def rewards(step: keys.Step, rows: int) -> np.ndarray:
-    """What `score` has computed for so many completions, (rows,) in float32."""
+    """The rewards that `score` has computed of as many completions: (rows,) in float32."""
     read = [np.frombuffer(shards.read(step, name), dtype="<f4") for name in _names(rows)]
     return np.concatenate([*read, np.empty(0, dtype="<f4")])
 

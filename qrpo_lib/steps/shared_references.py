@@ -17,7 +17,7 @@ _LEFT_OUT = ("text", "token_ids")  # of a second row
 
 
 def rewrite(path: Path) -> None:
-    """Give the completions of a file their second rows, without reading all of them at once."""
+    """Add to a file of completions the rows that candidates have as references, without reading all of it at once."""
     import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet

@@ -34,7 +34,7 @@ def sources(profile: Profile) -> tuple[keys.Step, ...]:
 
 
 def of(profile: Profile) -> Splits:
-    """The pairs, built once for the runs of one process that differ in the loss alone."""
+    """The pairs, built once in a process for runs that differ in the loss alone."""
     settings = profile.training.model_dump(exclude=set(algorithms.ALGORITHMS))
     made = tuple(step.key for step in sources(profile))
     key = (*made, json.dumps(settings), profile.seed, profile.reference_sampling.num_references)

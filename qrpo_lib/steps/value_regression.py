@@ -1,4 +1,4 @@
-"""DRO's value V(x): ridge least squares on what the reference policy makes of the prompt.
+"""DRO's value V(x): ridge regression on the reference policy's hidden state at the end of the prompt.
 
 The authors train a second network along with the policy. For a model of a million parameters and a few hundred prompts
 the value is a linear function of the reference policy's last hidden state at the end of the prompt, set before each

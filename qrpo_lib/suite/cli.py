@@ -67,6 +67,7 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.recorded:
         from qrpo_lib.suite import record
 
+        record.check_restored(profile, options.world)
         selected = [job for job in selected if job.path in record.NOTEBOOKS]
     if options.world is not None:
         selected = notebooks.in_world(selected, profile, options.world)
@@ -196,7 +197,8 @@ def write_record(options: argparse.Namespace) -> int:
     """Write what every statistic rests on as tables to be committed, below figures/PROFILE/record/.
 
     Rewards, lengths and log-probabilities of all answers, without policies: from them `qrpo restore` brings back run
-    folders to compute ledger, tables and figures from. Nothing is rounded unless --bits is given.
+    folders to compute ledger, tables and figures from. Rewards and log-probabilities are rounded, but for the rewards
+    that choices are made by.
     """
     from qrpo_lib.suite import record
 
@@ -408,7 +410,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     for named in (add(write_record, "record"), add(restore, "restore")):
         named.add_argument("--world", type=int, help="of this world alone, of a profile that has several")
         if named.prog.endswith("record"):
-            named.add_argument("--bits", type=_positive, help="significant bits to keep of what decides no choice")
+            told = "significant bits of rewards that decide no choice (default: 10; 53 keep all)"
+            named.add_argument("--bits", type=_positive, help=told)
     add(write_claims, "claims")
     add(write_protocol, "protocol")
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)

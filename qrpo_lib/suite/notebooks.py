@@ -8,8 +8,10 @@ folders of its own, so a notebook that is executed again only reads them.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,46 +122,24 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     profile = profiles.load(profile_name, arm)
     if profile.experiment.shows == "relatives":
         return _jobs_of_relatives(profile_name, profile)
-    policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
-    steps = sweep.Steps(profile)
+    steps, job = sweep.Steps(profile), functools.partial(_job_of_arm, profile_name, profile)
+    made = _jobs_before_training(profile, job, steps, makers)
+    sampling = made[1]
     grid, scaling = _steps(steps, sweep.grid(profile)), _steps(steps, sweep.scaling(profile))
     transformations = _steps(steps, sweep.transformations(profile))
-    training = _steps(steps, [sweep.own_run(profile, profile.experiment.algorithms[-1], profile.experiment.seeds[0])])
-    training += _steps(steps, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
     # DPO's gain is the scale of the smallest effects that matter (claims.toml).
     dpo = _steps(steps, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
-
-    def job(path: str, inputs: tuple[keys.Step, ...], after: tuple[Job, ...] = (), **extras) -> Job:
-        named = {"profile": profile_name, "arm": arm} | extras.pop("parameters", {})
-        extras = {"threads": profile.training.threads} | extras
-        return Job(f"{path}[{arm}]", path, named, inputs, tuple(needed.id for needed in after), **extras)
-
-    threads = profile.reference_sampling.threads
-    maker = makers.get(policy.key)
-    # Where steps are made elsewhere, so is what the policy answers (`results.samples`).
-    answered = (answers.step(profile, _ANSWERS),) if profile.dispatch.where != "here" else ()
-    before = (maker,) if maker else ()
-    first = job("experiments/initial_policy", (policy,), before, threads=threads, possible=answered)
-    makers.setdefault(policy.key, first)
-    sampling = job("experiments/reference_sampling", (completions,), (first,), threads=threads)
-    properties = []
-    if reward_traits.has_stated_properties(profile):
-        of_beta = _steps(steps, sweep.of_beta(profile))
-        properties = [job("experiments/task_properties", of_beta, (first, sampling), threads=threads)]
-    all_runs = job(
-        "experiments/sweep",
-        (*grid, *scaling, *transformations),
-        (first, sampling, *properties),
-        possible=_steps(steps, sweep.possible(profile)),
-        all_cores=True,
-    )
-    one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
-    made = [first, sampling, *properties, all_runs]
+    possible, every = _steps(steps, sweep.possible(profile)), (*grid, *scaling, *transformations)
+    all_runs = job("experiments/sweep", every, tuple(made), possible=possible, all_cores=True)
+    made.append(all_runs)
     # Arms for Figure 4 and its cause, not for the paper's comparison.
     if reward_traits.prefers_length(profile) or reward_traits.has_annotator(profile):
         return [*made, job("results/length_bias", grid, (all_runs,))]
     if profile.experiment.shows == "scaling":
         return [*made, job("results/scaling", (*scaling, *dpo), (all_runs,))]
+    one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
+    training = _steps(steps, [sweep.own_run(profile, *one.values())])
+    training += _steps(steps, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),
         job("results/tables", grid, (all_runs,)),
@@ -174,22 +154,53 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         made.append(job("results/alpaca_eval", grid, (all_runs,)))
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
-        every = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
-        last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in every)
+        plans = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
+        last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in plans)
         made.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
     return made
 
 
+def _job_of_arm(
+    profile_name: str,
+    profile: profiles.Profile,
+    path: str,
+    inputs: tuple[keys.Step, ...],
+    after: tuple[Job, ...] = (),
+    **others: Any,
+) -> Job:
+    """A notebook's execution for one arm, with as many threads as a training has unless `others` say otherwise."""
+    named = {"profile": profile_name, "arm": profile.arm} | others.pop("parameters", {})
+    others = {"threads": profile.training.threads} | others
+    return Job(f"{path}[{profile.arm}]", path, named, inputs, tuple(needed.id for needed in after), **others)
+
+
+def _jobs_before_training(
+    profile: profiles.Profile, job: Callable[..., Job], steps: sweep.Steps, makers: dict[str, Job]
+) -> list[Job]:
+    """The initial policy, its completions and, of a task that says what holds of it, the task's properties."""
+    policy, completions = initial_policy.step(profile), reference_sampling.step(profile)
+    threads, maker = profile.reference_sampling.threads, makers.get(policy.key)
+    # Where steps are made elsewhere, so is what the policy answers (`results.samples`).
+    answered = (answers.step(profile, _ANSWERS),) if profile.dispatch.where != "here" else ()
+    before = (maker,) if maker else ()
+    first = job("experiments/initial_policy", (policy,), before, threads=threads, possible=answered)
+    makers.setdefault(policy.key, first)
+    made = [first, job("experiments/reference_sampling", (completions,), (first,), threads=threads)]
+    if reward_traits.has_stated_properties(profile):
+        of_beta = _steps(steps, sweep.of_beta(profile))
+        made.append(job("experiments/task_properties", of_beta, tuple(made), threads=threads))
+    return made
+
+
 def _jobs_of_relatives(profile_name: str, profile: profiles.Profile) -> list[Job]:
-    """A notebook for each study of QRPO beside its relatives."""
-    named = {"profile": profile_name, "arm": profile.arm}
+    """A notebook for each study of QRPO beside its relatives; those before it come first, as studies share models."""
     made: list[Job] = []
     for study in profile.experiment.relatives:
-        models, path = relatives.models(profile, study.study), f"results/beyond_{study.study}"
+        models = relatives.models(profile, study.study)
         inputs = tuple(model.answered(profile, split) for model in models for split in relatives.SPLITS)
         inputs += (relatives.before_training(profile, study.study, "reporting"),)
-        after, threads = tuple(job.id for job in made), profile.training.threads  # studies share models
-        made.append(Job(f"{path}[{profile.arm}]", path, dict(named), inputs, after, threads, all_cores=True))
+        path = f"results/beyond_{study.study}"
+        made.append(_job_of_arm(profile_name, profile, path, inputs, tuple(made), all_cores=True))
     return made
 
 

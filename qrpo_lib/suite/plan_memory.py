@@ -102,6 +102,7 @@ def activations(shape: Shape, tokens: int, *, checkpointing: bool, size: int = 2
 
     Parameters
     ----------
+    shape: of the model: layers, width, vocabulary.
     tokens: of all sequences of a micro-batch, without padding and with no prompt in common.
     checkpointing: whether of each layer only its input is kept, and the rest of one layer at a time.
     size: bytes of a number in the residual stream: 2, or 4 under autocast.

@@ -28,7 +28,17 @@ _DRAWS = 4000  # of an estimate, for one picture
 def slider(draw: Callable[[float], plt.Figure], name: str, values: Sequence[float], start: float) -> None:
     """Show `draw(value)` for the value that a slider has; without a person at it, for `start`.
 
-    name: of what is moved. values: what it can be, in the slider's order; `start` is one of them.
+    Parameters
+    ----------
+    draw: gives the figure at a value.
+    name: of what is moved.
+    values: what it can be, in the slider's order.
+    start: the one of them that it stands at first.
+
+    Raises
+    ------
+    ValueError
+        `start` is none of the values.
     """
     from IPython.display import HTML, display
 

@@ -36,7 +36,17 @@ Tell = Callable[[str], None]
 def write(profile_name: str, world: int | None, bits: int | None, tell: Tell) -> bool:
     """Write the record of a world, or of each one that is complete; whether all that was asked for was written.
 
-    Raises InputError for a world that there is not, or that is not complete.
+    Parameters
+    ----------
+    profile_name: of the profile.
+    world: its number, or None for all of them, or for a profile without worlds.
+    bits: as `record.write` takes them, its own if None.
+    tell: is called with each sentence for people.
+
+    Raises
+    ------
+    InputError
+        There is no such world, or what was asked for by name is not complete.
     """
     name, figures, left_out = profiles.load(profile_name).name, paths.project_root() / "figures", []
     for called, arms in _parts(profile_name, world).items():
@@ -50,12 +60,12 @@ def write(profile_name: str, world: int | None, bits: int | None, tell: Tell) ->
             left_out.append(called)
             continue
         number = None if called == ALL else int(called.removeprefix("world-"))
-        size = record.write(known, figures / name / "record" / called, name, number, bits)
+        size = record.write(known, figures / name / "record" / called, name, number, bits or record.BITS)
         tell(f"figures/{name}/record/{called}: {terminal.size(size)}")
     total = record.total_bytes(figures)
     tell(f"{terminal.size(total)} of records in all; {terminal.size(record.LIMIT_BYTES)} may be committed.")
     if total > record.LIMIT_BYTES:
-        tell("That is too much: with `--bits 12` rewards of reporting answers and log-probabilities are rounded.")
+        tell(f"That is too much: `--bits` below {record.BITS} keeps less of rewards and log-probabilities.")
     return not left_out and total <= record.LIMIT_BYTES
 
 
@@ -81,6 +91,18 @@ def restore(profile_name: str, world: int | None, tell: Tell) -> None:
                 "not used. `qrpo reproduce` makes them anew, `qrpo record` then writes them."
             )
     tell(f"Next: `qrpo reproduce --profile {profile_name} --recorded`: ledger, tables and figures without training.")
+
+
+def check_restored(profile_name: str, world: int | None) -> None:
+    """Raises InputError unless all results are there that any outcome needs, so that nothing has to be trained."""
+    for called, arms in _parts(profile_name, world).items():
+        missing = _known(profile_name, arms).missing()
+        if missing:
+            raise InputError(
+                f"{called}: {len(missing)} of its results are missing, such as {missing[0]}, and would be made: "
+                f"`qrpo restore --profile {profile_name}` puts back what is recorded by today's code and settings; "
+                "without --recorded the others are made."
+            )
 
 
 def _parts(profile_name: str, world: int | None) -> dict[str, list[str]]:

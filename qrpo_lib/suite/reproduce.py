@@ -84,7 +84,15 @@ def reproduce(selected: list[Job], *, force: bool, cores: int, on_change: Callab
 
 
 def tasks(selected: list[Job], cores: int, accounts: Path, force: bool = False) -> list[Notebook]:
-    """A task for each job, which needs those before it in the list that its job comes after."""
+    """A task for each job, which needs those before it in the list that its job comes after.
+
+    Parameters
+    ----------
+    selected: in an order in which each comes after those that it needs.
+    cores: how many all jobs together may use.
+    accounts: a folder for what the notebooks note of the work that they made (`qrpo_lib.runs.account`).
+    force: execute notebooks even if they are complete.
+    """
     whole: set[str] = set()
     made: dict[str, Notebook] = {}
     for job in selected:

@@ -27,7 +27,7 @@ HALVES_SEED = 43
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a task's rows are made of its dataset's.
+    """How the rows of a task are made from those of its dataset.
 
     usable: `usable(rows, role, settings, tokenizer, report)` gives the usable ones of one split of the dataset as dicts
         (`prompt_id`, `prompt` and the columns below), and how many were left out for each reason. `rows` has the
@@ -125,7 +125,7 @@ def prepare(settings: Any, preparation: Preparation, folder: Path) -> None:
 
 
 def tokenizer(settings: Any) -> Any:
-    """What the task's limit of tokens is counted with."""
+    """The tokenizer by which the task's limit of tokens is counted."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(

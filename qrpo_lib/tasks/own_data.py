@@ -1,4 +1,4 @@
-"""Data of one's own as a task: any file, folder or dataset of the hub in TRL's forms, or a mixture of several.
+"""The user's data as a task: any file, folder or dataset of the hub in TRL's forms, or a mixture of several.
 
 Prompts are kept as they are: system messages and earlier turns stay, a text without roles is continued without a chat
 template. One prompt a row, whose id says where it came from: SOURCE-SPLIT-ROW.
@@ -48,7 +48,7 @@ class Row:
 
 
 class OwnData(Task):
-    """Pairs, or single completions, of one's own."""
+    """Pairs, or single completions, of the user's."""
 
     @cached_property
     def rows(self) -> list[Row]:

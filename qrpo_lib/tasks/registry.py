@@ -1,4 +1,4 @@
-"""The tasks that a profile can name. `of(settings)` is the task: prompts, completions of its own, reward (`task_base`).
+"""The tasks that a profile can name. `of(settings)` is the task: prompts, its own completions, reward (`tasks.base`).
 
 The key of a step counts the code of the task in use alone, since it lists that task's methods among its entry points.
 """

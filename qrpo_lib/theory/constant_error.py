@@ -123,7 +123,15 @@ def squared_error(log_policy, log_optimum, data, c_over_beta: float) -> float:
 
 
 def numerical_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: float, start=None) -> np.ndarray:
-    """The same minimum by BFGS on the logits, from pi* or from `start`: (m,). Independent of the closed form."""
+    """The minimum of `best_policy` by BFGS on the logits, independent of the closed form: (m,) log-probabilities.
+
+    Parameters
+    ----------
+    log_optimum: (m,) of pi*, what the policy would be at c = 0.
+    log_data: (m,) of what is trained on.
+    c_over_beta: the error of all targets, in nats of the log-ratio.
+    start: (m,) logits to start from; pi* by default. Where there are several minima it decides which one is found.
+    """
     data = np.exp(log_data)
 
     def loss(logits):
@@ -155,11 +163,6 @@ def reference_data_factor(beta: float, transform="identity") -> float:
     return math.expm1(log_z[2] + log_z[0] - 2 * log_z[1]) / 2
 
 
-def unseen_share(c_over_beta: float) -> float:
-    """What goes to completions that the data does not hold, at no cost: 1 - e^(c/beta) where targets are too low."""
-    return -math.expm1(min(c_over_beta, 0.0))
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a policy gains over the reference: mean reward, its KL in nats, and the objective reward - beta KL."""
@@ -170,7 +173,7 @@ class Outcome:
 
 
 def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
-    """Of a policy (m,) for a reference (m,) and rewards (m,), in the rewards' unit at strength beta.
+    """What a policy gains over the reference policy, in the rewards' unit at strength beta.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What beta log Z-hat of n reference rewards is off by, exactly: bias, noise and law, at every n, beta and reward law.
+"""The error of beta log Z-hat of n reference rewards, exactly: bias, noise and law, at every n, beta and reward law.
 
 Z-hat = (1/n) sum_i exp(r_i / beta). Its logarithm has no closed form, but with E exponential and apart from it,
 
@@ -79,7 +79,7 @@ def pass_rate(tests: int, rate: float) -> RewardLaw:
 
 @dataclass(frozen=True)
 class Error:
-    """Of beta log Z-hat - beta log Z: mean and standard deviation, in units of the reward.
+    """Mean and standard deviation of beta log Z-hat - beta log Z, in units of the reward.
 
     R - beta log Z-hat, the raw target, has the mean with its sign changed: the target is too high where Z is too low.
     """
@@ -106,7 +106,19 @@ def jackknife_bias(law: RewardLaw, n: int, beta: float) -> float:
 
 
 def noisy_cdf(law: RewardLaw, n: int, beta: float, values) -> np.ndarray:
-    """P(log Z-hat + G <= value), G a Gumbel apart from it, in nats: the law of log Z-hat but for known noise."""
+    """P(log Z-hat + G <= value), G a Gumbel apart from it: the law of log Z-hat but for known noise.
+
+    Parameters
+    ----------
+    law: of the rewards.
+    n: references of a prompt.
+    beta: strength of the KL regularisation, in units of the reward.
+    values: (k,), in nats.
+
+    Returns
+    -------
+    (k,) probabilities, interpolated between the points of a grid.
+    """
     x, survival = _noisy(law, n, beta)
     return np.interp(-np.asarray(values, dtype=float), x, survival)
 

@@ -139,16 +139,6 @@ def _normal_maximum(n):
     return mean, np.sqrt((weight * (x - mean[..., None]) ** 2).sum(-1))
 
 
-def samples_for_small_noise(beta, sigma: float = 1.0):
-    """log10 of the sample counts: (e^(sigma^2/beta^2), where Eq. 17 says so; e^(sigma^2/(2 beta^2)), where it happens).
-
-    The second is where n draws start to reach sigma^2/beta, around which the mass of Z lies: the freezing point of
-    the random energy model. Shapes of `beta`.
-    """
-    exponent = (sigma / np.asarray(beta, dtype=float)) ** 2 / math.log(10)
-    return exponent, exponent / 2
-
-
 # --- the whole calibrated target f(R_q-hat) - beta log Z_f with n reference rewards ----------------------------------
 
 
@@ -170,7 +160,7 @@ def target_moments(transform, n: int, quantile):
 
 
 def mean_target_errors(transform, n: int):
-    """Of the target with the exact log Z_f, averaged over reference completions (F uniform on (0, 1)): three floats.
+    """Errors of the target with the exact log Z_f, averaged over reference completions (F uniform): three floats.
 
     The mean of its bias, the root mean square of its bias, and that of its standard deviation; units of the
     transformed reward.

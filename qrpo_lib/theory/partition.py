@@ -111,12 +111,6 @@ def discrete_quantile_test(probabilities, samples: int, seed: int) -> float:
     return float(stats.chisquare(counts, samples * p).pvalue)
 
 
-def tied_quantile_mean(probabilities) -> float:
-    """E[R_q] for reference rewards with ties: (1 + sum_k p_k^2)/2, above the 1/2 of the uniform law."""
-    p = np.asarray(probabilities, dtype=float)
-    return float((1 + (p**2).sum()) / 2)
-
-
 def estimated_quantile_test(distribution, n: int, samples: int, seed: int) -> float:
     """p-value of the chi-square test that n R_q is uniform on 0, 1, ..., n when R_q is estimated from n references.
 

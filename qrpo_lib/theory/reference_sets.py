@@ -132,6 +132,18 @@ def generalised_limit(references: ReferenceSet, transform, beta: float, log_z: f
     mean of (h - g)^2 over the completions that are trained on: g(F) = (E[f(R_q-hat) | F] - beta log Z)/beta, density w.
     At the minimum w (h - g) = -c exp(h), so h = g - W(c exp(g)/w) with Lambert's W, and c is such that h is a policy's.
     Where g is a policy's already, as with references apart, f(t) = t and the exact Z, h is g: QRPO's optimum, at any n.
+
+    Parameters
+    ----------
+    references: how a prompt's references and its pair are chosen.
+    transform: a name or a Transformation, whose clamp is applied.
+    beta: strength of the KL regularisation, in units of the transformed reward.
+    log_z: of the targets; the exact log Z_f of continuous rewards by default.
+
+    Raises
+    ------
+    ValueError
+        There is no such policy: the targets are too low.
     """
     f = transforms.get(transform) if isinstance(transform, str) else transform
     log_z = f.log_partition(beta) if log_z is None else log_z

@@ -134,7 +134,24 @@ def partition_gap_table(counts, betas) -> pd.DataFrame:
 
 
 def finite_simulation_table(names, counts, beta: float, prompts: int, seed: int) -> pd.DataFrame:
-    """log Z_f,n from its formula and from simulated prompts whose rewards are normal, exponential and t(2)."""
+    """log Z_f,n from its formula and from simulated prompts whose rewards are normal, exponential and t(2).
+
+    The law of quantiles estimated from n references does not depend on that of the rewards, so one formula must fit all
+    three.
+
+    Parameters
+    ----------
+    names: transformations, as `transforms.get` knows them.
+    counts: numbers n of reference rewards.
+    beta: strength of the KL regularisation, in units of the transformed reward.
+    prompts: simulated ones, for each row.
+    seed: of the draws, the same for each row.
+
+    Returns
+    -------
+    A row for each name, n and reward distribution: `f, n, rewards`; `log_z` by the formula and `simulated` with its
+    standard `error`; `standard_errors`, by how many the two differ.
+    """
     laws = {"normal": stats.norm(), "exponential": stats.expon(), "t(2)": stats.t(2)}
     rows = []
     for name, n, (law, distribution) in itertools.product(names, counts, laws.items()):
@@ -150,8 +167,18 @@ def finite_simulation_table(names, counts, beta: float, prompts: int, seed: int)
 def discrete_table(value_counts, betas, n: int, repeats: int, seed: int) -> pd.DataFrame:
     """Discrete rewards with K equally likely values (Appendix E), in nats of the log-ratio target.
 
-    `continuous_excess` log Z of the K values minus log Z_q of continuous rewards; `estimate_bias` and `estimate_std`
-    of log Z when the probabilities are counted on n reference rewards.
+    Parameters
+    ----------
+    value_counts: the K.
+    betas: strengths of the KL regularisation, in units of the quantile.
+    n: reference rewards that the probabilities are counted on.
+    repeats: simulated prompts.
+    seed: of the draws, the same for each row.
+
+    Returns
+    -------
+    A row for each K and beta. `continuous_excess`: log Z of the K values minus log Z_q of continuous rewards;
+    `estimate_bias` and `estimate_std`: of log Z when the probabilities are counted on n reference rewards.
     """
     identity, rows = transforms.get("identity"), []
     for values, beta in itertools.product(value_counts, betas):
@@ -167,7 +194,22 @@ def discrete_table(value_counts, betas, n: int, repeats: int, seed: int) -> pd.D
 
 
 def noise_table(betas, quantiles, counts, repeats: int, seed: int) -> pd.DataFrame:
-    """Both noises of Figure 7, formula (log10) and simulation with its standard error and bias, for every n."""
+    """The noise of an estimated Z and of an estimated quantile (Figure 7), by formula and simulated, for every n.
+
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in standard deviations of the Gaussian rewards of which Z is estimated.
+    quantiles: true ones, between 0 and 1, that are estimated.
+    counts: numbers n of reference rewards, ascending.
+    repeats: simulated prompts, for each row.
+    seed: of the draws of Z; those of the quantiles have the next one.
+
+    Returns
+    -------
+    A row for each beta and n (`noise` "partition": beta log Z-hat, in units of the reward) and for each quantile and n
+    ("quantile"): `setting` (beta or quantile), `n`, `log10_formula` of the standard deviation, `simulated` standard
+    deviation with its standard `error`, and `bias`.
+    """
     parts = []
     for kind, settings, errors, log_formula in (
         ("partition", betas, noise.simulate_log_partition(betas, counts, repeats, seed), noise.log_partition_noise),
@@ -186,7 +228,19 @@ def _log_quantile_noise(quantile, n):
 
 
 def estimator_errors(betas, n: int, repeats: int, seed: int) -> pd.DataFrame:
-    """Simulated errors of beta log Z-hat at one n: (beta, error) rows, `repeats` for each beta."""
+    """Simulated errors of beta log Z-hat at one n, for standard normal rewards.
+
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the reward.
+    n: reference rewards of a prompt.
+    repeats: simulated prompts, for each beta.
+    seed: of the draws.
+
+    Returns
+    -------
+    Rows `beta, error`, `repeats` of them for each beta; the error is the estimate less beta log Z.
+    """
     errors = noise.simulate_log_partition(betas, [n], repeats, seed)[:, 0]
     return pd.DataFrame({"beta": np.repeat(betas, repeats), "error": errors.ravel()})
 
@@ -322,7 +376,20 @@ def best_of_n_table(counts) -> pd.DataFrame:
 
 
 def fit_table(names, betas, completions: int, seed: int) -> pd.DataFrame:
-    """Gradient descent on the exact loss for one enumerated prompt: how close it comes to the closed form (Eq. 2)."""
+    """Gradient descent on the exact loss for one enumerated prompt: how close it comes to the closed form (Eq. 2).
+
+    Parameters
+    ----------
+    names: transformations, as `transforms.get` knows them; "scaled-normal" with mean 0 and scale 0.3.
+    betas: strengths of the KL regularisation, in units of the transformed reward.
+    completions: how many the prompt has.
+    seed: of the prompt's reference policy and rewards.
+
+    Returns
+    -------
+    A row for each transformation and beta: `steps` of gradient descent; `kl` in nats from pi* to what it reached;
+    `beta_log_z`, which the regularised reward of pi* is, and by how much its mean under what was reached differs.
+    """
     log_ref, raw = tabular.random_prompt(completions, seed)
     rows = []
     for name, beta in itertools.product(names, betas):
@@ -337,7 +404,21 @@ def fit_table(names, betas, completions: int, seed: int) -> pd.DataFrame:
 
 
 def rounds_table(names, beta: float, counts, completions: int, seed: int) -> pd.DataFrame:
-    """KL between the policy after k rounds at k beta and one round at beta, with fixed and with renewed quantiles."""
+    """Rounds that each refer to the last policy: KL between k of them at k beta and one at beta (Appendix A).
+
+    Parameters
+    ----------
+    names: transformations, as `transforms.get` knows them.
+    beta: strength of the KL regularisation of the one round, in units of the transformed reward.
+    counts: the numbers k of rounds.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt's reference policy and rewards.
+
+    Returns
+    -------
+    A row for each transformation and k, with the KL in nats where quantiles stay those under the first reference policy
+    (`kl_fixed_rewards`, 0 in theory) and where each round takes them anew (`kl_renewed_quantiles`).
+    """
     log_ref, raw = tabular.random_prompt(completions, seed)
     rows = []
     for name, count in itertools.product(names, counts):
@@ -360,8 +441,18 @@ def share_table(betas) -> pd.DataFrame:
 def gradient_table(transform, beta: float, completions: int, seed: int) -> pd.DataFrame:
     """Eq. 14 in every logit for one random prompt at a random policy, with data from pi_ref and with online data.
 
-    `central_difference` is that of the loss on pi_ref's data; `policy_gradient` that of the objective of Eq. 1 times
-    -2 beta, which Appendix A says is the gradient when the data come from the policy itself.
+    Parameters
+    ----------
+    transform: a Transformation.
+    beta: strength of the KL regularisation, in units of the transformed reward.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt; the policy has the next one.
+
+    Returns
+    -------
+    A row for each completion's logit. `eq_14`: the gradient of the loss on pi_ref's data; `central_difference`: the
+    same by differences of the loss; `eq_14_online`: Eq. 14 with data from the policy itself; `policy_gradient`: that of
+    the objective of Eq. 1 times -2 beta by differences, which Appendix A says is the same as the one before.
     """
     log_ref, raw = tabular.random_prompt(completions, seed)
     rewards, data = tabular.quantile_rewards(transform, log_ref, raw), np.exp(log_ref)
@@ -389,7 +480,19 @@ def gradient_table(transform, beta: float, completions: int, seed: int) -> pd.Da
 
 
 def scale_table(factors, beta: float, completions: int, seed: int) -> pd.DataFrame:
-    """KL between the optimum of R at beta and of c R + 1 at c beta, for factors c (Appendices B, J.1)."""
+    """KL between the optimum of R at beta and of c R + 1 at c beta, 0 in theory (Appendices B, J.1).
+
+    Parameters
+    ----------
+    factors: the c, above 0.
+    beta: strength of the KL regularisation, in units of the quantile.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt's reference policy and rewards.
+
+    Returns
+    -------
+    A row for each factor: `factor`, `kl` in nats.
+    """
     log_ref, raw = tabular.random_prompt(completions, seed)
     rewards = tabular.quantile_rewards(transforms.get("identity"), log_ref, raw)
     policy = tabular.optimal_policy(log_ref, rewards, beta)

@@ -20,9 +20,20 @@ from qrpo_lib.theory import constant_error, estimated_partition, noise, tabular,
 def estimated_z_table(betas, counts, repeats: int, seed: int) -> pd.DataFrame:
     """beta log Z-hat less beta log Z, predicted and simulated: a row for each reward law, beta and n.
 
+    The laws: the standard normal, the uniform on [0, 1], and pass rates of 20 tests, each passed with probability 0.3.
+
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the reward.
+    counts: numbers n of reference rewards.
+    repeats: simulated prompts, for each row.
+    seed: of the draws; each row has draws of its own.
+
+    Returns
+    -------
     Columns `rewards, beta, n`; `bias, std` predicted; `simulated_bias, simulated_std`; `standard_errors`, by how many
-    the worse of the two is off; `p_value` of the simulated law (Kolmogorov-Smirnov); `jackknife_bias` predicted. Biases
-    in units of the reward.
+    the worse of the two is off; `p_value` of the simulated law (Kolmogorov-Smirnov); `jackknife_bias` predicted, NaN
+    for n = 1. Biases and standard deviations in units of the reward.
     """
     laws = (estimated_partition.normal(), estimated_partition.uniform(), estimated_partition.pass_rate(20, 0.3))
     rows = []
@@ -80,6 +91,15 @@ def target_error_figure(table: pd.DataFrame) -> plt.Figure:
 def tied_table(betas, counts, repeats: int, seed: int) -> pd.DataFrame:
     """Errors of targets of quantile rewards under ties, predicted and simulated with the losses' own targets.
 
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the quantile.
+    counts: numbers n of reference rewards.
+    repeats: simulated prompts, for each reward law and n.
+    seed: of the draws.
+
+    Returns
+    -------
     A row for each reward law, n, beta and partition. Columns `rewards, n, beta, partition`; predicted `constant_bias,
     constant_rms` (of -beta log Z alone) and `rms` (of the whole target), in nats; `standard_errors`, by how many the
     worst of the values' biases and standard deviations is off.
@@ -158,8 +178,18 @@ def prompt(beta: float, completions: int, seed: int) -> tuple[np.ndarray, dict[s
 def constant_error_table(betas, doses, completions: int, seed: int) -> pd.DataFrame:
     """The best normalised policy where all targets are off by c: a row for each beta, data and dose c/beta.
 
-    Columns `beta, data, dose, kl_to_optimum, kl_to_data, second_order, alone`: KL in nats from the policy, and whether
-    one completion takes what all others must not have.
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the quantile.
+    doses: the c/beta, in nats; above 0 where Z is taken too small.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt (`prompt`).
+
+    Returns
+    -------
+    Columns `beta, data, dose`; `kl_to_optimum, kl_to_data`: KL in nats from the policy; `second_order`: the first of
+    them for small c by `constant_error.second_order_kl`; `alone`: whether one completion takes what all others must not
+    have.
     """
     rows = []
     for beta in betas:
@@ -177,6 +207,13 @@ def minimiser_differences(betas, doses, completions: int, seed: int) -> pd.DataF
     """KL in nats from the best policy that a numerical minimiser finds to the closed form's: `beta, data, dose, kl`.
 
     It starts from pi*, and where c < 0 makes several minima also from near each completion alone.
+
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the quantile.
+    doses: the c/beta, in nats.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt (`prompt`).
     """
     rows = []
     for beta in betas:
@@ -199,8 +236,19 @@ def wrong_order(table: pd.DataFrame) -> int:
 def online_gradient_change(betas, dose: float, completions: int, seed: int) -> float:
     """How much c = dose x beta changes the mean gradient (Eq. 14) on the policy's own completions, relative.
 
-    At a random policy; `relatives.regression` differentiated by torch, probabilities of the data held fixed. The
-    largest change over betas, over the largest entry of the gradient.
+    At a random policy; `relatives.regression` differentiated by torch, probabilities of the data held fixed. In theory
+    it changes nothing.
+
+    Parameters
+    ----------
+    betas: strengths of the KL regularisation, in units of the quantile.
+    dose: c/beta, in nats.
+    completions: how many the enumerated prompt has.
+    seed: of the prompt and of the policy.
+
+    Returns
+    -------
+    The largest change over betas and logits, over the largest entry of the gradient.
     """
     changes = []
     for beta in betas:

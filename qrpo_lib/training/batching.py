@@ -1,4 +1,4 @@
-"""Which rows share a batch, which a micro-batch, in which order: lengths in, indices out."""
+"""Which rows share a batch and a micro-batch, and in which order: lengths in, indices out."""
 
 from __future__ import annotations
 

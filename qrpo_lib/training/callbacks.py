@@ -21,11 +21,13 @@ class Checkpoints(TrainerCallback):
         self.forward = parallel.forward(settings.precision)
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Reach step 0, unless training continues."""
         self.steps = checkpoint_steps(state.max_steps, self.settings.checkpoints, self.settings.checkpoint_every)
         if state.global_step == 0:  # not when training continues
             self._reach(0)
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Reach the checkpoints' steps, and have the trainer save its state."""
         if state.global_step in self.steps:
             self._reach(state.global_step)
             control.should_save = self.save
@@ -33,6 +35,7 @@ class Checkpoints(TrainerCallback):
         return control
 
     def on_save(self, args, state, control, **kwargs):
+        """Seal the state that was saved, and only then remove older ones."""
         PartialState().wait_for_everyone()  # each process has written its part
         if state.is_world_process_zero:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -64,6 +67,7 @@ class Reporter(TrainerCallback):
         self.progress = progress
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Tell the caller the step and the loss."""
         if self.progress and "grad_norm" in logs:
             self.progress(state.global_step, state.max_steps, f"loss {logs['loss']:.4g}")
 

@@ -1,4 +1,4 @@
-"""The model that is trained or scored: loaded and checked, without dropout, and without what trainers hang on it."""
+"""The model that is trained or scored: loading and checking it, switching dropout off, undoing what trainers add."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def context(model: PreTrainedModel) -> float:
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What fills a batch up: it is never looked at, so the end-of-sequence token does."""
+    """The token that batches are padded with: the end-of-sequence token, as padding is never read."""
     token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if token is None:
         raise ValueError("the tokenizer has neither a padding nor an end-of-sequence token: set tokenizer.pad_token.")
@@ -64,7 +64,7 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @contextlib.contextmanager
 def plain(model: PreTrainedModel) -> Iterator[None]:
-    """In evaluation mode, without the forward methods that TRL and Accelerate put on the instance.
+    """Context with the model in evaluation mode, without the forward methods that TRL and Accelerate put on it.
 
     They break copies of the model. Training mode and methods come back at the end.
     """

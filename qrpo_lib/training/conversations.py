@@ -23,7 +23,7 @@ _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 class UnusableAnswer(ValueError):
-    """A written answer cannot be a completion of this tokenizer's."""
+    """A written answer cannot be encoded as a completion by this tokenizer."""
 
 
 class TemplateError(InputError):
@@ -71,7 +71,7 @@ def decoded(text: str) -> str | list[dict[str, Any]]:
 
 
 def readable(text: str) -> str:
-    """What a person reads, and an encoder of texts: the request, or the turns of a conversation below each other."""
+    """The prompt as plain text, for people and encoders: the request, or the turns of a conversation line by line."""
     prompt = decoded(text)
     if isinstance(prompt, str):
         return prompt
@@ -81,7 +81,7 @@ def readable(text: str) -> str:
 
 
 def text_of(completion: str | Sequence[Mapping]) -> str:
-    """What a completion says. Raises UnusableAnswer for a list that is not one turn of the assistant's, in words."""
+    """The text of a completion. Raises UnusableAnswer for a list that is not one turn of the assistant's, in words."""
     if isinstance(completion, str):
         return completion
     if len(completion) != 1 or completion[0].get("role") != "assistant":

@@ -30,9 +30,12 @@ def fine_tune(
     Parameters
     ----------
     model: trained in place, or the folder of one, which is loaded.
+    tokenizer: says which token pads.
     sequences: token ids, prompt and completion in one, end-of-sequence token included where the model is to learn it.
         Any number of them on any number of processes; those of similar length share a batch.
-    settings: with the paper's SFT, whose gradients are clipped at `max_grad_norm` (App. L.7).
+    settings: batch size, epochs, learning rate, seed, precision.
+    max_grad_norm: gradients are clipped at it; the default is that of the paper's SFT (App. L.7).
+    output: where the trainer keeps its state, to resume from, and whom it tells how far it is; nothing by default.
 
     Returns
     -------
@@ -76,5 +79,6 @@ class FineTuningTrainer(SuiteTrainer, SFTTrainer):
         return (batch["completion_mask"].sum(1) * batch["weight"]).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This micro-batch's part of the mean of -log pi over the tokens of the whole batch."""
         logps, _ = completion_log_probs(model, inputs["input_ids"], inputs["completion_mask"])
         return self._scaled(-(logps * inputs["weight"]).sum(), num_items_in_batch)

@@ -1,4 +1,4 @@
-"""Whether log-probabilities of a model are computed rightly here: tried on a few short sequences before any work.
+"""A check before training: are log-probabilities of this model computed rightly here? Tried on a few short sequences.
 
 Three comparisons: this package's log-probabilities against those from the logits of a plain forward pass, a sequence
 alone against the same one in a batch, and the beginning of a sequence against the whole. A model that fails one is
@@ -29,7 +29,7 @@ class UnsupportedModelError(InputError):
 
 
 def check_kind(model: Any) -> None:
-    """Raises UnsupportedModelError for what is no causal language model with its weights in memory."""
+    """Raises UnsupportedModelError for anything but a causal language model with its weights in memory."""
     base = _base(model)
     if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
         raise UnsupportedModelError(
@@ -91,7 +91,7 @@ def _check_configuration(model: torch.nn.Module, longest: int | None) -> None:
 
 
 def plain_log_probs(model: torch.nn.Module) -> Tensor | None:
-    """Of the sequences that are tried here, (sequences,), from the model's own logits; None where it has none of them.
+    """Log-probabilities of the tried sequences by the model's own logits: (sequences,); None if it has no logits.
 
     For `check_reference`.
     """

@@ -1,4 +1,4 @@
-"""The model card of a policy trained with `QRPOTrainer`: what is known about it, and nothing else."""
+"""The model card of a policy trained with `QRPOTrainer`, from known facts alone."""
 
 from __future__ import annotations
 

@@ -9,11 +9,10 @@ import contextlib
 import copy
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -32,7 +31,7 @@ class Forward(NamedTuple):
     autocast: bool
 
     def context(self, device: torch.device) -> contextlib.AbstractContextManager:
-        """What the forward pass runs in."""
+        """The context in which the forward pass runs."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
 
     def of(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -65,11 +64,6 @@ def forward(precision: str) -> Forward:
 def state() -> PartialState:
     """The processes that train together, and this one's device."""
     return folders.group()
-
-
-def of_the_main(value: Any) -> Any:
-    """The main process's value, in every process of the group."""
-    return broadcast_object_list([value])[0] if state().num_processes > 1 else value
 
 
 def device() -> torch.device:
@@ -107,7 +101,7 @@ def accumulate_in_float32(accelerator: Accelerator, max_grad_norm: float) -> Non
 
 
 def whole(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The model with all its weights in this process: itself, or of one that FSDP has sharded a copy, in evaluation.
+    """The model with all its weights in this process: itself, or a gathered copy of one that FSDP has sharded.
 
     Every process must call it. dtype: of the copy's weights; None keeps it.
     """

@@ -69,7 +69,7 @@ def fit(
 
 
 def prepared(policy) -> PreTrainedModel:
-    """The model of a folder, or the model itself, as it is trained: in float32 and without dropout."""
+    """The model of a folder, or the model itself, ready for training: in float32 and without dropout."""
     model = causal_lm.without_dropout(causal_lm.trainable(policy)).eval()
     model.get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
     return model

@@ -113,7 +113,7 @@ def _json_lines(path: Path) -> list[dict]:
 
 
 def sides(row: Mapping, name: str = "train") -> tuple[str, ...]:
-    """The sides of a row in any form. Raises InputError that says which columns are missing."""
+    """The sides of a row in any form, as in `samples`. Raises InputError that says which columns are missing."""
     if _has(row, "prompt_ids"):
         return samples.POINTWISE if _has(row, "completion_ids") else samples.PAIR
     if _has(row, "chosen", "rejected"):
@@ -138,8 +138,10 @@ def tokenised(
     Parameters
     ----------
     data: rows, all of one form.
+    tokenizer: with the chat template that conversational rows need.
     ends: the tokens that end a completion (`conversations.end_tokens`).
     max_length: completions are cut so that a prompt with its completion has no more tokens (None: never cut).
+    name: of the data, for errors.
 
     Raises
     ------
@@ -210,7 +212,7 @@ def completion_of(row: Mapping, text: str) -> str | list[Mapping]:
 
 
 def template_options(row: Mapping) -> dict[str, Any]:
-    """What the row says to the chat template."""
+    """The options for the chat template that a row brings (`tools`, `chat_template_kwargs`)."""
     tools = row.get("tools")
     tools = json.loads(tools) if isinstance(tools, str) else tools
     return ({"tools": tools} if tools else {}) | dict(row.get("chat_template_kwargs") or {})

@@ -1,4 +1,4 @@
-"""Data of one's own, ready for `QRPOTrainer`: token ids, checked, with their reference rewards."""
+"""The user's data, made ready for `QRPOTrainer`: token ids, checked, with their reference rewards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ class ReferenceRewards(Protocol):
     """What computes rewards of reference completions, such as `qrpo_lib.SampledReferences`."""
 
     def complete(self, found: Rows, data: Sequence[Mapping], model: Any, tokenizer: Any, *, name: str) -> None:
-        """Puts `ref_rewards`, and rewards that are missing, into tokenised rows; `data` are the rows as given."""
+        """Put `ref_rewards`, and rewards that are missing, into tokenised rows.
+
+        Parameters
+        ----------
+        found: tokenised rows, which are changed.
+        data: the rows as they were given.
+        model: the reference policy.
+        tokenizer: its tokenizer.
+        name: of the data, for errors, such as "train".
+        """
         ...
 
 

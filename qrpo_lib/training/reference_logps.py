@@ -1,4 +1,4 @@
-"""Log-probabilities under the reference policy: computed once for all algorithms and seeds, kept by content."""
+"""Log-probabilities under the reference policy, computed once for all algorithms and seeds and cached by content."""
 
 from __future__ import annotations
 

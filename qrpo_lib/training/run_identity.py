@@ -1,4 +1,4 @@
-"""What a run in an `output_dir` is: its settings, its data and the weights that it started from.
+"""The identity of a run in an `output_dir`: its settings, its data and the weights that it started from.
 
 `begin` writes it, `check` refuses to go on with a run of another beta or from half-trained weights, which would
 otherwise be taken for the reference. A model object that an interrupted training left is marked, in memory.
@@ -68,7 +68,7 @@ def check(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
 
 
 def begin(output_dir: str | Path, identity: Mapping[str, Any]) -> None:
-    """Note in the folder what its run is."""
+    """Write the run's identity into the folder."""
     files.write_atomically(Path(output_dir) / FILE, (json.dumps(dict(identity), indent=2) + "\n").encode())
 
 
@@ -85,7 +85,7 @@ def claim(folder: str | Path, identity: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def half_trained(model: torch.nn.Module) -> Iterator[None]:
-    """Context of a training: a model object that it does not end for is marked, and as it was but for its weights."""
+    """Context of a training: the model is marked until it has ended; if it fails, all but the weights is restored."""
     mark(model)
     try:
         yield
@@ -96,17 +96,17 @@ def half_trained(model: torch.nn.Module) -> Iterator[None]:
 
 
 def mark(model: torch.nn.Module) -> None:
-    """From here on the model is no reference, until `unmark`."""
+    """Mark a model object as half-trained, so that it is not taken for a reference, until `unmark`."""
     setattr(model, _MARK, True)
 
 
 def unmark(model: torch.nn.Module) -> None:
-    """The model is what its training made of it."""
+    """Take the mark away: the model's training has ended."""
     vars(model).pop(_MARK, None)
 
 
 def check_unmarked(model: torch.nn.Module) -> None:
-    """Raises InputError for a model object whose training was interrupted: its weights are nobody's reference."""
+    """Raises InputError for a model object whose training was interrupted: it is no reference any more."""
     if vars(model).get(_MARK):
         raise InputError(
             "This model object was left half-trained by a training that was interrupted, and would be taken for the "

@@ -1,4 +1,4 @@
-"""What fine-tuning and policy fitting share on TRL's trainers: settings, the layout of rows over processes, the run."""
+"""What fine-tuning and policy fitting share on TRL's trainers: arguments, layout of rows over processes, the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
 
 
 class SuiteTrainer:
-    """What both trainers share: the same gradient for any split of a batch, and silence."""
+    """Base of both trainers: the same gradient however a batch is split, and no output of its own."""
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
 
@@ -55,6 +55,7 @@ class SuiteTrainer:
         """Checkpoints are for resuming: no card."""
 
     def floating_point_ops(self, inputs):
+        """None are counted."""
         return 0  # reported nowhere
 
     def _prepare_inputs(self, inputs):
@@ -70,10 +71,11 @@ class SuiteTrainer:
         return total / items * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Keep what is logged for `history`."""
         Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
 
     def log_validation(self) -> None:
-        """Logs the metrics of the policy as it is on the validation rows, if there are any."""
+        """Log the metrics of the current policy on the validation rows, if there are any."""
 
     def history(self) -> list[dict[str, float | int | str]]:
         """What was logged, one row for each step and split, in that order."""
@@ -105,7 +107,21 @@ def folder_of(output: Output):
 def arguments(
     config: type[SFTConfig | DPOConfig], settings: Optimization, output: Output, folder: str, **others: Any
 ) -> SFTConfig | DPOConfig:
-    """TRL's arguments. Raises ValueError for a batch that does not divide among micro-batches and processes."""
+    """TRL's arguments: AdamW, a cosine schedule with a tenth of warm-up, rows in the order in which they are laid out.
+
+    Parameters
+    ----------
+    config: the class of arguments that the trainer takes.
+    settings: batch size, learning rate, precision and seed.
+    output: its `report_to` says which loggers get the metrics.
+    folder: where the trainer keeps its state.
+    others: further arguments of `config`.
+
+    Raises
+    ------
+    ValueError
+        The batch size is not a multiple of micro-batch size times processes.
+    """
     batch_size, micro_batch_size = settings.batch_size, settings.micro_batch_size
     processes = parallel.state().num_processes
     if batch_size % (micro_batch_size * processes):

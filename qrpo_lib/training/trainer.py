@@ -55,18 +55,23 @@ def fit_policy(
     Parameters
     ----------
     policy: trained in place, or the folder of one, which is loaded. As given it is the reference.
+    tokenizer: says which token pads.
     train_rows, validation_rows: as in `qrpo_lib.training.samples`: token ids, rewards in any unit as far as the loss
         needs them, and reference rewards.
+    objective: the algorithm, its loss's settings, and how many reference rewards count.
+    settings: batch size, epochs, learning rate, seed, precision, checkpoints.
     reference: with "computed" the reference's log-probabilities are computed once, before training, where the rows do
         not hold them, and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them
         in every step. Results differ by rounding.
     online: samples for the training rows, drawn before each step (see above). The reference is then live.
+    output: where the trainer keeps its state, to resume from, and whom it tells how far it is; nothing by default.
 
     Raises
     ------
     ValueError
-        Before training begins, for rows or settings that cannot be used; it names the row. InputError for an output
-        folder that holds another run, and for a model object that an interrupted call left half-trained.
+        Before training begins, for rows or settings that cannot be used; it names the row.
+    InputError
+        An output folder that holds another run, or a model object that an interrupted call left half-trained.
     """
     if reference not in REFERENCES:
         raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")
@@ -178,6 +183,7 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return dataset  # the rows carry them, or the reference is live
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step; online, of samples that are drawn now in place of the rows' numbers."""
         if self._online is not None:
             asked = list(itertools.islice(epoch_iterator, num_batches))
             with causal_lm.plain(self.model):
@@ -191,6 +197,7 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return batch["weight"].sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This micro-batch's part of the mean loss of the whole batch, each row by its weight."""
         return self._scaled((self._losses(model, inputs) * inputs["weight"]).sum(), num_items_in_batch)
 
     def _losses(self, model, batch: Mapping[str, Tensor]) -> Tensor:
@@ -220,9 +227,11 @@ class PolicyFittingTrainer(SuiteTrainer, DPOTrainer):
         return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the means of the metrics since the last log."""
         super().log(logs | self._drain_metrics() if "grad_norm" in logs else logs, start_time)
 
     def log_validation(self) -> None:
+        """Log the mean loss and metrics of the validation rows."""
         rows = self._validation_rows
         if not rows:
             return

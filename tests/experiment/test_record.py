@@ -55,7 +55,7 @@ def made(tmp_path_factory):
         gains = {"qrpo": 0.3, "dpo": 0.2, "rebel": 0.1, "simpo": 0.05}
         made_runs.make(profile, made_runs.everything(profile), lambda run: gains[run.algorithm] + 0.1 * run.beta)
         _reverse(grid.grid(profile)[0].report(profile, 4))
-        size = record.write(Known([profile]), root / "record", "made")
+        size = record.write(Known([profile]), root / "record", "made", bits=53)
         yield profile, root, size, _results(profile, root / "before")
 
 
@@ -73,7 +73,7 @@ def test_everything_is_computed_from_the_record_as_it_was_from_the_runs(emptied,
     found = record.restore(Known([profile]), folder, "figures/made/record/all")
     assert found.put_back
     assert (found.stale, found.there) == ([], [])
-    monkeypatch.setattr(train, "_made", lambda *arguments: pytest.fail("something was to be made"))
+    monkeypatch.setattr(train, "make_tasks", lambda *arguments: pytest.fail("something was to be made"))
     assert train.train(profile, grid.grid(profile)).total == 0
     assert _results(profile, tmp_path / "after") == results
     assert len(results) > 8
@@ -144,13 +144,31 @@ def test_what_is_made_from_restored_results_is_made_from_whole_ones(emptied):
 
 def test_rounding_leaves_alone_what_choices_rest_on(made, tmp_path):
     profile, root, size, _ = made
-    assert record.write(Known([profile]), tmp_path, "made", bits=10) < size
+    assert record.write(Known([profile]), tmp_path, "made") < size
     exact, rounded = (record.read(folder)["answers"] for folder in (root / "record", tmp_path))
     is_selection = exact["split"] == "selection"
     assert exact.loc[is_selection, "reward"].equals(rounded.loc[is_selection, "reward"].astype("float64"))
     off = (rounded["reward"] / exact["reward"] - 1).abs()[~is_selection]
-    assert 0 < off.max() <= 2.0**-10
-    assert json.loads((tmp_path / record.ABOUT).read_text())["significant_bits"] == 10
+    assert 0 < off.max() <= 2.0**-record.BITS
+    before, after = (record.read(folder)["log_ratios"] for folder in (root / "record", tmp_path))
+    off = (after["logp"].astype("float64") / before["logp"].astype("float64") - 1).abs()
+    assert 0 < off.max() <= 2.0 ** -(record.BITS + 6)
+    said = json.loads((tmp_path / record.ABOUT).read_text())["significant_bits"]
+    assert said["reward"] == record.BITS < said["logp"]
+
+
+def test_rounding_changes_no_mean_in_its_fourth_digit(made, tmp_path):
+    """Of a report's rewards, and of the log-ratios of its answers."""
+    profile, root, _, _ = made
+    record.write(Known([profile]), tmp_path, "made")
+    exact, rounded = (record.read(folder) for folder in (root / "record", tmp_path))
+    rewards, others = (of["answers"].groupby("folder", observed=True)["reward"].mean() for of in (exact, rounded))
+    assert (others / rewards - 1).abs().max() < 1e-4
+    kls, others = (
+        (of["log_ratios"]["logp"] - of["log_ratios"]["ref_logp"]).groupby(of["log_ratios"]["folder"]).mean()
+        for of in (exact, rounded)
+    )
+    assert (others / kls - 1).abs().max() < 1e-4
 
 
 def test_significant_bits():
@@ -162,7 +180,7 @@ def test_significant_bits():
 
 def test_a_record_is_the_same_bytes_each_time_and_says_which_run_a_row_is_of(made, tmp_path):
     profile, root, _, _ = made
-    record.write(Known([profile]), tmp_path, "made")
+    record.write(Known([profile]), tmp_path, "made", bits=53)
     for path in sorted((root / "record").iterdir()):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
     tables = record.read(tmp_path)

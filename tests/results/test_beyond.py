@@ -9,9 +9,11 @@ import torch
 from scipy import special
 
 from qrpo_lib.experiment import relatives
+from qrpo_lib.paper import claims
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.files import ProfileError
-from qrpo_lib.results import beyond, beyond_targets
+from qrpo_lib.results import beyond, beyond_figures, beyond_targets
+from qrpo_lib.results.statistics import Interval
 from qrpo_lib.runs.errors import InputError
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest-beyond.toml"
@@ -72,15 +74,23 @@ def test_the_selection_prompts_choose_beta():
 
 
 def test_rewards_at_a_kl_lie_between_the_cells_around_it():
-    """From the policy before training at 0 nats on, linear in the KL."""
+    """From the policy before training at 0 nats on; a reward that grows as the root of the KL is met at every KL."""
     start = np.full((1, 3), 0.5)
-    made = study(cell("A", 0.3, None, 1.0, 0.2), cell("A", 0.1, None, 2.0, 0.6))
-    assert beyond.at_kl(made, "A", 0.1, start).mean() == pytest.approx(0.75)
-    assert beyond.at_kl(made, "A", 0.5, start).mean() == pytest.approx(1.75)
-    assert beyond.at_kl(made, "A", 0.6, start).mean() == pytest.approx(2.0)
+    kls = {0.3: 0.2, 0.1: 0.6, 0.05: 0.6}  # by beta
+    made = study(*(cell("A", beta, None, 0.5 + 2 * kl**0.5, kl) for beta, kl in kls.items()))
+    for kl in (0.0, 0.1, 0.2, 0.5, 0.6):
+        assert beyond.at_kl(made, "A", kl, start).mean() == pytest.approx(0.5 + 2 * kl**0.5)
     assert beyond.largest_common_kl(made | study(cell("B", 1, None, 0.0, 0.5)), ["A", "B"]) == 0.5
     with pytest.raises(ValueError, match="reaches a KL of"):
         beyond.at_kl(made, "A", 0.7, start)
+
+
+def test_a_beta_at_an_end_of_those_tried_is_told():
+    three = [cell("A", beta, 3, selection=abs(beta - 0.3)) for beta in (0.1, 0.3, 0.4)]
+    assert beyond.chosen(study(*three), "A") == "A, beta 0.1, n = 3 (the smallest tried)"
+    assert beyond.chosen(study(*three[1:]), "A") == "A, beta 0.4, n = 3 (the largest tried)"
+    assert beyond.chosen(study(cell("A", 0.3, 3, selection=1.0), three[0], three[2]), "A") == "A, beta 0.3, n = 3"
+    assert beyond.chosen(study(three[1]), "A") == "A, beta 0.3, n = 3"
 
 
 def test_best_of_n_by_order_statistics():
@@ -170,3 +180,28 @@ def test_studies_and_what_an_arm_shows_belong_together(tmp_path):
     path.write_text('extends = "tiny"\n[arms.chat.experiment]\nshows = "relatives"\n')
     with pytest.raises(ProfileError, match="belong together"):
         profiles.load(path, "chat")
+
+
+def test_gains_are_by_prompt():
+    """What makes prompts differ before and after training alike is not in the interval of the gain."""
+    level = np.array([[0.0, 50.0, -50.0]])
+    one = cell("A", 0.1, 3)
+    moved = beyond.Cell("A", 0.1, 3, (0, 1), one.reward + level + 2, one.kl, one.length, one.length_correlation, 0.0)
+    (row,) = beyond.table(study(moved), level).to_dict("records")
+    assert row["gain"] == pytest.approx(2)
+    assert row["gain_high"] - row["gain_low"] < 1 < row["high"] - row["low"]
+
+
+def test_the_figure_of_differences_shows_every_interval_that_was_judged(tmp_path):
+    ledger = claims.Ledger(tmp_path, "tiny-beyond, chat", "chat")
+    gaps = {"A - B": Interval(0.5, 0.4, 0.6, n=9, seeds=2), "C - B": Interval(-0.5, -0.6, -0.4, n=9, seeds=2)}
+    judged = ledger.judge("values-train-as-well", gaps, scale=1.0)
+    rows = beyond_figures.difference_table([judged])
+    assert rows["difference"].tolist() == ["A - B", "C - B"]
+    assert rows["high"].tolist() == [0.6, -0.4]
+    assert (rows["smallest_effect"] == judged.effect).all()
+    (axis,) = beyond_figures.differences(rows).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["A - B", "C - B"]
+    assert [text.get_text() for text in axis.texts] == [judged.verdict] * 2
+    band = axis.patches[0]
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-judged.effect, judged.effect))

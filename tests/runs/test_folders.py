@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import two_processes
 
 from qrpo_lib.runs import code_version, files, folders, records
 from qrpo_lib.runs.keys import Step
@@ -213,8 +214,8 @@ else:  # the thread that waits for it is the only one that keeps the tensor
 @pytest.mark.slow
 def test_a_process_that_ends_before_its_last_exchange_is_not_aborted(tmp_path):
     """As happened on a busy machine: SIGABRT, once all was written."""
-    run = in_a_group(tmp_path, _LATE_EXCHANGE)
-    assert run.returncode == 0, run.stderr[-2000:]
+    (tmp_path / "group.py").write_text(_LATE_EXCHANGE)
+    two_processes.run(tmp_path / "group.py")
 
 
 def test_after_an_error_nobody_is_waited_for(monkeypatch):
@@ -234,20 +235,11 @@ def test_after_an_error_nobody_is_waited_for(monkeypatch):
     assert left == ["left"]
 
 
-def in_a_group(folder, code, *arguments):
-    """What two processes that train together say of a program."""
-    program = folder / "group.py"
-    program.write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], env=environment, timeout=1500, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_of_processes_that_train_together_one_prepares_the_data(runs_folder, tmp_path):
     """All of them once wrote the same files, those that came late into a folder that was complete."""
-    run = in_a_group(tmp_path, _IN_A_GROUP, tmp_path / "notes")
-    assert run.returncode == 0, run.stderr[-2000:]
+    (tmp_path / "group.py").write_text(_IN_A_GROUP)
+    two_processes.run(tmp_path / "group.py", tmp_path / "notes")
     made = [Step(name, {}, code=("statistics",)).folder for name in ("data", "merged")]
     assert (tmp_path / "notes").read_text().splitlines() == [folder.name for folder in made]
     for folder in made:

@@ -28,16 +28,7 @@ from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks import topics
 
 BASE = Path(__file__).parents[1] / "data" / "smallest.toml"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def runs(smallest_policy, tmp_path_factory):
-    """Run folders that all tests here share."""
-    made = tmp_path_factory.mktemp("runs")
-    (made / smallest_policy.name).symlink_to(smallest_policy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QRPO_RUNS", str(made))
-        yield made
+pytestmark = pytest.mark.usefixtures("shared_runs")
 
 
 @pytest.fixture(scope="module")

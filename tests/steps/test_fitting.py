@@ -1,9 +1,6 @@
 """The six settings of the pairs, each to the end of training at the smallest size, with the suite's own task."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import pandas
 import pytest
 import safetensors.torch
 import torch
+import two_processes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.models import chat_template
@@ -34,26 +32,17 @@ from qrpo_lib.training import causal_lm, reference_logps
 
 PROFILE = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
 SETTINGS = [prefix + source for prefix in ("", "sft-") for source in shifts.SOURCES]
+pytestmark = pytest.mark.usefixtures("shared_runs")
 
 
 def in_setting(setting, **changes):
     return PROFILE.with_training(setting=setting, **changes)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(smallest_policy, tmp_path_factory):
-    """Run folders that all tests here share."""
-    made = tmp_path_factory.mktemp("runs")
-    (made / smallest_policy.name).symlink_to(smallest_policy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QRPO_RUNS", str(made))
-        yield made
-
-
 def built(setting, **changes):
     profile = in_setting(setting, **changes)
     policy, completions = reference_policy.run(profile), reference_sampling.run(profile)
-    fitting.prepare(profile)
+    reference_log_probs.run(profile)
     return training_pairs.build(profile, policy, completions), reference_sampling.load(completions)
 
 
@@ -145,7 +134,7 @@ def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
 
 @pytest.mark.slow
 def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
-    """torchrun with gloo, as a cluster's group of tasks runs the step: a batch as 2 processes x half."""
+    """As a cluster's group of tasks runs the step: a batch as 2 processes x half."""
     path = tmp_path / "smallest.toml"
     base, half = Path(__file__).parents[1] / "data" / "smallest.toml", PROFILE.sft.batch_size // 2
     path.write_text(f'extends = "{base}"\n[sft]\nmicro_batch_size = {half}\n[training]\nsetting = "sft-offline"\n')
@@ -154,12 +143,7 @@ def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
     code = "from qrpo_lib.profiles import settings; from qrpo_lib.steps import reference_policy\n"
     code += f"reference_policy.run(settings.load({str(path)!r}))"
     (tmp_path / "tune.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [*command, tmp_path / "tune.py"], env=environment, timeout=1500, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
+    two_processes.run(tmp_path / "tune.py")
     two = reference_policy.step(profile).folder
     records.check(two)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}

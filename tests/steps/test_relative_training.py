@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy import special
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.objective import partitions
@@ -15,6 +17,7 @@ from qrpo_lib.steps import (
     fitting,
     label_training,
     online_training,
+    reference_log_probs,
     reference_policy,
     reference_sampling,
     regression_training,
@@ -26,21 +29,12 @@ from qrpo_lib.steps import (
 )
 
 BASE = Path(__file__).parents[1] / "data" / "smallest.toml"
+pytestmark = pytest.mark.usefixtures("shared_runs")
 RATE = 2e-4
 
 
 def method(name, beta=0.3, **values):
     return Method(name=name, beta=beta, learning_rate=RATE, **values)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def runs(smallest_policy, tmp_path_factory):
-    """Run folders that all tests here share."""
-    made = tmp_path_factory.mktemp("runs")
-    (made / smallest_policy.name).symlink_to(smallest_policy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QRPO_RUNS", str(made))
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +270,136 @@ def test_mixed_data_hold_the_datasets_pair_candidates_and_online_ones(profile, p
     off = groups(profile, method("online-qrpo", completions=3, data="off-policy", num_ref_rewards=3))
     assert off.online == 0
     assert {tuple(row["completion_ids"]) for row in off.completed(0, off.prompts)} <= candidates
+
+
+# --- the loss that is stepped on --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_step(profile, pairs, monkeypatch):
+    """Takes a method's first step of training at weights that have moved: its model, its loss, rows drawn online."""
+    reference_log_probs.run(profile)
+    completed, found = online_training._Groups.completed, {}
+
+    def train(setup, loss_of_step, steps, folder):
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in setup.model.parameters():
+                weight += 0.02 * torch.randn(weight.shape, generator=generator)
+        loss, _ = loss_of_step(0)
+        found.update(model=setup.model, loss=loss.item(), settings=setup.settings)
+
+    def remembered(groups, *arguments):
+        found["rows"] = completed(groups, *arguments)
+        return found["rows"]
+
+    def take(chosen):
+        monkeypatch.setattr(regression_training.Setup, "train", train)
+        monkeypatch.setattr(online_training._Groups, "completed", remembered)
+        relative_training.step(profile, chosen, 0).make(None)
+        reference = AutoModelForCausalLM.from_pretrained(reference_policy.step(profile).folder)
+        return SimpleNamespace(**found, reference=reference)
+
+    return take
+
+
+def of_tokens(model, row, column):
+    """log pi of each completion token of one sequence alone, by the model's logits: (tokens,)."""
+    ids, start = [*row["prompt_ids"], *row[column]], len(row["prompt_ids"]) - 1
+    with torch.no_grad():
+        logps = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    return logps[range(start, len(ids) - 1), ids[start + 1 :]].numpy()
+
+
+def log_ratios_of_tokens(taken, rows, column):
+    """Of each row, (tokens,)."""
+    return [of_tokens(taken.model, row, column) - of_tokens(taken.reference, row, column) for row in rows]
+
+
+def least_squares(reference, pairs, residuals):
+    """Ridge regression of residuals (prompts, 2) on the reference's last hidden state of the prompt: (prompts,)."""
+    states = []
+    for row in pairs:
+        with torch.no_grad():
+            output = reference(torch.tensor([row["prompt_ids"]]), output_hidden_states=True)
+        states.append(output.hidden_states[-1][0, -1].double().numpy())
+    scaled = (np.array(states) - np.mean(states, 0)) / np.std(states, 0, ddof=1)
+    features = np.column_stack([scaled, np.ones(len(scaled))])
+    shrunk = np.sqrt(value_regression.RIDGE) * np.eye(features.shape[1])[:-1]
+    design = np.concatenate([features, features, shrunk])
+    wanted = np.concatenate([residuals[:, 0], residuals[:, 1], np.zeros(len(shrunk))])
+    return features @ np.linalg.lstsq(design, wanted, rcond=None)[0]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        method("raw-reward", num_ref_rewards=4),
+        method("qrpo-by-length", 0.1, num_ref_rewards=4),
+        method("dro"),
+        method("rpo"),
+    ],
+    ids=lambda chosen: chosen.name,
+)
+def test_the_loss_on_pairs_is_the_formulas(pairs, first_step, chosen):
+    """By log-probabilities of one sequence at a time, at a policy that is not the reference."""
+    from qrpo_lib.training import plain_loop
+
+    taken = first_step(chosen)
+    numbered = [row | {"number": number} for number, row in enumerate(pairs)]
+    batch = plain_loop.batches(numbered, taken.settings)[0]
+    sides = [log_ratios_of_tokens(taken, batch, column) for column in ("chosen_ids", "rejected_ids")]
+    log_ratios = np.array([[one.sum() for one in side] for side in sides]).T
+    assert np.abs(log_ratios).max() > 0.1  # it has moved
+    rewards = np.array([[row["chosen_reward"], row["rejected_reward"]] for row in batch])
+    if chosen.name == "rpo":
+        logits = [values[:, 0] - values[:, 1] for values in (rewards, 0.3 * log_ratios)]
+        p, not_p, q, not_q = (special.expit(sign * logit) for logit in logits for sign in (1, -1))
+        expected = (special.rel_entr(p, q) + special.rel_entr(not_p, not_q)).mean()
+    elif chosen.name == "dro":
+        residuals = np.array([[row["chosen_reward"], row["rejected_reward"]] for row in pairs])
+        residuals[[row["number"] for row in batch]] -= 0.3 * log_ratios
+        values = least_squares(taken.reference, pairs, residuals)[[row["number"] for row in batch]]
+        expected = np.mean((rewards - values[:, None] - 0.3 * log_ratios) ** 2)
+    else:
+        rows = relative_targets.with_targets(pairs, chosen)
+        of_batch = [rows[row["number"]] for row in batch]
+        targets, betas = (np.array([row[name] for row in of_batch]) for name in ("targets", "betas"))
+        expected = np.mean((targets - betas * log_ratios) ** 2)
+    assert taken.loss == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        method("online-qrpo", completions=3, references="renewed"),
+        method("rloo", completions=3),
+        method("grpo", completions=3),
+    ],
+    ids=lambda chosen: chosen.name,
+)
+def test_the_loss_on_online_completions_is_the_formulas(first_step, chosen):
+    """The completions of a prompt are one group, and nothing of another prompt's is mixed in."""
+    taken = first_step(chosen)
+    rows = taken.rows
+    of_rows = log_ratios_of_tokens(taken, rows, "completion_ids")
+    assert max(abs(one.sum()) for one in of_rows) > 0.1
+    assert len({row["reward"] for row in rows}) > len(rows) / 3
+    losses = []
+    for place, row in enumerate(rows):
+        group = range(place // 3 * 3, place // 3 * 3 + 3)
+        assert all(rows[i]["prompt_ids"] == row["prompt_ids"] for i in group)
+        rewards, ratio = np.array([rows[i]["reward"] for i in group]), of_rows[place]
+        others = [i for i in group if i != place]
+        if chosen.name == "online-qrpo":
+            quantile = np.mean([rows[i]["reward"] <= row["reward"] for i in others])
+            target = quantile - 0.3 * np.log(0.3 * np.expm1(1 / 0.3))
+            losses.append((target - 0.3 * ratio.sum()) ** 2)
+        elif chosen.name == "rloo":
+            penalised = {i: rows[i]["reward"] - 0.3 * of_rows[i].sum() for i in group}
+            advantage = penalised[place] - np.mean([penalised[i] for i in others])
+            losses.append(-advantage * of_tokens(taken.model, row, "completion_ids").sum())
+        else:
+            advantage = (row["reward"] - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+            losses.append(np.mean(0.3 * (np.exp(-ratio) - 1 + ratio) - advantage))
+    assert taken.loss == pytest.approx(np.mean(losses), rel=1e-3, abs=1e-4)

@@ -100,7 +100,7 @@ def checked(name, **injected):
     return namespace
 
 
-FREE = ("figures", "annotator", "profile", "model", "rows", "reward")  # texts with no list of choices
+FREE = ("figures", "annotator", "profile", "arm", "model", "rows", "reward")  # texts with no list of choices
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

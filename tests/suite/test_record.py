@@ -9,7 +9,7 @@ import pytest
 from qrpo_lib.experiment import grid, record
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import listing, paths
-from qrpo_lib.suite import cli
+from qrpo_lib.suite import cli, reproduce
 from qrpo_lib.suite import record as commands
 
 PROFILE = """
@@ -84,6 +84,20 @@ def test_a_world_that_is_not_complete_is_not_written(project, capsys):
     assert "not written" in said
     assert "figures/made/record/world-0: " in said
     assert not (paths.project_root() / "figures" / "made" / "record" / "world-1").exists()
+
+
+def test_recorded_trains_nothing(project, capsys, monkeypatch):
+    """What is not there is named before any work, for instance after a change of the code."""
+    (paths.project_root() / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
+    monkeypatch.setattr(reproduce, "make_steps", lambda *arguments: pytest.fail("something was to be made"))
+    assert run("reproduce", "--recorded", "--world", "1") == 2
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "world-1:" in said
+    assert "of its results are missing, such as" in said
+    assert run("reproduce", "--recorded") == 2
+    shutil.rmtree(next(paths.runs_folder().glob("evaluation-*")))
+    assert run("reproduce", "--recorded", "--world", "0") == 2
+    assert "world-0: 1 of its results are missing" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_too_large_a_record_is_told(project, capsys, monkeypatch):

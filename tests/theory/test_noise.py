@@ -69,12 +69,6 @@ def test_standard_deviation_and_its_error():
     assert noise.standard_deviation(np.ones((2, 3)))[1].tolist() == [0, 0]
 
 
-def test_sample_counts():
-    formula, reached = noise.samples_for_small_noise(0.1)
-    assert formula == pytest.approx(math.log10(math.e) * 100)
-    assert reached == formula / 2
-
-
 @pytest.mark.parametrize("name", ["identity", "log", "square", "sqrt", "normal"])
 def test_target_moments_against_simulation(name):
     f, n, quantile = transforms.get(name), 5, 0.8

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,23 @@ def test_the_other_tables_feed_their_figures():
     assert (laplace[laplace["f"] == "log"].set_index("terms")["relative_error"]).tolist() == pytest.approx(
         [1e-2, 1e-4, 1e-6, 1e-8], rel=0.05
     )
+
+
+def test_with_references_apart_every_number_of_them_leads_to_the_optimum():
+    """Density exp(t/beta)/Z on [0, 1]; shared references lead elsewhere, and there too at a large n."""
+    beta = 0.3
+    table = tables.reference_sets_table([beta], [1, 6, 2000], candidates=6)
+    optimum = 1 / -math.expm1(-1 / beta) - beta
+    kl = optimum / beta - math.log(beta * math.expm1(1 / beta))
+    apart, shared = (table[table["references"] == name] for name in ("apart", "shared"))
+    np.testing.assert_allclose(apart["mean_quantile"], optimum, rtol=1e-6)
+    np.testing.assert_allclose(apart["kl"], kl, rtol=1e-6)
+    few, many = (shared.loc[shared["n"].isin(counts), "mean_quantile"] for counts in ([1, 6], [2000]))
+    assert (abs(few - optimum) > 1e-3).all()
+    np.testing.assert_allclose(many, optimum, rtol=5e-3)
+    # before training: both completions of a random pair together are any completion, of each rank as likely
+    target = beta * math.log(beta * math.expm1(1 / beta))
+    for n in (1, 6):
+        expected = np.mean([(k / n - target) ** 2 for k in range(n + 1)])
+        of_random = apart[(apart["pair"] == "random") & (apart["n"] == n)]
+        assert of_random["loss_at_start"].item() == pytest.approx(expected, rel=1e-9)

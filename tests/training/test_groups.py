@@ -6,13 +6,13 @@ The environment is the one that the profile `gh200` sets, or names in a comment.
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import two_processes
 from group_worker import train, tune
 from small_llama import assert_same_history, column, weights
 from transformers import AutoModelForCausalLM
@@ -51,17 +51,9 @@ def environment_of(engine: str) -> dict[str, str]:
 
 def run(engine: str, folder: Path, precision: str, *scenarios: str) -> dict:
     """What two processes saw."""
-    path = os.pathsep.join([str(WORKER.parent), str(ROOT)])
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [python_of(engine), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
-    ended = subprocess.run(
-        [*command, str(folder), precision, *scenarios],
-        env=environment | environment_of(engine),
-        timeout=1500,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    environment = environment_of(engine) | {"PYTHONPATH": os.pathsep.join([str(WORKER.parent), str(ROOT)])}
+    arguments = [WORKER, folder, precision, *scenarios]
+    two_processes.run(*arguments, python=python_of(engine), timeout=1500, **environment)
     return json.loads((folder / "seen.json").read_text())
 
 

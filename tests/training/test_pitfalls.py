@@ -6,12 +6,12 @@ rows that cannot be used (test_pairs).
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import two_processes
 from small_llama import DPO, EOS, QRPO, assert_same_history, fine_tune, fit, llama, made_up_rows, plain_log_prob
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -136,14 +136,10 @@ def test_gradient_loss_and_norm_do_not_depend_on_the_split(algorithm, uneven_row
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batch_size", [64, 8])
 def test_two_processes_make_the_steps_of_one(micro_batch_size, uneven_rows, tmp_path):
-    """torchrun with gloo: 128 as 2 x 64 and as 2 x 8 micro-batches of 8; 45 rows divide among neither."""
+    """128 as 2 x 64 and as 2 x 8 micro-batches of 8; 45 rows divide among neither."""
     script = tmp_path / "train.py"
     script.write_text(TWO_PROCESSES.format(module=__file__, result=str(tmp_path), size=micro_batch_size))
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run([*command, str(script)], env=environment, timeout=1500, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-2000:]
+    two_processes.run(script, PYTHONPATH=os.pathsep.join([os.path.dirname(__file__), *sys.path]))
     history = json.loads((tmp_path / "history.json").read_text())
     assert_same_steps((torch.load(tmp_path / "gradients.pt"), history), steps_of(uneven_rows, 128, DPO))
 

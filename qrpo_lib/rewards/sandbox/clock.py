@@ -114,7 +114,7 @@ def _queued(pid: int) -> dict[str, float]:
 
 
 class Census:
-    """What a process has too many of: quantities that no limit of the kernel's covers."""
+    """Quantities of a process, such as threads, that no limit of the kernel covers: whether one is too large."""
 
     def __init__(self, pid: int, *, own_tmp: bool):
         self._root = f"/proc/{pid}/root/tmp" if own_tmp else None

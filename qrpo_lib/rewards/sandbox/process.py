@@ -51,6 +51,8 @@ class StartError(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
+    """What a nursery's solutions may use: seconds of a test, memory, and how they are isolated."""
+
     seconds: float
     memory_mb: int
     isolation: Isolation

@@ -1,0 +1,116 @@
+"""The house's limits, of which no linter knows: how long functions and files are, and what docstrings must say."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from qrpo_lib.runs.code_version import own_package
+
+ROOT = Path(__file__).parents[2]
+FUNCTION_LINES, FILE_LINES, PARAMETERS = 60, 600, 3
+# Any edit of it changes the key of every training, so that all results would have to be made again.
+TOO_LONG = {"training/trainer.py: fit_policy"}
+# Documented where they are from: methods of transformers and TRL that subclasses override.
+OF_A_LIBRARY = {
+    "batch_select_indices",
+    "compute_loss",
+    "on_init_end",
+    "on_log",
+    "on_save",
+    "on_step_end",
+    "on_train_begin",
+    "prediction_step",
+    "update",
+}
+
+
+def modules(root):
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
+
+
+def is_public(path):
+    return not any(part.startswith("_") and part != "__init__.py" for part in Path(path).parts)
+
+
+def public_functions(node, prefix=""):
+    """(name, function, its parameters) of the functions of a module, and of the methods of its classes."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child, f"{prefix}{child.name}.")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            given = child.args
+            names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            names += [one.arg for one in (given.vararg, given.kwarg) if one]
+            is_static = any(getattr(one, "id", None) == "staticmethod" for one in child.decorator_list)
+            yield prefix + child.name, child, names[1:] if prefix and not is_static else names
+
+
+def undocumented(source):
+    """Public functions with more than `PARAMETERS` parameters whose docstring does not describe each of them."""
+    found = []
+    for name, function, parameters in public_functions(ast.parse(source)):
+        if len(parameters) <= PARAMETERS or name.rpartition(".")[2] in OF_A_LIBRARY:
+            continue
+        _, _, after = (ast.get_docstring(function) or "").partition("Parameters\n----------\n")
+        section = re.split(r"\n\n\w+\n-+\n", after)[0]
+        missing = [one for one in parameters if not re.search(rf"\b{one}\b", section)]
+        if missing:
+            found.append(f"{name} says nothing of {', '.join(missing)}")
+    return found
+
+
+def long_functions(source, limit):
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    return [one.name for one in functions if one.end_lineno - one.lineno + 1 > limit]
+
+
+def test_public_functions_with_many_parameters_describe_each_of_them():
+    sources = {path: source for path, source in modules(own_package().root).items() if is_public(path)}
+    assert [f"{path}: {one}" for path, source in sources.items() for one in undocumented(source)] == []
+
+
+def test_no_function_is_longer_than_its_limit():
+    sources = modules(own_package().root).items()
+    found = {f"{path}: {name}" for path, source in sources for name in long_functions(source, FUNCTION_LINES)}
+    assert found == TOO_LONG
+
+
+@pytest.mark.parametrize("folder", ["qrpo_lib", "tests", "benchmarks"])
+def test_no_file_is_longer_than_its_limit(folder):
+    lines = {path: len(source.splitlines()) for path, source in modules(ROOT / folder).items()}
+    assert lines
+    assert {path: count for path, count in lines.items() if count > FILE_LINES} == {}
+
+
+DESCRIBED = '''
+class Public:
+    def method(self, a, b, *, c, **d):
+        """Do it.
+
+        Parameters
+        ----------
+        a, b: numbers.
+        c: another.
+        d: others.
+
+        Returns
+        -------
+        A number.
+        """
+'''
+
+
+def test_what_is_not_described_is_found():
+    assert undocumented(DESCRIBED) == []
+    assert undocumented(DESCRIBED.replace("c: another", "another")) == ["Public.method says nothing of c"]
+    # what stands in another section, or without any, does not count
+    moved = DESCRIBED.replace("        c: another.\n", "").replace("A number", "c: a number")
+    assert undocumented(moved) == ["Public.method says nothing of c"]
+    assert undocumented(DESCRIBED.replace("----------", "")) == ["Public.method says nothing of a, b, c, d"]
+    assert undocumented(DESCRIBED.replace(", **d", "")) == []  # three are few
+    assert undocumented(DESCRIBED.replace("def method", "def _method")) == []
+    assert undocumented("def function(a, b, c, d):\n    pass") == ["function says nothing of a, b, c, d"]
+    assert long_functions("def f():\n" + "    x = 1\n" * 3, 3) == ["f"]
+    assert long_functions("def f():\n" + "    x = 1\n" * 3, 4) == []
