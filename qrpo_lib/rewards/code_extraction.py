@@ -8,6 +8,7 @@ a last block that is not closed, and a text that is code as a whole.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator
@@ -16,8 +17,10 @@ from typing import Literal
 Extraction = Literal["paper", "lenient"]
 
 _PAPER_BLOCK = re.compile(r"```python\b[^\n]*\n(.*?)```", re.DOTALL)
-_PYTHON = re.compile(r"\{?\.?(python|py)[\d.]*\}?(?![\w+#-])", re.IGNORECASE)
+_PYTHON = re.compile(r"\{?\.?(language-)?(i?python|py)[\d.]*\}?(?![\w+#-])", re.IGNORECASE)
 _OPENING = re.compile(r"(?P<before>.*?)(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)")
+_LIST_ITEM = re.compile(r"[ \t]*([-*+]|\d+[.)])[ \t]+")
+_QUOTE = re.compile(r"[ \t]*> ?")
 _MOST_CHARACTERS = 100_000  # of a text that is looked at as Python's parser would
 _MOST_CLOSINGS = 20
 
@@ -31,7 +34,7 @@ def extract(completion: str, names: Collection[str] = (), extraction: Extraction
     paper = found.group(1) if found else None
     if extraction == "paper":
         return paper
-    text = completion
+    text = completion.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
     blocks = list(_blocks(text))
     defining = [code for _, code in blocks if any(_defines(code, name) for name in names)]
     if defining:
@@ -67,8 +70,15 @@ def _blocks(text: str) -> Iterator[tuple[bool, str]]:
         # Within a line of prose, only a fence that names the language opens a block.
         if not opening or (opening["before"].strip() and not is_python):
             continue
-        end, code = _closed(lines, at, opening["fence"], len(opening["before"]) * (not opening["before"].strip()))
-        at = end + 1
+        before = opening["before"]
+        if _QUOTE.fullmatch(before):  # the lines of the quotation, up to the first that is none
+            quoted = list(itertools.takewhile(_QUOTE.match, lines[at:]))
+            end, code = _closed([_QUOTE.sub("", line, count=1) for line in quoted], 0, opening["fence"], 0)
+            at += end + 1
+        else:
+            indented = not before.strip() or _LIST_ITEM.fullmatch(before)
+            end, code = _closed(lines, at, opening["fence"], len(before) if indented else 0)
+            at = end + 1
         if code.strip() and (is_python or not language):
             yield is_python, code
 

@@ -30,6 +30,7 @@ WORKER = package_file("worker.py")
 TMP_MB = 16
 # What a solution may import beyond the standard library: the dataset's own solutions use it.
 _PACKAGES = ("sortedcontainers",)
+_TIME_ZONES = "/usr/share/zoneinfo"  # which the standard library reads
 # The same order of sets and the same use of memory in every run.
 _ENVIRONMENT = {"PATH": "/nowhere", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2"}
 _ADDR_NO_RANDOMIZE = 0x0040000
@@ -82,6 +83,7 @@ def _bubblewrap() -> tuple[str, ...]:
             command += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             command += ["--ro-bind", folder, folder]
+    command += ["--ro-bind-try", _TIME_ZONES, _TIME_ZONES]
     library, stdlib = f"{os.path.realpath(sys.base_prefix)}/lib", os.path.realpath(sysconfig.get_path("stdlib"))
     for path in dict.fromkeys((library, stdlib, os.path.realpath(sys.executable))):
         command += ["--ro-bind", path, path]

@@ -305,3 +305,11 @@ def test_without_bubblewrap_a_warning_says_what_is_not_covered(monkeypatch):
         assert outcomes(RETURN, ["assert f(1) == 1"]) == ["passed"]
     finally:
         sandbox.available_isolation.cache_clear()
+
+
+def test_time_zones_are_the_hosts(isolation):
+    if not os.path.exists("/usr/share/zoneinfo/Europe/Paris"):
+        pytest.skip("this machine has no time zones: apt-get install tzdata")
+    source = "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
+    source += "def f(month): return datetime(2024, month, 1, tzinfo=ZoneInfo('Europe/Paris')).utcoffset().seconds\n"
+    assert outcomes(source, ["assert f(7) == 7200", "assert f(1) == 3600"], isolation=isolation) == ["passed"] * 2

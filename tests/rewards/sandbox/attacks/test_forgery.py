@@ -162,6 +162,18 @@ def f(n):
     assert judged(forged, ["assert 1 in f(1)"], isolation, seconds=5) == ["failed"]
 
 
+def test_a_range_without_an_end(judged, isolation):
+    """A few characters for as many numbers as would hold this side up for ever, or fill its memory."""
+    source = "def f(n): return range(1, 10 ** n)\n"
+    tests = [
+        "assert all(x > 0 for x in f(18))",
+        "assert 7.5 in f(18)",
+        "assert [x for x in f(18)] == [1]",
+        "assert all(x > 0 for x in f(2)) and 99 in f(2) and 100 not in f(2)",
+    ]
+    assert judged(source, tests, isolation) == ["failed", "failed", "failed", "passed"]
+
+
 def test_huge_integers(attack):
     assert attack("def f(x): return 1 << 10 ** 7", seconds=2) == FAILED
 
