@@ -372,10 +372,10 @@ class QRPOTrainer(DPOTrainer):
 
     # --- what others see --------------------------------------------------------------------------------------------
 
-    def init_hf_repo(self, token: str | None = None):
+    def init_hf_repo(self, token: str | None = None, **options):
         """As the Trainer's. Raises InputError where the hub cannot be reached."""
         try:
-            super().init_hf_repo(token)
+            super().init_hf_repo(token, **options)
         except OSError as error:
             raise InputError(
                 f"The model cannot be pushed to the hub ({_said(error)}): leave push_to_hub out, and call "

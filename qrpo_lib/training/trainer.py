@@ -7,14 +7,14 @@ The history is tidy: one row for each step and split ("train", "validation"), wi
 `chosen_target`, `rejected_target` (calibrated targets), `share_above_threshold`, and for "train", where they are those
 of the policy before the step, `grad_norm`, `learning_rate`. Without pairs it is `log_ratio`, `quantile`, `target`.
 
-With the reference "computed" its log-probabilities are computed once, before training, where the rows do not hold them,
-and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them in every step. Results
-differ by rounding.
+With the reference "computed" its log-probabilities are computed once, before training, where the rows do not hold
+them, and kept in the folder `reference_cache`; with "live" a frozen copy of the policy computes them in every step.
+Results differ by rounding.
 
-Training may be online, the reference being live then: `online(step, model, rows)` is called before each step (from 0) in
-each process with the rows of its share of the batch, in any form, and returns as many samples from the current policy, in
-the same order. It may not change the model, and for resuming to be exact it must draw the same for the same step and
-model.
+Training may be online, the reference being live then: `online(step, model, rows)` is called before each step (from 0)
+in each process with the rows of its share of the batch, in any form, and returns as many samples from the current
+policy, in the same order. It may not change the model, and for resuming to be exact it must draw the same for the same
+step and model.
 """
 
 from __future__ import annotations
@@ -63,13 +63,10 @@ def fit_policy(
     tokenizer: says which token pads.
     train_rows, validation_rows: as in `qrpo_lib.training.samples`: token ids, rewards in any unit, reference rewards.
     objective, settings, output: as in `qrpo_lib.training.configuration`.
-    reference, reference_cache: where the reference's log-probabilities are from (see above).
-    online: samples for the training rows, drawn before each step (see above).
+    reference, reference_cache, online: where the reference's log-probabilities and the samples are from (see above).
 
-    Raises
-    ------
-    ValueError: before training begins, for rows or settings that cannot be used; it names the row.
-    InputError: an output folder that holds another run, or a model object that an interrupted call left half-trained.
+    Raises ValueError before training, for rows or settings that cannot be used, naming the row; InputError for an
+    output folder of another run, and for a model object that an interrupted call left half-trained.
     """
     if reference not in REFERENCES:
         raise ValueError(f"unknown reference {reference!r}: use one of {', '.join(REFERENCES)}.")

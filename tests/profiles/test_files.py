@@ -301,13 +301,13 @@ def test_every_table_of_several_kinds_is_known_by_its_discriminator():
 def test_what_a_file_says_wins_over_all_that_it_extends(write):
     path = write(
         'extends = "gh200"\n[experiment]\nsettings = ["off-policy-best"]\n[training]\npairs_per_prompt = 1\n'
-        "batch_size = 4\n[arms.llama-leetcode.training]\nbatch_size = 8\n[training.qrpo]\nbeta = 0.5\n"
+        "batch_size = 32\n[arms.llama-leetcode.training]\nbatch_size = 16\n[training.qrpo]\nbeta = 0.5\n"
     )
     for arm in profiles.arms("gh200"):
         profile = profiles.load(path, arm)
         assert profile.experiment.settings == ["off-policy-best"]
         assert profile.training.qrpo.beta == 0.5
-        assert profile.training.batch_size == (8 if arm == "llama-leetcode" else 4)
+        assert profile.training.batch_size == (16 if arm == "llama-leetcode" else 32)
 
 
 def test_keys_can_be_unset(write):

@@ -57,6 +57,16 @@ LINES = {
             "supported",
         ),
     },
+    "*Beyond the paper*": {
+        "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
+        "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
+        "KTO, IPO and RPO train as well as QRPO": ("tiny-beyond/chat/qrpo-first-or-ties-relatives", "supported"),
+        "GRPO and RLOO gain more by as many samples": (
+            "tiny-beyond/chat/online-qrpo-keeps-up-with-policy-gradients",
+            "contradicted",
+        ),
+        "no more at equal KL": ("tiny-beyond/chat/online-qrpo-keeps-up-at-equal-kl", "supported"),
+    },
 }
 
 

@@ -435,7 +435,7 @@ class Processor:
 def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
     from transformers import Trainer
 
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise OSError("no network")
 
     monkeypatch.setattr(Trainer, "init_hf_repo", unreachable)
