@@ -138,7 +138,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     if profile.experiment.shows == "scaling":
         return [*made, job("results/scaling", (*scaling, *dpo), (all_runs,))]
     one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
-    training = _steps(steps, [sweep.own_run(profile, *one.values())])
+    training = _steps(steps, [sweep.own_run(profile, one["algorithm"], one["seed"])])
     training += _steps(steps, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
     made += [
         job("experiments/training", training, (all_runs,), parameters=one),

@@ -461,7 +461,7 @@ def _value(item: Any) -> Any:
     if tag == "range":
         length, first, step = content
         if length > _LONGEST_RANGE:
-            raise UndecodableError("a range without an end")
+            raise UndecodableError("a range longer than an answer may be")
         return range(first, first + length * (step or 1), step or 1)
     if tag == "ListNode":
         return LinkedList([_value(part) for part in content])
