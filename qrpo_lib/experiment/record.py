@@ -3,9 +3,10 @@
     record.write(known, folder, "tiny-full", world=0)       # from run folders to a few Parquet files
     record.restore(known, folder)                           # and back, where the key is still the same
 
-`steps.parquet` has a row for each run folder: its name, what identifies the run, the run's own `record.json`, and the
-text of small files. The other tables have a row for each answer or completion, with the run folder's name: `answers`
-(rewards, lengths), `log_ratios`, `completions` (the reference policy's) and `rounds`. `about.json` has their SHA-256.
+`steps.parquet` has a row for each run folder: its name, what identifies the run, the run's own `record.json`, its
+`settings_key`, by which a result is known whose code has changed since, and the text of small files. The other tables
+have a row for each answer or completion, with the run folder's name: `answers` (rewards, lengths), `log_ratios`,
+`completions` (the reference policy's) and `rounds`. `about.json` has their SHA-256.
 
 Rewards and log-probabilities are rounded to `BITS` significant bits, or as many as are asked for, but never what a
 choice is made by (the selection prompts' rewards). A restored folder lacks what was not kept: policies, tokens (of
@@ -41,6 +42,7 @@ BITS = 10
 _SMALL = (fitting.HISTORY, fitting.PAIRS)
 # Of a run's own record: what says where it ran, and what is said anew of a restored folder.
 _NOT_KEPT = ("host", "slurm_job", "outputs", records.RESTORED)
+_FOLDER_THEN = "folder_then"  # of what other code made, in the record of its restored folder: its name then
 _LEVEL = 15  # of zstd
 _PAGE = 2**27  # compressed as one: the same answer of many policies is stored once
 
@@ -98,11 +100,13 @@ class Restored:
     """What happened to a record's steps when it was restored, by the names of their run folders.
 
     stale: those that today's code or settings would make otherwise, which are not used.
+    by_other_code: of those that were put back, the ones whose code was another, by their names then.
     """
 
     put_back: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    by_other_code: list[str] = field(default_factory=list)
 
 
 def write(known: Known, folder: Path, profile_name: str, world: int | None = None, bits: int = BITS) -> int:
@@ -128,6 +132,12 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     there = known.folders()
     if not there:
         raise InputError(f"None of the results of {profile_name} is there: run `qrpo reproduce` first.")
+    other = [name for name, record in there.items() if _FOLDER_THEN in record.get(records.RESTORED, {})]
+    if other:
+        raise InputError(
+            f"{len(other)} results of {profile_name} were made by other code than today's, such as {other[0]}: a "
+            "record would say that they are today's. Keep the record that they are from, or make them anew."
+        )
     reported = {
         f"report-{record['inputs'].get('report')}" for record in there.values() if record["name"] == "log_ratios"
     }
@@ -148,6 +158,7 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
         held = {*_SMALL, _TABLES[row["table"]].source} if row["table"] else set(_SMALL)
         original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
         row |= {"left_out": json.dumps(sorted(set(record["outputs"]) - held)), "record": json.dumps(original)}
+        row["settings_key"] = known.step_of(record).settings_key
         rows.append(row)
     contents = {STEPS: _parquet(pd.DataFrame(rows), ("folder", "kind"))}
     for name, frames in parts.items():
@@ -164,26 +175,42 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     return sum(map(len, contents.values()))
 
 
-def restore(known: Known, folder: Path, origin: str) -> Restored:
+def restore(known: Known, folder: Path, origin: str, *, any_code: bool = False) -> Restored:
     """Put the record's results back into run folders, those with today's keys whose folders are not there.
 
-    origin: how the record is called in `qrpo runs`. Raises UnreadableFileError if a file is not what was written.
+    Parameters
+    ----------
+    known: today's steps.
+    folder: of the record.
+    origin: how the record is called in `qrpo runs`.
+    any_code: results of today's settings count whatever code made them; their folders get today's keys, and say so.
+
+    Raises
+    ------
+    UnreadableFileError
+        A file is not what was written.
     """
     tables = read(folder)
     about = files.read_json(folder / ABOUT, "")
+    settings_keys = dict(zip(tables["steps"]["folder"], tables["steps"]["settings_key"], strict=True))
     by_folder = {name: dict(iter(frame.groupby("folder", observed=True))) for name, frame in tables.items()}
     found = Restored()
     for row in by_folder.pop("steps").values():
         row = row.iloc[0]
         original = json.loads(row["record"])
-        step = known.step_of(original)
+        step = known.step_of(original) or (known.step_of(original, settings_keys) if any_code else None)
         if step is None:
             found.stale.append(row["folder"])
             continue
         said = {"from": origin, "left_out": json.loads(row["left_out"]), "significant_bits": about["significant_bits"]}
+        if step.folder_name != row["folder"]:
+            said |= {"from": f"{origin} (by other code than today's)", _FOLDER_THEN: row["folder"]}
+            original |= {"key": step.key, "inputs": {source.name: source.key for source in step.inputs}}
         rows = by_folder[row["table"]][row["folder"]] if isinstance(row["table"], str) else None
         put_back = folders.restore(step, lambda into, row=row, rows=rows: _fill(into, row, rows), original, said)
-        (found.put_back if put_back else found.there).append(row["folder"])
+        (found.put_back if put_back else found.there).append(step.folder_name)
+        if put_back and step.folder_name != row["folder"]:
+            found.by_other_code.append(row["folder"])
     return found
 
 

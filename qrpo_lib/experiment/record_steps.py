@@ -3,6 +3,7 @@
     known = record_steps.Known(profiles_of_arms)
     known.folders()                  # names of the run folders of these steps that are there
     known.step_of(original)          # today's step of that record; None if code or settings are other ones
+    known.step_of(original, settings_keys)    # None only if settings are
 
 All that statistics are computed from: rewards, lengths and log-probabilities of answers and reference completions, and
 what was measured in training. Policies and their tokenizers are not among them.
@@ -11,7 +12,7 @@ what was measured in training. Policies and their tokenizers are not among them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qrpo_lib.experiment import grid
@@ -44,6 +45,7 @@ class Known:
 
     def __init__(self, arms: Sequence[Profile]):
         self._fixed: dict[str, keys.Step] = {}
+        self._by_settings: dict[str, keys.Step] = {}
         self._runs: dict[str, tuple[Profile, Run]] = {}  # by the folder of their training
         self._with_texts: set[str] = set()
         self._planned: set[str] = set()
@@ -69,20 +71,30 @@ class Known:
         of = record["key"] if record["name"] == "training" else record.get("inputs", {}).get("training")
         return self._runs[f"training-{of}"][1] if f"training-{of}" in self._runs else None
 
-    def step_of(self, record: dict[str, Any]) -> keys.Step | None:
-        """The step that has this record's name and key by today's code and settings, if there is one."""
+    def step_of(self, record: dict[str, Any], settings_keys: Mapping[str, str] | None = None) -> keys.Step | None:
+        """The step that has this record's name and key by today's code and settings, if there is one.
+
+        With `settings_keys`, of the steps by their names then (`keys.Step.settings_key`), code may have been another.
+        """
         name = f"{record['name']}-{record['key']}"
         if record["name"] not in _OF_CHECKPOINTS:
-            return self._fixed.get(name)
-        profile, run = self._runs.get(f"training-{record.get('inputs', {}).get('training')}", (None, None))
-        if run is None:
+            return self._fixed_step(name, settings_keys)
+        training = self._fixed_step(f"training-{record.get('inputs', {}).get('training')}", settings_keys)
+        if training is None or training.folder_name not in self._runs:
             return None
+        profile, run = self._runs[training.folder_name]
         checkpoint, split = record["parameters"]["checkpoint"], record["parameters"]["split"]
         if record["name"] == "report":
             made = run.report(profile, checkpoint)
         else:
             made = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, checkpoint, split)
-        return made if made.folder_name == name else None
+        same = made.folder_name == name if settings_keys is None else made.settings_key == settings_keys.get(name)
+        return made if same else None
+
+    def _fixed_step(self, name: str, settings_keys: Mapping[str, str] | None) -> keys.Step | None:
+        if settings_keys is None:
+            return self._fixed.get(name)
+        return self._by_settings.get(settings_keys.get(name, ""))
 
     def _add(self, profile: Profile) -> None:
         if answer_lengths.are_papers(profile):
@@ -116,6 +128,7 @@ class Known:
         for step in keys.with_inputs(*steps):
             if step.name in RECORDED:
                 self._fixed.setdefault(step.folder_name, step)
+                self._by_settings.setdefault(step.settings_key, step)
 
 
 def runs(profile: Profile) -> list[Run]:

@@ -42,18 +42,16 @@ class Step:
     shared: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     alone: bool = False
     key: str = field(init=False)
+    settings_key: str = field(init=False)  # the same but for code: equal where a result was made by other code alone
 
     def __post_init__(self):
         work = [getattr(part, "func", part) for part in (self.make, self.shared) if part]
         object.__setattr__(self, "code", (*work, *self.code))
-        determinants = {
-            "name": self.name,
-            "parameters": self.parameters,
-            "inputs": [step.key for step in self.inputs],
-            "code": code_version(self.code, self.source),
-        }
-        content = json.dumps(determinants, sort_keys=True).encode()
-        object.__setattr__(self, "key", hashlib.sha256(content).hexdigest()[:12])
+        settings = {"name": self.name, "parameters": self.parameters}
+        code = {"code": code_version(self.code, self.source)}
+        object.__setattr__(self, "key", _hash(settings | {"inputs": [step.key for step in self.inputs]} | code))
+        inputs = [step.settings_key for step in self.inputs]
+        object.__setattr__(self, "settings_key", _hash(settings | {"inputs": inputs}))
 
     @property
     def folder_name(self) -> str:
@@ -87,6 +85,10 @@ class Step:
             return False
         records.check(self.folder)
         return True
+
+
+def _hash(determinants: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(determinants, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def with_inputs(*steps: Step) -> Iterator[Step]:

@@ -208,12 +208,13 @@ def write_record(options: argparse.Namespace) -> int:
 def restore(options: argparse.Namespace) -> int:
     """Put recorded results back into run folders, so that nothing is trained for ledger, tables and figures.
 
-    Only results whose key is still the same are used. The folders say what they were restored from, and hold no
-    policies: what is to be made from one is made anew.
+    Only results whose key is still the same are used; with --any-code also those that other code made by the same
+    settings. The folders say what they were restored from, and hold no policies: what is to be made from one is made
+    anew.
     """
     from qrpo_lib.suite import record
 
-    record.restore(_absolute(options.profile), options.world, _say)
+    record.restore(_absolute(options.profile), options.world, _say, any_code=options.any_code)
     return 0
 
 
@@ -415,6 +416,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         if named.prog.endswith("record"):
             told = "significant bits of rewards that decide no choice (default: 10; 53 keep all)"
             named.add_argument("--bits", type=_positive, help=told)
+        else:
+            named.add_argument("--any-code", action="store_true", help="also what other code than today's has made")
     add(write_claims, "claims")
     add(write_protocol, "protocol")
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)

@@ -69,10 +69,20 @@ def write(profile_name: str, world: int | None, bits: int | None, tell: Tell) ->
     return not left_out and total <= record.LIMIT_BYTES
 
 
-def restore(profile_name: str, world: int | None, tell: Tell) -> None:
+def restore(profile_name: str, world: int | None, tell: Tell, *, any_code: bool = False) -> None:
     """Put the results of the committed records back into run folders, for notebooks that only read.
 
-    Raises InputError if there is no record, UnreadableFileError for one that is not what was written.
+    Parameters
+    ----------
+    profile_name, world, tell: as of `write`.
+    any_code: results that other code than today's made are put back too, if the settings are today's.
+
+    Raises
+    ------
+    InputError
+        There is no record.
+    UnreadableFileError
+        One is not what was written.
     """
     name, figures = profiles.load(profile_name).name, paths.project_root() / "figures"
     committed, parts = record.committed(figures, name), _parts(profile_name, world)
@@ -83,14 +93,20 @@ def restore(profile_name: str, world: int | None, tell: Tell) -> None:
         record.read(folder)  # before any work
     for called, folder in wanted.items():
         origin = f"figures/{name}/record/{called}"
-        found = record.restore(_known(profile_name, parts[called]), folder, origin)
+        found = record.restore(_known(profile_name, parts[called]), folder, origin, any_code=any_code)
         tell(f"{origin}: {len(found.put_back)} results put back, {len(found.there)} were there.")
+        if found.by_other_code:
+            tell(f"{len(found.by_other_code)} of them were made by other code than today's: their folders say so.")
         if found.stale:
-            tell(
-                f"{len(found.stale)} are by other code or settings than today's, such as {found.stale[0]}: they are "
-                "not used. `qrpo reproduce` makes them anew, `qrpo record` then writes them."
-            )
+            tell(_about_stale(found.stale, any_code))
     tell(f"Next: `qrpo reproduce --profile {profile_name} --recorded`: ledger, tables and figures without training.")
+
+
+def _about_stale(stale: list[str], any_code: bool) -> str:
+    what = "settings" if any_code else "code or settings"
+    said = f"{len(stale)} are by other {what} than today's, such as {stale[0]}: they are not used. "
+    said += "" if any_code else "`qrpo restore --any-code` takes those whose settings are today's. "
+    return said + "`qrpo reproduce` makes them anew, `qrpo record` then writes them."
 
 
 def check_restored(profile_name: str, world: int | None) -> None:

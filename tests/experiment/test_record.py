@@ -11,7 +11,8 @@ from qrpo_lib.experiment.record_steps import Known
 from qrpo_lib.paper import claims, style
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import best_models, length_bias, studies, verdicts
-from qrpo_lib.runs import files, folders, paths, records
+from qrpo_lib.runs import files, folders, keys, paths, records
+from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import fitting
 
 PROFILE = """
@@ -114,6 +115,35 @@ def test_results_of_other_settings_are_not_used(emptied):
     assert kinds == {"report", "log_ratios", "reference_evaluation"}  # all that rests on the reporting prompts
     assert {name.split("-")[0] for name in found.put_back} >= {"training", "evaluation"}
     assert not any((paths.runs_folder() / name).exists() for name in found.stale)
+
+
+def test_results_by_other_code_are_used_only_when_asked_for_and_never_become_todays(emptied, tmp_path, monkeypatch):
+    profile, folder, results = emptied
+    then = grid.grid(profile)[0].training(profile)
+    monkeypatch.setattr(keys, "code_version", lambda *arguments: "mended")
+    assert record.restore(Known([profile]), folder, "record").put_back == []
+    found = record.restore(Known([profile]), folder, "record", any_code=True)
+    assert (found.stale, found.there) == ([], [])
+    assert len(found.by_other_code) == len(found.put_back)
+    assert _results(profile, tmp_path / "after") == results
+    today = grid.grid(profile)[0].training(profile)
+    assert today.folder_name != then.folder_name
+    said = records.check(today.folder)
+    assert records.restored_from(today.folder) == "record (by other code than today's)"
+    assert said["code"]["version"] != "mended"
+    assert said["restored"]["folder_then"] == then.folder_name
+    with pytest.raises(InputError, match="made by other code than today's"):
+        record.write(Known([profile]), tmp_path / "again", "made")
+    assert not (tmp_path / "again").exists()
+
+
+def test_other_settings_are_not_other_code(emptied, monkeypatch):
+    profile, folder, _ = emptied
+    monkeypatch.setattr(keys, "code_version", lambda *arguments: "mended")
+    others = profile.model_copy(update={"evaluation": profile.evaluation.model_copy(update={"reporting_repeats": 5})})
+    found = record.restore(Known([others]), folder, "record", any_code=True)
+    assert {name.split("-")[0] for name in found.stale} == {"report", "log_ratios", "reference_evaluation"}
+    assert {name.split("-")[0] for name in found.by_other_code} >= {"training", "evaluation"}
 
 
 @pytest.mark.parametrize("name", ["answers.parquet", "steps.parquet", "about.json"])
