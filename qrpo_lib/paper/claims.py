@@ -28,7 +28,7 @@ from qrpo_lib.runs.errors import InputError
 ORIGINS = ("paper", "ours")
 _FOLDER = "claims"
 # Profiles of one world, and the profile that has several of the same kind; how a world's own arms are named there.
-SEVERAL = {"tiny": "tiny-full"}
+SEVERAL = {"tiny": "tiny-full", "tiny-beyond": "tiny-full-beyond"}
 _ONE_WORLD = "-world-"
 
 
@@ -109,7 +109,7 @@ class Judgement:
             found = recorded(paths.project_root() / "figures" / SEVERAL[name], self.id)
         except InputError:  # the ledger's notebook says so; here another verdict is shown
             return []
-        pools = [one for one in found if _ONE_WORLD not in one.profile]
+        pools = of_ledger(found)
         return [one for one in pools if one.profile == f"{SEVERAL[name]}, {arm}"] or pools
 
     def _repr_html_(self) -> str:
@@ -305,6 +305,11 @@ def recorded(figures: str | Path, claim_id: str = "*") -> list[Judgement]:
     """
     found = [judgement for path in _paths(figures, claim_id) if (judgement := _read(path)) is not None]
     return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
+
+
+def of_ledger(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Without those of single worlds of a profile that has several: there the pool of the worlds counts."""
+    return [one for one in judgements if _ONE_WORLD not in one.profile]
 
 
 def stale(figures: str | Path) -> list[Path]:

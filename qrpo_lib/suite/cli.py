@@ -304,7 +304,7 @@ def write_claims(options: argparse.Namespace) -> int:
     from qrpo_lib.runs.files import write_atomically
 
     figures, page = paths.project_root() / "figures", paths.project_root() / "docs" / "claims.md"
-    judged, stale = claims.recorded(figures), claims.stale(figures)
+    judged, stale = claims.of_ledger(claims.recorded(figures)), claims.stale(figures)
     if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
     text = claims_page.page(judged, len(stale))

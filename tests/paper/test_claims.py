@@ -164,6 +164,13 @@ def test_verdicts_are_read_back_in_the_papers_order(tmp_path):
     assert [one.id for one in claims.of_profile(judged, "smol")] == [judged[0].id, judged[2].id, judged[3].id]
 
 
+def test_the_ledger_has_the_pool_of_the_worlds_and_no_single_one(tmp_path):
+    for label in ("tiny-full, chat-world-0", "tiny-full, chat-world-11", "tiny-full, chat", "tiny, chat-long"):
+        claims.Ledger(tmp_path / label, label, "chat").judge("qrpo-raises-reward", {"gain": GAP}, scale=1.0)
+    of_ledger = claims.of_ledger(claims.recorded(tmp_path))
+    assert [one.profile for one in of_ledger] == ["tiny, chat-long", "tiny-full, chat"]
+
+
 @pytest.mark.parametrize("change", [{"rule_version": "0123"}, {"id": "no-such-claim"}])
 def test_verdicts_by_other_rules_are_stale(ledger, tmp_path, change):
     ledger.judge("qrpo-raises-reward", {"gain": GAP}, scale=1.0)
@@ -302,7 +309,7 @@ def test_a_frame_has_a_row_for_each_verdict(ledger):
 
 def test_the_committed_page_is_what_the_committed_verdicts_give():
     figures = ROOT / "figures"
-    expected = claims_page.page(claims.recorded(figures), len(claims.stale(figures)))
+    expected = claims_page.page(claims.of_ledger(claims.recorded(figures)), len(claims.stale(figures)))
     assert (ROOT / "docs" / "claims.md").read_text() == expected
 
 

@@ -54,7 +54,7 @@ def build(profile_name: str, folder: Path) -> Path:
     """
     own_folder.check(folder, _MAKER)
     root, jobs = paths.project_root(), notebooks.jobs(profile_name)
-    judged = claims.recorded(root / "figures")
+    judged = claims.of_ledger(claims.recorded(root / "figures"))
     executed = [job for job in jobs if notebook_pages.is_executed(job)]
     if not executed and not judged:
         raise InputError(f"There is nothing to show of {profile_name!r} yet: run `qrpo reproduce` first.")
