@@ -9,7 +9,7 @@ from small_llama import column, fine_tune, fit, llama, made_up_rows, weights
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM
 
-from qrpo_lib.training import parallel, reference_logps, trainer
+from qrpo_lib.training import parallel, policy_trainer, reference_logps
 
 ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "FSDP": "ACCELERATE_USE_FSDP"}
 
@@ -84,7 +84,7 @@ def test_processes_share_the_validation_rows(processes, monkeypatch):
     for process in range(processes):
         state = SimpleNamespace(num_processes=processes, process_index=process)
         monkeypatch.setattr(parallel, "state", lambda state=state: state)
-        batches = trainer._share(rows, 4)
+        batches = policy_trainer._share(rows, 4)
         counts.append(len(batches))
         seen += [row["name"] for batch in batches for row in batch if row["weight"]]
     assert sorted(seen) == list(range(21))
