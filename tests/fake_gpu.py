@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Train
 from trl import DPOConfig, SFTConfig
 from trl.trainer import dpo_trainer
 
-from qrpo_lib.training import fine_tuning, log_probs, parallel, reference_logps, samples, suite_trainer, trainer
+from qrpo_lib.training import fine_tuning, log_probs, parallel, policy_trainer, reference_logps, samples, suite_trainer
 from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 
@@ -193,16 +193,12 @@ def _step(made, batch, mode) -> dict:
 def training_step(case, mode, folder) -> dict:
     model = fake_model(case["config"], mode)
     rows = rows_of(case["micro"], case["tokens"])
-    arguments = _arguments(DPOConfig, folder, case, max_grad_norm=0.0, precompute_ref_log_probs=True)
-    made = trainer.PolicyFittingTrainer(
+    made = policy_trainer.PolicyTrainer(
         model,
-        made_up_tokenizer(),
-        arguments,
+        _arguments(DPOConfig, folder, case, max_grad_norm=0.0),
         suite_trainer.laid_out(rows, np.arange(len(rows)), case["micro"]),
-        [],
-        objective=Objective("qrpo", {"beta": 0.1}),
-        reference=None,
-        online=None,
+        made_up_tokenizer(),
+        Objective("qrpo", {"beta": 0.1}),
     )
     return _step(made, made._collate(rows), mode)
 
@@ -234,7 +230,7 @@ def reference_pass(case, mode, folder) -> dict:
         reference = forward.of(model)
         weights = memory.now
         memory.elsewhere.clear()
-        logps = reference_logps._compute(reference, 1, rows_of(case["micro"], case["tokens"]), case["micro"], forward)
+        logps = reference_logps.compute(reference, 1, rows_of(case["micro"], case["tokens"]), case["micro"], forward)
     assert logps.device == GPU
     return {"peak": memory.peak - weights, "elsewhere": sorted(memory.elsewhere)}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from small_llama import fine_tune, fit, llama, made_up_rows, made_up_tokenizer, weights
+from small_llama import fine_tune, fit, llama, made_up_rows, made_up_tokenizer, own_trainer, weights
 
 from qrpo_lib.runs import folders
 from qrpo_lib.sampling import sampler
@@ -65,6 +65,22 @@ def tune(rows: int, **changes):
     return fine_tune(llama(**LLAMA), made_up_tokenizer(), sequences, **settings)
 
 
+def own(folder: Path, precision: str) -> dict:
+    """What `QRPOTrainer` logs, evaluates and ends with, on rows that do not divide among processes."""
+    changes = {
+        "per_device_train_batch_size": 16 // parallel.state().num_processes,
+        "per_device_eval_batch_size": 2,
+        "bf16": precision == "bfloat16",
+        "gradient_checkpointing": True,
+    }
+    changes |= {"learning_rate": 3e-3, "num_train_epochs": 2, "logging_steps": 1, "seed": 0}
+    rows = made_up_rows(ROWS)
+    made = own_trainer(folder / "own", rows, model=llama(**LLAMA), changes=changes, eval_dataset=rows[:VALIDATION])
+    made.train()
+    history = [entry for entry in made.state.log_history if "loss" in entry]
+    return {"history": history, "evaluated": made.evaluate(), "weights": weights(parallel.whole(made.model)).tolist()}
+
+
 def accumulated_norms(precision: str) -> list[float]:
     """Gradient norms of a batch of one row, and of 64 times as many micro-batches of that row: the same mean."""
     row = made_up_rows(1)[0]
@@ -81,7 +97,9 @@ def scenarios(folder: Path, precision: str, names: list[str]) -> dict:
     """What was seen in each."""
     seen = {}
     for name in names:
-        if name == "accumulate":
+        if name == "own":
+            seen[name] = own(folder, precision)
+        elif name == "accumulate":
             seen[name] = accumulated_norms(precision)
         elif name.startswith("tune-"):
             fitted = tune(int(name.removeprefix("tune-")), precision=precision)

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +31,11 @@ def loaded(policy: str | Path | PreTrainedModel, dtype: torch.dtype) -> PreTrain
     if any(getattr(policy.config, name, None) is not None for name in _LOGIT_TRANSFORMS):
         raise ValueError(f"{type(policy).__name__} transforms its logits after the head, which is not supported.")
     return policy
+
+
+def without_adapter(model: torch.nn.Module) -> Any:
+    """The model that adapters are inside of, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

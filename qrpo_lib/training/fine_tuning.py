@@ -12,7 +12,8 @@ from qrpo_lib.runs import products
 from qrpo_lib.training import batching, causal_lm, samples, suite_trainer
 from qrpo_lib.training.configuration import Optimization, Output
 from qrpo_lib.training.log_probs import completion_log_probs
-from qrpo_lib.training.suite_trainer import Fitted, SuiteTrainer
+from qrpo_lib.training.suite_trainer import Fitted
+from qrpo_lib.training.token_trainer import TokenTrainer
 
 
 @products.fast()
@@ -72,7 +73,7 @@ def fine_tune(
         return suite_trainer.run(trainer, settings, output)
 
 
-class FineTuningTrainer(SuiteTrainer, SFTTrainer):
+class FineTuningTrainer(TokenTrainer, SFTTrainer):
     """TRL's SFT trainer with this package's log-probabilities: the mean over the batch's tokens. Use `fine_tune`."""
 
     def _items(self, batch):
@@ -81,4 +82,4 @@ class FineTuningTrainer(SuiteTrainer, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the mean of -log pi over the tokens of the whole batch."""
         logps, _ = completion_log_probs(model, inputs["input_ids"], inputs["completion_mask"])
-        return self._scaled(-(logps * inputs["weight"]).sum(), num_items_in_batch)
+        return self._scaled(-(logps * inputs["weight"]).sum(), inputs, num_items_in_batch)

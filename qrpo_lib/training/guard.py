@@ -30,7 +30,7 @@ class UnsupportedModelError(InputError):
 
 def check_kind(model: Any) -> None:
     """Raises UnsupportedModelError for anything but a causal language model with its weights in memory."""
-    base = without_adapter(model)
+    base = causal_lm.without_adapter(model)
     if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
         raise UnsupportedModelError(
             f"A {type(base).__name__} is no causal language model of transformers: load it with AutoModelForCausalLM."
@@ -46,7 +46,7 @@ def check(model: torch.nn.Module, longest: int | None = None) -> None:
     """
     _check_configuration(model, longest)
     try:
-        with causal_lm.plain(without_adapter(model)):
+        with causal_lm.plain(causal_lm.without_adapter(model)):
             _compare(model)
     except UnsupportedModelError:
         raise
@@ -100,7 +100,7 @@ def plain_log_probs(model: torch.nn.Module) -> Tensor | None:
     """
     ids, _ = _sequences(model)
     try:
-        with causal_lm.plain(without_adapter(model)):
+        with causal_lm.plain(causal_lm.without_adapter(model)):
             return torch.stack([_plain(model, ids[i, :n]).sum() for i, n in enumerate(_LENGTHS)]).cpu()
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError, KeyError, NotImplementedError):
         return None  # which `check` says in words
@@ -186,11 +186,6 @@ def _agree(weights: torch.dtype, ours: Tensor, expected: Tensor, sentence: str) 
         raise UnsupportedModelError(sentence.format(f"{difference:.2g}"))
 
 
-def without_adapter(model: torch.nn.Module) -> Any:
-    """The model that adapters are inside of, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _name(model: torch.nn.Module) -> str:
-    base = without_adapter(model)
+    base = causal_lm.without_adapter(model)
     return f"{type(base).__name__} ({base.config.model_type})"

@@ -90,14 +90,17 @@ def accumulate_in_float32(accelerator: Accelerator, max_grad_norm: float) -> Non
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None:
         config = deepspeed.deepspeed_config
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["data_types"] = {"grad_accum_dtype": "fp32"} | (config.get("data_types") or {})
         config["gradient_clipping"] = max_grad_norm
         if "bf16" in config:  # a weight's bfloat16 gradient goes as soon as it has been added
             config["bf16"]["immediate_grad_update"] = True
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is not None and fsdp.mixed_precision_policy is not None:
-        policy = dataclasses.replace(fsdp.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)
-        fsdp.mixed_precision_policy = policy
+        policy, wanted = fsdp.mixed_precision_policy, {"reduce_dtype": torch.float32, "output_dtype": None}
+        known = {field.name for field in dataclasses.fields(policy)}  # FSDP1's returns what the model does
+        fsdp.mixed_precision_policy = dataclasses.replace(
+            policy, **{name: value for name, value in wanted.items() if name in known}
+        )
 
 
 def whole(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:

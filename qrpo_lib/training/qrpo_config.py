@@ -99,6 +99,7 @@ class QRPOConfig(DPOConfig):
             except json.JSONDecodeError as error:
                 raise InputError(f"transform is neither a name nor JSON ({error.msg}): {self.transform}") from None
         self.transform = "identity" if self.transform is None else self.transform
+        self.precompute_ref_log_probs = True  # with this package's log-probabilities
         with warnings.catch_warnings():  # TRL says gradient_checkpointing, which newer transformers rename
             warnings.filterwarnings("ignore", ".*checkpointing.*", FutureWarning)
             super().__post_init__()
@@ -149,5 +150,6 @@ class QRPOConfig(DPOConfig):
     def loss_settings(self) -> dict[str, Any]:
         """The keyword arguments of the loss on pairs (`qrpo_lib.losses`)."""
         if self.loss_type == "qrpo":
-            return {"beta": self.beta} | {name: getattr(self, name) for name in _OF_QRPO}
+            normalised = {"length_normalization": True} if self.length_normalization else {}
+            return {"beta": self.beta} | {name: getattr(self, name) for name in _OF_QRPO} | normalised
         return {"beta": self.beta} | ({"gamma_ratio": self.gamma_ratio} if self.loss_type == "simpo" else {})

@@ -3,7 +3,7 @@
     trainer = QRPOTrainer("my-model", QRPOConfig("out", beta=0.01), train_dataset="rows.jsonl")
     trainer.train()
 
-The suite's own steps train with the same samples, losses and log-probabilities (`samples`, `log_probs`).
+The suite's own steps train with the same class, `PolicyTrainer`: here is what data of one's own need beside it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate.utils import is_peft_model, reduce
+from accelerate.utils import is_peft_model
 from datasets import Dataset
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from trl import DPOTrainer
 from trl.trainer.utils import create_model_from_path, use_adapter
 
-from qrpo_lib.objective import length_normalised
+from qrpo_lib.runs import products
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import causal_lm, guard, model_card, run_identity, samples
-from qrpo_lib.training.guard import without_adapter
-from qrpo_lib.training.log_probs import completion_log_probs
+from qrpo_lib.training import (
+    causal_lm,
+    guard,
+    model_card,
+    parallel,
+    reference_logps,
+    run_identity,
+    samples,
+    suite_trainer,
+)
+from qrpo_lib.training.configuration import Objective
 from qrpo_lib.training.order import RandomBatches
+from qrpo_lib.training.policy_trainer import PolicyTrainer
 from qrpo_lib.training.prepared_data import Preparation, ReferenceRewards
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
@@ -38,7 +45,7 @@ _SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
 Rows = Any  # a Dataset, a list of rows, a file or a hub id (`preference_rows.load`)
 
 
-class QRPOTrainer(DPOTrainer):
+class QRPOTrainer(PolicyTrainer):
     """Fits a policy to preference pairs or, for QRPO, to single completions with rewards.
 
     Parameters
@@ -64,9 +71,9 @@ class QRPOTrainer(DPOTrainer):
     """
 
     args: QRPOConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-    loss_is_scaled_for_ga = True  # compute_loss divides by the rows of the whole batch, not of the micro-batch
     _tag_names = ["trl", "qrpo"]  # noqa: RUF012, as TRL has it
     _name = "QRPO"
+    floating_point_ops = Trainer.floating_point_ops  # which trackers show
 
     def __init__(
         self,
@@ -88,43 +95,30 @@ class QRPOTrainer(DPOTrainer):
             processing_class = processing_class or _tokenizer_of(model, _revision(args))
             model = _model_of(model, _loading(args))
         guard.check_kind(model)
-        base = without_adapter(model)
+        base = causal_lm.without_adapter(model)
         run_identity.check_unmarked(model)
-        run_identity.check_unmarked(base)
         processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
-        base.get_input_embeddings().padding_idx = None  # with pad = eos that embedding would stay untrained
         self._reference_given, self._reference_loaded = ref_model, None
         reference = None if ref_model is None else lambda: self._given_reference(args)
         self._preparation = Preparation(args, base, processing_class, reference_rewards, reference)
-        self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         has_adapter = peft_config is not None or is_peft_model(model)
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
         train = self._preparation.dataset(train_dataset, "train")
         validation = self._prepared_for_evaluation(eval_dataset)
-        try:
-            with _precomputing(args):
-                super().__init__(
-                    model,
-                    args=args,
-                    train_dataset=train,
-                    eval_dataset=validation,
-                    processing_class=processing_class,
-                    data_collator=samples.Collator(causal_lm.pad_token_id(processing_class)),
-                    callbacks=callbacks,
-                    optimizers=optimizers,
-                    peft_config=peft_config,
-                )
-        finally:
-            causal_lm.restored(base)  # without TRL's head, which is not used
+        super().__init__(
+            model,
+            args,
+            train,
+            processing_class,
+            Objective(args.loss_type, self._preparation.loss_settings),
+            eval_dataset=validation,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+        )
         self._begin()
 
     # --- data and reference -----------------------------------------------------------------------------------------
-
-    def _prepare_dataset(self, dataset, *_):
-        return dataset  # prepared before the model is wrapped
-
-    def _precompute_ref_logps(self, dataset, *_):
-        return dataset  # in `_begin`, with this package's log-probabilities
 
     def _prepared_for_evaluation(self, given: Rows | dict[str, Rows] | None) -> Any:
         if given is None:
@@ -135,14 +129,10 @@ class QRPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self):
         of = self._preparation.of
-        self._signature_columns = [
-            "prompt_ids",
-            *map(samples.ids_column, of),
-            *samples.reward_columns(of),
-            *samples.reference_columns(of),
-            "weight",
-        ]
+        tokens = ["prompt_ids", *map(samples.ids_column, of), "weight"]
+        self._signature_columns = [*tokens, *samples.reward_columns(of), *samples.reference_columns(of)]
 
+    @products.fast()
     def _begin(self) -> None:
         """Before any step: dropout off, the guard, what the run is, and log pi_ref of all rows, computed once."""
         causal_lm.without_dropout(self.model)
@@ -166,6 +156,9 @@ class QRPOTrainer(DPOTrainer):
                 self._identity |= _of_adapter(self.model)
             run_identity.check(self.args.output_dir, self._identity)
             self.train_dataset = self._with_reference(reference, self.train_dataset)
+            self._rows = len(self.train_dataset)
+            if not self.args.dataloader_drop_last:
+                self.train_dataset = self._filled(self.train_dataset, self.args.train_batch_size)
             if isinstance(self.eval_dataset, dict):
                 sets = self.eval_dataset.items()
                 self.eval_dataset = {name: self._with_reference(reference, rows) for name, rows in sets}
@@ -197,7 +190,7 @@ class QRPOTrainer(DPOTrainer):
         else:
             model = self._given_reference(self.args)
         model.to(self.accelerator.device)
-        with as_reference, causal_lm.plain(without_adapter(model)):
+        with as_reference, causal_lm.plain(causal_lm.without_adapter(model)):
             yield model
         self._reference_loaded = None
 
@@ -206,18 +199,22 @@ class QRPOTrainer(DPOTrainer):
         of = self._preparation.of
         if all(column in dataset.column_names for column in samples.reference_columns(of)):
             return dataset
-        rows, device, state = list(dataset), self.accelerator.device, self.accelerator.state
         size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
-        logps = torch.zeros(len(of), len(rows), device=device)
-        with torch.no_grad(), self.accelerator.autocast():
-            for chunk in list(samples.micro_batches(rows, size))[state.process_index :: state.num_processes]:
-                batch = self.data_collator([rows[i] for i in chunk])
-                tokens = batch["input_ids"].to(device), batch["completion_mask"].to(device)
-                values, _ = completion_log_probs(model, *tokens)
-                logps[:, torch.as_tensor(chunk, device=device)] = values.float().view(len(of), -1)
-        for column, values in zip(samples.reference_columns(of), reduce(logps, "sum").tolist(), strict=True):
+        # as the policy is computed in training, so that their log-ratio at the start is 0
+        forward = parallel.forward("bfloat16" if self.accelerator.mixed_precision == "bf16" else "float32")
+        if forward.weights != torch.float32:
+            model = forward.of(model)
+        logps = reference_logps.compute(model, self._collate.pad_token_id, list(dataset), size, forward)
+        for column, values in zip(samples.reference_columns(of), logps.tolist(), strict=True):
             dataset = dataset.add_column(column, values)
         return dataset
+
+    def _filled(self, dataset: Dataset, size: int) -> Dataset:
+        """The rows; where processes share them, with rows of weight 0: Accelerate would repeat some that count."""
+        if self.args.world_size == 1:
+            return dataset
+        rows = [{"weight": 1.0} | row for row in dataset]
+        return suite_trainer.laid_out(rows, np.arange(len(rows)), size)
 
     def _settings_of_run(self) -> dict[str, Any]:
         args = self.args
@@ -243,78 +240,26 @@ class QRPOTrainer(DPOTrainer):
             run_identity.check(Path(resume_from_checkpoint).parent, self._identity)
         if self.is_world_process_zero():
             run_identity.begin(self.args.output_dir, self._identity)
-        model = self.accelerator.unwrap_model(self.model)
-        for one in (model, without_adapter(model)):
-            run_identity.mark(one)
-        try:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
-        except BaseException:
-            causal_lm.restored(without_adapter(model))
-            raise
-        for one in (model, without_adapter(model)):
-            run_identity.unmark(one)
-        # with its layers in training mode, which gradient checkpointing leaves, it would generate something else
-        self.model.eval()
-        return result
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         args = self.args
         if args.train_sampling_strategy not in ("random", "group_by_length") or self.train_dataset is None:
             return super()._get_train_sampler(train_dataset)
-        lengths = list(map(samples.length, self.train_dataset))
+        lengths, rows = list(map(samples.length, self.train_dataset)), self._rows
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         seed = args.seed if args.data_seed is None else args.data_seed
         if args.train_sampling_strategy == "group_by_length":
             return LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
-        return RandomBatches(lengths, batch, seed, lambda: self.state.epoch)
+        return RandomBatches(lengths[:rows], batch, seed, lambda: self.state.epoch, filler=len(lengths) - rows)
 
-    def _get_num_items_in_batch(self, batch_samples, device):
-        items = sum(batch["weight"].sum() for batch in batch_samples)
-        return self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None):
+        """As the Trainer's; each row counts once, however many processes share them."""
+        found = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = self.eval_dataset[found] if isinstance(found, str) else found
+        return super().get_eval_dataloader(found if found is None else self._filled(found, self.args.eval_batch_size))
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The weighted sum of the rows' losses over the weights of the whole batch."""
-        losses = self._losses(model, inputs, "train" if torch.is_grad_enabled() else "eval")
-        items = inputs["weight"].sum() if num_items_in_batch is None else num_items_in_batch
-        processes = 1 if num_items_in_batch is None else self.accelerator.num_processes  # DDP averages gradients
-        loss = (losses * inputs["weight"]).sum() / items * processes
-        return (loss, {}) if return_outputs else loss
-
-    def _losses(self, model, batch: Mapping[str, Tensor], mode: str) -> Tensor:
-        """Of each row, (rows,); what there is to log is added to the metrics."""
-        self._turn_randomness_off()
-        of, settings = self._preparation.of, self._preparation.loss_settings
-        logps, lengths = completion_log_probs(model, batch["input_ids"], batch["completion_mask"])
-        columns = dict(batch)
-        columns |= {f"{side}logps": values for side, values in zip(of, logps.chunk(len(of)), strict=True)}
-        columns |= {f"{side}lengths": values for side, values in zip(of, lengths.chunk(len(of)), strict=True)}
-        if self.args.length_normalization:
-            losses = _length_normalised(columns, of, **settings)
-        else:
-            losses = samples.sample_loss(self.args.loss_type, columns, **settings)
-        with torch.no_grad():
-            metrics = samples.sample_metrics(self.args.loss_type, columns, settings)
-            if self.args.length_normalization:  # these are at beta, not at beta / |y|
-                metrics = {name: values for name, values in metrics.items() if not _is_of_target(name)}
-            sums, weight = self._sums[mode], batch["weight"].double()
-            for name, values in ({"loss": losses} | metrics).items():
-                sums[name] = sums.get(name, 0) + torch.stack([(values.double() * weight).sum(), weight.sum()])
-        return losses
-
-    def _turn_randomness_off(self) -> None:
-        """Evaluation mode, but for the flag by which layers know that they are to be computed again in backward."""
-        self.model.eval()
-        if self.args.gradient_checkpointing and torch.is_grad_enabled():
-            for module in self.model.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.training = True
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss of a batch; there is nothing else to predict."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, inputs).detach(), None, None
-
+    @products.fast()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """As `transformers.Trainer.evaluate`, also of rows that the trainer has not seen.
 
@@ -350,26 +295,6 @@ class QRPOTrainer(DPOTrainer):
         wanted = {"prompt_ids", *samples.reference_columns(self._preparation.of)}
         return all(isinstance(one, Dataset) and wanted <= set(one.column_names) for one in sets)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        """As the Trainer's, with the mean of each metric over the rows, weighted."""
-        self._sums["eval"] = {}
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._drained("eval").items()})
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means of the rows' metrics since the last time, over all processes."""
-        if "loss" in logs:
-            logs = logs | self._drained("train")
-        Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
-
-    def _drained(self, mode: str) -> dict[str, float]:
-        sums, self._sums[mode] = self._sums[mode], {}
-        if not sums:
-            return {}
-        totals = self.accelerator.reduce(torch.stack(list(sums.values())), "sum").tolist()
-        return {name: total / count for name, (total, count) in zip(sums, totals, strict=True)}
-
     # --- what others see --------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, **options):
@@ -382,9 +307,6 @@ class QRPOTrainer(DPOTrainer):
                 "trainer.push_to_hub() once the hub can be reached."
             ) from error
 
-    def _send_telemetry(self):
-        """Nothing leaves the machine unasked."""
-
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | Sequence[str] | None = None
     ):
@@ -396,7 +318,7 @@ class QRPOTrainer(DPOTrainer):
             base=getattr(self.model.config, "_name_or_path", "") or None,
             dataset=dataset_name,
             tags=(*self._tag_names, *((tags,) if isinstance(tags, str) else tags or ())),
-            rows=len(self.train_dataset),
+            rows=self._rows,
             pairs=self._preparation.of == samples.PAIR,
             adapter=is_peft_model(self.model),
             settings=self._settings_of_run(),
@@ -408,27 +330,6 @@ class QRPOTrainer(DPOTrainer):
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
-
-
-def _length_normalised(columns: Mapping[str, Tensor], of: tuple[str, ...], completions: str = "both", **settings):
-    """The loss of each row with beta / |y|: of pairs the mean of both sides, or one of them."""
-    wanted = {"both": of, "chosen": of[:1], "rejected": of[1:]}[completions]
-    losses = [
-        length_normalised.qrpo(
-            columns[f"{side}logps"],
-            columns[f"ref_{side}logps"],
-            columns[f"{side}lengths"],
-            columns[f"{side}reward"],
-            columns["ref_rewards"],
-            **settings,
-        )
-        for side in wanted
-    ]
-    return torch.stack(losses).mean(0)
-
-
-def _is_of_target(name: str) -> bool:
-    return name.endswith("target") or name == "share_above_threshold"
 
 
 def _of_adapter(model: Any) -> dict[str, Any]:
@@ -533,13 +434,3 @@ def _said(error: Exception) -> str:
     """The message of somebody else's error, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + " ..."
-
-
-@contextlib.contextmanager
-def _precomputing(args: QRPOConfig) -> Iterator[None]:
-    """TRL's trainer makes no reference model of its own, and leaves the log-probabilities to this one."""
-    said, args.precompute_ref_log_probs = args.precompute_ref_log_probs, True
-    try:
-        yield
-    finally:
-        args.precompute_ref_log_probs = said

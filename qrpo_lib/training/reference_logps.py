@@ -52,7 +52,7 @@ def log_probs(
     path = Path(cache) / f"{_key(model, rows, micro_batch_size, forward)}.npy" if cache is not None else None
     logps = _read(path, (len(of), len(rows)))
     if not all(gather_object([logps is not None])):  # one process alone must not skip what the others do together
-        computed = _compute(forward.of(model), causal_lm.pad_token_id(tokenizer), rows, micro_batch_size, forward)
+        computed = compute(forward.of(model), causal_lm.pad_token_id(tokenizer), rows, micro_batch_size, forward)
         logps = computed.cpu().numpy()
         if path is not None and parallel.state().is_main_process:
             content = io.BytesIO()
@@ -61,10 +61,19 @@ def log_probs(
     return dict(zip(samples.reference_columns(of), logps, strict=True))
 
 
-def _compute(
+def compute(
     model: PreTrainedModel, pad_token_id: int, rows: Sequence[Mapping], size: int, forward: parallel.Forward
 ) -> torch.Tensor:
-    """Of all processes together, to (sides, rows) on the device of each; `size` rows at a time."""
+    """log pi of the completions of each row, by all processes together: (sides, rows) on the device of each.
+
+    Parameters
+    ----------
+    model: on this process's device, in the weights of the forward pass.
+    pad_token_id: of batches, which is never read.
+    rows: as in `log_probs`.
+    size: rows at a time.
+    forward: how forward passes are computed.
+    """
     state, device = parallel.state(), parallel.device()
     model.eval()
     of = samples.sides(rows[0])
@@ -89,7 +98,7 @@ def _key(model: PreTrainedModel, rows: Sequence[Mapping], micro_batch_size: int,
         str(forward.weights),
         forward.autocast,
         micro_batch_size,
-        code_version(("reference_logps:_compute",)),
+        code_version(("reference_logps:compute",)),
     ]
     key.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weights in sorted(model.state_dict().items()):

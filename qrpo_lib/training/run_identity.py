@@ -85,29 +85,25 @@ def claim(folder: str | Path, identity: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def half_trained(model: torch.nn.Module) -> Iterator[None]:
-    """Context of a training: the model is marked until it has ended; if it fails, all but the weights is restored."""
-    mark(model)
+    """Context of a training: the model, with what is inside of its adapters, is marked until the training has ended.
+
+    If it fails, the mark stays, and all but the weights is restored.
+    """
+    parts = model, causal_lm.without_adapter(model)
+    for part in parts:
+        setattr(part, _MARK, True)
     try:
         yield
     except BaseException:
-        causal_lm.restored(model)
+        causal_lm.restored(parts[-1])
         raise
-    unmark(model)
-
-
-def mark(model: torch.nn.Module) -> None:
-    """Mark a model object as half-trained, so that it is not taken for a reference, until `unmark`."""
-    setattr(model, _MARK, True)
-
-
-def unmark(model: torch.nn.Module) -> None:
-    """Take the mark away: the model's training has ended."""
-    vars(model).pop(_MARK, None)
+    for part in parts:
+        vars(part).pop(_MARK, None)
 
 
 def check_unmarked(model: torch.nn.Module) -> None:
     """Raises InputError for a model object whose training was interrupted: it is no reference any more."""
-    if vars(model).get(_MARK):
+    if any(vars(part).get(_MARK) for part in (model, causal_lm.without_adapter(model))):
         raise InputError(
             "This model object was left half-trained by a training that was interrupted, and would be taken for the "
             "reference: load the model again (with the same output_dir the training goes on from its last checkpoint)."

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qrpo_lib.objective import algorithms
+from qrpo_lib.objective import algorithms, length_normalised
 from qrpo_lib.objective.quantile import quantile_reward
 from qrpo_lib.training import batching
 
@@ -82,12 +82,21 @@ class Collator:
         return batch
 
 
-def sample_loss(algorithm: str, columns: Mapping[str, Tensor], **settings) -> Tensor:
-    """The algorithm's loss of each sample, to (rows,); `settings` go to its function in `qrpo_lib.losses`.
+def sample_loss(
+    algorithm: str, columns: Mapping[str, Tensor], length_normalization: bool = False, **settings
+) -> Tensor:
+    """The algorithm's loss of each sample, to (rows,); QRPO takes pairs and pointwise samples.
 
-    `columns`, all (rows,) but `ref_rewards` (rows, n): for each side `logps`, `ref_..logps`, `reward` and `lengths`, of
-    which an algorithm needs only its own. QRPO takes pairs and pointwise samples.
+    Parameters
+    ----------
+    algorithm: one of `algorithms.ALGORITHMS`.
+    columns: all (rows,) but `ref_rewards` (rows, n): for each side `logps`, `ref_..logps`, `reward` and `lengths`, of
+        which an algorithm needs only its own.
+    length_normalization: QRPO with beta / |y| for a completion of |y| tokens (`length_normalised`).
+    settings: of its function in `qrpo_lib.losses`.
     """
+    if length_normalization:
+        return _length_normalised(columns, **settings)
     logps = [columns[f"{side}logps"] for side in _sides_of(columns)]
     loss = algorithms.loss(algorithm, pairs=len(logps) == 2)
     if algorithm == "simpo":
@@ -101,12 +110,22 @@ def sample_loss(algorithm: str, columns: Mapping[str, Tensor], **settings) -> Te
     return loss(*arguments, *(columns[name] for name in rewards), **settings)
 
 
+def _length_normalised(columns: Mapping[str, Tensor], completions: str = "both", **settings) -> Tensor:
+    """QRPO's loss of each sample with beta / |y|: of pairs the mean of both sides, or one of them."""
+    of = _sides_of(columns)
+    sides = {"both": of, "chosen": of[:1], "rejected": of[1:]}[completions]
+    names = [(f"{side}logps", f"ref_{side}logps", f"{side}lengths", f"{side}reward", "ref_rewards") for side in sides]
+    losses = [length_normalised.qrpo(*(columns[name] for name in of_side), **settings) for of_side in names]
+    return torch.stack(losses).mean(0)
+
+
 def sample_metrics(algorithm: str, columns: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """What training logs of each sample beside its loss: columns as in `sample_loss` to (rows,) each.
 
     Log-ratios in nats; `implicit_reward_accuracy` of pairs is 1 where the chosen completion has the higher implicit
     reward (the log-ratio; for SimPO the mean token log-probability), 1/2 for a tie; quantile rewards where there are
-    reference rewards; for QRPO the calibrated targets and the share of the completions above the threshold (App. A).
+    reference rewards; for QRPO the calibrated targets and the share of the completions above the threshold (App. A),
+    which are at beta: none with `length_normalization`.
     """
     of = _sides_of(columns)
     metrics = {f"{side}log_ratio": columns[f"{side}logps"] - columns[f"ref_{side}logps"] for side in of}
@@ -119,7 +138,7 @@ def sample_metrics(algorithm: str, columns: Mapping[str, Tensor], settings: Mapp
         for side in of:
             metrics[f"{side}quantile"] = quantile_reward(columns[f"{side}reward"], columns["ref_rewards"])
     calibrated_target = algorithms.target(algorithm)
-    if calibrated_target:
+    if calibrated_target and not settings.get("length_normalization"):
         chosen = {name: settings[name] for name in _TARGET_SETTINGS if name in settings}
         targets = [calibrated_target(columns[f"{s}reward"], columns["ref_rewards"], **chosen) for s in of]
         metrics |= {f"{side}target": target for side, target in zip(of, targets, strict=True)}
@@ -145,6 +164,7 @@ def check_loss(algorithm: str, settings: Mapping[str, Any], of: tuple[str, ...] 
         raise ValueError(f"{algorithm} needs pairs, chosen_ids and rejected_ids: only qrpo takes single completions.")
     parameters = inspect.signature(algorithms.loss(algorithm, pairs=of == PAIR)).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known += ["length_normalization"] if algorithm == "qrpo" else []
     unknown = sorted(set(settings) - set(known))
     if unknown or "beta" not in settings:
         what = f"does not take {', '.join(unknown)}" if unknown else "needs beta"

@@ -1,4 +1,4 @@
-"""What fine-tuning and policy fitting share on TRL's trainers: arguments, layout of rows over processes, the run."""
+"""How the suite trains, by fine-tuning and policy fitting alike: arguments, layout of rows over processes, the run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, SFTConfig
 
 from qrpo_lib.training import callbacks, causal_lm, parallel
 from qrpo_lib.training.configuration import Optimization, Output
-
-# Of a batch: kept in main memory, where tokens are packed before the device gets them (`log_probs`).
-_TOKENS = ("input_ids", "completion_mask")
+from qrpo_lib.training.token_trainer import TokenTrainer
 
 
 class Fitted(NamedTuple):
@@ -36,65 +33,25 @@ class Fitted(NamedTuple):
         tokenizer.save_pretrained(folder)
 
 
-class SuiteTrainer:
-    """Base of both trainers: the same gradient however a batch is split, and no output of its own."""
-
-    loss_is_scaled_for_ga = True  # compute_loss divides by the items of the whole batch, not of the micro-batch
-
-    def __init__(self, model, *args, **kwargs):
-        # with pad = eos it would keep the embedding of every end-of-sequence token in a prompt from being trained
-        model.get_input_embeddings().padding_idx = None
-        super().__init__(model, *args, **kwargs)
-        self.remove_callback(PrinterCallback)
-        parallel.accumulate_in_float32(self.accelerator, self.args.max_grad_norm)
-
-    def _send_telemetry(self):
-        """Nothing leaves the machine."""
-
-    def create_model_card(self, *args, **kwargs):
-        """Checkpoints are for resuming: no card."""
-
-    def floating_point_ops(self, inputs):
-        """None are counted."""
-        return 0  # reported nowhere
-
-    def _prepare_inputs(self, inputs):
-        tokens = {name: inputs[name].cpu() for name in _TOKENS if name in inputs}
-        return super()._prepare_inputs({name: inputs[name] for name in inputs if name not in tokens}) | tokens
-
-    def _get_num_items_in_batch(self, batch_samples, device):
-        items = sum(self._items(batch) for batch in batch_samples)
-        return self.accelerator.gather(torch.as_tensor(items, device=device)).sum()
-
-    def _scaled(self, total: Tensor, items) -> Tensor:
-        """The sum over a micro-batch as its share of the batch's mean; DDP averages gradients over processes."""
-        return total / items * self.accelerator.num_processes
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep what is logged for `history`."""
-        Trainer.log(self, logs, start_time)  # TRL's would add its own metrics, which are not computed here
-
-    def log_validation(self) -> None:
-        """Log the metrics of the current policy on the validation rows, if there are any."""
-
-    def history(self) -> list[dict[str, float | int | str]]:
-        """What was logged, one row for each step and split, in that order."""
-        rows = []
-        for entry in self.state.log_history:
-            split = "validation" if "eval_loss" in entry else "train"
-            values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
-            if "loss" in values:  # the trainer's closing summary has none
-                first = {"step": values.pop("step"), "split": split, "loss": values.pop("loss")}
-                rows.append(first | dict(sorted(values.items())))  # a resumed trainer has read them from sorted JSON
-        return sorted(rows, key=lambda row: (row["step"], row["split"]))
-
-
-def run(trainer: SuiteTrainer, settings: Optimization, output: Output) -> Fitted:
+def run(trainer: TokenTrainer, settings: Optimization, output: Output) -> Fitted:
     """Train to the end, from the last checkpoint in the output's folder if there is one."""
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callbacks.Reporter(output.progress))
     trainer.add_callback(callbacks.Checkpoints(trainer, settings, output.folder is not None, output.on_checkpoint))
     trainer.train(resume_from_checkpoint=callbacks.last_complete_checkpoint(Path(trainer.args.output_dir)))
-    return Fitted(parallel.whole(causal_lm.restored(trainer.model)), trainer.history())
+    return Fitted(parallel.whole(causal_lm.restored(trainer.model)), _history(trainer.state.log_history))
+
+
+def _history(logged: Sequence[dict[str, Any]]) -> list[dict[str, float | int | str]]:
+    """What was logged, one row for each step and split, in that order."""
+    rows = []
+    for entry in logged:
+        split = "validation" if "eval_loss" in entry else "train"
+        values = {key.removeprefix("eval_"): value for key, value in entry.items() if key != "epoch"}
+        if "loss" in values:  # the trainer's closing summary has none
+            first = {"step": values.pop("step"), "split": split, "loss": values.pop("loss")}
+            rows.append(first | dict(sorted(values.items())))  # a resumed trainer has read them from sorted JSON
+    return sorted(rows, key=lambda row: (row["step"], row["split"]))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import two_processes
-from group_worker import train, tune
+from group_worker import own, train, tune
 from small_llama import assert_same_history, column, weights
 from transformers import AutoModelForCausalLM
 
@@ -107,6 +107,20 @@ def test_a_group_in_bfloat16(engine, tmp_path):
     for name, rows in zip(names, tuned, strict=True):
         alone = tune(rows, micro_batch_size=8).history
         np.testing.assert_allclose(column(seen[name]["history"], "loss"), column(alone, "loss"), rtol=0.02)
+
+
+@pytest.mark.parametrize("engine", ["DDP", "DeepSpeed", "FSDP2"])
+def test_the_public_trainer_by_two_processes_is_that_of_one(engine, tmp_path):
+    """Rows that do not divide among processes count once, in training and in evaluation."""
+    seen, alone = run(engine, tmp_path / "two", "float32", "own")["own"], own(tmp_path / "one", "float32")
+    for name in ("loss", "grad_norm", "learning_rate"):
+        ours, theirs = ([entry[name] for entry in one["history"]] for one in (seen, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=name)
+    measured = [name for name in alone["evaluated"] if not name.endswith(("runtime", "per_second"))]
+    ours, theirs = ([one["evaluated"][name] for name in measured] for one in (seen, alone))
+    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    ours, theirs = (torch.tensor(one["weights"]) for one in (seen, alone))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_fine_tuning_by_two_processes_is_that_of_one(tmp_path):

@@ -27,6 +27,12 @@ def test_every_row_comes_once_in_batches_sorted_by_length():
     assert len(RandomBatches(LENGTHS, 10, 3, lambda: 0.0)) == len(LENGTHS)
 
 
+def test_rows_that_fill_the_last_batch_come_last():
+    plain, filled = (RandomBatches(LENGTHS, 8, 3, lambda: 1.0, filler=count) for count in (0, 3))
+    assert list(filled) == [*plain, 24, 25, 26]
+    assert len(filled) == 27
+
+
 def test_an_epoch_is_counted_although_its_shares_do_not_add_up_to_it():
     """The Trainer counts an epoch as a sum of shares: three thirds are less than 1 in floating point, None is 0."""
     second = list(RandomBatches(LENGTHS, 8, 0, lambda: 1.0))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from small_llama import column, fine_tune, fit, llama, made_up_rows, weights
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import MixedPrecision, MixedPrecisionPolicy
 from transformers import AutoModelForCausalLM
 
-from qrpo_lib.training import parallel, reference_logps, trainer
+from qrpo_lib.training import parallel, policy_trainer, reference_logps
 
 ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "FSDP": "ACCELERATE_USE_FSDP"}
 
@@ -84,7 +84,7 @@ def test_processes_share_the_validation_rows(processes, monkeypatch):
     for process in range(processes):
         state = SimpleNamespace(num_processes=processes, process_index=process)
         monkeypatch.setattr(parallel, "state", lambda state=state: state)
-        batches = trainer._share(rows, 4)
+        batches = policy_trainer._share(rows, 4)
         counts.append(len(batches))
         seen += [row["name"] for batch in batches for row in batch if row["weight"]]
     assert sorted(seen) == list(range(21))
@@ -99,6 +99,9 @@ def test_gradients_are_summed_in_float32_and_clipped_as_asked():
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert config["gradient_clipping"] == 0.0
     assert fsdp.mixed_precision_policy.param_dtype == torch.bfloat16
+    assert fsdp.mixed_precision_policy.reduce_dtype == torch.float32
+    fsdp.mixed_precision_policy = MixedPrecision(torch.bfloat16, torch.bfloat16)  # of FSDP1
+    parallel.accumulate_in_float32(SimpleNamespace(state=state), 0.0)
     assert fsdp.mixed_precision_policy.reduce_dtype == torch.float32
 
 

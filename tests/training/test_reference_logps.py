@@ -12,8 +12,8 @@ from qrpo_lib.training import reference_logps
 def computed(monkeypatch):
     """How many times log-probabilities were computed and not read."""
     calls = []
-    plain = reference_logps._compute
-    monkeypatch.setattr(reference_logps, "_compute", lambda *arguments: calls.append(1) or plain(*arguments))
+    plain = reference_logps.compute
+    monkeypatch.setattr(reference_logps, "compute", lambda *arguments: calls.append(1) or plain(*arguments))
     return calls
 
 
