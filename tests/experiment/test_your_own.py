@@ -61,3 +61,21 @@ def test_rows_without_completions_get_two_and_others_keep_theirs():
         your_own.completed([{"text": "w4"}], llama(), tokenizer_of_words(), reward, references=1, max_new_tokens=1)
     with pytest.raises(InputError, match="no prompts to evaluate on"):
         your_own.evaluated(llama(), tokenizer_of_words(), [], reward, repeats=1, max_new_tokens=1)
+
+
+def test_relevance_reads_all_turns_as_profiles_do(monkeypatch):
+    from qrpo_lib.rewards import models
+
+    class Watched:
+        def score(self, prompts, completions):
+            return list(zip(prompts, completions, strict=True))
+
+    monkeypatch.setattr(models, "RelevanceReward", Watched)
+    turns = [*USER, *ANSWER, {"role": "user", "content": "w4"}]
+    found = your_own.reward("relevance")([turns, USER, "w3"], [ANSWER, ANSWER, "w5"])
+    assert found == [("user: w3\nassistant: w5\nuser: w4", "w5"), ("w3", "w5"), ("w3", "w5")]
+
+
+def test_a_model_that_is_not_there_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"The model .*nowhere cannot be loaded"):
+        your_own.policy(str(tmp_path / "nowhere"))
