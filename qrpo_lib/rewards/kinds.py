@@ -54,6 +54,8 @@ def parameters(settings: RewardModel | Relevance | PythonReward) -> dict[str, An
 def check_available(settings: RewardModel | Relevance | PythonReward) -> None:
     """Raise `hub.HubError` if its model is neither here nor named with its commit; InputError without its function."""
     if settings.kind == "python":
-        parameters(settings)
+        from qrpo_lib.rewards import python_function
+
+        python_function.check(settings.function)
     elif settings.kind != "relevance":
         hub.check(settings.model, settings.revision, "model")

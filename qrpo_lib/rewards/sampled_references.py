@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ class SampledReferences:
         for setting, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{setting} must be an integer of at least 1, got {value!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InputError(f"seed must be an integer, got {seed!r}.")
         engines.resolve(engine)
         if isinstance(reward_fn, str):
             reward_fn = python_function.load(reward_fn)
@@ -119,18 +121,17 @@ class SampledReferences:
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         python_function.check_columns(self._reward, {"prompts", "completions", *names})  # before any work
         self._score_own(found, rows, added, name)
-        groups: dict[tuple[str, str], list[int]] = {}  # rows of one prompt whose references are scored alike
+        groups: dict[tuple[str, bool, str], list[int]] = {}  # rows of one prompt whose references are scored alike
         for i, row in enumerate(found.rows):
             if "ref_rewards" not in row:
-                groups.setdefault((json.dumps(row["prompt_ids"]), self._said_to_reward(rows[i])), []).append(i)
+                is_text = isinstance(_prompt(rows[i]), str)
+                key = json.dumps(row["prompt_ids"]), is_text, self._said_to_reward(rows[i])
+                groups.setdefault(key, []).append(i)
         if not groups:
             return added
         firsts = [members[0] for members in groups.values()]
-        if not isinstance(_prompt(rows[0]), str):
-            tokenizer = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
-        prompts_of = dict.fromkeys(prompt for prompt, _ in groups)
-        sampled = dict(zip(prompts_of, self._sampled(model, tokenizer, list(map(json.loads, prompts_of))), strict=True))
-        flat = [text for prompt, _ in groups for text in sampled[prompt]]
+        sampled = self._texts_of(dict.fromkeys((prompt, is_text) for prompt, is_text, _ in groups), model, tokenizer)
+        flat = [text for prompt, is_text, _ in groups for text in sampled[prompt, is_text]]
         of_all = [i for i in firsts for _ in range(self._n)]
         rewards = self._scores([rows[i] for i in of_all], flat)
         bad = np.flatnonzero(~np.isfinite(rewards))
@@ -150,7 +151,27 @@ class SampledReferences:
     def _said_to_reward(self, row: Mapping) -> str:
         """What the reward is told beside the prompt, as one text: rows that differ in it are scored apart."""
         columns = {name: [row[name]] for name in row if name not in (*_COMPLETIONS_COLUMNS, *_NUMBERS)}
-        return json.dumps(python_function.taken(self._reward, columns), sort_keys=True, default=repr)
+        said = python_function.taken(self._reward, columns)
+        try:
+            return json.dumps(said, sort_keys=True, default=_spelled)
+        except (TypeError, ValueError):  # of keys that are no texts, or objects that hold themselves
+            return repr(said)
+
+    def _texts_of(
+        self, prompts: Iterable[tuple[str, bool]], model: Any, tokenizer: Any
+    ) -> dict[tuple[str, bool], list]:
+        """`n` texts of each prompt: continued up to the end of a text, answered up to the end of a turn."""
+        found: dict[tuple[str, bool], list] = {}
+        for is_text in (True, False):
+            some = [one for one in prompts if one[1] == is_text]
+            if not some:
+                continue
+            ending = tokenizer
+            if not is_text and tokenizer.chat_template is not None:  # without one, the rows are token ids
+                ending = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
+            texts = self._sampled(model, ending, [json.loads(prompt) for prompt, _ in some])
+            found |= dict(zip(some, texts, strict=True))
+        return found
 
     def _score_own(self, found: Any, rows: Sequence[Mapping], added: list[dict], name: str) -> None:
         """Rewards of the rows' own completions, where they have none."""
@@ -249,6 +270,11 @@ def _policy(model: Any, tokenizer: Any, backend: str) -> Iterator[Any]:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         yield folder
+
+
+def _spelled(value: Any) -> Any:
+    """Something that JSON has no form for: arrays and tensors number by number, as their `repr` leaves most out."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def _prompt(row: Mapping) -> Any:

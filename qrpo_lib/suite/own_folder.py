@@ -69,7 +69,7 @@ def _replace(folder: Path, new: Path, maker: str, before: dict[str, str]) -> Non
     written = {path.relative_to(new).as_posix(): path for path in sorted(new.rglob("*")) if path.is_file()}
     for name in written:
         target = folder / name
-        if name not in before and os.path.lexists(target):
+        if (name not in before and os.path.lexists(target)) or target.is_dir():
             raise ForeignFolder(f"{target} was not written by `{maker}`: move it away, or choose another folder.")
         _refuse_links(folder, name)
     listed = {name: file_sha256(path) for name, path in written.items()}
@@ -117,6 +117,8 @@ def _refuse_links(folder: Path, name: str) -> None:
     for path in [folder / name, *(folder / parent for parent in PurePosixPath(name).parents if parent.parts)]:
         if path.is_symlink():
             raise ForeignFolder(f"{path} is a link: what it leads to was not written by the suite. Remove the link.")
+        if path != folder / name and path.exists() and not path.is_dir():
+            raise ForeignFolder(f"{path} is a file where a folder was written: move it away, or choose another folder.")
 
 
 def _remove_stale(folder: Path, name: str, sha256: str) -> None:

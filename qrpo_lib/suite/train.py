@@ -10,9 +10,9 @@ Every setting of `QRPOConfig` is an option. An interrupted command goes on from 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from qrpo_lib.runs import extras
 from qrpo_lib.runs.errors import InputError
@@ -40,11 +40,11 @@ class Own:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train; returns the exit code: 0 done, 2 unusable input."""
+    """Train; returns the exit code: 0 done, 2 unusable input, or a package that is not there."""
     try:
         with extras.needed():
             _train(sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
+    except (InputError, ImportError) as error:
         print(f"qrpo train: {error}", file=sys.stderr)
         return 2
     return 0
@@ -58,8 +58,6 @@ def _train(arguments: list[str]) -> None:
     own, config = _parsed(arguments)
     references = own.reference_rewards
     if own.reward is not None:
-        if references is not None:
-            raise InputError("Give --reward or --reference_rewards, not both.")
         settings = {"engine": own.engine, "max_new_tokens": own.max_new_tokens, "seed": config.seed}
         references = SampledReferences(own.reward, own.references, **settings)
     adapter = None
@@ -75,8 +73,9 @@ def _train(arguments: list[str]) -> None:
         reference_rewards=references,
         peft_config=adapter,
     )
-    folder = config.output_dir
-    last = get_last_checkpoint(folder) if folder and Path(folder).is_dir() else None
+    folder, last = config.output_dir, config.resume_from_checkpoint
+    if last is None and folder and Path(folder).is_dir():
+        last = get_last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
     if config.push_to_hub:
@@ -92,6 +91,7 @@ def _parsed(arguments: list[str]) -> tuple[Own, Any]:
     from qrpo_lib import QRPOConfig
 
     parser = HfArgumentParser((Own, QRPOConfig), prog="qrpo train")
+    parser.error = _refused  # one sentence, without the hundreds of options before it
     try:
         own, config, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     except InputError:
@@ -100,7 +100,29 @@ def _parsed(arguments: list[str]) -> tuple[Own, Any]:
         raise InputError(" ".join(str(error).split())) from error
     if rest:
         raise InputError(f"There is no option {' '.join(rest)}: `qrpo train --help` lists them.")
+    _check(own, config)
     return own, config
+
+
+def _refused(said: str) -> NoReturn:
+    raise InputError(f"{said}.")
+
+
+def _check(own: Own, config: Any) -> None:
+    """Raises InputError for options of which one would do nothing without another, or beside it."""
+    if own.reward is not None and own.reference_rewards is not None:
+        raise InputError("Give --reward or --reference_rewards, not both.")
+    of_reward = [one for one in fields(Own) if one.name in ("references", "max_new_tokens", "engine")]
+    idle = [f"--{one.name}" for one in of_reward if getattr(own, one.name) != one.default]
+    if own.reward is None and idle:
+        raise InputError(
+            f"{', '.join(idle)} is of references that are sampled, for which --reward is missing; "
+            "--num_reference_rewards says how many of those in the rows count."
+        )
+    if own.eval_dataset is None and config.eval_strategy != "no":
+        raise InputError(f"--eval_strategy {config.eval_strategy.value} needs rows: give --eval_dataset.")
+    if own.lora_rank is not None and own.lora_rank < 1:
+        raise InputError(f"--lora_rank must be at least 1, not {own.lora_rank}.")
 
 
 if __name__ == "__main__":

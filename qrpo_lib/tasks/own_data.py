@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,7 +91,7 @@ class OwnData(Task):
         said, sources = self.settings.references, self.settings.all_sources
         if said is not None:
             return said == "given"
-        return all(_is_file(one.dataset) and _first_row(one).get(_REFERENCES) is not None for one in sources)
+        return all(_is_file(one.dataset) and _has_references(_first_row(one)) for one in sources)
 
     def given_references(self, *, beside_scores: bool) -> dict[str, list[float]]:
         """Of each prompt id the reference rewards that its row comes with, where `has_references`.
@@ -107,10 +108,12 @@ class OwnData(Task):
     def reward(self) -> Any:
         """The profile's reward; a function in Python gets the columns of the prompt's row.
 
-        Raises InputError for rows of one prompt with different values of a column that the function names.
+        Raises InputError for rows of one prompt with different values of a column that the function names, and for one
+        that no row has.
         """
         found = kinds.of(self.settings.reward)
         if self.settings.reward.kind == "python":
+            found.check_columns({name for row in self.rows for name in row.columns})
             first: dict[str, Row] = {}
             for row in self.rows:
                 _check_alike(first.setdefault(row.prompt, row), row, found.named())
@@ -179,7 +182,8 @@ class OwnData(Task):
                     form = "pairs (prompt, chosen, rejected)" if wanted == samples.PAIR else "prompt and completion"
                     other = "pointwise" if wanted == samples.PAIR else "dataset"
                     raise InputError(f"{said}: the task {self.settings.name} takes {form}; there is a task {other}.")
-                prompt, texts = _texts(given, preference_rows.TEXTS[wanted], said)
+                with about(said):
+                    prompt, texts = _texts(given, preference_rows.TEXTS[wanted])
             except conversations.UnusableAnswer as error:
                 reason = reason or f"{said}: {error}"
                 continue
@@ -196,17 +200,23 @@ class OwnData(Task):
         return rows
 
     def _references_of(self, given: Mapping, said: str) -> tuple[float, ...]:
-        if not self.has_references:
-            return ()
-        if given.get(_REFERENCES) is None:
+        from qrpo_lib.training import preference_rows
+
+        if self.settings.references is None and self.has_references != _has_references(given):
             raise InputError(
                 f"{said}: it has no {_REFERENCES}, as other rows have: give them to all rows, or set task.references = "
                 '"sampled".'
+                if self.has_references
+                else f"{said}: it has {_REFERENCES}, which count unasked only where the first row of each file has "
+                'them: set task.references = "given" or "sampled".'
             )
-        from qrpo_lib.training import preference_rows
-
+        if not self.has_references:
+            return ()
         with about(said):
-            return tuple(preference_rows.as_numbers(given[_REFERENCES], _REFERENCES))
+            found = preference_rows.reference_rewards_of(given)
+            if found is None:
+                raise InputError(f"it has no {_REFERENCES}, which task.references says are given.")
+            return tuple(_finite(value, f"one of {_REFERENCES}") for value in found)
 
 
 class _OfReadable:
@@ -233,7 +243,7 @@ def _check_said(given: Mapping, said: str) -> None:
 def _check_alike(first: Row, row: Row, names: Sequence[str]) -> None:
     """Raises InputError unless the reward says the same of a completion, whichever of two rows of a prompt it is of."""
     for name in names:
-        if first.columns.get(name) != row.columns.get(name):
+        if row is not first and first.columns.get(name) != row.columns.get(name):
             raise InputError(
                 f"The rows {first.id} and {row.id} have the same prompt and another {name}, which the reward is told: "
                 "a profile scores the completions of a prompt alike. Make the prompts differ, or use QRPOTrainer."
@@ -244,13 +254,21 @@ def _rest(row: Row) -> tuple:
     return row.prompt, row.chosen, row.rejected, row.rewards, row.references, row.columns
 
 
-def _texts(given: Mapping, columns: Sequence[str], said: str) -> tuple[Any, list[str]]:
+def _has_references(row: Mapping) -> bool:
+    return row.get(_REFERENCES) is not None or row.get("ref_rewards") is not None
+
+
+def _texts(given: Mapping, columns: Sequence[str]) -> tuple[Any, list[str]]:
     """The prompt of a row and what its completions say. Raises InputError, UnusableAnswer."""
     from qrpo_lib.training import conversations, preference_rows
 
-    with about(said):
-        completions = [preference_rows.completion_of(given, column) for column in columns]
-        return preference_rows.prompt_of(given), [conversations.text_of(one) for one in completions]
+    completions = [preference_rows.completion_of(given, column) for column in columns]
+    prompt = preference_rows.prompt_of(given)
+    if not prompt:
+        raise InputError("the prompt is empty: the first completion token needs a context.")
+    if not isinstance(prompt, str):  # a turn that calls tools says nothing
+        prompt = [{**message, "content": message.get("content") or ""} for message in prompt]
+    return prompt, [conversations.text_of(one) for one in completions]
 
 
 def _number(given: Mapping, column: str, said: str) -> float | None:
@@ -259,17 +277,31 @@ def _number(given: Mapping, column: str, said: str) -> float | None:
     if given.get(column) is None:
         return None
     with about(said):
-        return preference_rows.as_number(given[column], column)
+        return _finite(preference_rows.as_number(given[column], column), column)
+
+
+def _finite(value: float, name: str) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{name} is not finite: a missing score is not a low one; leave it or the row out.")
+    return value
 
 
 def _mixed(of_sources: list[list[Row]], weights: list[float]) -> list[Row]:
-    """As many rows as there are in the proportions of the weights, none twice; which ones, their hashes say."""
+    """As many rows as there are in the proportions of the weights, none twice; which ones, their hashes say.
+
+    Raises InputError for a source of which no row is taken.
+    """
     if len(of_sources) == 1:
         return of_sources[0]
     most = min(len(rows) / weight for rows, weight in zip(of_sources, weights, strict=True))
     mixed: list[Row] = []
-    for rows, weight in zip(of_sources, weights, strict=True):
+    for number, (rows, weight) in enumerate(zip(of_sources, weights, strict=True)):
         count = min(len(rows), int(most * weight + 1e-9))
+        if not count:
+            raise InputError(
+                f"Of source {number} of the mixture, which has {len(rows)} train rows, weight = {weight:g} takes none: "
+                "give it a larger weight, or leave it out."
+            )
         chosen = set(sorted(range(len(rows)), key=lambda i: _hash(rows[i].id + rows[i].prompt))[:count])
         mixed += [row for i, row in enumerate(rows) if i in chosen]
     return mixed
@@ -297,6 +329,9 @@ def _check_file(source: Source) -> None:
             f"{source.dataset} is one file, so it has no split {source.test_split!r}: leave test_split out, or name "
             "another file, test_dataset."
         )
+    if source.train_split != "train" or source.revision is not None:
+        said = f"train_split {source.train_split!r}" if source.train_split != "train" else "revision"
+        raise InputError(f"{source.dataset} is one file, so it has no {said}: leave that out.")
     if source.test_dataset is not None:
         _test_file(source)
 
@@ -330,10 +365,10 @@ def _first_row(source: Source) -> Mapping:
 
 
 def _loaded(source: Source, split: str) -> Sequence[Mapping]:
-    if not _is_file(source.dataset):
-        return hub.dataset(source.dataset, source.revision, split)
     from qrpo_lib.training import preference_rows
 
+    if not _is_file(source.dataset):
+        return preference_rows.load(hub.dataset(source.dataset, source.revision, split), source.dataset)
     _check_file(source)
     return preference_rows.load(source.dataset, source.dataset)
 

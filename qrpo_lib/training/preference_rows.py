@@ -14,20 +14,25 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import conversations, samples
+from qrpo_lib.training import conversations, row_files, samples
 
 REWARDS = {samples.PAIR: ("chosen_reward", "rejected_reward"), samples.POINTWISE: ("reward",)}
 TEXTS = {samples.PAIR: ("chosen", "rejected"), samples.POINTWISE: ("completion",)}
 REFERENCE_REWARDS = "reference_rewards"
-_FILES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _IMAGES = ("image", "images")
+_NESTED = (*row_files.TEXT_COLUMNS, "tools", "chat_template_kwargs")  # columns that may hold objects in lists
+_WRITTEN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")  # of a message, by templates
+# What `apply_chat_template` is told here, so that no row can say it.
+_NOT_OPTIONS = ("conversation", "tokenizer", "tokenize", "add_generation_prompt", "continue_final_message")
+_NOT_OPTIONS += ("return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation", "max_length")
 
 
 class Rows(NamedTuple):
@@ -63,28 +68,30 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
         )
     if isinstance(source, Dataset):
         # rows of plain values, not of tensors or frames; a transformation of the user's own is the data
-        return source if source.format["type"] == "custom" else source.with_format(None)
+        return source if source.format["type"] == "custom" else _as_written(source.with_format(None))
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir() and (path / "dataset_info.json").exists():
-            return load_from_disk(str(path))
-        if path.suffix in _FILES:
-            if not path.is_file():
-                raise InputError(f"{name}: there is no file {path}.")
-            if path.stat().st_size == 0:
-                raise InputError(f"{name}: the file {path} is empty.")
-            if path.suffix == ".jsonl":
-                return _json_lines(path)
+            return _as_written(load_from_disk(str(path)))
         try:
-            if path.suffix in _FILES:
-                return load_dataset(_FILES[path.suffix], data_files=str(path), split="train")
-            return load_dataset(str(source), split="train")
+            if path.suffix.lower() in row_files.ENDINGS:
+                found = row_files.read(path, name)
+            elif path.is_file():
+                raise InputError(
+                    f"{name}: {source} cannot be read as rows by its ending. Files end in "
+                    f"{', '.join(row_files.ENDINGS)}; unpack one that is compressed."
+                )
+            else:
+                found = load_dataset(str(source), split="train")
+        except InputError:
+            raise
         except Exception as error:  # whatever loading scripts, parsers and the network come up with
             said = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{name}: {source} cannot be read as rows ({type(error).__name__}: {said}). Files end in "
-                f"{', '.join(_FILES)}; everything else is a folder or a hub id."
+                f"{', '.join(row_files.ENDINGS)}; everything else is a folder or a hub id."
             ) from error
+        return _as_written(found) if isinstance(found, Dataset) else found
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise InputError(f"{name} must be a dataset, a list of rows, a file or a hub id, not {type(source).__name__}.")
     rows = list(source)
@@ -94,25 +101,36 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
             f"{name} must hold dictionaries, one a row, not {type(other).__name__}: of a data frame, pass "
             "Dataset.from_pandas(frame)."
         )
-    return rows
+    return [{column: _listed(value) for column, value in row.items()} if _has_arrays(row) else row for row in rows]
 
 
-def _json_lines(path: Path) -> list[dict]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
-    rows = []
-    # lines end at newlines alone: other separators of Unicode, such as U+2028, may stand in a text as they are
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"Line {number} of {path} is not JSON ({error.msg}).") from None
-            if not isinstance(rows[-1], dict):
-                raise InputError(f"Line {number} of {path} is not an object with columns, in braces.")
-    return rows
+def _as_written(data: Any) -> Any:
+    """A `datasets.Dataset` without the None that Arrow puts into objects: it gives those of a column the same keys."""
+    from datasets import Value
+
+    nested = [name for name, kind in data.features.items() if name in _NESTED and not isinstance(kind, Value)]
+    if not nested:
+        return data
+    return data.with_transform(lambda rows: {**rows, **{name: _without_none(rows[name]) for name in nested}})
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):  # a message that calls tools has the content None
+        return {key: _without_none(one) for key, one in value.items() if one is not None or key == "content"}
+    return [_without_none(one) for one in value] if isinstance(value, list) else value
+
+
+def _has_arrays(row: Mapping) -> bool:
+    return any(isinstance(row.get(name), np.ndarray) for name in _NESTED)
+
+
+def _listed(value: Any) -> Any:
+    """Lists where pandas has arrays."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, list) else value
 
 
 def sides(row: Mapping, name: str = "train") -> tuple[str, ...]:
@@ -205,11 +223,16 @@ def prompt_of(row: Mapping) -> str | list[Mapping]:
 def completion_of(row: Mapping, text: str) -> str | list[Mapping]:
     """The completion in column `text`; of a conversational pair without a prompt, what follows the shared turns.
 
-    Raises InputError for what is neither a text nor messages of text, or messages after a prompt that is a text.
+    Raises InputError for what is neither a text nor messages of text, or messages after a prompt that is a text;
+    UnusableAnswer for answers that hold more than a text.
     """
     if not _has(row, text):
         raise InputError(f"it has no {text} as a text or a message, only token ids.")
     completion = _in_form(text, row[text])
+    for message in () if isinstance(completion, str) else completion[-1:]:
+        beside = next((name for name in _WRITTEN if message.get(name)), None)
+        if beside is not None:
+            raise conversations.UnusableAnswer(f"The answer has {beside}, and answers are trained on as texts alone.")
     if not _says_its_prompt(row):
         return completion[_shared_turns(row) :]
     if isinstance(row["prompt"], str) and not isinstance(completion, str):
@@ -221,10 +244,29 @@ def completion_of(row: Mapping, text: str) -> str | list[Mapping]:
 
 
 def template_options(row: Mapping) -> dict[str, Any]:
-    """The options for the chat template that a row brings (`tools`, `chat_template_kwargs`)."""
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return ({"tools": tools} if tools else {}) | dict(row.get("chat_template_kwargs") or {})
+    """The options for the chat template that a row brings (`tools`, `chat_template_kwargs`), also as JSON text.
+
+    Raises InputError for what are no options, or none that a row may set.
+    """
+    tools, options = _from_json(row, "tools"), _from_json(row, "chat_template_kwargs")
+    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Iterable)):
+        raise InputError(f"tools must be a list, not {_shown(tools)}.")
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError(f"chat_template_kwargs must be an object with names and values, not {_shown(options)}.")
+    unknown = [name for name in options or () if name in _NOT_OPTIONS]
+    if unknown:
+        raise InputError(f"chat_template_kwargs cannot set {', '.join(unknown)}: leave it out.")
+    return ({"tools": tools} if tools else {}) | dict(options or {})
+
+
+def _from_json(row: Mapping, name: str) -> Any:
+    value = row.get(name)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise InputError(f"{name} is a text that is not JSON: {_shown(value)}.") from None
 
 
 def _tokens(row: Mapping, of: tuple[str, ...], tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
@@ -233,6 +275,11 @@ def _tokens(row: Mapping, of: tuple[str, ...], tokenizer: Any, ends: Sequence[in
     prompt, options = prompt_of(row), template_options(row)
     if not prompt:
         raise InputError("the prompt is empty: the first completion token needs a context.")
+    if options and isinstance(prompt, str):
+        raise InputError(
+            f"it has {', '.join(options)} for the chat template, and a prompt that is a text, which no template "
+            'writes: make it messages, [{"role": "user", "content": ...}].'
+        )
     result = {"prompt_ids": conversations.prompt_ids(tokenizer, prompt, **options)}
     for side, text in zip(of, TEXTS[of], strict=True):
         completion = completion_of(row, text)
@@ -250,18 +297,24 @@ def _ids(row: Mapping, column: str) -> list[int]:
 def _in_form(name: str, given: Any) -> str | list[Mapping]:
     """A text, or messages whose contents are texts. Raises InputError for anything else."""
     if isinstance(given, str):
-        return given
+        if row_files.messages_in(given) or (given.lstrip().startswith("[{'") and "'role'" in given):
+            raise InputError(f"{name} is a text that spells a list of messages: give the list itself.")
+        return _whole(name, given)
     if not (isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given)):
         raise InputError(f"{name} is neither a text nor a list of messages, but a {type(given).__name__}.")
     return [_message(name, one) for one in given]
 
 
 def _message(name: str, message: Mapping) -> Mapping:
-    """A message as chat templates of models of text take it: parts of text as one text."""
-    if "role" not in message:
+    """A message as chat templates of models of text take it: parts of text as one text, and nothing that is None."""
+    if not isinstance(message.get("role"), str):
         raise InputError(f"a message of {name} has no role.")
+    message = {key: value for key, value in message.items() if value is not None or key == "content"}
     content = message.get("content")
-    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+    if content is None and message.get("tool_calls"):
+        return message
+    if isinstance(content, str):
+        _whole(f"a message of {name}", content)
         return message
     if not isinstance(content, Sequence):
         raise InputError(f"a message of {name} has no text as its content, but {_shown(content)}.")
@@ -269,17 +322,37 @@ def _message(name: str, message: Mapping) -> Mapping:
         if not (isinstance(part, Mapping) and isinstance(part.get("text"), str)):
             what = part.get("type", part) if isinstance(part, Mapping) else part
             raise InputError(f"a message of {name} has a part that is no text ({_shown(what)}): texts alone are used.")
-    return {**message, "content": "".join(part["text"] for part in content)}
+    return {**message, "content": _whole(f"a message of {name}", "".join(part["text"] for part in content))}
+
+
+def _whole(name: str, text: str) -> str:
+    """The text. Raises InputError if it holds half of a character, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise InputError(f"{name} holds half of a character ({half!r}, a lone surrogate): repair the text.") from None
+    return text
 
 
 def _numbers(row: Mapping, of: tuple[str, ...]) -> dict[str, Any]:
     """What else a row says, under the names that training uses."""
     names = (*REWARDS[of], "weight", *samples.reference_columns(of))
     found: dict[str, Any] = {name: as_number(row[name], name) for name in names if row.get(name) is not None}
-    for name in ("ref_rewards", REFERENCE_REWARDS):
-        if row.get(name) is not None:
-            found["ref_rewards"] = as_numbers(row[name], name)
-    return found
+    references = reference_rewards_of(row)
+    return found if references is None else found | {"ref_rewards": references}
+
+
+def reference_rewards_of(row: Mapping) -> list[float] | None:
+    """The reference rewards that a row comes with, also as `ref_rewards`; None where it has none.
+
+    Raises InputError for anything else than a list of numbers, and for two different ones.
+    """
+    names = [name for name in ("ref_rewards", REFERENCE_REWARDS) if row.get(name) is not None]
+    found = [as_numbers(row[name], name) for name in names]
+    if len(found) == 2 and found[0] != found[1]:
+        raise InputError(f"it has {' and other '.join(names)}: leave one of them out.")
+    return found[-1] if found else None
 
 
 def as_number(value: Any, name: str) -> float:
@@ -287,7 +360,7 @@ def as_number(value: Any, name: str) -> float:
     try:
         if getattr(value, "shape", ()) == ():
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise InputError(f"{name} must be one number, not {_shown(value)}.")
 
@@ -297,7 +370,11 @@ def as_numbers(value: Any, name: str) -> list[float]:
     if isinstance(value, str):
         with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(value)
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable) or getattr(value, "shape", (0,)) == ():
+    if (
+        isinstance(value, str | bytes | Mapping | Set)
+        or not isinstance(value, Iterable)
+        or getattr(value, "shape", (0,)) == ()
+    ):
         raise InputError(f"{name} must be a list of numbers, not {_shown(value)}.")
     return [math.nan if one is None else as_number(one, f"each of {name}") for one in value]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -191,7 +190,7 @@ def _completes(source: Any) -> bool:
 
 
 def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> None:
-    """The reference rewards of each row's prompt, from a file of `prompt` and `reference_rewards`."""
+    """The reference rewards of each row's prompt, from a file of `prompt` and `reference_rewards`; of rows without."""
     column = preference_rows.REFERENCE_REWARDS
     of_prompt = {}
     for number, row in enumerate(preference_rows.load(path, "reference_rewards")):
@@ -204,6 +203,8 @@ def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> N
                 f"Row {number} of {path} has other {column} for a prompt than a row before: merge the two."
             )
     for row, source in zip(found.rows, found.sources, strict=True):
+        if "ref_rewards" in row:
+            continue
         with about(f"{name} row {source}"):
             key = _key(data[source])
         if key not in of_prompt:
@@ -213,7 +214,4 @@ def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> N
 
 def _key(row: Mapping) -> str:
     """The prompt of a row as one text. Raises InputError."""
-    prompt = preference_rows.prompt_of(row)
-    if not isinstance(prompt, str):
-        prompt = [{"role": message["role"], "content": message.get("content")} for message in prompt]
-    return json.dumps(prompt, sort_keys=True)
+    return conversations.encoded(preference_rows.prompt_of(row))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import warnings
 from dataclasses import dataclass, field, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from trl import DPOConfig
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.extras import MODULES
 
 # Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds, or not rightly.
 _NOT_HERE = (
@@ -102,12 +105,15 @@ class QRPOConfig(DPOConfig):
         self.precompute_ref_log_probs = True  # with this package's log-probabilities
         with warnings.catch_warnings():  # TRL says gradient_checkpointing, which newer transformers rename
             warnings.filterwarnings("ignore", ".*checkpointing.*", FutureWarning)
-            super().__post_init__()
+            try:
+                super().__post_init__()
+            except ValueError as error:  # what transformers says of a setting
+                raise InputError(" ".join(str(error).split())) from error
         self.loss_type = loss_type
         self._check()
 
     def _check_numbers(self) -> None:
-        """Raises InputError for what is no number where one must be, as YAML reads 1e-5, and for counts below 1."""
+        """Raises InputError for what is no number where one must be, as YAML reads 1e-5, and for ones out of range."""
         for one in fields(self):
             value, is_number = getattr(self, one.name), isinstance(one.default, int | float)
             if is_number and not isinstance(one.default, bool) and isinstance(value, str | list | tuple | dict):
@@ -118,6 +124,18 @@ class QRPOConfig(DPOConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise InputError(f"{name} must be an integer of at least 1, not {value!r}.")
+        for name in ("seed", *(["data_seed"] if self.data_seed is not None else [])):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
+                raise InputError(f"{name} must be an integer from 0 to 2**32 - 1, not {value!r}.")
+        for name in ("learning_rate", "weight_decay", "num_train_epochs"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise InputError(f"{name} must be a number of at least 0, not {value!r}.")
+        if self.num_train_epochs == 0 and self.max_steps <= 0:
+            raise InputError("num_train_epochs is 0, and no max_steps is given: nothing would be trained.")
+        if self.output_dir is not None and not isinstance(self.output_dir, str | os.PathLike):
+            raise InputError(f"output_dir must be a folder, not {self.output_dir!r}.")
 
     def _check(self) -> None:
         if self.loss_type not in ALGORITHMS:
@@ -132,8 +150,10 @@ class QRPOConfig(DPOConfig):
             raise InputError(f"length_normalization must be True or False, not {self.length_normalization!r}.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
-        if self.max_length is not None and self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
+        if self.max_length is not None and (not isinstance(self.max_length, Integral) or self.max_length < 2):
+            said = "an integer, a token to read and one to write"
+            raise InputError(f"max_length must be at least 2 and {said}, not {self.max_length!r}.")
+        self._check_trackers()
         if self.train_sampling_strategy not in _STRATEGIES:
             known = ", ".join(_STRATEGIES)
             raise InputError(f"There is no train_sampling_strategy {self.train_sampling_strategy!r}: use {known}.")
@@ -146,6 +166,19 @@ class QRPOConfig(DPOConfig):
             given += ["length_normalization"] if self.length_normalization else []
             if given:
                 raise InputError(f"{', '.join(given)} is QRPO's alone: leave it out for loss_type={self.loss_type!r}.")
+
+    def _check_trackers(self) -> None:
+        """Raises InputError for trackers of `report_to` that there are not, or whose package is not installed."""
+        from transformers.integrations import get_available_reporting_integrations
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise InputError(f"There is no tracker {name!r}: use one of {', '.join(INTEGRATION_TO_CALLBACK)}.")
+            if name in MODULES["trackers"] and name not in get_available_reporting_integrations():
+                raise InputError(
+                    f"report_to needs the package {name}, which is not installed: pip install 'qrpo-lib[trackers]'."
+                )
 
     def loss_settings(self) -> dict[str, Any]:
         """The keyword arguments of the loss on pairs (`qrpo_lib.losses`)."""

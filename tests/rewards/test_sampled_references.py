@@ -94,6 +94,7 @@ def test_samples_are_those_of_the_policy_at_temperature_one():
         ({"engine": "sglang"}, "no sampling backend 'sglang'"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size must be an integer of at least 1"),
+        ({"seed": "0"}, "seed must be an integer"),
     ],
 )
 def test_what_cannot_be_used(arguments, said):
@@ -164,6 +165,62 @@ def test_a_model_that_is_sampled_wrongly_is_refused():
         SampledReferences(length, n=4, max_new_tokens=4).complete(
             found, rows, BartForCausalLM(config).eval(), made_up_tokenizer(), name="train"
         )
+
+
+def test_columns_that_differ_anywhere_are_scored_apart():
+    """The `repr` of a long array leaves out its middle."""
+    values = np.zeros((2, 3000))
+    values[1, 1500] = 1
+    rows = [row | {"prompt_ids": [5], "values": one} for row, one in zip(rows_with_texts(2), values, strict=True)]
+
+    def total(prompts, completions, values):
+        return [float(one.sum()) for one in values]
+
+    found = completed(rows, SampledReferences(total, n=2, max_new_tokens=2))
+    assert [row["ref_rewards"] for row in found] == [[0, 0], [1, 1]]
+    rows = [row | {"prompt_ids": [5], "values": {("a", i): i}} for i, row in enumerate(rows_with_texts(2))]
+    references = SampledReferences(
+        lambda completions, values: [max(one.values()) for one in values], n=2, max_new_tokens=2
+    )
+    assert [row["ref_rewards"] for row in completed(rows, references)] == [[0, 0], [1, 1]]
+
+
+def test_texts_and_conversations_end_where_each_ends(tmp_path, monkeypatch):
+    """In one set of rows: a text at the tokenizer's end of sequence, an answer at the end of a turn."""
+    from small_llama import CHAT, own_trainer, tokenizer_of_words
+
+    from qrpo_lib.experiment import your_own
+    from qrpo_lib.sampling import sampler
+
+    tokenizer, model = tokenizer_of_words(), llama()
+    tokenizer.chat_template = CHAT.replace("</s>", " w2 ")
+    model.generation_config.eos_token_id = [EOS, 2]
+    seen, sample = [], sampler.sample
+
+    def watched(policy, tokenizer, prompts, **settings):
+        seen.append((tokenizer.eos_token, prompts))
+        return sample(policy, tokenizer, prompts, **settings)
+
+    monkeypatch.setattr(sampler, "sample", watched)
+    talk = [{"role": "user", "content": "w3"}]
+    rows = [
+        {"prompt": "w3", "completion": "w5"},
+        {"prompt": talk, "completion": [{"role": "assistant", "content": "w5"}]},
+    ]
+    for some in (rows, rows[::-1]):
+        references = SampledReferences(lambda completions: [1.0] * len(completions), n=2, max_new_tokens=2)
+        own_trainer(tmp_path, some, tokenizer, model, reference_rewards=references)
+        assert [isinstance(prompt, str) for prompt, _, _ in references.completions] == [
+            isinstance(row["prompt"], str) for row in some for _ in range(2)
+        ]
+    requests = [talk, "w3", talk]
+    frame = your_own.evaluated(
+        model, tokenizer, requests, lambda prompts: [len(one) for one in prompts], repeats=2, max_new_tokens=2
+    )
+    assert frame["number"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert frame["reward"].tolist() == [1, 1, 2, 2, 1, 1]
+    assert [end for end, _ in seen] == ["</s>", "w2"] * 3
+    assert [len(prompts) for _, prompts in seen] == [1, 1, 1, 1, 1, 2]
 
 
 def example_of_the_page():

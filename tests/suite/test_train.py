@@ -57,6 +57,13 @@ def test_the_command_trains_as_python_does(folder):
         (("--model", "./nowhere"), "there is no such folder"),
         (("--betta", "0.1"), "There is no option --betta 0.1"),
         (("--reward", "my.py:reward", "--engine", "sglang"), "no sampling backend 'sglang'"),
+        (("--references", "4"), "--references is of references that are sampled, for which --reward is missing"),
+        (("--engine", "vllm", "--max_new_tokens", "8"), "--max_new_tokens, --engine is of references"),
+        (("--eval_strategy", "steps"), "--eval_strategy steps needs rows: give --eval_dataset"),
+        (("--lora_rank", "0"), "--lora_rank must be at least 1"),
+        (("--beta", "x"), "argument --beta: invalid float value: 'x'"),
+        (("--learning_rate", "-1"), "learning_rate must be a number of at least 0"),
+        (("--report_to", "neptune_ai"), "There is no tracker 'neptune_ai'"),
     ],
 )
 def test_what_cannot_be_used_ends_in_a_sentence(more, said, folder, capsys):
@@ -64,3 +71,34 @@ def test_what_cannot_be_used_ends_in_a_sentence(more, said, folder, capsys):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("qrpo train: ")
     assert said in error
+
+
+@pytest.fixture
+def whole_rows(folder):
+    rows = [
+        {"prompt": f"t{4 + i}", "completion": "t6", "reward": 1.0, "reference_rewards": [0.5, 2.0]} for i in range(8)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_a_package_that_is_missing_is_named(whole_rows, capsys, monkeypatch):
+    from transformers import trainer_optimizer
+
+    monkeypatch.setattr(trainer_optimizer, "is_bitsandbytes_available", lambda: False)
+    assert train.main(command("--optim", "adamw_bnb_8bit")) == 2
+    assert "need to install `bitsandbytes`" in capsys.readouterr().err
+
+
+def test_training_goes_on_from_the_checkpoint_that_is_named(whole_rows, capsys):
+    assert train.main(command("--save_strategy", "steps", "--save_steps", "1")) == 0
+    assert train.main(command("--resume_from_checkpoint", "out/checkpoint-9")) == 2
+    assert "There is no checkpoint out/checkpoint-9" in capsys.readouterr().err
+    seen = []
+    from qrpo_lib import QRPOTrainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QRPOTrainer, "train", lambda self, resume_from_checkpoint: seen.append(resume_from_checkpoint))
+        for more in ((), ("--resume_from_checkpoint", "out/checkpoint-1")):
+            assert train.main(command(*more)) == 0
+    assert [str(one) for one in seen] == ["out/checkpoint-2", "out/checkpoint-1"]

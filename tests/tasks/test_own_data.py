@@ -167,6 +167,10 @@ def test_pointwise_is_qrpos_alone(folder):
         ([pair(i) | {"chosen_reward": [1.0]} for i in range(9)], "row 0: chosen_reward must be one number"),
         ([pair(i) | {"reference_rewards": 0.5} for i in range(9)], "row 0: reference_rewards must be a list"),
         ([pair(i) | {"prompt": "a"} for i in range(9)], "row 0: its prompt is a text"),
+        ([{"prompt": "", "chosen": "a", "rejected": "b"}] * 9, "row 0: the prompt is empty"),
+        ([pair(i) | {"chosen_reward": float("nan")} for i in range(9)], "row 0: chosen_reward is not finite"),
+        ([pair(i) | {"reference_rewards": [0.5, None]} for i in range(9)], "row 0: one of reference_rewards is not"),
+        ([{"prompt": f"{i} \ud800", "chosen": "a", "rejected": "b"} for i in range(9)], "half of a character"),
     ],
 )
 def test_data_that_cannot_be_used(rows, said, folder):
@@ -232,6 +236,80 @@ def test_references_that_only_some_rows_have_are_refused(folder):
         task_of(folder).prompts(0)
     write(folder / "rows.jsonl", [pair(0)] + [with_references(i) for i in range(1, 20)])
     assert not task_of(folder).has_references
+    with pytest.raises(InputError, match="row 1: it has reference_rewards, which count unasked only"):
+        task_of(folder).prompts(0)
+    task = task_of(folder, **{"[training]": 'references = "sampled"\n[training]'})
+    assert not task.given_references(beside_scores=False)[task.rows[0].id]
+    with pytest.raises(InputError, match="row 0: it has no reference_rewards, which task"):
+        task_of(folder, **{"[training]": 'references = "given"\n[training]'}).prompts(0)
+
+
+def test_references_have_the_name_that_the_trainer_takes_too(folder):
+    """`ref_rewards`, as in rows of token ids: the trainer would train with them, and a profile sample others."""
+    write(folder / "rows.jsonl", [pair(i) | {"ref_rewards": [0.25, 0.5]} for i in range(20)])
+    task = task_of(folder)
+    assert task.has_references
+    assert task.given_references(beside_scores=False)[task.rows[0].id] == [0.25, 0.5]
+
+
+def test_a_source_of_which_no_row_is_taken(folder):
+    write(folder / "more.jsonl", [pair(i, [{"role": "user", "content": f"other {i}"}]) for i in range(20)])
+    sources = '[[arms.chat.task.sources]]\ndataset = "rows.jsonl"\n[[arms.chat.task.sources]]\ndataset = "more.jsonl"\n'
+    text = (folder / "mine.toml").read_text().replace('dataset = "rows.jsonl"\n', "")
+    (folder / "mine.toml").write_text(text + sources + "weight = 0.01\n")
+    with pytest.raises(
+        InputError, match=r"source 1 of the mixture, which has 16 train rows, weight = 0\.01 takes none"
+    ):
+        task_of(folder).prompts(0)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [('train_split = "other"', "has no train_split 'other'"), (f'revision = "{"a" * 40}"', "has no revision")],
+)
+def test_a_file_has_no_splits_and_no_revision(more, said, folder):
+    with pytest.raises(InputError, match=said):
+        task_of(folder, **{'dataset = "rows.jsonl"': f'dataset = "rows.jsonl"\n{more}'}).check_available()
+
+
+def test_prompts_with_turns_that_call_tools(folder):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find"}}]}
+    turns = [{"role": "user", "content": "one"}, call, {"role": "tool", "content": "two"}]
+    write(folder / "rows.jsonl", [pair(i, [*turns, {"role": "user", "content": str(i)}]) for i in range(20)])
+    prompt = task_of(folder).rows[0].prompt
+    assert conversations.decoded(prompt)[1] == call | {"content": ""}
+    assert conversations.readable(prompt).splitlines()[:3] == ["user: one", "assistant: ", "tool: two"]
+
+
+def test_a_function_is_looked_for_before_work(folder):
+    for text, said in (("def other(): pass", "no function 'reward'"), ("def reward(:", "is not Python")):
+        (folder / "my_reward.py").write_text(text)
+        with pytest.raises(InputError, match=said):
+            task_of(folder).check_available()
+    (folder / "my_reward.py").write_text("def reward(completions, height): return []")
+    with pytest.raises(InputError, match="asks for height, which the rows do not have"):
+        task_of(folder).reward()
+
+
+def test_a_column_may_hold_what_equals_nothing(folder):
+    """NaN is not itself: a row would differ from itself."""
+    write(folder / "rows.jsonl", [pair(i) | {"level": float("nan")} for i in range(20)])
+    task_of(folder).reward()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "dataset"', 'name = "dataset"\nheld_out = 2.0', r"task\.held_out: input should be less than 1"),
+        ('name = "dataset"', 'name = "dataset"\nheldout = 0.2', r"task\.heldout: there is no such setting"),
+        ('dataset = "rows.jsonl"', "dataset = 5", r"task\.dataset: input should be a valid string"),
+        ('"my_reward.py:reward"', '"my_reward.py"', r"task\.reward\.function: must be FILE\.py:FUNCTION or MODULE"),
+    ],
+)
+def test_a_key_is_named_as_it_stands_in_the_file(old, new, said, folder):
+    """Where a kind is called as one of its keys is."""
+    with pytest.raises(ProfileError, match=said):
+        task_of(folder, **{old: new})
 
 
 def test_reference_rewards_are_as_many_as_the_profile_says(folder):

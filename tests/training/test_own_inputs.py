@@ -463,6 +463,18 @@ def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
         ({"bf16_full_eval": True}, "no bf16_full_eval"),
         ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
         ({"length_normalization": "trainable_tokens"}, "must be True or False"),
+        ({"max_length": 10.5}, "max_length must be at least 2 and an integer"),
+        ({"learning_rate": -1e-3}, "learning_rate must be a number of at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number of at least 0"),
+        ({"learning_rate": None}, "learning_rate must be a number of at least 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0"),
+        ({"num_train_epochs": 0}, "nothing would be trained"),
+        ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*32 - 1"),
+        ({"data_seed": 1.5}, "data_seed must be an integer"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"optim": "adam"}, "adam is not a valid OptimizerNames"),
+        ({"report_to": "paper"}, "no tracker 'paper'"),
+        ({"output_dir": 5}, "output_dir must be a folder, not 5"),
     ],
 )
 def test_settings_that_would_do_nothing(changes, said, tmp_path):

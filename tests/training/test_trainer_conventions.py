@@ -75,6 +75,53 @@ def test_several_evaluation_sets_are_evaluated_on_the_way(tmp_path):
         assert found[1] != found[2]
 
 
+@pytest.mark.parametrize("form", ["pairs", "single"])
+def test_evaluation_may_come_before_the_first_step(form, tmp_path):
+    """There all log-ratios are 0, so that the loss is the mean square of the targets."""
+    from qrpo_lib import losses
+
+    rows = made_up_rows(8)
+    if form == "single":
+        names = {"chosen_ids": "completion_ids", "chosen_reward": "reward"}
+        kept = {"prompt_ids", "chosen_ids", "chosen_reward", "ref_rewards"}
+        rows = [{names.get(name, name): row[name] for name in kept} for row in rows]
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True, "max_steps": 1}
+    made = trained(tmp_path, rows, llama(), changes=changes, eval_dataset=rows)
+    first, after = (entry for entry in made.state.log_history if "eval_loss" in entry)
+    references = torch.tensor([row["ref_rewards"] for row in rows], dtype=torch.float64)
+    sides = ["reward"] if form == "single" else ["chosen_reward", "rejected_reward"]
+    rewards = [torch.tensor([row[side] for row in rows], dtype=torch.float64) for side in sides]
+    targets = torch.stack([losses.calibrated_target(reward, references, beta=0.1) for reward in rewards])
+    assert (first["step"], after["step"]) == (0, 1)
+    assert first["eval_loss"] == pytest.approx(targets.square().mean().item(), rel=1e-4)
+    assert after["eval_loss"] != first["eval_loss"]
+
+
+def test_weights_that_are_loaded_in_half_precision_are_refused(tmp_path):
+    """KTO trains on them; the paper's steps are too small for their rounding."""
+    llama().save_pretrained(tmp_path / "model")
+    made_up_tokenizer().save_pretrained(tmp_path / "model")
+    for dtype in ("bfloat16", torch.float16):
+        config = QRPOConfig(str(tmp_path / "out"), model_init_kwargs={"dtype": dtype})
+        with pytest.raises(InputError, match="The weights to be trained are torch"):
+            QRPOTrainer(str(tmp_path / "model"), config, made_up_rows(4))
+
+
+def test_log_probabilities_of_the_reference_may_come_with_single_completions(tmp_path):
+    """As KTO's collator takes them; they are not computed again."""
+    names = {"chosen_ids": "completion_ids", "chosen_reward": "reward"}
+    kept = {"prompt_ids", "chosen_ids", "chosen_reward", "ref_rewards"}
+    rows = [{names.get(name, name): row[name] for name in kept} for row in made_up_rows(6)]
+    config = QRPOConfig(str(tmp_path), report_to="none")
+    computed = QRPOTrainer(llama(), config, rows, processing_class=made_up_tokenizer()).train_dataset["ref_logps"][:]
+    given = [row | {"ref_logps": value - 1.0} for row, value in zip(rows, computed, strict=True)]
+    made = QRPOTrainer(llama(), config, given, processing_class=made_up_tokenizer())
+    batch = made.data_collator([made.train_dataset[i] for i in range(6)])
+    assert batch["ref_logps"].tolist() == pytest.approx([value - 1.0 for value in computed])
+    assert batch["reward"].dtype == torch.float64
+    assert (batch["input_ids"].shape[0], batch["ref_rewards"].shape) == (6, (6, 3))
+
+
 def test_what_may_be_evaluated(tmp_path, monkeypatch):
     """A file, rows, a dictionary, the trainer's own sets by their names; streams and predictions are refused."""
     from datasets import Dataset, DatasetDict, IterableDatasetDict

@@ -1,5 +1,7 @@
 """Attacks that would forge a verdict, one a test: none passes a test whose right answer it cannot know."""
 
+from qrpo_lib.rewards.sandbox import judge
+
 FAILED = ["failed"] * 3
 ERROR = ["error"] * 3
 # Writes an answer of the attacker's own to the channel, with the question's id.
@@ -144,8 +146,10 @@ def test_deeply_nested_value(attack):
     assert attack(source, seconds=1) == FAILED
 
 
-def test_values_made_to_collide(judged, isolation):
+def test_values_made_to_collide(judged, isolation, monkeypatch):
     """A set of a million ints of one hash would take this side hours to build."""
+    # of the process that decides in the end, which computes for all the seconds that it may: two instead of ten
+    monkeypatch.setattr(judge, "_MAIN", judge._MAIN.replace("import judge; ", "import judge; judge.SECONDS = 2; "))
     collide = "def f(n): return [0] if n < 0 else {} if n < 1 else {i * (2 ** 61 - 1) for i in range(1, n)}\n"
     tests = ["assert set(f(3000)) == {1}", "assert f(0) == {}"]
     assert judged(collide, tests, isolation, seconds=5) == ["failed", "passed"]
