@@ -24,6 +24,14 @@ from qrpo_lib.paper import style
 from qrpo_lib.runs import progress
 from qrpo_lib.theory import constant_error, tabular
 
+_SMALLEST_KL = 1e-12  # nats: what is nearer is drawn there
+# What the figure shows of each method: mark, name and colour.
+_MARKS = {
+    "start": ("o", "reference policy", "dimgray"),
+    "by_loss": ("s", "its loss, minimised", "#332288"),
+    "by_trainer": ("^", "this suite's trainer", "darkorange"),
+}
+
 VALUE_BETA = 4.0  # of A*-PO, over the beta of its regression
 
 
@@ -80,15 +88,19 @@ def dose_figure(response: pd.DataFrame, trained: pd.DataFrame) -> plt.Figure:
     """KL to pi* against c/beta: the best policy (lines) and what the trainer ends at (dots), off-policy and offline."""
     with style.style():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-        for axis, data in zip(axes, cases.DATA[::-1], strict=True):
-            for index, beta in enumerate(sorted(response["beta"].unique())):
+        panels, betas = dict(zip(cases.DATA[::-1], axes, strict=True)), sorted(response["beta"].unique())
+        ends: dict[str, list[tuple[float, str, str]]] = {data: [] for data in panels}
+        for data, axis in panels.items():
+            for beta, color in zip(betas, style.ordered_colors(len(betas)), strict=True):
                 line = response[(response["beta"] == beta) & (response["data"] == data)]
                 dots = trained[(trained["beta"] == beta) & (trained["data"] == data)]
-                axis.plot(line["dose"], line["kl"], color=f"C{index}", label=rf"$\beta$ = {beta:g}")
-                axis.plot(dots["dose"], dots["to_optimum"], "o", color=f"C{index}")
-            axis.set(xlabel=r"error of all targets, $c/\beta$ in nats", title=f"{data} data")
+                axis.plot(line["dose"], line["kl"], color=color)
+                axis.plot(dots["dose"], dots["to_optimum"], "o", color=color)
+                ends[data].append((line.sort_values("dose")["kl"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+            axis.set(xlabel=r"error of all targets, $c/\beta$ in nats", title=f"{data} data (dots: trained)")
         axes[0].set_ylabel(r"KL($\pi$ || $\pi^*$) in nats")
-        axes[0].legend(fontsize="small")
+        for data, axis in panels.items():  # the panels share their limits, which are final now
+            style.label_ends(axis, ends[data])
     return figure
 
 
@@ -331,21 +343,22 @@ def _kl_of_some(log_policy: np.ndarray, log_other: np.ndarray) -> float:
 def figure(rows: pd.DataFrame) -> plt.Figure:
     """KL to each method's own optimum before and after, and policies against optima for every completion."""
     with style.style():
-        drawn, (left, right) = plt.subplots(1, 2, figsize=(12, 4))
+        drawn, (left, right) = plt.subplots(1, 2, figsize=(12, 4), width_ratios=[3, 2])
         places = np.arange(len(rows))[::-1]
-        for column, marker, label in (
-            ("start", "o", "reference"),
-            ("by_loss", "s", "pure loss, minimised"),
-            ("by_trainer", "^", "trainer"),
-        ):
-            left.plot(rows[column].clip(lower=1e-12), places, marker, label=label, linestyle="")
+        for column, (marker, label, color) in _MARKS.items():
+            values = rows[column].clip(lower=_SMALLEST_KL)
+            left.plot(values, places, marker, color=color, markersize=7)
+            seen = values.notna()
+            above = {"xytext": (-4, 8), "textcoords": "offset points", "ha": "left", "fontsize": "small"}
+            left.annotate(label, (values[seen].iloc[0], places[seen][0]), color=style.legible(color), **above)
         left.axvline(1e-3, color="black", linewidth=0.8, linestyle=":")
-        left.set(xscale="log", xlabel="KL to its own optimum, nats", yticks=places, yticklabels=rows["method"])
-        left.legend(fontsize="small")
-        for number, row in enumerate(rows.itertuples()):
-            right.plot(row.optimum, row.policy, ".", color=f"C{number}", label=row.method, alpha=0.6)
+        left.annotate("limit", (1e-3, -0.8), (4, 0), textcoords="offset points", fontsize="small")
+        left.set(xscale="log", xlabel=rf"KL to its own optimum, nats (at most {_SMALLEST_KL:g}: at the left edge)")
+        left.set(yticks=places, yticklabels=rows["method"], ylim=(-0.9, len(rows) - 0.1), xlim=(None, 200))
+        for row in rows.itertuples():
+            right.plot(row.optimum, row.policy, ".", color=style.ALGORITHMS["qrpo"].color, alpha=0.6)
         ends = [min(map(np.min, rows["optimum"])), max(map(np.max, rows["optimum"]))]
         right.plot(ends, ends, color="black", linewidth=0.8)
-        right.set(xlabel="log-probability at its own optimum", ylabel="after minimising the pure loss")
-        right.legend(fontsize="x-small")
+        right.set(xlabel="log-probability at its own optimum", ylabel="after minimising the loss")
+        right.set(title="every method, every completion")
     return drawn

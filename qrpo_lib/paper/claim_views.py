@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Dark enough for white letters on them, and for themselves on white.
 COLORS = {"supported": "#1a7f37", "contradicted": "#b3261e", "undecided": "#8a6100", "not testable": "#57606a"}
+# So that a verdict in a figure is told without colours.
+MARKERS = {"supported": "o", "contradicted": "X", "undecided": "s", "not testable": "D"}
 OURS = "our own question"
 WORLDS = "several worlds"
 

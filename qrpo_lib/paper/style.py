@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -34,6 +35,39 @@ ALGORITHMS = {
     "qrpo": Identity("QRPO", "darkorange", "o"),
 }
 
+# QRPO's versions and relatives in the figures of `tiny-beyond`, by the labels of its studies. Within a study colours
+# are told apart by colour-blind readers, and marks by all.
+_BROWN, _INDIGO, _WINE, _GREEN, _TEAL = "#8c3b00", "#332288", "#b0306a", "#117733", "#2a9d8f"
+METHODS = {identity.label: identity for identity in ALGORITHMS.values()} | {
+    identity.label: identity
+    for identity in (
+        Identity("QRPO, exact Z", "darkorange", "o"),
+        Identity("raw reward, estimated Z", _INDIGO, "s"),
+        Identity("raw reward, jackknifed Z", _TEAL, "D"),
+        Identity("DRO", _WINE, "^"),
+        Identity("A*-PO, offline", _GREEN, "v"),
+        Identity("QRPO, beta/|y|", _BROWN, "P"),
+        Identity("RPO", _GREEN, "D"),
+        Identity("IPO", _WINE, "^"),
+        Identity("KTO", _INDIGO, "v"),
+        Identity("QRPO, fixed references", "darkorange", "o"),
+        Identity("QRPO, renewed references", _BROWN, "P"),
+        Identity("GRPO", _INDIGO, "D"),
+        Identity("RLOO", _TEAL, "^"),
+        Identity("online", "darkorange", "o"),
+        Identity("half online", _BROWN, "P"),
+        Identity("a third each", _TEAL, "D"),
+        Identity("off-policy", _INDIGO, "s"),
+        Identity("exact", "darkorange", "o"),
+        Identity("finite", _BROWN, "s"),
+        Identity("discrete", _INDIGO, "D"),
+    )
+}
+_OTHERS = [
+    Identity("", color, marker)
+    for color, marker in zip((_INDIGO, _TEAL, _WINE, _BROWN, _GREEN, "black"), "<>hp*d", strict=True)
+]
+
 # DejaVu Sans comes with matplotlib: a figure does not change with the fonts of the machine.
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -47,6 +81,7 @@ _STYLE = {
     "legend.framealpha": 0.9,
 }
 _CSV_FLOATS = "%.12g"
+_CONTRAST = 4.5
 
 
 @contextmanager
@@ -70,7 +105,38 @@ def _defaults():
         yield
 
 
-def label_ends(axis: plt.Axes, ends: Sequence[tuple[float, str, str]], fontsize: float = 9) -> None:
+def looks(labels: Sequence[str]) -> dict[str, Identity]:
+    """How each of the methods looks in one figure: those of the suite's studies as everywhere, others as is free."""
+    taken = {METHODS[label].marker for label in labels if label in METHODS}
+    free = itertools.cycle([look for look in _OTHERS if look.marker not in taken])
+    return {label: METHODS.get(label) or replace(next(free), label=label) for label in dict.fromkeys(labels)}
+
+
+def ordered_colors(count: int) -> list[str]:
+    """Colours for values that have an order, such as betas: dark to light, so in grey too."""
+    return [mpl.colors.to_hex(mpl.colormaps["viridis"](place)) for place in np.linspace(0, 0.8, count)]
+
+
+def legible(color: str) -> str:
+    """A colour's hue, dark enough for letters on white: a contrast of 4.5 (WCAG 2, level AA)."""
+    rgb = np.array(mpl.colors.to_rgb(color))
+    while _luminance(np.array(mpl.colors.to_rgb(mpl.colors.to_hex(rgb)))) > 1.05 / _CONTRAST - 0.05:
+        rgb *= 0.97
+    return mpl.colors.to_hex(rgb)
+
+
+def _luminance(rgb: np.ndarray) -> float:
+    """Relative luminance of a colour in sRGB (IEC 61966-2-1), as WCAG 2 has it."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def label_ends(
+    axis: plt.Axes,
+    ends: Sequence[tuple[float, str, str]],
+    fontsize: float = 9,
+    at: Sequence[float] | None = None,
+) -> None:
     """Names right of a panel, each beside the last value of its line and in its colour, moved apart where too close.
 
     Call it when the panel's limits are final.
@@ -84,41 +150,55 @@ def label_ends(axis: plt.Axes, ends: Sequence[tuple[float, str, str]], fontsize:
         at its edge; infinite ones have no line to it.
     fontsize
         In points.
+    at
+        Where each line ends, in the units of the x axis; without it, at the panel's right edge.
     """
     inches = axis.figure.get_figheight() * axis.get_position().height
     gap = 1.35 * fontsize / 72 / inches
     scaled = axis.transScale + axis.transLimits
     x = axis.get_xlim()[1]
     heights = [float(np.clip(scaled.transform((x, y))[1], 0, 1)) for y, _, _ in ends]
+    starts = (
+        [1.0] * len(ends)
+        if at is None
+        else [float(scaled.transform((x, y))[0]) for x, (y, _, _) in zip(at, ends, strict=True)]
+    )
     order = sorted(range(len(ends)), key=lambda i: heights[i])  # of equal heights the later one is higher
-    placed = _apart([heights[i] for i in order], gap)
+    placed = _apart([heights[i] for i in order], [gap * (1 + ends[i][1].count("\n")) for i in order])
     for i, place in zip(order, placed, strict=True):
         value, name, color = ends[i]
         leader = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0}
+        if at is not None:  # through the panel, so not to be taken for the line itself
+            leader |= {"linestyle": ":", "shrinkB": 5}
         axis.annotate(
             name,
-            (1, heights[i]),
+            (starts[i], heights[i]),
             (1.04, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
-            color=color,
+            color=legible(color),
             fontsize=fontsize,
             annotation_clip=False,
             arrowprops=leader if np.isfinite(value) else None,
         )
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising heights moved as little as needed to be `gap` apart, first upwards, then down from the top edge, 1."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else height)
-    ceiling = 1.0
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], ceiling)
-        ceiling = placed[i] - gap
-    return placed
+def _apart(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """The middles of names of these sizes, at rising heights between 0 and 1, moved as little as needed to stay clear.
+
+    Least squares under "each at least as high as the one below and half of both sizes": isotonic regression, whose
+    blocks of names that touch each other lie around their lines' mean height.
+    """
+    offsets = np.concatenate([[0.0], np.cumsum([(low + high) / 2 for low, high in itertools.pairwise(sizes)])])
+    blocks: list[list[float]] = []
+    for wanted in np.asarray(heights) - offsets[: len(heights)]:
+        blocks.append([wanted])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    fitted = [float(np.mean(block)) for block in blocks for _ in block]
+    highest = 1.0 - (offsets[len(fitted) - 1] if fitted else 0.0)
+    return [max(min(place, highest), min(0.0, highest)) + offset for place, offset in zip(fitted, offsets, strict=True)]
 
 
 def save(figure: plt.Figure, name: str, data: pd.DataFrame, folder: str | Path) -> list[Path]:

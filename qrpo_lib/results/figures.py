@@ -124,6 +124,7 @@ def draw_log_ratios(curves: pd.DataFrame) -> plt.Figure:
                 _lines(axis, of_beta, column, _LOG_RATIO, None)
                 axis.axhline(0, color="dimgray", linewidth=0.8)
                 axis.set(title=f"{title}\n{note}", xlabel="gradient update steps")
+                axis.set_ylabel("nats; thin: one seed")
                 axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -136,11 +137,14 @@ def draw_training_curves(curves: pd.DataFrame) -> plt.Figure:
     with style.style():
         figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
         for axis, (column, title) in zip(axes, _CURVES.items(), strict=True):
+            ends = []
             for algorithm, of_algorithm in curves.groupby("algorithm"):
                 look = style.ALGORITHMS[algorithm]
-                _lines(axis, of_algorithm, column, look.color, look.marker, label=look.label)
+                _lines(axis, of_algorithm, column, look.color, look.marker)
+                ends.append((of_algorithm.groupby("step")[column].mean().iloc[-1], look.label, look.color))
             axis.set(title=title, xlabel="gradient update steps")
-        axes[0].legend()
+        axes[0].set_ylabel("thin: one seed; thick: their mean")
+        style.label_ends(axes[-1], ends)
     return figure
 
 
@@ -164,8 +168,8 @@ def draw_transformations(rows: pd.DataFrame, level: float) -> plt.Figure:
     return figure
 
 
-def _lines(axis: plt.Axes, rows: pd.DataFrame, column: str, color: str, marker: str | None, **look: str) -> None:
+def _lines(axis: plt.Axes, rows: pd.DataFrame, column: str, color: str, marker: str | None) -> None:
     for _, run in rows.groupby("seed"):
         axis.plot(run["step"], run[column], color=color, alpha=0.35, linewidth=1)
     mean = rows.groupby("step")[column].mean()
-    axis.plot(mean.index, mean, color=color, marker=marker, linewidth=2.2, **look)
+    axis.plot(mean.index, mean, color=color, marker=marker, linewidth=2.2)

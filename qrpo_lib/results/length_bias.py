@@ -84,7 +84,7 @@ def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
     """Figure 4, a panel for each algorithm so that no cloud hides another: the kept points, a least-squares line with a
-    large marker at the mean of x, and the other algorithms' lines in grey."""
+    large marker at the mean of x, and the other algorithms' lines in grey, named where they end."""
     with style.style():
         figure, axes = plt.subplots(
             1, len(of_algorithms), figsize=(3.6 * len(of_algorithms), 3.9), sharex=True, sharey=True, squeeze=False
@@ -92,17 +92,18 @@ def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
         for axis, (algorithm, of_policy) in zip(axes[0], of_algorithms.items(), strict=True):
             look = style.ALGORITHMS[algorithm]
             x, y, rho = _kept_points(of_policy)
-            axis.scatter(x, y, s=12, alpha=0.5, marker=look.marker, color=look.color, linewidth=0)
+            axis.scatter(x, y, s=9, alpha=0.25, marker=look.marker, color=look.color, linewidth=0)
             for other in of_algorithms:
                 ends, heights = _least_squares(*_kept_points(of_algorithms[other])[:2])
-                drawn = (
-                    {"color": look.color, "linewidth": 4} if other == algorithm else {"color": "gray", "linewidth": 1}
-                )
-                axis.plot(ends, heights, **drawn, zorder=3 if other == algorithm else 2)
+                if other == algorithm:  # a line in its own cloud needs an edge
+                    axis.plot(ends, heights, color="black", linewidth=6, zorder=3)
+                    axis.plot(ends, heights, color=look.color, linewidth=4, zorder=3)
+                else:
+                    axis.plot(ends, heights, color="dimgray", linewidth=1, zorder=2)
             middle = (x.mean(), y.mean())  # a least-squares line goes through it
             axis.plot(*middle, look.marker, color=look.color, markeredgecolor="black", markersize=11, zorder=4)
             axis.set(title=f"{look.label}, $\\rho = {rho:.2f}$", xlabel="Completion length (normalized)")
-        axes[0][0].set_ylabel("Implicit reward (log-ratio)")
+        axes[0][0].set_ylabel("Implicit reward (log-ratio)\ngrey: the others' lines")
     return figure
 
 

@@ -22,7 +22,6 @@ from qrpo_lib.paper import claim_views, style
 from qrpo_lib.paper.claims import Judgement
 
 POWER, LEVEL = 0.8, 0.95
-_MARKERS = {"supported": "o", "contradicted": "X", "undecided": "s", "not testable": "D"}
 # Kinds that ask whether something is larger, and kinds that ask whether something is nearly nothing.
 _ONE_SIDED, _INSIDE = ("superiority", "trend", "sign", "non-inferiority"), ("equivalence",)
 
@@ -97,13 +96,14 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
         for height, row in enumerate(shown.itertuples()):
             color = claim_views.COLORS[row.verdict]
             axis.plot([1, row.ratio], [height, height], color=color, linewidth=1)
-            axis.plot(row.ratio, height, _MARKERS[row.verdict], color=color)
+            axis.plot(row.ratio, height, claim_views.MARKERS[row.verdict], color=color)
         axis.axvline(1, color="dimgray", linestyle="--", linewidth=1)
         axis.set_yticks(range(len(shown)), [f"{row.claim} ({row.profile})" for row in shown.itertuples()])
         axis.set(xscale="log", ylim=(-0.7, None), xlabel="effect found with 80 %,\nover the smallest that matters")
         present = [verdict for verdict in claim_views.COLORS if verdict in set(shown["verdict"])]
         handles = [
-            plt.Line2D([], [], marker=_MARKERS[name], linestyle="", color=claim_views.COLORS[name]) for name in present
+            plt.Line2D([], [], marker=claim_views.MARKERS[name], linestyle="", color=claim_views.COLORS[name])
+            for name in present
         ]
         if handles:
             axis.legend(handles, present, fontsize="small")

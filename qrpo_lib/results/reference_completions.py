@@ -98,7 +98,8 @@ def draw_quantiles(quantiles: pd.DataFrame) -> plt.Figure:
         figure, axis = plt.subplots(figsize=(7, 4))
         width = 0.8 / (len(quantiles) - 1)
         axis.bar(quantiles["quantile"], quantiles["share"], width=width, color=style.ALGORITHMS["qrpo"].color)
-        axis.axhline(quantiles["expected"].iloc[0], color="black", linestyle="--", label="uniform: 1/(n + 1)")
+        expected = quantiles["expected"].iloc[0]
+        axis.axhline(expected, color="black", linestyle="--")
         axis.set(xlabel="estimated quantile reward of a reference completion", ylabel="share of prompts")
-        axis.legend()
+        style.label_ends(axis, [(expected, "uniform:\n1/(n + 1)", "black")])
     return figure

@@ -99,10 +99,21 @@ def figure(summary: pd.DataFrame, initial: Interval) -> tuple[plt.Figure, pd.Dat
     drawn = pd.DataFrame(numbers)
     with style.style():
         result, axes = plt.subplots(figsize=(7, 4.6))
-        axes.plot(0, initial.mean, style.ALGORITHMS["initial"].marker, color="dimgray", label=INITIAL)
-        for plan, of_plan in drawn[drawn["plan"] != INITIAL].groupby("plan", sort=False):
-            errors = [of_plan["reward"] - of_plan["low"], of_plan["high"] - of_plan["reward"]]
-            axes.errorbar(of_plan["kl"], of_plan["reward"], yerr=errors, marker="o", capsize=3, linewidth=1, label=plan)
-        axes.set(xlabel=r"KL($\pi_\theta$ || initial policy) in nats", ylabel="online reward")
-        axes.legend(fontsize="small")
+        start = style.ALGORITHMS["initial"]
+        axes.plot(0, initial.mean, start.marker, color=start.color, markersize=8)
+        ends, at = [(initial.mean, INITIAL, start.color)], [0.0]
+        plans = drawn[drawn["plan"] != INITIAL]
+        looks = style.looks(list(plans["plan"]))
+        for plan, of_plan in plans.groupby("plan", sort=False):
+            look, errors = looks[plan], [of_plan["reward"] - of_plan["low"], of_plan["high"] - of_plan["reward"]]
+            axes.errorbar(
+                of_plan["kl"], of_plan["reward"], yerr=errors, fmt="none", ecolor=look.color, alpha=0.5, capsize=3
+            )
+            axes.plot(
+                of_plan["kl"], of_plan["reward"], marker=look.marker, color=look.color, linewidth=1.4, markersize=7
+            )
+            ends.append((of_plan["reward"].iloc[-1], plan.replace(", ", ",\n", 1), look.color))
+            at.append(of_plan["kl"].iloc[-1])
+        axes.set(xlabel=r"KL($\pi_\theta$ || initial policy) in nats", ylabel="online reward (95 % intervals)")
+        style.label_ends(axes, ends, at=at)
     return result, drawn

@@ -160,15 +160,17 @@ def reference_sets_figure(table: pd.DataFrame):
     """Mean true quantile of what a generalising model converges to, against n: random pairs, best and worst."""
     with plots.style():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+        colors = plots.ordered_colors(table["beta"].nunique())
         for axis, (pair, rows) in zip(axes, table.groupby("pair", sort=False), strict=True):
-            for index, (beta, of_beta) in enumerate(rows.groupby("beta")):
+            ends = []
+            for color, (beta, of_beta) in zip(colors, rows.groupby("beta"), strict=True):
                 for references, of in of_beta.groupby("references"):
                     line = "--" if references == "apart" else "-"
-                    label = rf"$\beta$ = {beta:g}" if references == "shared" else None
-                    axis.plot(of["n"], of["mean_quantile"], line, color=f"C{index}", marker=".", label=label)
+                    axis.plot(of["n"], of["mean_quantile"], line, color=color, marker=".")
+                ends.append((of_beta.sort_values("n")["mean_quantile"].iloc[-1], rf"$\beta$ = {beta:g}", color))
             axis.set(xscale="log", xlabel="reference rewards n", title=f"{pair} pairs: shared solid, apart dashed")
         axes[0].set_ylabel("mean true quantile of the limit")
-        axes[0].legend(fontsize="small")
+        plots.label_ends(axes[1], ends)
     return figure
 
 

@@ -66,22 +66,24 @@ def target_error_figure(table: pd.DataFrame) -> plt.Figure:
     rows = table[table["rewards"] == "normal"]
     with style.style():
         figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-        for index, (beta, of) in enumerate(rows.groupby("beta")):
-            color = f"C{index}"
-            axes[0].plot(of["n"], -of["bias"], color=color, label=rf"$\beta$ = {beta:g}")
+        ends: list[tuple[float, str, str]] = []
+        colors = style.ordered_colors(rows["beta"].nunique())
+        for color, (beta, of) in zip(colors, rows.groupby("beta"), strict=True):
+            ends.append((of.sort_values("n")["std"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+            axes[0].plot(of["n"], -of["bias"], color=color)
             axes[0].plot(of["n"], -of["simulated_bias"], ".", color=color, markersize=9)
             axes[1].plot(of["n"], of["jackknife_bias"] / of["bias"], color=color)
             axes[2].plot(of["n"], of["std"], color=color)
             axes[2].plot(of["n"], of["simulated_std"], ".", color=color, markersize=9)
         titles = (
-            r"target too high by, in $\sigma$",
+            r"target too high by, in $\sigma$ (dots: simulated)",
             "bias left by the jackknife, a share",
             r"noise of the target, in $\sigma$",
         )
         for axis, title in zip(axes, titles, strict=True):
             axis.set(xscale="log", xlabel="reference rewards n", title=title)
         axes[0].set_yscale("log")
-        axes[0].legend(fontsize="small")
+        style.label_ends(axes[2], ends)
     return figure
 
 
@@ -154,13 +156,16 @@ def pass_or_fail_figure(table: pd.DataFrame, n: int) -> plt.Figure:
     with style.style():
         betas = sorted(of_n["beta"].unique())
         figure, axes = plt.subplots(1, len(betas), figsize=(3.4 * len(betas), 3.8), sharey=True, squeeze=False)
+        looks = style.looks(tied_targets.PARTITIONS)
         for axis, beta in zip(axes[0], betas, strict=True):
-            for index, partition in enumerate(tied_targets.PARTITIONS):
-                rows = of_n[(of_n["beta"] == beta) & (of_n["partition"] == partition)]
-                axis.plot(rows["rate"], rows["constant_rms"], color=f"C{index}", marker=".", label=partition)
+            ends = []
+            for partition, look in looks.items():
+                rows = of_n[(of_n["beta"] == beta) & (of_n["partition"] == partition)].sort_values("rate")
+                axis.plot(rows["rate"], rows["constant_rms"], color=look.color, marker=look.marker, markersize=4)
+                ends.append((rows["constant_rms"].iloc[-1], f"{partition} Z", look.color))
             axis.set(xlabel="pass rate", title=rf"$\beta$ = {beta:g}, n = {n}")
         axes[0][0].set_ylabel(r"error of $\log Z$ (rms), nats")
-        axes[0][0].legend(fontsize="small")
+        style.label_ends(axes[0][-1], ends)
     return figure
 
 
@@ -269,23 +274,27 @@ def constant_error_figure(table: pd.DataFrame) -> plt.Figure:
     """KL of the best policy to pi* (left) and to the data (right) against c/beta; the second order dotted."""
     with style.style():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-        for index, (beta, of_beta) in enumerate(table.groupby("beta")):
+        ends: list[tuple[float, str, str]] = []
+        colors = style.ordered_colors(table["beta"].nunique())
+        for color, (beta, of_beta) in zip(colors, table.groupby("beta"), strict=True):
             for data, of in of_beta.groupby("data"):
                 line = "-" if data == "off-policy" else "--"
-                label = rf"$\beta$ = {beta:g}" if data == "off-policy" else None
+                if data == "off-policy":
+                    ends.append((of.sort_values("dose")["kl_to_data"].iloc[-1], rf"$\beta$ = {beta:g}", color))
                 # the KL to pi* is 0 at c = 0, which the scale does not have: the line is broken there
                 broken = np.searchsorted(of["dose"], 0.0)
                 shown = [np.insert(of[column].to_numpy(), broken, np.nan) for column in ("dose", "kl_to_optimum")]
-                axes[0].plot(*shown, line, color=f"C{index}", label=label)
-                axes[1].plot(of["dose"], of["kl_to_data"], line, color=f"C{index}", label=label)
+                axes[0].plot(*shown, line, color=color)
+                axes[1].plot(of["dose"], of["kl_to_data"], line, color=color)
                 near = of[of["dose"].between(0, 1)]
-                axes[0].plot(near["dose"], near["second_order"], ":", color=f"C{index}", linewidth=1)
+                axes[0].plot(near["dose"], near["second_order"], ":", color=color, linewidth=1)
         for axis, title in zip(axes, ("to $\\pi^*$ (second order dotted)", "to the data"), strict=True):
             axis.set(xlabel=r"error of all targets, $c/\beta$ in nats", title=f"KL {title}")
             axis.set_xscale("symlog", linthresh=0.01)
+            axis.set_xticks([-10, -1, -0.1, 0, 0.1, 1, 10], ["-10", "-1", "-0.1", "0", "0.1", "1", "10"])
             axis.set_yscale("log")
         axes[0].set_ylabel("nats (offline data dashed)")
-        axes[1].legend(fontsize="small")
+        style.label_ends(axes[1], ends)
     return figure
 
 
@@ -319,16 +328,20 @@ def estimated_z_policy_figure(table: pd.DataFrame) -> plt.Figure:
     with style.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         ends = []
-        for index, (beta, of) in enumerate(table.groupby("beta")):
-            left.plot(of["n"], of["share_of_objective"], color=f"C{index}", marker=".")
-            ends.append((of.sort_values("n")["share_of_objective"].iloc[-1], rf"$\beta$ = {beta:g}", f"C{index}"))
-            right.plot(of["kl"], of["reward"], ".", color=f"C{index}", markersize=9)
+        colors = style.ordered_colors(table["beta"].nunique())
+        for color, (beta, of) in zip(colors, table.groupby("beta"), strict=True):
+            left.plot(of["n"], of["share_of_objective"], color=color, marker=".")
+            ends.append((of.sort_values("n")["share_of_objective"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+            right.plot(of["kl"], of["reward"], ".", color=color, markersize=9)
         kl = np.geomspace(table["kl"].min() / 2, table["kl"].max() * 2, 100)
-        right.plot(kl, np.sqrt(2 * kl), color="black", linewidth=0.8, label="largest reward at this KL")
+        right.plot(kl, np.sqrt(2 * kl), color="black", linewidth=0.8)
         left.set(xscale="log", xlabel="reference rewards n", title="objective gained, share of the optimum's")
         right.set(
             xscale="log", yscale="log", xlabel="KL to the reference, nats", title=r"mean reward gained, in $\sigma$"
         )
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         style.label_ends(left, ends)
-        right.legend(fontsize="small")
+        style.label_ends(right, [(np.sqrt(2 * kl[-1]), "largest reward\nat this KL", "black")], at=[kl[-1]])
     return figure

@@ -9,11 +9,10 @@ import torch
 from scipy import special
 
 from qrpo_lib.experiment import relatives
-from qrpo_lib.paper import claims
+from qrpo_lib.paper import style
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.files import ProfileError
 from qrpo_lib.results import beyond, beyond_figures, beyond_targets
-from qrpo_lib.results.statistics import Interval
 from qrpo_lib.runs.errors import InputError
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest-beyond.toml"
@@ -192,16 +191,19 @@ def test_gains_are_by_prompt():
     assert row["gain_high"] - row["gain_low"] < 1 < row["high"] - row["low"]
 
 
-def test_the_figure_of_differences_shows_every_interval_that_was_judged(tmp_path):
-    ledger = claims.Ledger(tmp_path, "tiny-beyond, chat", "chat")
-    gaps = {"A - B": Interval(0.5, 0.4, 0.6, n=9, seeds=2), "C - B": Interval(-0.5, -0.6, -0.4, n=9, seeds=2)}
-    judged = ledger.judge("values-train-as-well", gaps, scale=1.0)
-    rows = beyond_figures.difference_table([judged])
-    assert rows["difference"].tolist() == ["A - B", "C - B"]
-    assert rows["high"].tolist() == [0.6, -0.4]
-    assert (rows["smallest_effect"] == judged.effect).all()
-    (axis,) = beyond_figures.differences(rows).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["A - B", "C - B"]
-    assert [text.get_text() for text in axis.texts] == [judged.verdict] * 2
-    band = axis.patches[0]
-    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-judged.effect, judged.effect))
+def test_a_line_has_its_methods_look_and_name_and_a_larger_mark_for_a_larger_beta():
+    rows = beyond.table(MADE, np.zeros((1, 3)))
+    rows["method"] = rows["method"].replace({"A": "QRPO", "B": "RPO", "V": "somebody's own"})
+    figure = beyond_figures.frontier(rows[rows["references"] != 50])
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    orange = [line for line in axis.lines if line.get_color() == style.ALGORITHMS["qrpo"].color]
+    marks = [line for line in orange if line.get_marker() == style.ALGORITHMS["qrpo"].marker]
+    by_kl = sorted(marks, key=lambda mark: mark.get_xdata()[0])  # beta 0.1 at 0.2 nats, 0.3 at 0.4
+    assert by_kl[0].get_markersize() < by_kl[1].get_markersize()
+    assert [text.get_text() for text in axis.texts] == ["QRPO", "RPO", "somebody's own"]
+    assert axis.get_legend() is None
+    assert not figure.legends
+    assert "95 % intervals" in axis.get_ylabel()
+    panels = beyond_figures.frontier(rows, by_references=True).axes
+    assert [panel.get_title() for panel in panels] == ["no references", "3 references", "50 references"]

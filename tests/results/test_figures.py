@@ -67,7 +67,7 @@ def test_each_algorithm_is_drawn_in_its_own_look():
             assert {(line.get_color(), line.get_marker()) for line in lines} == {
                 (look.color, "None"), (look.color, look.marker)
             }  # fmt: skip
-    labels = [text.get_text() for text in panels[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in panels[-1].texts]
     assert sorted(labels) == ["DPO", "QRPO", "REBEL", "SimPO"]
 
 
