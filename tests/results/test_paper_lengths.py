@@ -8,8 +8,7 @@ import pytest
 from hub_copies import chat_model, magpieair
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.results import best_models, length_control, paper_lengths, selection
-from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.results import best_models, length_control, selection
 
 DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
 
@@ -26,21 +25,6 @@ def profile(runs_folder, tmp_path, monkeypatch):
         .replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
     )
     return profiles.load(tmp_path / "mine.toml")
-
-
-def test_prompt_and_completion_are_counted_together_and_cut(profile):
-    prompts = {one.id: one.text for one in tasks.of(profile.task).prompts(0)}
-    name, text = next(iter(prompts.items()))
-    assert len(text.split()) == 4
-    frame = pd.DataFrame(
-        {"prompt_id": name, "text": ["yes", " yes no ", "yes " * 30, "yes"], "length": [1, 2, 30, 99], "reward": 0.5}
-    )
-    counted = paper_lengths.counted(profile, frame)
-    # <|user|> and 4 words, <|assistant|>, the answer, </s>
-    assert counted["length"].tolist() == [8, 9, 16, 8]
-    assert counted["reward"].tolist() == frame["reward"].tolist()
-    plain = profile.model_copy(update={"task": profile.task.model_copy(update={"lengths": "completion"})})
-    assert paper_lengths.counted(plain, frame)["length"].tolist() == [1, 2, 30, 99]
 
 
 def test_the_limit_holds_on_the_reporting_prompts_too():
