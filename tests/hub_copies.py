@@ -5,12 +5,14 @@ whose tokenizer knows single words.
 """
 
 import json
+from pathlib import Path
 
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.steps import alpaca_answers
 
 SPECIAL = ["<pad>", "<unk>", "</s>", "<|user|>", "<|assistant|>"]
@@ -158,6 +160,16 @@ def released_references(folder, prompts, completions=7, counted_with=None, answe
             )
         splits[split] = datasets.Dataset.from_list(rows)
     datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+def loaded_profile(folder, monkeypatch, change=str):
+    """The profile of data/hub_copies.toml, its text changed, with local copies of its dataset and model."""
+    monkeypatch.setenv("QRPO_DATA", str(folder / "copies"))
+    magpieair(folder / "copies" / "owner" / "data")
+    chat_model(folder / "copies" / "owner" / "model")
+    text = (Path(__file__).parent / "data" / "hub_copies.toml").read_text()
+    (folder / "mine.toml").write_text(change(text))
+    return profiles.load(folder / "mine.toml")
 
 
 def alpaca_baseline(folder, instructions=INSTRUCTIONS, generator="gpt4_1106_preview"):

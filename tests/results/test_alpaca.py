@@ -1,32 +1,26 @@
 """AlpacaEval's instructions, answered by small models, and what its package is asked; the package itself is made up."""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from hub_copies import ALPACA, INSTRUCTIONS, alpaca_baseline, chat_model, magpieair
+from hub_copies import ALPACA, INSTRUCTIONS, alpaca_baseline, loaded_profile
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import alpaca, best_models
 from qrpo_lib.steps import alpaca_answers, fitting
 
-DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
-
 
 @pytest.fixture
-def place(runs_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
-    magpieair(tmp_path / "copies" / "owner" / "data")
-    chat_model(tmp_path / "copies" / "owner" / "model")
+def place(tmp_path):
+    """Where AlpacaEval's file is to be."""
     return tmp_path / "copies" / "owner" / "alpaca"
 
 
 @pytest.fixture
-def profile(place, tmp_path):
-    (tmp_path / "mine.toml").write_text(DATA.read_text() + ALPACA)
-    return profiles.load(tmp_path / "mine.toml")
+def profile(runs_folder, tmp_path, monkeypatch):
+    return loaded_profile(tmp_path, monkeypatch, lambda text: text + ALPACA)
 
 
 def reported(**changes):

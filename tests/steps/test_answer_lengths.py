@@ -1,30 +1,19 @@
 """Lengths of answers as the authors count them, against counts by hand."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from hub_copies import chat_model, magpieair
+from hub_copies import loaded_profile
 
-from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.steps import answer_lengths
 from qrpo_lib.tasks import registry as tasks
-
-DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
 
 
 @pytest.fixture
 def profile(runs_folder, tmp_path, monkeypatch):
     """Lengths counted as the paper's, by a tokenizer of words; a conversation is cut at 16 tokens."""
-    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
-    magpieair(tmp_path / "copies" / "owner" / "data")
-    chat_model(tmp_path / "copies" / "owner" / "model")
-    (tmp_path / "mine.toml").write_text(
-        DATA.read_text()
-        .replace("repeats = 1", 'repeats = 1\nfigure_4 = "paper"')
-        .replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
+    return loaded_profile(
+        tmp_path, monkeypatch, lambda text: text.replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
     )
-    return profiles.load(tmp_path / "mine.toml")
 
 
 def test_prompt_and_completion_are_counted_together_and_cut(profile):

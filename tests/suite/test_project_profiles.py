@@ -15,14 +15,12 @@ def complete(name="old", **parameters):
 
 @pytest.fixture
 def project(tmp_path, runs_folder, monkeypatch):
-    """A folder with a project, a thesis beside its run folders, and no profile of its own."""
+    """A folder with a project that has no profile of its own."""
     root = tmp_path / "project"
     root.mkdir()
     monkeypatch.setenv("QRPO_ROOT", str(root))
     monkeypatch.setenv("QRPO_RUNS", str(root / "runs"))
     monkeypatch.chdir(root)
-    (root / "runs" / "my-thesis").mkdir(parents=True)
-    (root / "runs" / "my-thesis" / "chapter-1.tex").write_text("years of work")
     return root
 
 

@@ -1,25 +1,10 @@
 """Conversations as token ids: where a turn ends, and templates that completions cannot be taken from."""
 
 import pytest
-from letter_tokens import ID, TEMPLATE, ids, tokenizer_of_letters
+from letter_tokens import ID, TEMPLATE, USER, answer, ids, tokenised
 
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import conversations, preference_rows
-
-USER = [{"role": "user", "content": "ab"}]
-
-
-def answer(text):
-    return [{"role": "assistant", "content": text}]
-
-
-@pytest.fixture
-def letters():
-    return tokenizer_of_letters()
-
-
-def tokenised(tokenizer, rows, ends=None, **settings):
-    return preference_rows.tokenised(rows, tokenizer, ends or (ID["<|end|>"],), **({"max_length": None} | settings))
+from qrpo_lib.training import conversations
 
 
 def test_any_end_token_of_the_generation_configuration_ends_a_turn(letters):

@@ -4,25 +4,10 @@ import json
 import re
 
 import pytest
-from letter_tokens import ID, ids, tokenizer_of_letters
+from letter_tokens import USER, answer, ids, tokenised
 
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.training import preference_rows, samples
-
-USER = [{"role": "user", "content": "ab"}]
-
-
-def answer(text):
-    return [{"role": "assistant", "content": text}]
-
-
-@pytest.fixture
-def letters():
-    return tokenizer_of_letters()
-
-
-def tokenised(tokenizer, rows, ends=None, **settings):
-    return preference_rows.tokenised(rows, tokenizer, ends or (ID["<|end|>"],), **({"max_length": None} | settings))
 
 
 def test_standard_pairs(letters):
