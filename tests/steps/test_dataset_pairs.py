@@ -3,23 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.steps import (
-    dataset_pairs,
-)
+from qrpo_lib.steps import dataset_pairs
 from qrpo_lib.tasks import topics
 
 PROFILE = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
-pytestmark = pytest.mark.usefixtures("shared_runs")
 
 
 def in_setting(setting, **changes):
     return PROFILE.with_training(setting=setting, **changes)
 
 
-def test_dataset_pairs_leave_the_reporting_prompts_alone():
+def test_dataset_pairs_leave_the_reporting_prompts_alone(runs_folder):
     frame = dataset_pairs.load(dataset_pairs.run(in_setting("offline")))
     assert set(frame["split"]) == {"train", "selection"}
     assert list(frame["side"]) == ["chosen", "rejected"] * 40

@@ -1,8 +1,6 @@
 """KTO's labels."""
 
-from qrpo_lib.steps import (
-    label_training,
-)
+from qrpo_lib.steps import label_training
 
 
 def test_a_completion_is_desirable_from_the_median_on_or_if_all_tests_pass():

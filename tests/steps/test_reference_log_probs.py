@@ -6,14 +6,10 @@ import pytest
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.steps import (
-    reference_log_probs,
-)
-
-pytestmark = pytest.mark.usefixtures("shared_runs")
+from qrpo_lib.steps import reference_log_probs
 
 
-def test_reference_log_probabilities_are_rounded_as_the_training_rounds(tmp_path, monkeypatch):
+def test_reference_log_probabilities_are_rounded_as_the_training_rounds(tmp_path, runs_folder):
     """DeepSpeed rounds the weights themselves: another result, and not one that plain processes may compute."""
     path, base = tmp_path / "engines.toml", Path(__file__).parents[1] / "data" / "smallest.toml"
     text = f'extends = "{base}"\n[training]\nprecision = "bfloat16"\n[dispatch]\nwhere = "{{where}}"\n'

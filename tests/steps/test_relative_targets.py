@@ -6,9 +6,7 @@ import torch
 
 from qrpo_lib.objective import partitions
 from qrpo_lib.profiles.relatives import Method
-from qrpo_lib.steps import (
-    relative_targets,
-)
+from qrpo_lib.steps import relative_targets
 
 RATE = 2e-4
 

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from qrpo_lib.steps import (
-    value_regression,
-)
+from qrpo_lib.steps import value_regression
 
 
 def test_the_learned_value_is_what_least_squares_make_of_a_linear_one():
