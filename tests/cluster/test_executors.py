@@ -1,4 +1,4 @@
-"""Executors without a cluster: local processes, and the text given to sbatch."""
+"""Executors without a cluster: the text given to sbatch, what squeue says, and what a job leaves behind."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Optima of the relatives against their pure losses, equalities between methods, and the trainer on any targets."""
+"""Optima of the relatives against their pure losses, equalities between methods, and what figures draw."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""The catalogue of claims, the ledger, and how verdicts are shown and kept."""
+"""The catalogue of claims, the ledger, and how verdicts are kept."""
 
 import ast
 import dataclasses

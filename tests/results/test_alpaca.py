@@ -1,4 +1,4 @@
-"""AlpacaEval's instructions, answered by small models, and what its package is asked; the package itself is made up."""
+"""What AlpacaEval's package is asked, and of which model; the package itself is made up."""
 
 import sys
 from types import SimpleNamespace

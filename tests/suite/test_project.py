@@ -1,4 +1,4 @@
-"""The package outside a checkout: its notebooks in one's own folder, what it says where an extra is missing."""
+"""The package outside a checkout: its notebooks in one's own folder, its extras, its public names."""
 
 import subprocess
 import sys
