@@ -164,15 +164,6 @@ def test_online_groups_are_the_current_policys_completions(profile, pairs):
     assert [row["completion_ids"] for row in other] != [row["completion_ids"] for row in rows]
 
 
-def test_renewed_references_are_the_others_of_the_group(profile, pairs):
-    made = groups(profile, method("online-qrpo", completions=3, references="renewed"))
-    rows = made.completed(0, made.prompts[:4])
-    for start in range(0, 12, 3):
-        rewards = [row["reward"] for row in rows[start : start + 3]]
-        for place, row in enumerate(rows[start : start + 3]):
-            assert sorted(row["ref_rewards"]) == sorted(rewards[:place] + rewards[place + 1 :])
-
-
 def test_mixed_data_hold_the_datasets_pair_candidates_and_online_ones(profile, pairs):
     from qrpo_lib.steps import dataset_pairs
 

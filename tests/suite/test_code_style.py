@@ -22,19 +22,11 @@ OF_A_LIBRARY = {
     "prediction_step",
     "update",
 }
-# Modules that act only through another one, or need runs that take long to make: the test file that tests them.
+# Modules that act only through another one: the test file that tests them.
 TESTED_IN = {
     "rewards/sandbox/process.py": "rewards/sandbox/test_faults.py",
     "sampling/completion.py": "sampling/test_sampler.py",
-    "steps/log_ratios.py": "steps/test_checkpoint_evaluation.py",
-    "steps/online_training.py": "steps/test_relative_training.py",
-    "steps/reference_evaluation.py": "steps/test_checkpoint_evaluation.py",
-    "steps/regression_training.py": "steps/test_relative_training.py",
-    "steps/relative_evaluation.py": "steps/test_relative_training.py",
-    "steps/training_pairs.py": "steps/test_fitting.py",
     "suite/kernel_server.py": "suite/test_kernels.py",
-    "suite/site/gallery.py": "suite/test_site.py",
-    "suite/site/ledger.py": "suite/test_site.py",
     "suite/site/notebook_pages.py": "suite/test_site.py",
     "suite/site/pages.py": "suite/test_site.py",
     "training/fine_tuning.py": "training/test_trainer.py",
