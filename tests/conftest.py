@@ -1,6 +1,7 @@
 """What all tests share: bounded threads, deterministic hypothesis, run folders that are thrown away."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,6 +51,22 @@ def forked_kernels(monkeypatch, kernel_servers):
     monkeypatch.setenv(kernel_server.WANTED, "1")
     monkeypatch.setattr(kernels, "_SERVERS", kernel_servers)
     return kernel_servers
+
+
+@pytest.fixture
+def hub_profile(tmp_path, monkeypatch):
+    """The file of a profile with policy, data and reward of the hub, of which local copies are there."""
+    import datasets
+    from hub_copies import chat_model, ultrafeedback
+
+    copies = tmp_path / "copies"
+    ultrafeedback(copies / "HuggingFaceH4" / "ultrafeedback_binarized")
+    chat_model(copies / "owner" / "model")
+    monkeypatch.setenv("QRPO_DATA", str(copies))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "hub.toml"
+    shutil.copy(Path(__file__).parent / "data" / "hub_policy.toml", path)
+    return path
 
 
 @pytest.fixture(scope="session")

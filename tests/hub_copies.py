@@ -5,11 +5,15 @@ whose tokenizer knows single words.
 """
 
 import json
+from pathlib import Path
 
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.steps import alpaca_answers
 
 SPECIAL = ["<pad>", "<unk>", "</s>", "<|user|>", "<|assistant|>"]
 WORDS = [
@@ -35,6 +39,14 @@ TEMPLATE = (
     "{{ ' </s>' if m['role'] == 'assistant' else ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
 )
+# AlpacaEval's instructions and its table in a profile, at the smallest size.
+INSTRUCTIONS = ["what is the sea", "what is the tree", "and the blue"]
+ALPACA = """
+[alpaca_eval]
+dataset = "owner/alpaca"
+instructions = 3
+annotator = "alpaca_eval_gpt4_turbo_fn"
+"""
 _SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -148,3 +160,21 @@ def released_references(folder, prompts, completions=7, counted_with=None, answe
             )
         splits[split] = datasets.Dataset.from_list(rows)
     datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+def loaded_profile(folder, monkeypatch, change=str):
+    """The profile of data/hub_copies.toml, its text changed, with local copies of its dataset and model."""
+    monkeypatch.setenv("QRPO_DATA", str(folder / "copies"))
+    magpieair(folder / "copies" / "owner" / "data")
+    chat_model(folder / "copies" / "owner" / "model")
+    text = (Path(__file__).parent / "data" / "hub_copies.toml").read_text()
+    (folder / "mine.toml").write_text(change(text))
+    return profiles.load(folder / "mine.toml")
+
+
+def alpaca_baseline(folder, instructions=INSTRUCTIONS, generator="gpt4_1106_preview"):
+    """AlpacaEval's file of answers to compare with, and its entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{"instruction": one, "output": f"to {one}", "generator": generator} for one in instructions]
+    (folder / alpaca_answers.BASELINE_FILE).write_text(json.dumps(entries))
+    return entries

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from qrpo_lib.training import fine_tuning, trainer
+from qrpo_lib.training import causal_lm, fine_tuning, plain_loop, reference_logps, samples, trainer
 from qrpo_lib.training.configuration import Objective, Optimization, Output
 
 VOCABULARY, EOS = 24, 1
@@ -133,3 +133,24 @@ def assert_same_history(one, other):
     for mine, theirs in zip(one, other, strict=True):
         names = mine.keys() - {"split", "implicit_reward_accuracy"}  # rounding decides ties
         assert [mine[name] for name in names] == pytest.approx([theirs[name] for name in names], rel=2e-4, abs=2e-5)
+
+
+def with_reference(rows, tokenizer):
+    """The rows with their log-probabilities under the model that training starts at."""
+    logps = reference_logps.log_probs(llama(), tokenizer, rows, micro_batch_size=8)
+    return [row | {name: float(values[i]) for name, values in logps.items()} for i, row in enumerate(rows)]
+
+
+def plainly_trained(rows, tokenizer, loss, settings):
+    """Weights and history after the plain loop on `loss(rows, log pi, log pi_ref, lengths)`, a mean over a batch."""
+    model = plain_loop.prepared(llama())
+    collate, of_steps = samples.Collator(causal_lm.pad_token_id(tokenizer)), plain_loop.batches(rows, settings)
+
+    def loss_of_step(step):
+        batch = of_steps[step]
+        logps, lengths = plain_loop.log_probs(model, collate(batch), 2)
+        ref = torch.tensor([[row["ref_chosen_logps"], row["ref_rejected_logps"]] for row in batch])
+        return loss(batch, logps, ref, lengths), {}
+
+    history = plain_loop.fit(model, len(of_steps), loss_of_step, settings)
+    return weights(model), history

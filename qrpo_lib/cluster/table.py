@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +22,9 @@ _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "
 
 
 @contextlib.contextmanager
-def live(console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
+def live() -> Iterator[Callable[[Progress], None]]:
     """Context that yields a function which shows where the dispatch stands now."""
-    console = console or terminal.make_console()
+    console = terminal.make_console()
     if console.is_terminal or console.is_jupyter:
         with Live(console=console, auto_refresh=False) as shown:
             yield lambda progress: shown.update(render(progress), refresh=True)

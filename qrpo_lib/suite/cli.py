@@ -286,14 +286,9 @@ def _agreed(question: str) -> bool:
 
 def write_protocol(options: argparse.Namespace) -> int:
     """Write docs/protocol.md: the paper's protocol, the authors' code, and what the profiles do."""
-    from qrpo_lib.runs import paths
-    from qrpo_lib.runs.files import write_atomically
     from qrpo_lib.suite import protocol
 
-    page, text = paths.project_root() / "docs" / "protocol.md", protocol.page()
-    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
-    write_atomically(page, text.encode())
-    _say(f"docs/protocol.md {'updated' if changed else 'was up to date'}.")
+    _say(_written("protocol.md", protocol.page()))
     return 0
 
 
@@ -301,19 +296,25 @@ def write_claims(options: argparse.Namespace) -> int:
     """Write docs/claims.md: the verdicts that the notebooks recorded under figures/, and every claim's rule."""
     from qrpo_lib.paper import claims, claims_page
     from qrpo_lib.runs import paths
-    from qrpo_lib.runs.files import write_atomically
 
-    figures, page = paths.project_root() / "figures", paths.project_root() / "docs" / "claims.md"
+    figures = paths.project_root() / "figures"
     judged, stale = claims.of_ledger(claims.recorded(figures)), claims.stale(figures)
     if not judged and not stale:
         raise ValueError("No claims are recorded under figures/ yet: run `qrpo reproduce` first.")
-    text = claims_page.page(judged, len(stale))
-    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
-    write_atomically(page, text.encode())
-    _say(f"{claims_page.summary(judged)} docs/claims.md {'updated' if changed else 'was up to date'}.")
+    _say(f"{claims_page.summary(judged)} {_written('claims.md', claims_page.page(judged, len(stale)))}")
     if stale:
         _say(f"{len(stale)} verdicts are by earlier rules and left out, such as {stale[0]}.")
     return 0
+
+
+def _written(name: str, text: str) -> str:
+    """Write a page of the project's docs; what is to be said of it."""
+    from qrpo_lib.runs import files, paths
+
+    page = paths.project_root() / "docs" / name
+    changed = not page.is_file() or page.read_text(encoding="utf-8") != text
+    files.write_atomically(page, text.encode())
+    return f"docs/{name} {'updated' if changed else 'was up to date'}."
 
 
 def build_report(options: argparse.Namespace) -> int:

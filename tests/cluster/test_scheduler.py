@@ -8,7 +8,7 @@ from in_memory import InMemory, following
 
 from qrpo_lib.cluster import dispatch, executors, journal, scheduler
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import ALIVE, After, Job, SubmissionError, Task, in_order
+from qrpo_lib.cluster.task import ALIVE, After, Job, SubmissionError, Task
 from qrpo_lib.profiles.settings import Resources
 
 
@@ -201,21 +201,6 @@ def test_a_folder_counts_whatever_the_job_did(runs_folder):
     dispatch.raise_failures(dispatcher.progress)
 
 
-def test_what_failed_is_in_the_error_by_its_folder(runs_folder):
-    bad, other = toys.task("bad"), toys.task("other")
-    executor = InMemory()
-    dispatcher = following(executor, bad, other)
-    dispatcher.advance()
-    ids = [job for job in executor.alive]
-    executor.end(ids[0], "error", "ValueError: beta is negative")
-    executor.makes(ids[1], other)
-    dispatcher.advance()
-    with pytest.raises(dispatch.DispatchError) as caught:
-        dispatch.raise_failures(dispatcher.progress)
-    assert list(caught.value.progress.failures) == [bad.name]
-    assert caught.value.progress.failures[bad.name].startswith("ValueError: beta is negative")
-
-
 # --- what the queue, the clock and sbatch do --------------------------------------------------------------------------
 
 
@@ -406,7 +391,6 @@ def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is
     assert executor.begun[0] == "first"
     assert executor.most == 2
     assert set(progress.status.values()) == {"complete"}
-    assert next(iter(in_order([*others, *after]))) == "first"
 
 
 def test_a_model_is_evaluated_before_the_next_one_is_trained():
@@ -446,15 +430,6 @@ def test_what_fails_is_tried_once_more_after_all_others_and_then_told_with_its_f
     assert set(progress.seconds) == {"late", "good0", "good1", "good2"}
 
 
-def test_why_is_the_first_error_of_what_a_task_needs():
-    shared = Task("shared", never)
-    between = Task("between", never, needs=(shared,))
-    last = Task("last", never, needs=(between,))
-    _, progress = local({"shared": [("error", "The disk is full")] * 2}, last)
-    assert progress.names("blocked") == ["between", "last"]
-    assert progress.why(last) == "The disk is full"
-
-
 class Looking(Task):
     """A task that looks itself if what it reads is there."""
 
@@ -481,13 +456,3 @@ def test_an_interrupt_stops_what_was_begun():
     with pytest.raises(KeyboardInterrupt):
         Scheduler([Task("a", never)], executor).run(interrupted)
     assert executor.jobs == {}
-
-
-def test_time_left_is_the_mean_of_what_was_done():
-    progress = Scheduler([Task(f"task{number}", never) for number in range(10)], Local()).progress
-    assert progress.seconds_left() is None
-    progress.status |= {"task0": "complete", "task1": "complete", "task2": "failed", "task3": "running"}
-    progress.seconds |= {"task0": 2.0, "task1": 4.0}
-    assert progress.seconds_left() == pytest.approx(7 * 3.0)
-    progress.status["task4"] = "running"
-    assert progress.seconds_left() == pytest.approx(7 * 3.0 / 2)

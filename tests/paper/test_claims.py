@@ -1,8 +1,7 @@
-"""The catalogue of claims, the ledger, and how verdicts are shown and kept."""
+"""The catalogue of claims, the ledger, and how verdicts are kept."""
 
 import ast
 import dataclasses
-import html
 import json
 import re
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import nbformat
 import pytest
 
-from qrpo_lib.paper import claim_views, claims, claims_page, rules
+from qrpo_lib.paper import claims, rules
 from qrpo_lib.results.statistics import Interval
 from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
@@ -265,52 +264,11 @@ def test_a_malformed_catalogue_is_refused(change, message):
         claims._parsed(ENTRY | change, {"ties": {}})
 
 
-def test_a_verdict_shows_its_colour_rule_and_number(ledger):
-    judged = ledger.judge("qrpo-first-or-ties", {"QRPO - DPO <b>": interval(-0.1, -0.05)}, scale=0.2)
-    shown = judged._repr_html_()
-    assert claim_views.COLORS["contradicted"] in shown
-    for text in ("contradicted", "non-inferiority", "-0.0750 [-0.1000, -0.0500]", "0.02", "0.1972"):
-        assert text in shown
-    assert "<b>:" not in shown  # what is measured cannot bring markup of its own
-    assert judged._repr_markdown_().count("**contradicted**") == 1
-    assert "PosixPath" not in repr(ledger._repr_html_())
-
-
-def test_colours_tell_all_verdicts_apart():
-    assert set(claim_views.COLORS) == set(rules.VERDICTS)
-    assert len(set(claim_views.COLORS.values())) == 4
-
-
-def test_the_papers_claims_are_counted_apart_from_our_questions(tmp_path):
-    theory = claims.Ledger(tmp_path, "theory")
-    theory.judge("z-is-the-mgf", 0.0)
-    theory.judge("kl-linear", 1.0)
-    theory.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
-    assert claims_page.summary(theory.judged) == (
-        "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions: 1 supported."
-    )
-    page = claims_page.page(theory.judged, stale=2)
-    assert "2 recorded verdicts" in page
-    for claim in claims.catalogue().values():
-        assert (claim.not_examined or claim.rule).replace("|", "\\|") in page
-
-
-def test_a_pipe_does_not_break_a_table(ledger):
-    judged = ledger.judge("qrpo-first-or-ties", {"QRPO - DPO": GAP}, "a | b", scale=1.0)
-    assert "a \\| b" in claim_views.to_markdown([judged])
-
-
 def test_a_frame_has_a_row_for_each_verdict(ledger):
     ledger.judge("qrpo-raises-reward", {"gain": GAP}, scale=1.0)
     frame = claims.to_frame(ledger.judged)
     assert frame["verdict"].tolist() == ["supported"]
     assert "values" not in frame
-
-
-def test_the_committed_page_is_what_the_committed_verdicts_give():
-    figures = ROOT / "figures"
-    expected = claims_page.page(claims.of_ledger(claims.recorded(figures)), len(claims.stale(figures)))
-    assert (ROOT / "docs" / "claims.md").read_text() == expected
 
 
 def test_committed_verdicts_follow_from_their_numbers():
@@ -341,30 +299,3 @@ def test_the_catalogue_needs_no_heavy_import():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
-
-
-def test_a_notebook_ends_in_what_its_verdicts_say(ledger):
-    assert "Nothing was judged" in ledger.learnt()._repr_html_()
-    ledger.judge("log-not-better", {"identity - log": interval(0.01, 0.2)}, scale=0.2)
-    ledger.judge("dpo-raises-reward", {"gain": interval(-0.5, 0.5)}, scale=0.2)
-    ledger.judge("qrpo-raises-reward", {"gain": interval(-0.5, -0.4)}, scale=0.2)
-    ledger.judge("simpo-raises-reward", {"gain": interval(0.0, 0.0)}, scale=0.2, untrained=["SimPO <b>"] * 90)
-    shown = ledger.learnt()._repr_html_()
-    parts = re.findall(r"<p><span[^>]*>([a-z ]+)</span>.*?</p>\n<ul>(.*?)</ul>", shown)
-    said = {verdict: [html.unescape(item) for item in re.findall("<li>(.*?)</li>", items)] for verdict, items in parts}
-    assert list(said) == ["supported", "contradicted", "undecided", "not testable"]
-    assert said["supported"][0].startswith(claims.get("log-not-better").statement)
-    assert "0.1050 [0.0100, 0.2000]" in said["supported"][0]
-    assert said["undecided"] == [f"{claims.get('dpo-raises-reward').statement}: {ledger.judged[1].measured}"]
-    (reason,) = said["not testable"]
-    assert "SimPO <b>" in reason
-    assert "<b>" not in shown.split("not testable")[1]
-    assert reason.endswith("…")
-    assert len(reason) < 400
-    assert all(len(items) == 1 and "[tiny, chat]" not in items[0] for items in said.values())
-
-
-def test_of_several_arms_each_conclusion_names_its_own(ledger, tmp_path):
-    code = claims.Ledger(tmp_path / "tiny" / "code", "tiny, code", "code")
-    both = [one.judge("dpo-raises-reward", {"gain": GAP}, scale=0.2) for one in (ledger, code)]
-    assert re.findall(r"<li>(\[.*?\]) ", claim_views.lessons(both)) == ["[tiny, chat]", "[tiny, code]"]

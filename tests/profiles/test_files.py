@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 from hub_copies import chat_model
@@ -25,17 +24,6 @@ pad_token = "<pad>"
 temperature = 0.7
 top_p = 0.9
 """
-
-
-@pytest.fixture
-def write(tmp_path):
-    def written(text, name="mine.toml"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return written
 
 
 def refused(path, arm=None):
@@ -136,48 +124,6 @@ def test_a_circle_is_named(write, files, way):
     assert f"extends itself: {way}" in refused(paths[0])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('extends = "nowhere.toml"', r"mine\.toml, extends: there is no profile 'nowhere\.toml'; there is no file /.*"),
-        ('extends = "tinny"', r"mine\.toml, extends: there is no profile 'tinny'; did you mean 'tiny'\?"),
-        ('extends = "base"', r"extends: there is no profile 'base'; did you mean the file 'base\.toml'\?"),
-        ('extends = ["tiny"]', r"mine\.toml, extends: must be one profile"),
-        ("extends = 3", r"mine\.toml, extends: must be one profile"),
-        ('extends = "~nobody-has-this-name/x.toml"', "nobody has that home"),
-        (f'extends = "{"x" * 300}.toml"', "there is no file"),
-        ("name = 3", r"mine\.toml, name: must be one name, not 3"),
-        ("arms = 3", r"mine\.toml, arms: must be tables"),
-        ('arm = "chat"', r"mine\.toml, arm: there is no such setting"),
-        ("[arms]\nchat = 3", r"mine\.toml, arms\.chat: must be a table"),
-        ("[arms.My_Arm]", r"mine\.toml, arms\.My_Arm: must be lower-case .*'my-arm', not 'My_Arm'"),
-        ('[arms.chat]\nname = "x"', r"mine\.toml, arms\.chat\.name: an arm has no such setting"),
-        ('[arms.chat.experiment]\narms = ["chat"]', r"arms\.chat\.experiment\.arms: an arm has no such setting"),
-        ("experiment = 3", r"mine\.toml', arm 'chat', experiment: .*not 3"),
-        ('experiment.arms = ["cod"]', r"mine\.toml' has no arm 'cod'; it has chat, chat-long, code"),
-        ("experiment.arms = []", r"mine\.toml, experiment\.arms: must be a list of different arms"),
-        ('experiment.arms = "chat"', r"mine\.toml, experiment\.arms: must be a list"),
-        ('experiment.arms = ["chat", "chat"]', r"mine\.toml, experiment\.arms: must be a list of different arms"),
-        ("policy.source = ['hub']", r"arm 'chat', policy\.source: must be one of"),
-        ("policy = 'hub'", r"arm 'chat', policy: input should be a valid dictionary.*not 'hub'"),
-        ("training.qrpo.transform = 3", r"training\.qrpo\.transform: .*not 3"),
-        ("training.qrpo.transform = 'cube'", r"training\.qrpo\.transform: .*'identity', .*not 'cube'"),
-        ("policy.source = 'hubb'", r"policy\.source: must be one of 'tiny', .*'hub', not 'hubb'"),
-        ("task = {}\narms.new.sft = {}\nexperiment.arms = ['new']", r"arm 'new', task: name is missing"),
-        ('experiment.algorithms = ["ppo"]', r"experiment\.algorithms\.0: .*'qrpo', 'dpo', .*not 'ppo'"),
-        ("training.DPO.beta = 1.0\ntraining.dpo.beta = 2.0", r"training: DPO and dpo are the same algorithm"),
-        ("experiment.betas.ppo = [1.0]", r"experiment\.betas\.ppo: .*'dpo'"),
-        ("seed = -1", r"seed: .*greater than or equal to 0, not -1"),
-        ("experiment.seeds = [4294967296]", r"experiment\.seeds\.0: .*less than 4294967296"),
-        ("training.qrpo.beta = nan", r"training\.qrpo\.beta: "),
-    ],
-)
-def test_what_cannot_be_used_is_said_with_the_file_and_the_key(write, text, message):
-    write("", "base.toml")
-    base = "" if text.startswith("extends") else 'extends = "tiny"\n'
-    assert re.search(message, refused(write(base + text)))
-
-
 def test_a_value_of_an_extended_file_is_said_with_that_file(write):
     write('extends = "tiny"\n[training]\nspeed = 3\n', "base.toml")
     message = refused(write('extends = "base.toml"\n'))
@@ -260,15 +206,6 @@ def test_a_table_of_another_kind_replaces_the_old_one_whole(write):
     assert {profiles.load(path, arm).policy.source for arm in profiles.arms(path)} == {"smollm2"}
 
 
-def test_arms_may_have_policies_of_several_kinds(write):
-    text = 'extends = "tiny"\n' + HUB_POLICY.replace("[policy]", "[arms.code.policy]")
-    path = write(text)
-    assert profiles.load(path, "chat").evaluation_sampling == {"temperature": 1.0, "top_p": 1.0}
-    assert profiles.load(path, "code").evaluation_sampling == {"temperature": 0.7, "top_p": 0.9}
-    path = write(f"{text}[arms.code.evaluation]\ntemperature = 0.5\n")
-    assert "evaluation.temperature is set, but the policy has its own" in refused(path, "code")
-
-
 def test_the_scaled_normal_can_be_set_over_a_name_and_back(write):
     scaled = '[training.qrpo]\ntransform = { name = "scaled-normal", mu = 0.3, sigma = 0.5 }\n'
     write(f'extends = "tiny"\n{scaled}', "base.toml")
@@ -276,26 +213,6 @@ def test_the_scaled_normal_can_be_set_over_a_name_and_back(write):
     assert changed.training.qrpo.transform.model_dump() == {"name": "scaled-normal", "mu": 0.3, "sigma": 0.6}
     back = profiles.load(write('extends = "base.toml"\n[training.qrpo]\ntransform = "log"\n'))
     assert back.training.qrpo.transform == "log"
-
-
-def test_every_table_of_several_kinds_is_known_by_its_discriminator():
-    found = {}
-
-    def look(model, path):
-        for name, field in model.model_fields.items():
-            kinds = [
-                one for one in get_args(field.annotation) if isinstance(one, type) and hasattr(one, "model_fields")
-            ]
-            if isinstance(field.discriminator, str):
-                found[(*path, name)] = field.discriminator
-            models = kinds or ([field.annotation] if hasattr(field.annotation, "model_fields") else [])
-            for one in models:
-                look(one, (*path, name))
-
-    look(profiles.Profile, ())
-    transform = {("training", "qrpo", "transform"): "name"}  # its discriminator is a function
-    assert found | transform == profile_files.DISCRIMINATORS
-    assert get_args(profiles.Algorithm) == profiles.ALGORITHMS
 
 
 def test_what_a_file_says_wins_over_all_that_it_extends(write):

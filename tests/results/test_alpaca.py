@@ -1,107 +1,26 @@
-"""AlpacaEval's instructions, answered by small models, and what its package is asked; the package itself is made up."""
+"""What AlpacaEval's package is asked, and of which model; the package itself is made up."""
 
-import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from hub_copies import chat_model, magpieair
+from hub_copies import ALPACA, INSTRUCTIONS, alpaca_baseline, loaded_profile
 
-from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import alpaca, best_models
-from qrpo_lib.runs.errors import InputError
-from qrpo_lib.sampling import sampler
-from qrpo_lib.steps import alpaca_answers, fitting, initial_policy
-
-DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
-INSTRUCTIONS = ["what is the sea", "what is the tree", "and the blue"]
-TABLE = """
-[alpaca_eval]
-dataset = "owner/alpaca"
-instructions = 3
-annotator = "alpaca_eval_gpt4_turbo_fn"
-"""
-
-
-def written(folder, instructions=INSTRUCTIONS, generator="gpt4_1106_preview"):
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = [{"instruction": one, "output": f"to {one}", "generator": generator} for one in instructions]
-    (folder / alpaca_answers.BASELINE_FILE).write_text(json.dumps(entries))
-    return entries
+from qrpo_lib.steps import alpaca_answers, fitting
 
 
 @pytest.fixture
-def place(runs_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
-    magpieair(tmp_path / "copies" / "owner" / "data")
-    chat_model(tmp_path / "copies" / "owner" / "model")
+def place(tmp_path):
+    """Where AlpacaEval's file is to be."""
     return tmp_path / "copies" / "owner" / "alpaca"
 
 
 @pytest.fixture
-def profile(place, tmp_path):
-    (tmp_path / "mine.toml").write_text(DATA.read_text() + TABLE)
-    return profiles.load(tmp_path / "mine.toml")
-
-
-def test_every_instruction_is_answered_by_the_policy_as_in_evaluation(profile, place):
-    written(place)
-    entries = alpaca_answers.load(alpaca_answers.run(profile, None, 0, 0))
-    assert [entry["instruction"] for entry in entries] == INSTRUCTIONS
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from qrpo_lib.models import chat_template
-
-    policy = initial_policy.run(profile)
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    drawn = sampler.sample(
-        AutoModelForCausalLM.from_pretrained(policy),
-        tokenizer,
-        [chat_template.prompt_ids(tokenizer, one) for one in INSTRUCTIONS],
-        completions=1,
-        max_new_tokens=8,
-        batch_size=8,
-        seed=0,
-        temperature=1.0,
-        top_p=1.0,
-    )
-    assert [entry["output"] for entry in entries] == [one.text.strip() for one in drawn]
-
-
-@pytest.mark.parametrize(
-    ("instructions", "generator", "message"),
-    [
-        (INSTRUCTIONS[:2], "gpt4_1106_preview", "has 2 different instructions in 2 entries; the profile says 3"),
-        ([*INSTRUCTIONS[:2], INSTRUCTIONS[0]], "gpt4_1106_preview", "2 different instructions in 3 entries"),
-        (INSTRUCTIONS, "text_davinci_003", "are of text_davinci_003, not of gpt4_1106_preview"),
-    ],
-)
-def test_another_file_is_refused(profile, place, instructions, generator, message):
-    written(place, instructions, generator)
-    with pytest.raises(hub.HubError, match=message):
-        alpaca_answers.baseline(profile)
-
-
-def test_without_the_file_it_is_said_what_is_missing(profile, place):
-    with pytest.raises(hub.HubError, match="names no revision of the dataset owner/alpaca"):
-        alpaca_answers.baseline(profile)
-    place.mkdir(parents=True)
-    with pytest.raises(hub.HubError, match=f"has no {alpaca_answers.BASELINE_FILE}"):
-        alpaca_answers.baseline(profile)
-
-
-def test_the_checkpoint_that_was_selected_answers(profile, tmp_path, monkeypatch):
-    """The last one lies in `policy`, another one where it was kept; one that was not kept is refused."""
-    monkeypatch.setattr(fitting, "load_history", lambda folder: pd.DataFrame({"step": [0, 10, 20]}))
-    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
-    assert alpaca_answers.weights(tmp_path, 20) == tmp_path / "policy"
-    assert alpaca_answers.weights(tmp_path, 10) == tmp_path / "checkpoints" / "10"
-    with pytest.raises(InputError, match="no policy after 5 steps any more"):
-        alpaca_answers.weights(tmp_path, 5)
-    assert alpaca_answers.weights(tmp_path, 0) == tmp_path
+def profile(runs_folder, tmp_path, monkeypatch):
+    return loaded_profile(tmp_path, monkeypatch, lambda text: text + ALPACA)
 
 
 def reported(**changes):
@@ -115,7 +34,7 @@ def reported(**changes):
 
 
 def test_the_reported_model_is_the_one_that_was_selected(profile, place):
-    written(place)
+    alpaca_baseline(place)
     of, algorithm, seed, checkpoint = alpaca._model(profile, reported(), "qrpo")
     assert (algorithm, seed, checkpoint) == ("qrpo", 0, 4)
     assert (of.training.setting, of.training.qrpo.beta) == ("off-policy-best", 0.2)
@@ -127,7 +46,7 @@ def test_the_reported_model_is_the_one_that_was_selected(profile, place):
 
 
 def test_the_package_is_asked_for_the_papers_annotator_and_baseline(profile, place, monkeypatch):
-    entries, asked = written(place), []
+    entries, asked = alpaca_baseline(place), []
 
     def evaluate(**arguments):
         asked.append(arguments)

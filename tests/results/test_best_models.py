@@ -110,7 +110,7 @@ def test_the_choice_of_each_selection_rule_is_worth_what_the_made_up_law_says(be
 
 @pytest.fixture
 def judge(tmp_path):
-    """The verdict on a claim of the made-up arm, from what a function of `result_claims` measured."""
+    """The verdict on a claim of the made-up arm, from what a function of `verdicts` measured."""
     ledger = claims.Ledger(tmp_path, "made, chat", "chat")
     return lambda claim_id, measured: ledger.judge(claim_id, **measured)
 
@@ -320,30 +320,6 @@ def test_cells_that_are_the_initial_policys_decide_nothing(profile, judge):
         assert "both offline and off-policy" in measured(no_offline, 0.5)["absent"]
 
 
-def test_which_data_are_best_at_which_beta(judge):
-    def cells(rewards):
-        generator = np.random.default_rng(0)
-        return {
-            (setting, beta, 1e-4, n, "exact"): studies.Cell(4, 0.0, generator.normal(reward, 0.02, size=(3, 50)))
-            for (setting, beta), reward in rewards.items()
-            for n in (1, 3, 50)
-        }
-
-    papers = {("offline", 0.01): 1.0, ("offline", 0.3): 0.2, ("off-policy", 0.01): 0.7, ("off-policy", 0.3): 0.5}
-    measured = verdicts.offline_at_small_beta(cells(papers), 1.0)
-    assert len(measured["values"]) == 4
-    assert judge("offline-best-at-small-beta", measured).verdict == "supported"
-    assert judge("off-policy-best-at-large-beta", verdicts.off_policy_at_large_beta(cells(papers), 1.0)).verdict == (
-        "supported"
-    )
-    other = papers | {("off-policy", 0.3): 0.1, ("offline", 0.3): 1.2}
-    measured = judge("offline-best-at-small-beta", verdicts.offline_at_small_beta(cells(other), 1.0))
-    assert (measured.verdict, measured.reason) == ("contradicted", "less offline, beta 0.3")
-    assert judge("off-policy-best-at-large-beta", verdicts.off_policy_at_large_beta(cells(other), 1.0)).verdict == (
-        "contradicted"
-    )
-
-
 def test_a_higher_reward_of_the_finite_partition_would_be_found(profile, judge):
     cells = trained(studies.scaling_cells(profile))
 
@@ -385,46 +361,6 @@ def test_transformations_are_compared_at_their_best_beta(profile, judge):
     assert rows.loc["identity", "reward"] - rows.loc["log", "reward"] == pytest.approx(0.2, abs=0.05)
 
 
-def log_ratios(**changes):
-    """Three seeds of an offline and an off-policy cell on both sides of the threshold, as App. A predicts them."""
-    rows = []
-    for setting in ("offline", "off-policy-random"):
-        for beta, chosen in ((0.3, 0.5), (0.01, -1.0)):
-            for seed in range(3):
-                row = {"setting": setting, "beta": beta, "learning_rate": 1e-4, "num_ref_rewards": 50, "seed": seed}
-                row |= {"step": 4, "chosen_log_ratio": chosen + 0.01 * seed, "rejected_log_ratio": -2.0 - 0.01 * seed}
-                rows.append(row | {"chosen_quantile": 0.9, "rejected_quantile": 0.4})
-    return pd.DataFrame(rows).assign(**changes)
-
-
-def test_completions_rise_above_the_threshold_only(judge):
-    last = log_ratios()
-    table = verdicts.threshold_table(last)
-    expected = [beta * np.log(beta * np.expm1(1 / beta)) for beta in table["beta"]]
-    np.testing.assert_allclose(table["threshold"], expected, rtol=1e-9)
-    held = judge("chosen-rise-above-threshold", verdicts.threshold(last))
-    assert (held.verdict, len(held.values)) == ("supported", 8)
-    # A beta in between whose chosen completions fall although they are above its threshold: no longer left out.
-    between = log_ratios()[lambda rows: rows["beta"] == 0.3].assign(beta=0.1, chosen_log_ratio=[-0.3, -0.31, -0.32] * 2)
-    broken = judge("chosen-rise-above-threshold", verdicts.threshold(pd.concat([last, between])))
-    assert broken.verdict == "contradicted"
-    assert "beta 0.1" in broken.reason
-    one_side = last[last["beta"] == 0.3]
-    assert judge("chosen-rise-above-threshold", verdicts.threshold(one_side)).verdict == "not testable"
-    noisy = log_ratios(rejected_log_ratio=[-1.0, 0.1, 1.0] * 4)
-    assert judge("chosen-rise-above-threshold", verdicts.threshold(noisy)).verdict == "undecided"
-
-
-def test_off_policy_the_probabilities_of_training_samples_fall(judge):
-    held = judge("off-policy-probabilities-fall", verdicts.off_policy_falls(log_ratios()))
-    assert (held.verdict, len(held.values)) == ("supported", 2)  # offline is another question
-    rising = log_ratios(chosen_log_ratio=[3.0, 3.01, 3.02] * 4)
-    assert judge("off-policy-probabilities-fall", verdicts.off_policy_falls(rising)).verdict == "contradicted"
-    one_seed = log_ratios()[lambda rows: rows["seed"] == 0]
-    alone = judge("off-policy-probabilities-fall", verdicts.off_policy_falls(one_seed))
-    assert (alone.verdict, alone.reason) == ("not testable", "no cell has more than one seed")
-
-
 def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
     wanted = grid.threshold_runs(profile)
     assert {(run.setting, run.beta) for run in wanted} >= {
@@ -457,19 +393,6 @@ def test_length_bias_of_the_reported_models(profile, best, judge):
     assert len(shown) < sum(map(len, points.values()))
 
 
-@pytest.mark.parametrize(
-    ("shares", "prompts", "expected"),
-    [
-        (np.full(11, 1 / 11), 2000, "supported"),
-        (np.full(11, 1 / 11), 50, "undecided"),  # no difference could be seen
-        (np.r_[np.zeros(5), np.full(6, 1 / 6)], 2000, "contradicted"),
-    ],
-)
-def test_uniform_quantiles_are_shown_and_not_assumed(judge, shares, prompts, expected):
-    quantiles = pd.DataFrame({"quantile": np.arange(11) / 10, "share": shares, "expected": 1 / 11})
-    assert judge("quantile-reward-uniform-in-use", verdicts.uniformity(quantiles, prompts)).verdict == expected
-
-
 def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, monkeypatch):
     prompts = [made_runs.as_prompt(*pair) for pair in made_runs.held_out(profile)]
     monkeypatch.setattr(alpaca.tasks, "of", lambda _: SimpleNamespace(prompts=lambda _: prompts))
@@ -479,29 +402,3 @@ def test_alpaca_eval_gets_an_answer_to_every_reporting_prompt(profile, best, mon
     assert outputs["qrpo"][0] == {"instruction": "request r000", "output": "answer 0", "generator": "qrpo"}
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert alpaca.missing()
-
-
-def test_unfinished_runs_are_left_out(profile):
-    run = grid.grid(profile)[0]
-    unknown = grid.with_seed(run, 77)
-    assert len(read.evaluations(profile, [run, unknown])) == len(read.evaluations(profile, [run]))
-    assert read.missing(profile, [run]) == ""
-    assert read.missing(profile, [run, unknown]).startswith("**1 of 2 runs are missing**")
-    with pytest.raises(ValueError, match="None of these runs is complete"):
-        read.evaluations(profile, [unknown])
-
-
-def test_the_overview_counts_what_is_done_and_what_failed(profile):
-    """By algorithm and setting, each run once, in the order of the runs; seconds of those that were timed."""
-    cells = [run for run in grid.grid(profile) if run.setting == "off-policy-best"]
-    (first, second), simpo = ([run for run in cells if run.algorithm == name] for name in ("dpo", "simpo"))
-    lost, qrpo = grid.with_seed(first, 77), next(run for run in cells if run.algorithm == "qrpo")
-    outcome = train.Outcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
-    outcome.failed[lost.name] = "ValueError: beta"
-    table = read.overview(profile, [*simpo, first, second, lost, qrpo, first], outcome)
-    expected = [("simpo", 1, 1, 0, np.nan), ("dpo", 3, 2, 1, 2.8), ("qrpo", 1, 1, 0, 0.3)]
-    assert list(table.columns) == ["algorithm", "setting", "runs", "done", "failed", "seconds"]
-    assert set(table["setting"]) == {"off-policy-best"}
-    for (_, row), (algorithm, runs, done, failed, seconds) in zip(table.iterrows(), expected, strict=True):
-        assert (row["algorithm"], row["runs"], row["done"], row["failed"]) == (algorithm, runs, done, failed)
-        assert row["seconds"] == pytest.approx(seconds, nan_ok=True)

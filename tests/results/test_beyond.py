@@ -5,15 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from scipy import special
 
-from qrpo_lib.experiment import relatives
 from qrpo_lib.paper import style
-from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.profiles.files import ProfileError
-from qrpo_lib.results import beyond, beyond_figures, beyond_targets
-from qrpo_lib.runs.errors import InputError
+from qrpo_lib.results import beyond, beyond_figures
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest-beyond.toml"
 
@@ -109,76 +103,6 @@ def test_ties_count_half_in_a_win_rate():
     answers = pd.DataFrame({"prompt_id": ["b", "a", "a"], "reward": [1.0, 1.0, 3.0]})
     rates = beyond.win_rates(answers, {"a": np.array([1.0, 2.0]), "b": np.array([1.0])})
     assert rates.tolist() == [(0.25 + 1) / 2, 0.5]
-
-
-def test_measured_errors_of_targets_are_the_predicted_ones():
-    """On laws with ties and a tail; a wrong prediction would be far off."""
-    generator = np.random.default_rng(0)
-    references = np.round(generator.gumbel(size=(6, 20)), 1)
-    rows = beyond_targets.error_table(references, [0.3, 1.0], [2, 5], repeats=3000, seed=1)
-    assert len(rows) == 2 * 2 * 2
-    assert rows["standard_errors"].max() < 5
-    plain = rows[rows["estimate"] == "plain"]
-    assert (plain["measured_bias"] < 0).all()  # Jensen
-    half = plain.assign(predicted_bias=plain["predicted_bias"] / 2)
-    gaps = (half["measured_bias"] - half["predicted_bias"]).abs() * np.sqrt(6 * 3000) / half["measured_std"]
-    assert gaps.min() > 5
-
-
-def test_targets_of_a_policy_sum_to_one():
-    """On the references themselves "discrete" is a policy's; "exact" of tied rewards is above."""
-    references = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
-    expanded = references[:, None].expand(1, 8, 8)
-    assert beyond_targets.log_sum(references, expanded, 0.1, "discrete").item() == pytest.approx(0, abs=1e-9)
-    low, high = 3 / 8, 1.0
-    expected = np.log((3 * np.exp(low / 0.1) + 5 * np.exp(high / 0.1)) / 8) - np.log(0.1 * special.expm1(10))
-    assert beyond_targets.log_sum(references, expanded, 0.1, "exact").item() == pytest.approx(expected)
-
-
-def test_the_models_of_a_study_are_every_combination():
-    profile = profiles.load(SMALLEST, "chat")
-    models = relatives.models(profile, "estimated_z")
-    assert len(models) == 2 * (4 + 4 + 4 + 2 + 2)
-    assert len({model.name for model in models}) == len(models)
-    assert len({model.training(profile).key for model in models}) == len(models)
-    assert {model.seed for model in models} == {0, 1}
-    with pytest.raises(InputError, match=r"has no study 'partitions' of relatives; it has estimated_z, relatives"):
-        relatives.models(profile, "partitions")
-
-
-ONLINE = '{ label = "a", name = "online-qrpo", betas = [0.1], %s }'
-
-
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        ('{ label = "a", name = "raw-reward", betas = [0.1] }', "the method raw-reward needs num_ref_rewards"),
-        ('{ label = "a", name = "dpo", betas = [0.1], best_of = 2 }', "the method dpo has no best_of"),
-        ('{ label = "a", name = "best-of-n", betas = [0.4], best_of = 3, num_ref_rewards = [4] }', "best of 3 is beta"),
-        ('{ label = "a", name = "raw-reward", betas = [0.1], num_ref_rewards = [5] }', "only 4 are sampled"),
-        (
-            ONLINE % 'completions = 3, data = "half", num_ref_rewards = [2]',
-            "3 completions of a prompt cannot be divided",
-        ),
-        (
-            ONLINE % 'completions = 2, data = "half", references = "renewed"',
-            "references can be renewed",
-        ),
-    ],
-)
-def test_a_study_that_cannot_be_is_refused_before_work(method, message, tmp_path):
-    path = tmp_path / "own.toml"
-    study = '[[arms.chat.experiment.relatives]]\nstudy = "online"\nsetting = "off-policy-random"\n'
-    path.write_text(f'extends = "{SMALLEST}"\n{study}methods = [{method}]\n')
-    with pytest.raises(ProfileError, match=message):
-        profiles.load(path, "chat")
-
-
-def test_studies_and_what_an_arm_shows_belong_together(tmp_path):
-    path = tmp_path / "own.toml"
-    path.write_text('extends = "tiny"\n[arms.chat.experiment]\nshows = "relatives"\n')
-    with pytest.raises(ProfileError, match="belong together"):
-        profiles.load(path, "chat")
 
 
 def test_gains_are_by_prompt():

@@ -1,8 +1,10 @@
-"""Targets before training, from rewards written by hand; more of them is tested with the studies (`test_beyond`)."""
+"""Targets before training, from rewards written by hand, and their errors beside draws."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy import special
 
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import beyond_targets
@@ -62,3 +64,27 @@ def test_distances_are_of_one_beta_with_prompts_in_one_order():
     )
     found = beyond_targets.distances(rows, 0.1)
     assert {name: values.tolist() for name, values in found.items()} == {"exact": [1.0, 2.0], "finite": [3.0, 4.0]}
+
+
+def test_measured_errors_of_targets_are_the_predicted_ones():
+    """On laws with ties and a tail; a wrong prediction would be far off."""
+    generator = np.random.default_rng(0)
+    references = np.round(generator.gumbel(size=(6, 20)), 1)
+    rows = beyond_targets.error_table(references, [0.3, 1.0], [2, 5], repeats=3000, seed=1)
+    assert len(rows) == 2 * 2 * 2
+    assert rows["standard_errors"].max() < 5
+    plain = rows[rows["estimate"] == "plain"]
+    assert (plain["measured_bias"] < 0).all()  # Jensen
+    half = plain.assign(predicted_bias=plain["predicted_bias"] / 2)
+    gaps = (half["measured_bias"] - half["predicted_bias"]).abs() * np.sqrt(6 * 3000) / half["measured_std"]
+    assert gaps.min() > 5
+
+
+def test_targets_of_a_policy_sum_to_one():
+    """On the references themselves "discrete" is a policy's; "exact" of tied rewards is above."""
+    references = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    expanded = references[:, None].expand(1, 8, 8)
+    assert beyond_targets.log_sum(references, expanded, 0.1, "discrete").item() == pytest.approx(0, abs=1e-9)
+    low, high = 3 / 8, 1.0
+    expected = np.log((3 * np.exp(low / 0.1) + 5 * np.exp(high / 0.1)) / 8) - np.log(0.1 * special.expm1(10))
+    assert beyond_targets.log_sum(references, expanded, 0.1, "exact").item() == pytest.approx(expected)

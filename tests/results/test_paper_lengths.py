@@ -1,46 +1,19 @@
 """Lengths as the authors count them, against counts by hand, and where they are used."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-from hub_copies import chat_model, magpieair
+from hub_copies import loaded_profile
 
-from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.results import best_models, length_control, paper_lengths, selection
-from qrpo_lib.tasks import registry as tasks
-
-DATA = Path(__file__).parents[1] / "data" / "hub_copies.toml"
+from qrpo_lib.results import best_models, length_control, selection
 
 
 @pytest.fixture
 def profile(runs_folder, tmp_path, monkeypatch):
     """Lengths counted as the paper's, by a tokenizer of words; a conversation is cut at 16 tokens."""
-    monkeypatch.setenv("QRPO_DATA", str(tmp_path / "copies"))
-    magpieair(tmp_path / "copies" / "owner" / "data")
-    chat_model(tmp_path / "copies" / "owner" / "model")
-    (tmp_path / "mine.toml").write_text(
-        DATA.read_text()
-        .replace("repeats = 1", 'repeats = 1\nfigure_4 = "paper"')
-        .replace("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
-    )
-    return profiles.load(tmp_path / "mine.toml")
-
-
-def test_prompt_and_completion_are_counted_together_and_cut(profile):
-    prompts = {one.id: one.text for one in tasks.of(profile.task).prompts(0)}
-    name, text = next(iter(prompts.items()))
-    assert len(text.split()) == 4
-    frame = pd.DataFrame(
-        {"prompt_id": name, "text": ["yes", " yes no ", "yes " * 30, "yes"], "length": [1, 2, 30, 99], "reward": 0.5}
-    )
-    counted = paper_lengths.counted(profile, frame)
-    # <|user|> and 4 words, <|assistant|>, the answer, </s>
-    assert counted["length"].tolist() == [8, 9, 16, 8]
-    assert counted["reward"].tolist() == frame["reward"].tolist()
-    plain = profile.model_copy(update={"task": profile.task.model_copy(update={"lengths": "completion"})})
-    assert paper_lengths.counted(plain, frame)["length"].tolist() == [1, 2, 30, 99]
+    counted = ("max_tokens = 16", 'max_tokens = 16\nlengths = "paper"')
+    figure_4 = ("repeats = 1", 'repeats = 1\nfigure_4 = "paper"')
+    return loaded_profile(tmp_path, monkeypatch, lambda text: text.replace(*counted).replace(*figure_4))
 
 
 def test_the_limit_holds_on_the_reporting_prompts_too():

@@ -57,3 +57,14 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path):
     assert account.read(path) == account.Account({"a-1"}, {})
     path.write_bytes(b'{"rests_on": ["a-1"]}\n{"failed": "\xc3')  # in the middle of a letter
     assert account.read(path).rests_on == {"a-1"}
+
+
+def test_what_failed_twice_is_not_tried_again_by_the_next_notebook_of_a_command(tmp_path, monkeypatch):
+    from qrpo_lib.runs import account
+
+    with account.kept_in(tmp_path / "first.jsonl"):
+        account.failed("dpo, seed 0", "training-aaaaaaaaaaaa", "KeyError: 'first'")
+    with account.kept_in(tmp_path / "second.jsonl"):
+        assert account.failed_before() == {"training-aaaaaaaaaaaa": "KeyError: 'first'"}
+    assert account.read(tmp_path / "second.jsonl") == account.Account()
+    assert account.failed_before() == {}  # of no command

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from qrpo_lib.runs import terminal
-from qrpo_lib.runs.errors import InputError
 
 
 def test_nothing_in_a_text_is_taken_for_markup(capsys):
@@ -55,7 +54,3 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch):
 )
 def test_sizes_are_told_in_decimal_units(count, shown):
     assert terminal.size(count) == shown
-
-
-def test_a_notebook_shows_the_sentence_of_an_error_alone():
-    assert InputError("do this")._render_traceback_() == ["InputError: do this"]

@@ -10,22 +10,12 @@ from qrpo_lib.steps import (
     checkpoint_evaluation,
     evaluation,
     fitting,
-    initial_policy,
     reference_sampling,
-    shifts,
 )
 from qrpo_lib.tasks import base
 from qrpo_lib.tasks import registry as tasks
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
-
-
-@pytest.mark.parametrize("name", ["tiny", "smol"])
-def test_code_arm_shares_the_policy_of_the_chat_arm(name):
-    chat, code = profiles.load(name, "chat"), profiles.load(name, "code")
-    assert initial_policy.step(chat).key == initial_policy.step(code).key
-    assert reference_sampling.step(chat).key != reference_sampling.step(code).key
-    assert shifts.source(code.training.setting) == "off-policy-random" != chat.training.setting
 
 
 @pytest.mark.parametrize("name", ["tiny", "smol"])

@@ -4,17 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas
 import pytest
 import safetensors.torch
 import torch
-import two_processes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qrpo_lib.models import chat_template
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import files, records
-from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import (
     dataset_pairs,
     fitting,
@@ -100,22 +97,6 @@ def test_what_a_training_depends_on():
         assert [source.name for source in step.inputs] == [*expected, "reference_log_probs"]
 
 
-def test_fine_tuning_is_on_prompt_and_chosen_completion():
-    profile = in_setting("sft-offline")
-    tokenizer = AutoTokenizer.from_pretrained(initial_policy.run(PROFILE))
-    data, counts = reference_policy.sequences(profile, tokenizer)
-    assert counts == {"too_long": 0, "end_of_sequence_written_out": 0, "sequences": 32}
-    train = [prompt for prompt in tasks.of(PROFILE.task).prompts(0) if prompt.split == "train"]
-    written = {one.prompt_id: one.chosen for one in tasks.of(PROFILE.task).demonstrations(0)}
-    for prompt, ids in zip(train, data, strict=True):
-        turns = [{"role": "user", "content": prompt.text}, {"role": "assistant", "content": written[prompt.id]}]
-        assert ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    shortest = min(map(len, data))
-    _, counts = reference_policy.sequences(in_setting("sft-offline", max_tokens=shortest), tokenizer)
-    assert counts["sequences"] == sum(len(ids) <= shortest for ids in data)
-    assert counts["too_long"] == 32 - counts["sequences"]
-
-
 def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
     profile = in_setting("sft-offline")
     tuned, initial = reference_policy.run(profile), initial_policy.run(profile)
@@ -130,34 +111,6 @@ def test_fine_tuning_moves_the_policy_to_the_chosen_completions():
         for policy in (initial, tuned)
     ]
     assert logps[1] > logps[0] + 0.2  # 0.65 nats in four steps
-
-
-@pytest.mark.slow
-def test_fine_tuning_by_two_processes_is_that_of_one_and_written_once(tmp_path):
-    """As a cluster's group of tasks runs the step: a batch as 2 processes x half."""
-    path = tmp_path / "smallest.toml"
-    base, half = Path(__file__).parents[1] / "data" / "smallest.toml", PROFILE.sft.batch_size // 2
-    path.write_text(f'extends = "{base}"\n[sft]\nmicro_batch_size = {half}\n[training]\nsetting = "sft-offline"\n')
-    profile = profiles.load(path)
-    one = reference_policy.run(profile).rename(tmp_path / "one")
-    code = "from qrpo_lib.profiles import settings; from qrpo_lib.steps import reference_policy\n"
-    code += f"reference_policy.run(settings.load({str(path)!r}))"
-    (tmp_path / "tune.py").write_text(code)
-    two_processes.run(tmp_path / "tune.py")
-    two = reference_policy.step(profile).folder
-    records.check(two)
-    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
-    weights = [safetensors.torch.load_file(folder / "model.safetensors") for folder in (one, two)]
-    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=2e-5)
-    histories = [pandas.read_csv(folder / "history.csv") for folder in (one, two)]
-    pandas.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
-
-
-def test_dataset_pairs_leave_the_reporting_prompts_alone():
-    frame = dataset_pairs.load(dataset_pairs.run(in_setting("offline")))
-    assert set(frame["split"]) == {"train", "selection"}
-    assert list(frame["side"]) == ["chosen", "rejected"] * 40
-    np.testing.assert_array_equal(frame["reward"], topics.TopicReward().score(frame["prompt"], frame["text"]))
 
 
 class Killed(Exception):
@@ -288,17 +241,3 @@ def test_reference_log_probabilities_are_a_step_that_trainings_share(monkeypatch
                 logits = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
             plain = sum(float(logits[start + i - 1, token]) for i, token in enumerate(ids[start:]))
             assert row[f"ref_{side}_logps"] == pytest.approx(plain, rel=1e-4)
-
-
-def test_reference_log_probabilities_are_rounded_as_the_training_rounds(tmp_path, monkeypatch):
-    """DeepSpeed rounds the weights themselves: another result, and not one that plain processes may compute."""
-    path, base = tmp_path / "engines.toml", Path(__file__).parents[1] / "data" / "smallest.toml"
-    text = f'extends = "{base}"\n[training]\nprecision = "bfloat16"\n[dispatch]\nwhere = "{{where}}"\n'
-    text += '[dispatch.resources.training.environment]\nACCELERATE_USE_DEEPSPEED = "true"\n'
-    steps = []
-    for where in ("here", "processes"):
-        path.write_text(text.format(where=where))
-        steps.append(reference_log_probs.step(profiles.load(path)))
-    assert [step.parameters.get("engine") for step in steps] == [None, "DeepSpeed"]
-    with pytest.raises(InputError, match="training with DeepSpeed, but this process computes with none of them"):
-        reference_log_probs._make(profiles.load(path), tmp_path)

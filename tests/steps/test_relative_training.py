@@ -10,12 +10,10 @@ import torch
 from scipy import special
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qrpo_lib.objective import partitions
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.relatives import Method
 from qrpo_lib.steps import (
     fitting,
-    label_training,
     online_training,
     reference_log_probs,
     reference_policy,
@@ -46,77 +44,6 @@ def profile():
 def pairs(profile):
     reference_sampling.run(profile)
     return training_pairs.of(profile).train.rows
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-ROWS = [
-    {"chosen_ids": [1, 2, 3], "rejected_ids": [4], "chosen_reward": 2.0, "rejected_reward": -1.0},
-    {"chosen_ids": [1], "rejected_ids": [2, 2, 2], "chosen_reward": 0.5, "rejected_reward": 0.5},
-]
-ROWS = [row | {"ref_rewards": [0.0, 1.0, 3.0, 9.0]} for row in ROWS]
-SUM = 1 + np.exp(1 / 0.5) + np.exp(3 / 0.5)  # of exp(r / beta) over the first three references
-
-
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
-        (method("raw-reward", 0.5, num_ref_rewards=3), 2.0 - 0.5 * np.log(SUM / 3)),
-        (method("a-star-po", 0.125, num_ref_rewards=3, value_factor=4.0), 2.0 - 0.5 * np.log(SUM / 3)),
-        (method("dro", 0.5), 2.0),
-        (method("best-of-n", 1 / 3, num_ref_rewards=3, best_of=4), np.log(2 / 3) + np.log(4) / 3),
-        # two of three references are at or below 2, each as likely: F of them is 1/3, 2/3 and 1
-        (
-            method("qrpo", 0.5, num_ref_rewards=3, partition="discrete"),
-            2 / 3 - 0.5 * np.log(np.exp([2 / 3, 4 / 3, 2]).mean()),
-        ),
-        (method("online-qrpo", 0.5, num_ref_rewards=3, completions=2), 2 / 3 - 0.5 * np.log(0.5 * np.expm1(2))),
-        # beta |y| = 0.5 x the mean length 2; 3 tokens have beta 1/3
-        (method("qrpo-by-length", 0.5, num_ref_rewards=3), 2 / 3 - np.log(np.expm1(3) / 3) / 3),
-    ],
-    ids=lambda value: value.name if isinstance(value, Method) else "",
-)
-def test_targets_by_their_formulas(chosen, expected):
-    rows = relative_targets.with_targets(ROWS, chosen)
-    assert rows[0]["targets"][0] == pytest.approx(expected, rel=1e-9)
-    betas = [1 / 3, 1.0, 1.0, 1 / 3] if chosen.name == "qrpo-by-length" else [chosen.beta] * 4
-    assert [beta for row in rows for beta in row["betas"]] == pytest.approx(betas)
-    assert rows[1]["targets"][0] == pytest.approx(rows[1]["targets"][1], abs=1)
-    assert "targets" not in ROWS[0]
-
-
-def test_the_jackknife_is_the_partitions(pairs):
-    rows = relative_targets.with_targets(pairs, method("raw-reward", num_ref_rewards=4, corrected=True))
-    refs = torch.tensor([row["ref_rewards"][:4] for row in pairs], dtype=torch.float64)
-    expected = torch.tensor([row["rejected_reward"] for row in pairs]) - 0.3 * partitions.jackknife(refs, beta=0.3)
-    np.testing.assert_allclose([row["targets"][1] for row in rows], expected, rtol=1e-9)
-
-
-def test_too_few_references_and_methods_without_targets_are_refused():
-    with pytest.raises(ValueError, match="row 0 has 4 reference rewards, not 5"):
-        relative_targets.with_targets(ROWS, method("raw-reward", num_ref_rewards=5))
-    with pytest.raises(ValueError, match="kto is no regression"):
-        relative_targets.with_targets(ROWS, method("kto", num_ref_rewards=1))
-
-
-def test_the_learned_value_is_what_least_squares_make_of_a_linear_one():
-    """Residuals that are linear in the features but for a little noise: ridge gives them back, the mean not shrunk."""
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(400, 5, generator=generator, dtype=torch.float64)
-    features = torch.cat([states, torch.ones(400, 1, dtype=torch.float64)], 1)
-    truth = features @ torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, 40.0], dtype=torch.float64)
-    noise = 0.1 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
-    values = value_regression.values(features, truth[:, None] + noise)
-    assert (values - truth).abs().max() < 0.25
-    assert values.mean().item() == pytest.approx((truth[:, None] + noise).mean().item(), abs=0.02)
-
-
-def test_a_completion_is_desirable_from_the_median_on_or_if_all_tests_pass():
-    rows = [{"chosen_reward": 1.0, "rejected_reward": 0.99, "ref_rewards": [0.0, 0.99, 5.0, 9.0]}]
-    names = ("chosen_label", "rejected_label")
-    assert [label_training.labelled(rows, solutions=False, count=3)[0][name] for name in names] == [True, True]
-    assert [label_training.labelled(rows, solutions=False, count=4)[0][name] for name in names] == [False, False]
-    assert [label_training.labelled(rows, solutions=True, count=3)[0][name] for name in names] == [True, False]
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -235,15 +162,6 @@ def test_online_groups_are_the_current_policys_completions(profile, pairs):
     assert [row["completion_ids"] for row in again] == [row["completion_ids"] for row in rows]
     other = made.completed(1, prompts)
     assert [row["completion_ids"] for row in other] != [row["completion_ids"] for row in rows]
-
-
-def test_renewed_references_are_the_others_of_the_group(profile, pairs):
-    made = groups(profile, method("online-qrpo", completions=3, references="renewed"))
-    rows = made.completed(0, made.prompts[:4])
-    for start in range(0, 12, 3):
-        rewards = [row["reward"] for row in rows[start : start + 3]]
-        for place, row in enumerate(rows[start : start + 3]):
-            assert sorted(row["ref_rewards"]) == sorted(rewards[:place] + rewards[place + 1 :])
 
 
 def test_mixed_data_hold_the_datasets_pair_candidates_and_online_ones(profile, pairs):

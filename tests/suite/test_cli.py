@@ -2,17 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
-import nbformat
 import pytest
 
-from qrpo_lib.cluster import table, task
-from qrpo_lib.paper import claims
-from qrpo_lib.runs import folders, keys, paths, terminal
-from qrpo_lib.suite import cli, display, headlines, notebooks
+from qrpo_lib.runs import folders, keys, paths
+from qrpo_lib.suite import cli, notebooks
 
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
@@ -101,23 +97,6 @@ def test_text_is_no_markup(tmp_path, runs_folder, monkeypatch, capsys):
 NAME = "training-0123456789ab"
 
 
-def test_tables_and_progress_take_nothing_for_markup(capsys):
-    from rich.table import Table
-
-    shown = Table("a [x] column")
-    shown.add_row("chat [x] :smile:")
-    terminal.make_console().print(shown)
-    progress = task.Progress({"theory/[x]": task.Task("theory/[x]", print)})
-    progress.status["theory/[x]"], progress.failures["theory/[x]"] = "failed", "[/red]"
-    with display.Notebooks(1) as shown:
-        shown.update(progress)
-    with table.live() as show:
-        show(task.Progress({}, note="see /data/[x]/log"))
-    output = capsys.readouterr().out
-    for text in ("a [x] column", "chat [x] :smile:", "failed  theory/[x]", "/data/[x]/log"):
-        assert text in output
-
-
 def test_an_encoding_without_the_characters_is_no_traceback(tmp_path):
     folder = tmp_path / "β"
     environment = {"PYTHONIOENCODING": "ascii", "QRPO_RUNS": str(folder)}
@@ -172,65 +151,11 @@ def test_status_shows_what_reproduce_would_refuse(runs_folder, monkeypatch, caps
     assert f"`qrpo reproduce` would stop here: {refused}" in capsys.readouterr().out
 
 
-def test_without_a_command_it_says_what_to_do_next(runs_folder, monkeypatch, capsys):
-    jobs = [notebooks.Job(f"theory/{name}", f"theory/{name}") for name in ("noise", "asymptotics")]
-    monkeypatch.setattr(notebooks, "jobs", lambda profile: jobs)
-    for executed, first in ((0, "make first"), (1, "qrpo reproduce"), (2, "qrpo report")):
-        assert cli.main([]) == 0
-        _, line, *_ = capsys.readouterr().out.splitlines()
-        assert line.strip().startswith(first)
-        if executed < 2:
-            folders.complete(jobs[executed].step, lambda folder: (folder / notebooks.EXECUTED).write_text("{}"))
-
-
-def test_the_headline_is_what_figure_1_and_the_ledger_say(tmp_path, monkeypatch):
-    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    assert headlines.results("tiny") == []
-    chat = tmp_path / "figures" / "tiny" / "chat"
-    chat.mkdir(parents=True)
-    (chat / "figure-1.csv").write_text(
-        "method,value,error,bold\ninitial,2.2204,0.0578,False\nqrpo,2.8710,0.0777,True\n"
-    )
-    claims.Ledger(chat, "tiny, chat").judge("z-is-the-mgf", 0.0, "x")
-    best, verdicts = headlines.results("tiny")
-    assert best == "chat: initial policy 2.22 ± 0.058, QRPO 2.871 ± 0.078"
-    assert verdicts.startswith("The paper's claims: 1 supported")
-    assert headlines.results("smol") == [verdicts]
-
-
 def test_only_can_be_given_twice(monkeypatch):
     given = {}
     monkeypatch.setattr(notebooks, "select", lambda jobs, only: given.update(only=only) or [])
     assert cli.main(["reproduce", "--only", "noise", "--only", "tables", "scaling"]) == 0
     assert given["only"] == ["noise", "tables", "scaling"]
-
-
-def test_a_notebook_is_executed_whatever_the_users_settings(tmp_path, monkeypatch):
-    """As tab completion names it, in a folder with brackets, with settings under which nothing could be drawn."""
-    root = tmp_path / "[x] β"
-    shutil.copytree(paths.PACKAGE.parent / "notebooks", root / "notebooks")
-    v4 = nbformat.v4
-    parameters = v4.new_code_cell('figures: str = "x"', metadata={"tags": ["parameters"]})
-    draw = """import matplotlib, os, pathlib
-from matplotlib import pyplot as plt
-folder = pathlib.Path(figures)
-folder.mkdir(parents=True)
-axis = plt.subplots()[1]
-axis.set_title("$x$ β")
-print("β")
-(folder / "said.txt").write_text(f"{matplotlib.rcParams['text.usetex']} {'inline' in matplotlib.get_backend()}")"""
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    made = v4.new_notebook(cells=[parameters, v4.new_code_cell(draw)], metadata=metadata)
-    nbformat.write(made, root / "notebooks" / "theory" / "noise.ipynb")
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
-    settings = {"QRPO_ROOT": str(root), "QRPO_RUNS": str(root / "runs"), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    settings |= {"MPLBACKEND": "TkAgg", "PYTHONIOENCODING": "ascii"}
-    ended = run("reproduce", "--only", "notebooks/theory/noise.ipynb", environment=settings, cwd=root)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert b"[x] \\u03b2/figures" in ended.stdout
-    assert (root / "figures" / "said.txt").read_text() == "False True"
-    (executed,) = root.glob(f"runs/notebook-theory-noise-*/{notebooks.EXECUTED}")
-    assert "image/png" in executed.read_text()
 
 
 def test_closed_standard_streams_are_no_traceback(runs_folder):

@@ -1,4 +1,4 @@
-"""The house's limits, of which no linter knows: how long functions and files are, and what docstrings must say."""
+"""The house's limits, of which no linter knows: lengths, what docstrings must say, where a module is tested."""
 
 import ast
 import re
@@ -21,6 +21,16 @@ OF_A_LIBRARY = {
     "on_train_begin",
     "prediction_step",
     "update",
+}
+# Modules that act only through another one: the test file that tests them.
+TESTED_IN = {
+    "rewards/sandbox/process.py": "rewards/sandbox/test_faults.py",
+    "sampling/completion.py": "sampling/test_sampler.py",
+    "suite/kernel_server.py": "suite/test_kernels.py",
+    "suite/site/notebook_pages.py": "suite/test_site.py",
+    "suite/site/pages.py": "suite/test_site.py",
+    "training/fine_tuning.py": "training/test_trainer.py",
+    "training/suite_trainer.py": "training/test_trainer.py",
 }
 
 
@@ -80,6 +90,15 @@ def test_no_file_is_longer_than_its_limit(folder):
     lines = {path: len(source.splitlines()) for path, source in modules(ROOT / folder).items()}
     assert lines
     assert {path: count for path, count in lines.items() if count > FILE_LINES} == {}
+
+
+def test_every_module_has_a_test_file_beside_it():
+    """In the folder that mirrors its own, unless another file is said to test it; a package's `__init__` needs none."""
+    paths = [Path(path) for path in modules(own_package().root) if not path.endswith("__init__.py")]
+    mirrored = {path.as_posix(): path.with_name(f"test_{path.name}") for path in paths}
+    without = {path for path, test in mirrored.items() if not (ROOT / "tests" / test).is_file()}
+    assert without == set(TESTED_IN)
+    assert [test for test in TESTED_IN.values() if not (ROOT / "tests" / test).is_file()] == []
 
 
 DESCRIBED = '''

@@ -1,14 +1,9 @@
-import json
-from pathlib import Path
-
 import nbformat
 import pytest
 
-from qrpo_lib.cluster.task import in_order
 from qrpo_lib.runs import folders, keys, paths
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.runs.files import file_sha256
-from qrpo_lib.suite import cli, execution, notebooks, publishing, reproduce
+from qrpo_lib.suite import cli, notebooks
 from qrpo_lib.suite import parameters as notebook
 
 
@@ -24,18 +19,6 @@ def test_jobs_come_after_what_they_need():
     for job in notebooks.jobs("tiny"):
         assert set(job.after) <= seen
         seen.add(job.id)
-
-
-def test_what_most_jobs_wait_for_starts_first_and_is_made_by_one_of_them():
-    jobs = notebooks.jobs("tiny")
-    order = list(in_order(reproduce.tasks(jobs, 2, Path("accounts"))))
-    assert order[0] == "experiments/initial_policy[chat]"
-    assert order[-1] == "results/claims"
-    assert sorted(order) == sorted(job.id for job in jobs)
-    # The policy is the same in all arms: while one makes it, the others do not wait in a process.
-    waits = {job.id: job.after for job in jobs if job.path == "experiments/initial_policy"}
-    others = [after for name, after in waits.items() if name != order[0]]
-    assert others == [(order[0],)] * 2
 
 
 def test_only_selects_by_name_path_and_id():
@@ -71,33 +54,6 @@ def test_only_takes_what_tab_completion_gives(tmp_path, monkeypatch):
         notebooks.select([*jobs, notebooks.Job("results/noise", "results/noise")], ["noise"])
 
 
-def test_a_file_that_is_no_notebook_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    for content in ("", "{}", "[]", '{"cells": [{}]}'):
-        (tmp_path / "notebooks" / "some.ipynb").write_text(content)
-        with pytest.raises(ValueError, match=r"some.ipynb is not a notebook of format 4"):
-            notebooks.Job("some", "some").step  # noqa: B018
-
-
-def test_a_published_file_that_was_replaced_by_hand_is_not_removed(tmp_path, runs_folder, monkeypatch):
-    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
-    for number, name in ((1, "old.csv"), (2, "new.csv")):
-        job = notebooks.Job("some", "some", {"n": number})
-
-        def make(folder, name=name):
-            (folder / "figures" / "tiny").mkdir(parents=True)
-            (folder / "figures" / "tiny" / name).write_text(name)
-
-        folders.complete(job.step, make)
-        publishing.publish(job.id, job.step.folder)
-        (tmp_path / "figures" / "tiny" / "old.csv").write_text("mine")
-    assert (tmp_path / "figures" / "tiny" / "old.csv").read_text() == "mine"
-    assert sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text())) == ["tiny/new.csv"]
-
-
 def test_a_training_parameter_changes_the_keys_of_training_and_what_follows_only(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text('extends = "tiny"\n[experiment.betas]\ndpo = [0.123]\n')
@@ -123,30 +79,6 @@ def test_source_notebooks_are_clean():
                 assert not cell.outputs
                 assert cell.execution_count is None
                 assert len(cell.source.splitlines()) <= 25
-
-
-@pytest.fixture
-def failing(tmp_path, runs_folder, monkeypatch, forked_kernels):
-    """A project whose only notebook fails in its third code cell."""
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    made = nbformat.v4.new_notebook(metadata=metadata)
-    parameters = nbformat.v4.new_code_cell('figures: str = ""', metadata={"tags": ["parameters"]})
-    made.cells = [parameters, nbformat.v4.new_code_cell("1 / 1"), nbformat.v4.new_code_cell("x = 0\n1 / x")]
-    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(made, tmp_path / "notebooks" / "bad.ipynb")
-    return notebooks.Job("bad", "bad")
-
-
-def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(failing, runs_folder):
-    with pytest.raises(
-        execution.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero"
-    ) as caught:
-        execution.execute(failing)
-    executed = failing.step.partial / notebooks.EXECUTED
-    assert str(executed) in str(caught.value)
-    assert "ZeroDivisionError" in executed.read_text()
-    assert not failing.step.is_complete()
 
 
 @pytest.mark.parametrize(
@@ -190,39 +122,6 @@ def test_clean_removes_what_no_setting_uses(runs_folder):
     assert [path.name for path in runs_folder.glob("*-*")] == [of_another_profile.folder_name]
     assert cli.main(["clean", "--all", "--yes"]) == 0
     assert not [*runs_folder.glob("*-*"), *(runs_folder / ".partial").iterdir()]
-
-
-def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_folder, monkeypatch):
-    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "some.ipynb")
-
-    def published(folder, name, parameters):
-        job = notebooks.Job("some", "some", parameters)
-
-        def make(path):
-            (path / "figures" / folder).mkdir(parents=True)
-            (path / "figures" / folder / name).write_text(name)
-
-        folders.complete(job.step, make)
-        publishing.publish(job.id, job.step.folder)
-        return sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text()))
-
-    assert published("tiny", "old.csv", {"n": 1}) == ["tiny/old.csv"]
-    assert published("smol", "old.csv", {"n": 2}) == ["smol/old.csv", "tiny/old.csv"]
-    assert published("tiny", "new.csv", {"n": 3}) == ["smol/old.csv", "tiny/new.csv"]
-    assert not (tmp_path / "figures" / "tiny" / "old.csv").exists()
-
-
-def test_manifest_lists_every_committed_figure():
-    figures = paths.PACKAGE.parent / "figures"
-    manifest = json.loads((figures / notebooks.MANIFEST).read_text())
-    files = {p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file()}
-    # Benchmarks are no notebooks of the suite.
-    files = {name: p for name, p in files.items() if name != notebooks.MANIFEST and not name.startswith("benchmarks/")}
-    assert set(manifest) == set(files)
-    for name, path in files.items():
-        assert manifest[name]["sha256"] == file_sha256(path), name
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The package outside a checkout: its notebooks in one's own folder, what it says where an extra is missing."""
+"""The package outside a checkout: its notebooks in one's own folder, its extras, its public names."""
 
 import subprocess
 import sys
@@ -8,17 +8,6 @@ import pytest
 from qrpo_lib.runs import extras, paths
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import project
-
-WITHOUT = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {missing!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
-from qrpo_lib.suite import entry
-sys.exit(entry.main({arguments!r}))
-"""
 
 
 def test_init_copies_every_notebook_and_nothing_twice(tmp_path):
@@ -49,19 +38,6 @@ def test_a_package_without_notebooks_says_so(tmp_path, monkeypatch):
     (tmp_path / "qrpo_lib" / "shipped" / "notebooks").mkdir(parents=True)
     (tmp_path / "qrpo_lib" / "shipped" / "notebooks" / "one.ipynb").write_text("{}")
     assert [path.name for path in project.create(tmp_path / "mine")] == ["one.ipynb"]
-
-
-@pytest.mark.parametrize(
-    ("missing", "arguments", "extra"),
-    [(["rich", "pydantic"], ["status"], "notebooks"), (["pydantic"], ["status"], "notebooks")],
-)
-def test_a_missing_extra_is_named(missing, arguments, extra, runs_folder):
-    command = [sys.executable, "-c", WITHOUT.format(missing=missing, arguments=arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("qrpo: This needs the package ")
-    assert f"pip install 'qrpo-lib[{extra}]'" in ended.stderr
-    assert "Traceback" not in ended.stderr
 
 
 def test_extras_are_those_of_the_project():

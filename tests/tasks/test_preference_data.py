@@ -1,8 +1,6 @@
 import json
-from collections import Counter
 
 import datasets
-import numpy as np
 import pytest
 from hub_copies import chat_model, magpieair, ultrafeedback
 
@@ -69,26 +67,6 @@ def test_the_limit_counts_prompt_template_and_the_longer_answer(data):
     assert len(hub_task.load(tasks.of(task(max_tokens=11)).prepared())) == 33
     with pytest.raises(hub.HubError, match=r"Of 24 rows of .*, train, none can be used: .*'too_long': 23"):
         tasks.of(task(max_tokens=10)).prepared()
-
-
-def test_test_rows_fall_into_the_authors_halves():
-    # scikit-learn's split at seed 43 takes the first half of NumPy's legacy permutation as its test set.
-    for count in (11, 1992):
-        order = np.random.RandomState(43).permutation(count)
-        splits = hub_task.held_out_splits(count)
-        assert [i for i, split in enumerate(splits) if split == "selection"] == sorted(order[: -(-count // 2)])
-        assert set(splits) == {"selection", "reporting"}
-
-
-def test_halves_with_strata_have_as_many_of_each():
-    difficulties = ["Easy"] * 20 + ["Hard"] * 34 + ["Medium"] * 50
-    splits = hub_task.held_out_splits(104, difficulties)
-    assert Counter(zip(splits, difficulties, strict=True)) == {
-        (split, difficulty): of / 2
-        for split in ("selection", "reporting")
-        for difficulty, of in Counter(difficulties).items()
-    }
-    assert splits == hub_task.held_out_splits(104, difficulties)
 
 
 def test_held_out_splits_are_those_halves(data):

@@ -1,7 +1,6 @@
 """Data, rewards and models as people bring them to `QRPOTrainer`: used as they are meant, or refused in a sentence."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from small_llama import own_trainer as trainer
 
 from qrpo_lib import QRPOConfig, QRPOTrainer, SampledReferences
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import guard, preference_rows, qrpo_trainer
+from qrpo_lib.training import guard, qrpo_trainer
 
 ROW = {"prompt": "w3 w4", "completion": "w5 w6", "reward": 0.3, "reference_rewards": [0.1, 0.2, 0.5]}
 
@@ -67,27 +66,6 @@ def test_parts_of_text_are_a_text(words, tmp_path):
     assert (made.train_dataset["prompt_ids"][0], made.train_dataset["completion_ids"][0]) == ([0, 3, 4, 0], [5, EOS])
 
 
-@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
-def test_rows_are_read_whatever_form_a_dataset_gives_them(form):
-    from datasets import Dataset
-
-    rows = preference_rows.load(Dataset.from_list([ROW, ROW]).with_format(form), "train")
-    assert list(rows) == [ROW, ROW]
-
-
-def test_a_transformation_of_a_dataset_is_part_of_it():
-    from datasets import Dataset
-
-    data = Dataset.from_list([ROW]).with_transform(lambda batch: batch | {"reward": [7.0]})
-    assert preference_rows.load(data, "train")[0]["reward"] == 7.0
-
-
-def test_how_many_reference_rewards_count_may_be_said(words, tmp_path):
-    rows = [ROW, ROW | {"reference_rewards": [0.1] * 8}]
-    made = trainer(tmp_path, rows, words, changes={"num_reference_rewards": 2})
-    assert made.train_dataset["ref_rewards"][:] == [[0.1, 0.2], [0.1, 0.1]]
-
-
 def test_numbers_as_csv_holds_them(words, tmp_path):
     import csv
 
@@ -97,80 +75,6 @@ def test_numbers_as_csv_holds_them(words, tmp_path):
         writer.writerow(ROW | {"reference_rewards": json.dumps(ROW["reference_rewards"])})
     made = trainer(tmp_path, tmp_path / "rows.csv", words)
     assert (made.train_dataset["reward"][0], made.train_dataset["ref_rewards"][0]) == (0.3, [0.1, 0.2, 0.5])
-
-
-@pytest.mark.parametrize("ids", [[VOCABULARY], [-1], [2.7]])
-def test_token_ids_that_the_model_does_not_have(ids, tmp_path):
-    """The last token of a completion is predicted and never read, so that no embedding fails for it."""
-    rows = made_up_rows(4)
-    rows[2]["chosen_ids"] = ids
-    with pytest.raises(InputError, match="row 2: chosen_ids"):
-        trainer(tmp_path, rows)
-
-
-@pytest.mark.parametrize("between", ["\u2028", "\u0085", "\x1c"])
-def test_lines_of_json_end_at_newlines_alone(between, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [ROW | {"prompt": f"w3{between}w4"}, ROW]
-    path.write_text("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    if between == "\x1c":  # which JSON writes as an escape
-        assert "\\u001c" in path.read_text(encoding="utf-8")
-    assert preference_rows.load(path, "train") == rows
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        (["a", "b"], "must hold dictionaries"),
-        ({"prompt": ["a"]}, "not dict"),
-        ("rows.txt", r"cannot be read as rows .* Files end in .jsonl"),
-    ],
-)
-def test_what_are_no_rows(source, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.txt").write_text("a")
-    source = str(tmp_path / source) if isinstance(source, str) else source
-    with pytest.raises(InputError, match=said):
-        preference_rows.load(source, "train")
-
-
-def test_a_data_frame_is_no_list_of_rows():
-    import pandas as pd
-
-    with pytest.raises(InputError, match=re.escape("Dataset.from_pandas(frame)")):
-        preference_rows.load(pd.DataFrame([ROW]), "train")
-
-
-def test_text_in_another_encoding(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(json.dumps(ROW | {"prompt": "é"}, ensure_ascii=False).encode("latin-1"))
-    with pytest.raises(InputError, match="is not UTF-8 text"):
-        preference_rows.load(path, "train")
-
-
-@pytest.mark.parametrize(
-    ("prompt", "said"),
-    [
-        (5, "Row 0 of .* prompt is neither"),
-        ([{"role": "user"}], "Row 0 of .* has no text as its content"),
-        ("w3", "train row 0: it has no prompt as a text or messages, only token ids"),
-    ],
-)
-def test_a_file_of_references_for_prompts_that_are_none(prompt, said, tmp_path):
-    path = tmp_path / "references.jsonl"
-    path.write_text(json.dumps({"prompt": prompt, "reference_rewards": [0.0, 1.0]}))
-    rows = [{"prompt_ids": [3], "completion_ids": [5, EOS], "reward": 1.0}]
-    with pytest.raises(InputError, match=said):
-        trainer(tmp_path, rows, reference_rewards=path)
-
-
-def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
-    row = {name: value for name, value in ROW.items() if name != "reference_rewards"}
-    path = tmp_path / "references.jsonl"
-    lines = [{"prompt": row["prompt"], "reference_rewards": some} for some in ([0.0, 1.0], [0.0, 2.0])]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(InputError, match=r"Row 1 of .* has other reference_rewards"):
-        trainer(tmp_path, [row], words, reference_rewards=path)
 
 
 # --- chat templates ---------------------------------------------------------------------------------------------------
@@ -345,20 +249,6 @@ def learned_positions():
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
 
 
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: llama(16), "a vocabulary of 16, and the rows hold the token id 23"),
-        (learned_positions, "ref_model takes 16 tokens, and a row has 2[0-9]"),
-        (lambda: llama(max_position_embeddings=16), "set max_length to 16"),
-    ],
-)
-def test_a_reference_model_for_other_rows(make, said, words, tmp_path):
-    row = ROW | {"completion": "w23 " * 20}
-    with pytest.raises(InputError, match=said):
-        trainer(tmp_path, [row], words, ref_model=make())
-
-
 def test_a_reference_model_without_the_tokens_is_not_sampled_from(words, tmp_path):
     references = SampledReferences(length, n=2, max_new_tokens=2)
     with pytest.raises(InputError, match="a vocabulary of 16"):
@@ -443,45 +333,6 @@ def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
         trainer(tmp_path, made_up_rows(4), **arguments)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"max_length": 1}, "max_length must be at least 2"),
-        ({"learning_rate": "1e-5"}, "learning_rate must be a number, not '1e-5'"),
-        ({"beta": [0.1]}, "beta must be a number"),
-        ({"num_train_epochs": "1"}, "num_train_epochs must be a number"),
-        ({"num_reference_rewards": "3"}, "num_reference_rewards must be an integer of at least 1"),
-        ({"num_reference_rewards": 2.5}, "num_reference_rewards must be an integer of at least 1"),
-        ({"num_reference_rewards": 0}, "num_reference_rewards must be an integer of at least 1"),
-        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be an integer of at least 1"),
-        ({"transform": "{name: log}"}, "transform is neither a name nor JSON"),
-        ({"gamma_ratio": 0.3}, "gamma_ratio is SimPO's alone"),
-        ({"train_sampling_strategy": "sorted"}, "no train_sampling_strategy 'sorted'"),
-        ({"output_dir": __file__}, "output_dir must be a folder"),
-        ({"neftune_noise_alpha": 5.0}, "no neftune_noise_alpha"),
-        ({"label_smoothing_factor": 0.1}, "no label_smoothing_factor"),
-        ({"bf16_full_eval": True}, "no bf16_full_eval"),
-        ({"dataloader_drop_last": True}, "4 rows fill no batch of 8"),
-        ({"length_normalization": "trainable_tokens"}, "must be True or False"),
-        ({"max_length": 10.5}, "max_length must be at least 2 and an integer"),
-        ({"learning_rate": -1e-3}, "learning_rate must be a number of at least 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a number of at least 0"),
-        ({"learning_rate": None}, "learning_rate must be a number of at least 0"),
-        ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0"),
-        ({"num_train_epochs": 0}, "nothing would be trained"),
-        ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*32 - 1"),
-        ({"data_seed": 1.5}, "data_seed must be an integer"),
-        ({"warmup_steps": -1}, "warmup_steps"),
-        ({"optim": "adam"}, "adam is not a valid OptimizerNames"),
-        ({"report_to": "paper"}, "no tracker 'paper'"),
-        ({"output_dir": 5}, "output_dir must be a folder, not 5"),
-    ],
-)
-def test_settings_that_would_do_nothing(changes, said, tmp_path):
-    with pytest.raises(InputError, match=said):
-        trainer(tmp_path, made_up_rows(4), changes=changes)
-
-
 def test_which_of_a_pair_is_not_said_of_single_completions(words, tmp_path):
     with pytest.raises(InputError, match="completions says which of a pair"):
         trainer(tmp_path, [ROW], words, changes={"completions": "chosen"})
@@ -495,13 +346,3 @@ def test_batches_of_similar_length(tmp_path):
     assert sorted(order) == list(range(24))
     lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     assert lengths[order[0]] == max(lengths)
-
-
-def test_a_checkpoint_of_another_run(tmp_path):
-    rows, there = made_up_rows(8), {"save_strategy": "steps", "save_steps": 1}
-    trainer(tmp_path / "first", rows, changes=there).train()
-    made = trainer(tmp_path / "second", rows, changes={"beta": 0.5})
-    with pytest.raises(InputError, match=r"first holds a run with beta 0.1, not 0.5"):
-        made.train(tmp_path / "first" / "checkpoint-1")
-    with pytest.raises(InputError, match="There is no checkpoint"):
-        made.train(resume_from_checkpoint=str(tmp_path / "nowhere"))

@@ -1,44 +1,13 @@
 """Rows in TRL's forms as token ids: what follows the prompt, one end token, what is refused and what is left out."""
 
 import json
+import re
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from letter_tokens import USER, answer, ids, tokenised
 
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.training import conversations, preference_rows, samples
-
-WORDS = ["<unk>", "</s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "\n", *"abcdefgh"]
-ID = {word: i for i, word in enumerate(WORDS)}
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-USER = [{"role": "user", "content": "ab"}]
-
-
-def answer(text):
-    return [{"role": "assistant", "content": text}]
-
-
-@pytest.fixture
-def letters():
-    """One letter a token; a turn ends with <|end|> and a new line."""
-    backend = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="</s>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-def ids(*words):
-    return [ID[word] for word in words]
-
-
-def tokenised(tokenizer, rows, ends=None, **settings):
-    return preference_rows.tokenised(rows, tokenizer, ends or (ID["<|end|>"],), **({"max_length": None} | settings))
+from qrpo_lib.training import preference_rows, samples
 
 
 def test_standard_pairs(letters):
@@ -71,32 +40,6 @@ def test_pairs_that_hold_whole_conversations(prompt, letters):
     (found,) = tokenised(letters, [row]).rows
     assert found["prompt_ids"] == ids("<|user|>", "a", "b", "<|end|>", "\n", "<|assistant|>")
     assert (found["chosen_ids"], found["rejected_ids"]) == (ids("c", "<|end|>"), ids("d", "<|end|>"))
-
-
-def test_any_end_token_of_the_generation_configuration_ends_a_turn(letters):
-    """A model whose tokenizer says </s> but whose template ends turns with <|end|>."""
-    letters.eos_token = "</s>"
-    row = {"prompt": USER, "completion": answer("c"), "reward": 0.0}
-    ends = conversations.end_tokens(letters, type("Config", (), {"eos_token_id": [ID["<|end|>"], ID["</s>"]]}))
-    assert tokenised(letters, [row], ends).rows[0]["completion_ids"] == ids("c", "<|end|>")
-    with pytest.raises(InputError, match="does not end an answer with an end token"):
-        tokenised(letters, [row], conversations.end_tokens(letters))
-
-
-def test_sampling_stops_where_a_turn_ends(letters):
-    assert conversations.ending_turns(letters) is letters
-    letters.eos_token = "</s>"
-    both = type("Config", (), {"eos_token_id": [ID["</s>"], ID["<|end|>"]]})
-    assert conversations.ending_turns(letters, both).eos_token == "<|end|>"
-    assert letters.eos_token == "</s>"
-    with pytest.raises(InputError, match="does not end an answer"):
-        conversations.ending_turns(letters)
-
-
-def test_a_template_that_rewrites_the_prompt_is_refused(letters):
-    letters.chat_template = TEMPLATE.replace("'<|assistant|>' }}{% endif", "'<|assistant|>h' }}{% endif")
-    with pytest.raises(InputError, match="<think>"):
-        tokenised(letters, [{"prompt": USER, "completion": answer("c"), "reward": 0.0}])
 
 
 def test_unusable_and_too_long_rows_are_left_out_and_counted(letters):
@@ -137,12 +80,6 @@ def test_pairs_and_completions_do_not_mix(letters):
         tokenised(letters, rows)
 
 
-def test_conversations_need_a_template(letters):
-    letters.chat_template = None
-    with pytest.raises(InputError, match="no chat template"):
-        tokenised(letters, [{"prompt": USER, "completion": answer("b"), "reward": 0}])
-
-
 def test_sources_of_rows(tmp_path):
     from datasets import Dataset, DatasetDict
 
@@ -171,3 +108,61 @@ def test_rows_of_token_ids_are_taken_as_they_are(letters):
     (found,) = tokenised(letters, [row]).rows
     assert found == {name: row[name] for name in ("prompt_ids", "completion_ids", "reward", "ref_rewards")}
     assert samples.sides(found) == samples.POINTWISE
+
+
+ROW = {"prompt": "w3 w4", "completion": "w5 w6", "reward": 0.3, "reference_rewards": [0.1, 0.2, 0.5]}
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
+def test_rows_are_read_whatever_form_a_dataset_gives_them(form):
+    from datasets import Dataset
+
+    rows = preference_rows.load(Dataset.from_list([ROW, ROW]).with_format(form), "train")
+    assert list(rows) == [ROW, ROW]
+
+
+def test_a_transformation_of_a_dataset_is_part_of_it():
+    from datasets import Dataset
+
+    data = Dataset.from_list([ROW]).with_transform(lambda batch: batch | {"reward": [7.0]})
+    assert preference_rows.load(data, "train")[0]["reward"] == 7.0
+
+
+@pytest.mark.parametrize("between", ["\u2028", "\u0085", "\x1c"])
+def test_lines_of_json_end_at_newlines_alone(between, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [ROW | {"prompt": f"w3{between}w4"}, ROW]
+    path.write_text("\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    if between == "\x1c":  # which JSON writes as an escape
+        assert "\\u001c" in path.read_text(encoding="utf-8")
+    assert preference_rows.load(path, "train") == rows
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (["a", "b"], "must hold dictionaries"),
+        ({"prompt": ["a"]}, "not dict"),
+        ("rows.txt", r"cannot be read as rows .* Files end in .jsonl"),
+    ],
+)
+def test_what_are_no_rows(source, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.txt").write_text("a")
+    source = str(tmp_path / source) if isinstance(source, str) else source
+    with pytest.raises(InputError, match=said):
+        preference_rows.load(source, "train")
+
+
+def test_a_data_frame_is_no_list_of_rows():
+    import pandas as pd
+
+    with pytest.raises(InputError, match=re.escape("Dataset.from_pandas(frame)")):
+        preference_rows.load(pd.DataFrame([ROW]), "train")
+
+
+def test_text_in_another_encoding(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(ROW | {"prompt": "é"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        preference_rows.load(path, "train")

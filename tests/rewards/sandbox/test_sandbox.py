@@ -197,32 +197,6 @@ def test_forms_of_asserts(chunk):
     assert found == [holds for _, holds in some]
 
 
-@pytest.mark.parametrize(
-    ("test", "reason"),
-    [
-        ("f(1) == 2", "one assert"),
-        ("assert f(1) == 1; assert f(2) == 2", "one assert"),
-        ("assert f(1", "not Python"),
-        ("assert 1 == 1", "calls nothing"),
-        ("assert sorted([2, 1]) == [1, 2]", "calls nothing"),
-        ("assert f(1) == ANSWER", "could know `ANSWER`"),
-        ("assert f == 1", "could know `f`"),
-        ("assert (lambda: f(1))() == 1", "Lambda"),
-        ("assert all(f(i) == i for i in range(3))", "in a loop"),
-        ("assert 'x' * f(3) == 'xxx'", "Mult"),
-        ("assert f(3) ** 2 == 9", "Pow"),
-        ("assert list(range(f(3), 5)) == [3, 4]", "calls range"),
-        ("assert __import__ == f(1)", "__import__"),
-        ("assert f(1) == ().__class__", "__class__"),
-        ("assert f'{f(1)}' == '1'", "JoinedStr"),
-        ("assert math.factorial(f(3)) == 6", "factorial"),
-    ],
-)
-def test_what_cannot_be_judged_is_refused(test, reason):
-    with pytest.raises(ValueError, match=reason):
-        checks.split(test)
-
-
 def test_expected_values_do_not_enter_the_sandbox():
     for test, _ in FORMS:
         for call in checks.split(test).calls:

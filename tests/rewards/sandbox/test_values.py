@@ -1,14 +1,11 @@
 """Right is right, whatever its form: sources and values that Python takes for equal to the expected ones."""
 
-import ast
 import math
-import random
-import string
 
 import pytest
 from sandbox_marks import isolation, outcomes  # noqa: F401  (a fixture)
 
-from qrpo_lib.rewards.sandbox import checks, sandbox
+from qrpo_lib.rewards.sandbox import sandbox
 from qrpo_lib.tasks import leetcode
 
 LIST = "assert is_same_list(Solution().f(list_node([1, 2, 3])), list_node([3, 2, 1]))"
@@ -166,40 +163,6 @@ def test_equality_is_pythons_on_what_counts_as_plain(isolation):  # noqa: F811
     assert 25 < expected.count("passed") < len(expected)
 
 
-def _random_value(generator, depth=0):
-    kind = generator.randrange(12 if depth < 3 else 7)
-    if kind < 7:
-        atoms = (
-            None,
-            True,
-            generator.randrange(-3, 4),
-            generator.choice([0.0, -0.0, 1.0, 0.5, 1e300]),
-            2**70,
-            "é\n",
-            b"x",
-        )
-        return atoms[kind]
-    some = [_random_value(generator, depth + 1) for _ in range(generator.randrange(4))]
-    if kind < 9:
-        return some if kind == 7 else tuple(some)
-    hashable = [one for one in some if not set("[{") & set(repr(one)) and "set()" not in repr(one)]
-    return set(hashable) if kind == 9 else frozenset(hashable) if kind == 10 else {one: some for one in hashable}
-
-
-def test_texts_are_equal_exactly_where_values_are():
-    """The form that digests are taken of, on pairs of random values; by the interpreter's own `==`."""
-    generator = random.Random(0)
-    encode, equal = checks._canonical, 0
-    dumped = checks.worker.dumped
-    for _ in range(20_000):
-        a, b = _random_value(generator), _random_value(generator)
-        if generator.random() < 0.5:
-            b = ast.literal_eval(repr(a)) if "frozenset" not in repr(a) and "set()" not in repr(a) else a
-        assert (dumped(encode(a)) == dumped(encode(b))) == (a == b), (a, b)
-        equal += a == b
-    assert 1000 < equal < 19_000
-
-
 def test_a_long_answer_counts_up_to_the_limit_in_characters(isolation):  # noqa: F811
     """JSON's quotation marks are two of the characters; a character of several bytes is one."""
     room = sandbox.ANSWER_CHARACTERS - 2
@@ -224,52 +187,3 @@ def test_a_long_list(isolation):  # noqa: F811
         "assert 1500000 in f(900000)",
     ]
     assert outcomes(source, tests, isolation=isolation, seconds_per_test=10) == ["passed"] * 3
-
-
-REFUSED = [
-    ("assert f(1).startswith('right')", ".startswith"),
-    ("assert f(1).endswith('right')", ".endswith"),
-    ("assert not f(1).__ne__('right')", ".__ne__"),
-    ("assert f(1).count('right') == 1", ".count"),
-    ("assert len(f(1).split('right')) == 2", ".split"),
-    ("assert f(1).replace('right', '') == ''", ".replace"),
-    ("assert f(1).issubset({1})", ".issubset"),
-    ("assert f(1).equals(3)", ".equals"),
-    ("assert same(f(1), 3)", "judge a value of its own"),
-    ("assert same(f(1), 3) == True", "judge a value of its own"),
-    ("assert same(f(1), 3) is True and f(2) == 1", "judge a value of its own"),
-    ("assert bool(Checker().same(f(1), other=3))", "judge a value of its own"),
-    ("assert f(1) == f(1)", "with itself"),
-    ("assert tuple(f(1)) == tuple(f(1))", "with itself"),
-    ("assert round(f(1), f(2)) == 3", "digits"),
-]
-
-
-@pytest.mark.parametrize(("test", "reason"), REFUSED)
-def test_forms_that_would_give_the_expected_value_away_are_refused(test, reason):
-    with pytest.raises(ValueError, match="cannot be judged outside the solution's reach") as refusal:
-        checks.split(test)
-    assert reason in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    "test",
-    [
-        "assert Solution().isPalindrome('aba')",
-        "assert not Solution().search([1, 2], target = 3)",
-        "assert decode(encode('abc')) == 'abc'",
-        "assert add(f(1), 2) == 3",
-        "assert Trie().insert('a') is None",
-        "assert f('a').upper() == 'A'",
-        "assert f(1) == f(2)",
-        "assert f(1)[0] == 'a'",
-    ],
-)
-def test_forms_that_only_send_inputs_are_not(test):
-    checks.split(test)
-
-
-def test_names_that_a_test_calls():
-    assert checks.split("assert sorted(Solution().f(g(1))) == [1]").names == {"Solution"}
-    assert checks.split("assert f(1) == g(2)").names == {"f", "g"}
-    assert set(string.ascii_lowercase) & checks.split("assert f(1)").names == {"f"}

@@ -8,6 +8,9 @@ from itertools import combinations
 
 import pytest
 
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.tasks import registry as tasks
+
 CATEGORIES = {
     "explanations",
     "advice",
@@ -57,3 +60,8 @@ def test_no_two_prompts_are_near_duplicates(rows):
     assert len(words) == len(rows)
     close = [(a, b) for a, b in combinations(words, 2) if len(words[a] & words[b]) / len(words[a] | words[b]) > 0.6]
     assert close == []
+
+
+def test_written_prompts_have_no_demonstrations():
+    with pytest.raises(ValueError, match="task written has no completions of its own"):
+        tasks.of(profiles.load("smol", profiles.arms("smol")[0]).task).demonstrations(0)

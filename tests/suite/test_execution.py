@@ -1,0 +1,111 @@
+"""Executing one notebook: what is said when it fails, whatever the reason."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+
+from qrpo_lib.suite import execution, kernel_server, notebooks
+
+
+def failure(job):
+    with pytest.raises(execution.NotebookError) as caught:
+        execution.execute(job)
+    assert not notebooks.is_complete(job)
+    return str(caught.value)
+
+
+TWO_FAILED = """
+from qrpo_lib.runs import account
+account.failed("dpo, seed 0", "training-aaaaaaaaaaaa", "KeyError: 'first'")
+account.failed("qrpo, seed 0", "training-bbbbbbbbbbbb", "ValueError: other")
+"""
+
+
+def test_a_training_that_failed_makes_its_notebook_incomplete(one_notebook):
+    told = failure(one_notebook(TWO_FAILED))
+    assert told == "dpo, seed 0 failed twice: KeyError: 'first'. 1 more failed."
+
+
+def test_what_came_of_a_failure_does_not_hide_it(one_notebook):
+    job = one_notebook(TWO_FAILED, 'raise ValueError("None of these runs is complete: train them first.")')
+    assert failure(job).startswith("dpo, seed 0 failed twice: KeyError: 'first'.")
+
+
+def test_a_failure_stays_in_the_account_of_its_command(one_notebook, tmp_path):
+    from qrpo_lib.runs import account
+
+    (tmp_path / "command").mkdir()
+    with account.kept_in(tmp_path / "command" / "first.jsonl"):
+        failure(one_notebook(TWO_FAILED))
+    with account.kept_in(tmp_path / "command" / "second.jsonl"):
+        assert set(account.failed_before()) == {"training-aaaaaaaaaaaa", "training-bbbbbbbbbbbb"}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'weights')",
+        "try:\n    raise OSError(28, 'No space left on device')\nfinally:\n    next(iter(()))",
+    ],
+)
+def test_a_full_disk_in_a_notebook_is_named(one_notebook, cell):
+    assert failure(one_notebook(cell)).startswith("The disk is full: make room")
+
+
+def test_an_error_without_a_message_is_told_with_its_class(one_notebook):
+    assert "failed: StopIteration (without a message)" in failure(one_notebook("next(iter(()))"))
+
+
+def test_a_killed_kernel_is_named(one_notebook):
+    assert failure(one_notebook("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")).startswith(
+        "its kernel died"
+    )
+
+
+def test_a_notebook_that_was_edited_while_it_ran_is_not_complete(one_notebook, tmp_path):
+    path = tmp_path / "notebooks" / "made.ipynb"
+    edit = f"from pathlib import Path\np = Path({str(path)!r})\np.write_text(p.read_text().replace('first', 'second'))"
+    job = one_notebook(edit, "'first'")
+    before = job.step
+    with pytest.raises(execution.NotebookError, match=r"edited while it ran.*run the same command again"):
+        execution.execute(job)
+    assert not before.folder.exists()
+    assert not notebooks.is_complete(job)
+
+
+@pytest.mark.parametrize("where", ["JUPYTER_PATH", "HOME"])
+def test_another_environments_kernel_is_not_used(one_notebook, tmp_path, monkeypatch, where):
+    kernels = tmp_path / "data" / "kernels" if where == "JUPYTER_PATH" else tmp_path / ".local/share/jupyter/kernels"
+    (kernels / "python3").mkdir(parents=True)
+    dead = {"argv": [str(tmp_path / "no-such-python"), "{connection_file}"], "display_name": "x", "language": "python"}
+    (kernels / "python3" / "kernel.json").write_text(json.dumps(dead))
+    monkeypatch.setenv(where, str(kernels.parent if where == "JUPYTER_PATH" else tmp_path))
+    monkeypatch.delenv(kernel_server.WANTED)  # a forked kernel needs none of them
+    job = one_notebook(f"import sys\nassert sys.executable == {sys.executable!r}, sys.executable")
+    assert (execution.execute(job) / notebooks.EXECUTED).exists()
+
+
+@pytest.fixture
+def failing(tmp_path, runs_folder, monkeypatch, forked_kernels):
+    """A project whose only notebook fails in its third code cell."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = nbformat.v4.new_notebook(metadata=metadata)
+    parameters = nbformat.v4.new_code_cell('figures: str = ""', metadata={"tags": ["parameters"]})
+    made.cells = [parameters, nbformat.v4.new_code_cell("1 / 1"), nbformat.v4.new_code_cell("x = 0\n1 / x")]
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(made, tmp_path / "notebooks" / "bad.ipynb")
+    return notebooks.Job("bad", "bad")
+
+
+def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(failing, runs_folder):
+    with pytest.raises(
+        execution.NotebookError, match=r"\(x = 0\) failed: ZeroDivisionError: division by zero"
+    ) as caught:
+        execution.execute(failing)
+    executed = failing.step.partial / notebooks.EXECUTED
+    assert str(executed) in str(caught.value)
+    assert "ZeroDivisionError" in executed.read_text()
+    assert not failing.step.is_complete()
