@@ -242,9 +242,9 @@ def _importing_from(path: Path, texts: Iterable[str]) -> Iterator[None]:
     texts: the names of the files that belong to it.
     """
     folder, own, writes = path.parent, _beside.setdefault(path, {}), sys.dont_write_bytecode
-    files = {name: getattr(module, "__file__", None) or "/" for name, module in sys.modules.items()}
-    here = {name for name, file in files.items() if Path(file).is_relative_to(folder)}  # imported from there already
-    names = {Path(name).parts[0].removesuffix(".py") for name in texts} - here
+    names = {Path(name).parts[0].removesuffix(".py") for name in texts}
+    # those that somebody has imported from there are the same
+    names = {name for name in names if not _file_in(sys.modules.get(name)).is_relative_to(folder)}
 
     def taken_out() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
@@ -261,6 +261,10 @@ def _importing_from(path: Path, texts: Iterable[str]) -> Iterator[None]:
         sys.dont_write_bytecode = writes
         own.update(taken_out())
         sys.modules.update(hidden)
+
+
+def _file_in(module: Any) -> Path:
+    return Path(getattr(module, "__file__", None) or "/")
 
 
 def _importing_for(function: RewardFunction) -> contextlib.AbstractContextManager[None]:

@@ -26,6 +26,7 @@ from qrpo_lib.runs.errors import InputError, about
 from qrpo_lib.tasks.base import Demonstration, Prompt, Split, Task
 
 _REFERENCES = "reference_rewards"
+_SAVED = "state.json"  # of `Dataset.save_to_disk`, which has one split
 _NOT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "reward", "chosen_reward", "rejected_reward")
 
 
@@ -368,7 +369,12 @@ def _loaded(source: Source, split: str) -> Sequence[Mapping]:
     from qrpo_lib.training import preference_rows
 
     if not _is_file(source.dataset):
-        return preference_rows.load(hub.dataset(source.dataset, source.revision, split), source.dataset)
+        folder = hub.local_copy(source.dataset)
+        if folder is None or not (folder / _SAVED).is_file():
+            return preference_rows.load(hub.dataset(source.dataset, source.revision, split), source.dataset)
+        if split != "train":
+            raise InputError(f"{source.dataset} holds one dataset without splits: it has no split {split!r}.")
+        return preference_rows.load(folder, source.dataset)
     _check_file(source)
     return preference_rows.load(source.dataset, source.dataset)
 

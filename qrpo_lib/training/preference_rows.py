@@ -101,6 +101,11 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
             f"{name} must hold dictionaries, one a row, not {type(other).__name__}: of a data frame, pass "
             "Dataset.from_pandas(frame)."
         )
+    unnamed = next((column for row in rows for column in row if not isinstance(column, str)), None)
+    if unnamed is not None:
+        raise InputError(
+            f"{name} has a column called {unnamed!r}: names of columns are texts, as in {{'prompt': ...}}."
+        )
     return [{column: _listed(value) for column, value in row.items()} if _has_arrays(row) else row for row in rows]
 
 

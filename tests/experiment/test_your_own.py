@@ -128,6 +128,15 @@ def test_rows_without_completions_get_two_and_others_keep_theirs():
         your_own.evaluated(llama(), tokenizer_of_words(), [], reward, repeats=1, max_new_tokens=1)
 
 
+def test_quantiles_of_pairs_and_of_completions_as_a_dataset_has_them():
+    """Its rows have all columns, with None in those that are not theirs."""
+    references = {"reference_rewards": [0.0, 1.0, 2.0, 3.0]}
+    pair = references | {"chosen": "a", "rejected": "b", "chosen_reward": 2.0, "rejected_reward": -1.0}
+    single = references | {"completion": "a", "reward": 3.0}
+    none = dict.fromkeys((*pair, *single))
+    assert your_own.quantiles([none | pair, none | single]).tolist() == [0.75, 0.0, 1.0]
+
+
 def test_relevance_reads_all_turns_as_profiles_do(monkeypatch):
     from qrpo_lib.rewards import models
 

@@ -272,6 +272,22 @@ def test_a_file_has_no_splits_and_no_revision(more, said, folder):
         task_of(folder, **{'dataset = "rows.jsonl"': f'dataset = "rows.jsonl"\n{more}'}).check_available()
 
 
+def test_a_folder_that_datasets_saved(folder):
+    """One split, or several."""
+    from datasets import Dataset, DatasetDict
+
+    data = Dataset.from_list([pair(i) for i in range(20)])
+    expected = [(row.prompt, row.split) for row in task_of(folder).rows]
+    named = {'"rows.jsonl"': '"./data"'}
+    data.save_to_disk(folder / "data")
+    assert [(row.prompt, row.split) for row in task_of(folder, **named).rows] == expected
+    with pytest.raises(InputError, match="without splits: it has no split 'test'"):
+        task_of(folder, **{'"rows.jsonl"': '"./data"\ntest_split = "test"'}).prompts(0)
+    DatasetDict({"train": data.select(range(15)), "test": data.select(range(15, 20))}).save_to_disk(folder / "both")
+    rows = task_of(folder, **{'"rows.jsonl"': '"./both"\ntest_split = "test"'}).rows
+    assert sum(row.split == "train" for row in rows) == 15
+
+
 def test_prompts_with_turns_that_call_tools(folder):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find"}}]}
     turns = [{"role": "user", "content": "one"}, call, {"role": "tool", "content": "two"}]

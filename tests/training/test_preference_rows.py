@@ -143,6 +143,7 @@ def test_lines_of_json_end_at_newlines_alone(between, tmp_path):
     [
         (["a", "b"], "must hold dictionaries"),
         ({"prompt": ["a"]}, "not dict"),
+        ([{0: "a", 1: "b"}], "has a column called 0: names of columns are texts"),
         ("rows.txt", r"cannot be read as rows .* Files end in .jsonl"),
     ],
 )

@@ -7,7 +7,8 @@ that two texts begin with (a pair of texts says its prompt); KTO's mismatched co
 `compute_metrics` (nothing is predicted); ratios, clipping, importance weights, filters by entropy, scaled rewards,
 several iterations and replay (there are none: each row is a regression); generation while training, its servers and its
 masks of truncated completions (references are sampled before; online training is a profile's); tools that are called (a
-completion is one turn); several rewards with weights (one function adds them up).
+completion is one turn); several rewards with weights (one function adds them up); rewards that log or ask for the
+trainer's state (they are called before there is one).
 """
 
 import copy
