@@ -19,6 +19,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _DEFAULT_PROFILE = "tiny"
+_REPORT = "report"  # where the site is written, below the working directory
 _TABLE_WIDTH_OF_A_FILE = 200
 
 
@@ -95,7 +96,7 @@ def reproduce(options: argparse.Namespace) -> int:
         return 1
     for line in headlines.results(profile):
         _say(line)
-    _say("`qrpo report` shows them, with every notebook, as a site.")
+    _say(headlines.site(Path(_REPORT)))
     return 0
 
 
@@ -421,7 +422,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     created = add(init, "init", profile=False)
     created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
     reported = add(build_report, "report")
-    reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
+    reported.add_argument("--output", default=_REPORT, metavar="FOLDER", help=f"where to write it (default: {_REPORT})")
     cleaned = add(clean, "clean")
     chosen = cleaned.add_mutually_exclusive_group()
     chosen.add_argument("--run", metavar="NAME-KEY", help="remove this run folder")

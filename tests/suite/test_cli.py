@@ -198,6 +198,17 @@ def test_the_headline_is_what_figure_1_and_the_ledger_say(tmp_path, monkeypatch)
     assert headlines.results("smol") == [verdicts]
 
 
+def test_a_reproduction_ends_with_the_address_of_the_site(tmp_path):
+    page = tmp_path / "a b é" / "index.html"
+    assert (
+        headlines.site(page.parent)
+        == f"`qrpo report` makes a site of them, with every notebook, to open at {page.as_uri()}"
+    )
+    page.parent.mkdir()
+    page.touch()
+    assert headlines.site(page.parent).endswith(f"up to date: {page.as_uri()}")
+
+
 def test_only_can_be_given_twice(monkeypatch):
     given = {}
     monkeypatch.setattr(notebooks, "select", lambda jobs, only: given.update(only=only) or [])
