@@ -4,7 +4,7 @@ PROFILE ?= tiny
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 DEFINITION := pyproject.toml constraints.txt
 
-.PHONY: help first reproduce test lab lint types
+.PHONY: help first reproduce test lab lint types release-note
 # Two installations into one environment must not run at once.
 .NOTPARALLEL:
 
@@ -16,6 +16,7 @@ help:
 	@echo "make test                     all tests"
 	@echo "make lint                     ruff, and that no folder imports upwards"
 	@echo "make types                    pyright, on a program that uses every public name"
+	@echo "make release-note             the newest section of CHANGELOG.md, for a release's page"
 
 # Executes a notebook with its parameters and says where its page is, as soon as it is there.
 define first-page
@@ -54,6 +55,9 @@ lint: .venv/.test
 types: .venv/.test
 	$(PIP) 'pyright>=1.1.400'
 	.venv/bin/pyright --pythonpath .venv/bin/python tests/data/public_names.py
+
+release-note:
+	@awk '/^## /{sections++} sections == 1' CHANGELOG.md
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) -> pd.DataFrame:
-    """For each algorithm and setting: how many runs are done, how many failed, and the mean seconds of a run."""
+    """For each algorithm and setting: how many runs are done, how many failed; if any was trained now, mean seconds."""
     import pandas as pd
 
     rows = []
@@ -29,7 +29,9 @@ def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) ->
         rows.append(row | {"failed": int(run.name in outcome.failed), "seconds": outcome.seconds.get(run.name)})
     frame = pd.DataFrame(rows).groupby(["algorithm", "setting"], sort=False)
     counts = frame[["runs", "done", "failed"]].sum()
-    return counts.assign(seconds=frame["seconds"].mean().astype(float).round(1)).reset_index()
+    if outcome.seconds:
+        counts["seconds"] = frame["seconds"].mean().astype(float).round(1)
+    return counts.reset_index()
 
 
 def missing(profile: Profile, wanted: Sequence[Run]) -> str:

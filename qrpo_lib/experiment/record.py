@@ -129,15 +129,7 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     """
     import pandas as pd
 
-    there = known.folders()
-    if not there:
-        raise InputError(f"None of the results of {profile_name} is there: run `qrpo reproduce` first.")
-    other = [name for name, record in there.items() if _FOLDER_THEN in record.get(records.RESTORED, {})]
-    if other:
-        raise InputError(
-            f"{len(other)} results of {profile_name} were made by other code than today's, such as {other[0]}: a "
-            "record would say that they are today's. Keep the record that they are from, or make them anew."
-        )
+    there = _to_record(known, profile_name)
     reported = {
         f"report-{record['inputs'].get('report')}" for record in there.values() if record["name"] == "log_ratios"
     }
@@ -173,6 +165,20 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
         files.write_atomically(folder / name, content)
     files.write_atomically(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return sum(map(len, contents.values()))
+
+
+def _to_record(known: Known, profile_name: str) -> dict[str, dict[str, Any]]:
+    """The records of the folders that are there, by name. Raises InputError for none, or any of other code's making."""
+    there = known.folders()
+    if not there:
+        raise InputError(f"None of the results of {profile_name} is there: run `qrpo reproduce` first.")
+    other = [name for name, record in there.items() if _FOLDER_THEN in record.get(records.RESTORED, {})]
+    if other:
+        raise InputError(
+            f"{len(other)} results of {profile_name} were made by other code than today's, such as {other[0]}: a "
+            "record would say that they are today's. Keep the record that they are from, or make them anew."
+        )
+    return there
 
 
 def restore(known: Known, folder: Path, origin: str, *, any_code: bool = False) -> Restored:

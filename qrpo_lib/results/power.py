@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from scipy import optimize, stats
 
 from qrpo_lib.paper import claim_views, style
@@ -100,13 +101,16 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
         axis.axvline(1, color="dimgray", linestyle="--", linewidth=1)
         axis.set_yticks(range(len(shown)), [f"{row.claim} ({row.profile})" for row in shown.itertuples()])
         axis.set(xscale="log", ylim=(-0.7, None), xlabel="effect found with 80 %,\nover the smallest that matters")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
         present = [verdict for verdict in claim_views.COLORS if verdict in set(shown["verdict"])]
         handles = [
             plt.Line2D([], [], marker=claim_views.MARKERS[name], linestyle="", color=claim_views.COLORS[name])
             for name in present
         ]
         if handles:
-            axis.legend(handles, present, fontsize="small")
+            figure.legend(handles, present, fontsize="small", loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -19,6 +19,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _DEFAULT_PROFILE = "tiny"
+_REPORT = "report"  # where the site is written, below the working directory
 _TABLE_WIDTH_OF_A_FILE = 200
 
 
@@ -95,7 +96,7 @@ def reproduce(options: argparse.Namespace) -> int:
         return 1
     for line in headlines.results(profile):
         _say(line)
-    _say("`qrpo report` shows them, with every notebook, as a site.")
+    _say(headlines.site(Path(_REPORT)))
     return 0
 
 
@@ -413,19 +414,14 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         for field in fields(Assumptions):
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     for named in (add(write_record, "record"), add(restore, "restore")):
-        named.add_argument("--world", type=int, help="of this world alone, of a profile that has several")
-        if named.prog.endswith("record"):
-            told = "significant bits of rewards that decide no choice (default: 10; 53 keep all)"
-            named.add_argument("--bits", type=_positive, help=told)
-        else:
-            named.add_argument("--any-code", action="store_true", help="also what other code than today's has made")
+        _add_record_options(named)
     add(write_claims, "claims")
     add(write_protocol, "protocol")
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
     created = add(init, "init", profile=False)
     created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
     reported = add(build_report, "report")
-    reported.add_argument("--output", default="report", metavar="FOLDER", help="where to write it (default: report)")
+    reported.add_argument("--output", default=_REPORT, metavar="FOLDER", help=f"where to write it (default: {_REPORT})")
     cleaned = add(clean, "clean")
     chosen = cleaned.add_mutually_exclusive_group()
     chosen.add_argument("--run", metavar="NAME-KEY", help="remove this run folder")
@@ -433,6 +429,15 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     cleaned.add_argument("--yes", action="store_true", help="do not ask")
     cleaned.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     return parser
+
+
+def _add_record_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--world", type=int, help="of this world alone, of a profile that has several")
+    if parser.prog.endswith("record"):
+        told = "significant bits of rewards that decide no choice (default: 10; 53 keep all)"
+        parser.add_argument("--bits", type=_positive, help=told)
+    else:
+        parser.add_argument("--any-code", action="store_true", help="also what other code than today's has made")
 
 
 def init(options: argparse.Namespace) -> int:

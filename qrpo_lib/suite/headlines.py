@@ -37,6 +37,14 @@ def _best_models(path: Path) -> str:
     return f"{path.parent.name}: {values}"
 
 
+def site(folder: Path) -> str:
+    """Where the site with all of this is, or will be: a sentence with its address. folder: what `qrpo report` fills."""
+    page = (folder / "index.html").resolve()
+    if page.is_file():
+        return f"`qrpo report` brings the site with every notebook up to date: {page.as_uri()}"
+    return f"`qrpo report` makes a site of them, with every notebook, to open at {page.as_uri()}"
+
+
 def next_steps(profile_name: str) -> list[tuple[str, str]]:
     """Commands that make sense now, each with what it does, the first one first."""
     jobs = notebooks.jobs(profile_name)

@@ -82,3 +82,4 @@ def test_the_overview_counts_what_is_done_and_what_failed(profile):
     for (_, row), (algorithm, runs, done, failed, seconds) in zip(table.iterrows(), expected, strict=True):
         assert (row["algorithm"], row["runs"], row["done"], row["failed"]) == (algorithm, runs, done, failed)
         assert row["seconds"] == pytest.approx(seconds, nan_ok=True)
+    assert "seconds" not in read.overview(profile, [first], train.Outcome(1))  # where nothing was trained now

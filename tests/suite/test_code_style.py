@@ -31,6 +31,7 @@ TESTED_IN = {
     "suite/site/pages.py": "suite/test_site.py",
     "training/fine_tuning.py": "training/test_trainer.py",
     "training/suite_trainer.py": "training/test_trainer.py",
+    "training/token_trainer.py": "training/test_policy_trainer.py",
 }
 
 

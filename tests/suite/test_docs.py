@@ -90,6 +90,15 @@ def test_the_readme_is_short_and_shows_the_four_pictures():
     assert text_of(README).index(pictures[-1]) < text_of(README).index("\n## ")
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_a_release_note_is_the_newest_section_of_the_changelog():
+    told = subprocess.run(
+        ["make", "--silent", "release-note"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    sections = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")
+    assert told.strip() == f"## {sections[1]}".strip()
+
+
 def test_the_readme_maps_every_sub_package():
     packages = {path.parent.name for path in own_package().root.glob("*/__init__.py")}
     mapped = re.findall(r"^\| \[\w+\]\(qrpo_lib/(\w+)\) \| .+ \|$", text_of(README), re.MULTILINE)

@@ -29,3 +29,12 @@ def test_the_headline_is_what_figure_1_and_the_ledger_say(tmp_path, monkeypatch)
     assert best == "chat: initial policy 2.22 ± 0.058, QRPO 2.871 ± 0.078"
     assert verdicts.startswith("The paper's claims: 1 supported")
     assert headlines.results("smol") == [verdicts]
+
+
+def test_a_reproduction_ends_with_the_address_of_the_site(tmp_path):
+    page = tmp_path / "a b é" / "index.html"
+    said = headlines.site(page.parent)
+    assert said == f"`qrpo report` makes a site of them, with every notebook, to open at {page.as_uri()}"
+    page.parent.mkdir()
+    page.touch()
+    assert headlines.site(page.parent).endswith(f"up to date: {page.as_uri()}")

@@ -1,9 +1,11 @@
 """The site: what its pages say, that everything they name is on disk, and what is left alone where it is written."""
 
 import html.parser
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -14,8 +16,9 @@ from qrpo_lib.paper import claims, style
 from qrpo_lib.runs import folders, paths
 from qrpo_lib.suite import cli, notebooks, own_folder
 from qrpo_lib.suite import site as report
-from qrpo_lib.suite.site import ledger, pages
+from qrpo_lib.suite.site import gallery, ledger, pages
 
+ROOT = paths.PACKAGE.parent
 WIDE = " ".join(["a_very_long_word_without_any_break" * 6] * 2)
 
 
@@ -82,12 +85,16 @@ def site(tmp_path_factory):
     for name in ("first", "second"):
         nbformat.write(v4.new_notebook(cells=cells), root / "notebooks" / "theory" / f"{name}.ipynb")
     jobs = [notebooks.Job(f"theory/{name}[arm, 1]", f"theory/{name}") for name in ("first", "second")]
-    patch.setattr(notebooks, "jobs", lambda profile: jobs)
+    of_smol = [notebooks.Job(f"theory/first[{arm}]", "theory/first", {"arm": arm}) for arm in ("code", "unexecuted")]
+    of_profile = {"tiny": jobs, "smol": [jobs[0], *of_smol]}
+    patch.setattr(notebooks, "jobs", lambda profile: of_profile.get(profile, []))
 
     def make(folder):
         nbformat.write(v4.new_notebook(cells=cells), folder / notebooks.EXECUTED)
 
-    folders.complete(jobs[0].step, make)
+    for job in (jobs[0], of_smol[0]):
+        folders.complete(job.step, make)
+    (root / "figures" / "smol").mkdir(parents=True)
     chat = root / "figures" / "tiny" / "chat"
     figure, axis = plt.subplots()
     axis.plot([0, 1])
@@ -97,7 +104,9 @@ def site(tmp_path_factory):
     judged = claims.Ledger(chat, "tiny, chat")
     judged.judge("z-is-the-mgf", 0.0, WIDE)
     judged.judge("kl-linear", 1.0, "<i>of order 2</i>")
-    judged.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
+    judged.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0}, evidence="table-2")
+    made = {"made_by": jobs[0].id, "inputs": jobs[0].step.key, "sha256": "0"}
+    (root / "figures" / "manifest.json").write_text(json.dumps({"tiny/chat/figure-1.png": made}))
     page = report.build("tiny", root / "report")
     yield page
     patch.undo()
@@ -115,6 +124,7 @@ def test_every_link_leads_somewhere_on_disk(site):
     names = {path.relative_to(site.parent).as_posix() for path in site.parent.rglob("*.html")}
     written = {"index.html", "walk.html", "ledger.html", "figures.html"}
     executed = {f"notebooks/theory-{name}-arm-1.html" for name in ("first", "second")}
+    executed |= {"notebooks/smol/theory-first-code.html"}
     assert names == written | executed | {"source/code.html", "source/code/loss.py.html"}
     assert broken_links(site.parent) == []
     assert not list(site.parent.glob("sitemap*"))
@@ -158,6 +168,7 @@ def test_a_notebook_shows_its_outputs_and_folds_its_code(site):
     page = text_of(site, "notebooks/theory-first-arm-1.html")
     assert page.count("<math") == 2
     assert '<span class="nb">print' in page
+    assert re.search(r'class="[^"]*printed[^"]*highlight', page)  # its long lines are wrapped
     assert page.count("<summary>Code</summary>") == 3  # cells without outputs share a box with the next
     assert "\x1b" not in page
     assert "Oh: &lt;no&gt;" in page
@@ -167,10 +178,60 @@ def test_a_notebook_shows_its_outputs_and_folds_its_code(site):
 def test_the_figures_page_has_pictures_tables_and_their_files(site):
     page = text_of(site, "figures.html")
     assert 'src="figures/tiny/chat/figure-1.png"' in page
+    assert 'href="notebooks/theory-first-arm-1.html">notebook</a>' in page
+    for words in gallery.caption("figure-1"):
+        assert words in html.unescape(page), words
     for suffix in ("png", "pdf", "csv"):
         assert f'href="figures/tiny/chat/figure-1.{suffix}"' in page
         assert (site.parent / f"figures/tiny/chat/figure-1.{suffix}").is_file()
     assert re.search(r"<th>x</th>.*<td>1</td>", page, re.DOTALL)
+
+
+def test_a_verdict_leads_to_its_evidence(site):
+    assert f'href="{gallery.PAGE}#tiny-chat-table-2"' in text_of(site, "ledger.html")
+    assert 'id="tiny-chat-table-2"' in text_of(site, "figures.html")
+
+
+def test_ids_of_claims_lead_to_their_verdicts(site):
+    judged = claims.recorded(site.parent.parent / "figures", "kl-linear")
+    text = "`kl-linear`, [`kl-linear`](x.md) and `no-claim`"
+    linked = ledger.with_links(text, judged, "claims.md")
+    assert linked == "[`kl-linear`](claims.md#kl-linear-tiny-chat), [`kl-linear`](x.md) and `no-claim`"
+
+
+def test_executed_notebooks_of_other_profiles_are_there_once(site):
+    other = text_of(site, "notebooks/smol/theory-first-code.html")
+    assert "Not executed here" not in other
+    assert "Profile smol" in other
+    assert not list(site.parent.rglob("*unexecuted*"))
+    assert len(list(site.parent.rglob("*theory-first-arm-1.html"))) == 1
+
+
+def test_every_committed_figure_and_table_has_a_caption_and_every_error_bar_a_name():
+    committed = {path for path in (ROOT / "figures").rglob("*") if path.suffix in (".png", ".md")}
+    for path in committed:
+        title, text = gallery.caption(path.stem)
+        assert text, f"{path.name}: say what it shows in site/captions.toml"
+        assert title != path.stem.replace("-", " ").capitalize() or not path.stem.startswith("beyond")
+    columns = {
+        path: path.with_suffix(".csv").read_text().splitlines()[0].split(",")
+        for path in committed
+        if path.suffix == ".png"
+    }
+    with_bars = [
+        path for path, names in columns.items() if {"error", "low", "gain_low"} & {*names} and "density" not in names
+    ]
+    assert len(with_bars) > 10
+    for path in with_bars:
+        assert re.search(
+            r"standard error|95 % interval|simulated", " ".join(gallery.caption(path.stem)), re.IGNORECASE
+        ), path
+
+
+def test_a_name_with_a_star_stands_for_its_versions():
+    assert gallery.caption("figure-3-lr-0.0002-finite")[0] == "Figure 3 at one learning rate"
+    assert gallery.caption("figure-3-best") != gallery.caption("figure-3-lr-1")
+    assert gallery.caption("somebodys-own") == ("Somebodys own", "")
 
 
 def test_formulas_become_mathml_and_code_does_not():
@@ -180,6 +241,17 @@ def test_formulas_become_mathml_and_code_does_not():
     assert "`a $b$ c`" in made
     assert "```\n$x$\n```" in made
     assert made.endswith("and $5")
+
+
+def test_names_of_functions_stand_apart_and_indices_stay_two():
+    made = pages.with_mathml(r"$\beta \log Z - \log(x) + \log_{10} y + x_{\max} + \frac{\log a}{b}$")
+    assert made.count("<mspace") == 3  # before and after the first, in the fraction; none before a sign or a bracket
+    tree = ElementTree.fromstring(made)
+    for kind, children in {"msub": 2, "mfrac": 2}.items():
+        found = [one for one in tree.iter() if one.tag.endswith(kind)]
+        assert found
+        assert {len(one) for one in found} == {children}
+    assert "mspace" not in pages.with_mathml("$x + y$")
 
 
 def test_a_report_is_written_over_a_report_and_over_nothing_else(site, tmp_path):
@@ -258,7 +330,7 @@ def test_a_marker_that_is_none_is_no_permission(site, tmp_path, marker):
 
 
 def test_a_report_that_fails_leaves_what_was_there(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "page", lambda judged: 1 / 0)
+    monkeypatch.setattr(ledger, "page", lambda judged, addresses: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.build("tiny", tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -44,8 +44,8 @@ def build(profile_name: str, folder: Path) -> Path:
     """Write the site into `folder`, in place of an earlier one. Returns the path of its first page.
 
     It holds what is published under the project's `figures/`, of all profiles, and the notebooks of `profile_name`:
-    executed ones with their outputs, and of others what they say. The folder is a new one, an empty one, or one that
-    was written by this; what else was put there since stays.
+    executed ones with their outputs, and of others what they say; of other profiles those that are executed. The
+    folder is a new one, an empty one, or one that was written by this; what else was put there since stays.
 
     Raises
     ------
@@ -59,23 +59,30 @@ def build(profile_name: str, folder: Path) -> Path:
     if not executed and not judged:
         raise InputError(f"There is nothing to show of {profile_name!r} yet: run `qrpo reproduce` first.")
     with own_folder.filling(folder, _MAKER) as new, tempfile.TemporaryDirectory() as written:
-        pages = Pages(root, Path(written) / "docs", {job.source: notebook_pages.page_name(job) for job in jobs})
-        _write_own_pages(pages, judged)
-        notebook_groups = notebook_pages.write(pages, jobs)
+        others = notebook_pages.of_other_profiles(profile_name, root)
+        named = [(job, notebook_pages.page_name(job, name)) for name, group in others.items() for job in group]
+        named += [(job, notebook_pages.page_name(job)) for job in jobs]
+        pages = Pages(root, Path(written) / "docs", {job.source: name for job, name in named})
+        _write_own_pages(pages, judged, {(job.step.key, job.id): name for job, name in named})
+        notebook_groups = notebook_pages.write(pages, jobs, others)
         pages.write_linked_sources()
         _render(pages, notebook_groups, new)
     return folder / "index.html"
 
 
-def _write_own_pages(pages: Pages, judged: list[claims.Judgement]) -> None:
+def _write_own_pages(pages: Pages, judged: list[claims.Judgement], made_by: dict[tuple[str, str], str]) -> None:
     """What is written by hand, with counts and failures filled in, and the pages of verdicts and figures."""
+    all_claims = pages.root / "docs" / "claims.md"  # the site's ledger stands in its place
     texts = [*sorted((pages.root / "docs").glob("*.md")), pages.root / "CONTRIBUTING.md"]
     for path in (path for path in texts if path.is_file() and path.name not in _NOT_PAGES):
-        pages.write_file(path, path.name, ledger.filled_in(path.read_text(encoding="utf-8"), judged))
+        text = ledger.filled_in(path.read_text(encoding="utf-8"), judged)
+        if all_claims.is_file():
+            text = ledger.with_links(text, judged, Path(os.path.relpath(all_claims, path.parent)).as_posix())
+        pages.write_file(path, path.name, text)
     if not pages.has("index.md"):
         pages.write("index.md", ledger.first_page(_TITLE, judged))
-    pages.write("ledger.md", ledger.page(judged))
-    pages.write("figures.md", gallery.page(pages))
+    pages.write("ledger.md", ledger.page(judged, [gallery.address(one, pages.root) for one in judged]))
+    pages.write("figures.md", gallery.page(pages, made_by))
 
 
 def _render(pages: Pages, notebook_groups: dict[str, list[str]], target: Path) -> None:

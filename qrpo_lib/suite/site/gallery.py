@@ -1,28 +1,78 @@
-"""The page of all published figures and tables, with the data under them."""
+"""The page of all published figures and tables: each with what it shows, its notebook, and the data under it."""
 
 from __future__ import annotations
 
+import fnmatch
+import functools
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
+from qrpo_lib.paper.claims import Judgement
+from qrpo_lib.runs.code_version import package_file
+from qrpo_lib.suite import publishing
 from qrpo_lib.suite.site.pages import Pages
 
+PAGE = "figures.html"
 _SKIPPED = {"claims"}  # verdicts, which the ledger shows
-_FIRST = ("theory", "enumerated", "tiny", "smol")  # then other profiles, benchmarks last
+_FIRST = ("theory", "enumerated", "tiny", "tiny-beyond", "smol")  # then other profiles, benchmarks last
 _LAST = ("benchmarks",)
+_NOT_ARMS = ("record",)  # data that figures are made from
+_LONGEST_TABLE = 12  # rows of one that is open
+_NAMES = {"theory": "Theory", "enumerated": "All completions enumerated", "benchmarks": "Benchmarks"}
 
 
-def page(pages: Pages) -> str:
-    """Figures as pictures and tables as tables, by profile and arm; each with links to its files."""
-    parts = ["# Figures and tables", "By profile and arm. Under each are its files: the picture and its numbers."]
+@functools.cache
+def _captions() -> dict[str, dict[str, str]]:
+    return tomllib.loads(package_file("suite/site/captions.toml").read_text(encoding="utf-8"))
+
+
+def caption(stem: str) -> tuple[str, str]:
+    """The title of a figure or table by its file's name, and a sentence on what it shows; '' where there is none."""
+    names = [name for name in _captions() if name == stem] or [
+        name for name in _captions() if fnmatch.fnmatchcase(stem, name)
+    ]
+    found = _captions()[names[0]] if names else {"title": stem.replace("-", " ").capitalize(), "text": ""}
+    return found["title"], found["text"]
+
+
+def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
+    """Figures as pictures and tables as tables, by profile and arm; each with links to its files and its notebook.
+
+    notebooks: the page of each notebook's execution, by its key and its id.
+    """
+    parts = ["# Figures and tables", "By profile and arm. Below each are its files, and the notebook that made it."]
     root = pages.root / "figures"
+    manifest = publishing.read_manifest(root)
     folders = {path.parent for path in root.rglob("*") if path.suffix in (".png", ".md")}
     for folder in sorted(folders, key=lambda folder: _place(folder.relative_to(root).parts)):
-        if folder.name in _SKIPPED or folder == root:
+        below = folder.relative_to(root).parts
+        if not below or {*below} & {*_SKIPPED, *_NOT_ARMS}:
             continue
-        parts.append(f"## {', '.join(folder.relative_to(root).parts)}")
+        parts.append(f"## {_NAMES.get(below[0], ', '.join(below))}")
         stems = dict.fromkeys(path.stem for path in sorted(folder.iterdir()) if path.suffix in (".png", ".md"))
-        parts += [_item(pages, folder, stem) for stem in stems if stem not in _SKIPPED]
+        for stem in sorted((stem for stem in stems if stem not in _SKIPPED), key=_order):
+            made = next((manifest[name] for name in _files_in(manifest, "/".join(below), stem)), None)
+            maker = notebooks.get((made["inputs"], made["made_by"]), "") if made else ""
+            parts.append(_item(pages, folder, stem, maker))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def address(one: Judgement, root: Path) -> str:
+    """Where on the site the evidence of a verdict is: its figure or table; '' where it names none."""
+    arm = one.profile.replace(", ", "/")
+    if any((root / "figures" / arm / f"{one.evidence}{suffix}").is_file() for suffix in (".png", ".md")):
+        return f"{PAGE}#{_anchor(arm, one.evidence)}"
+    return ""
+
+
+def _files_in(manifest: Mapping[str, object], folder: str, stem: str) -> list[str]:
+    return [name for name in (f"{folder}/{stem}{suffix}" for suffix in (".png", ".md")) if name in manifest]
+
+
+def _order(stem: str) -> tuple[bool, str]:
+    """The paper's figures and tables first."""
+    return not stem.startswith(("figure-", "table-")), stem
 
 
 def _place(parts: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
@@ -30,14 +80,30 @@ def _place(parts: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     return ranked.index(parts[0] if parts and parts[0] in ranked else None), parts
 
 
-def _item(pages: Pages, folder: Path, stem: str) -> str:
+def _anchor(folder: str, stem: str) -> str:
+    return f"{folder}/{stem}".replace("/", "-")
+
+
+def _item(pages: Pages, folder: Path, stem: str, maker: str) -> str:
     files = {path.suffix: path for path in sorted(folder.iterdir()) if path.is_file() and path.stem == stem}
-    title = stem.replace("-", " ").capitalize()
-    links = ", ".join(f"[{suffix[1:]}]({pages.copy_figure(path)})" for suffix, path in files.items() if suffix != ".md")
+    title, text = caption(stem)
+    links = [f"[{suffix[1:]}]({pages.copy_figure(path)})" for suffix, path in files.items() if suffix != ".md"]
+    links += [f"[notebook]({maker})"] if maker else []
+    anchor = _anchor(folder.relative_to(pages.root / "figures").as_posix(), stem)
     shown = ""
     if ".png" in files:
-        shown = f"![{title}]({pages.copy_figure(files['.png'])}){{ loading=lazy }}"
+        picture = pages.copy_figure(files[".png"])
+        said = f"{title}. {text}".replace("[", "(").replace("]", ")")
+        shown = f"[![{said}]({picture}){{ loading=lazy }}]({picture})"
     elif ".md" in files:
-        shown = files[".md"].read_text(encoding="utf-8").strip()
-        shown = "\n".join(line for line in shown.splitlines() if not line.startswith("# "))
-    return f"### {title}\n\n{shown}\n\n{f'Files: {links}' if links else ''}".rstrip()
+        shown = _table(files[".md"].read_text(encoding="utf-8"))
+    return f"### {title} {{ #{anchor} }}\n\n{text}\n\n{shown}\n\n{', '.join(links)}".rstrip()
+
+
+def _table(text: str) -> str:
+    """A table as it is, or behind a click where it is long."""
+    lines = [line for line in text.strip().splitlines() if not line.startswith("# ")]
+    rows = sum(line.startswith("|") for line in lines) - 2
+    if rows <= _LONGEST_TABLE:
+        return "\n".join(lines)
+    return "\n".join([f'??? table "{rows} rows"', "", *(f"    {line}" for line in lines)])

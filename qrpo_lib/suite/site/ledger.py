@@ -10,6 +10,7 @@ from qrpo_lib.paper import claim_views, claims, claims_page
 from qrpo_lib.paper.claims import Judgement
 
 _COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
+_CODE = re.compile(r"(?<!\[)`([a-z0-9-]+)`")
 _VERDICTS = ("contradicted", "undecided", "supported", "not testable")
 _HEADER = """# Verdicts
 
@@ -25,6 +26,16 @@ def filled_in(text: str, judged: Sequence[Judgement]) -> str:
     return text.replace(_COUNTS, counts(judged)).replace(_FAILURES, failures(judged))
 
 
+def with_links(text: str, judged: Sequence[Judgement], place: str) -> str:
+    """Markdown whose ids of claims, written as code, lead to their verdicts. place: of the page of verdicts."""
+    anchors = {one.id: _anchor(one) for one in reversed(judged)}  # of several profiles the first
+
+    def linked(match: re.Match) -> str:
+        return f"[{match[0]}]({place}#{anchors[match[1]]})" if match[1] in anchors else match[0]
+
+    return _CODE.sub(linked, text)
+
+
 def first_page(title: str, judged: Sequence[Judgement]) -> str:
     """For a project without a first page of its own."""
     return f"# {title}\n\n{counts(judged)}\n\n## What does not hold\n\n{failures(judged)}\n"
@@ -38,7 +49,7 @@ def counts(judged: Sequence[Judgement]) -> str:
         f"<strong>{counted.get(verdict, 0)}</strong> {verdict}</a>"
         for verdict in ("supported", "contradicted", "undecided", "not testable")
     )
-    return f'<p class="counts">{boxes}</p>'
+    return f'<p class="counts" aria-label="Verdicts on claims of the paper">{boxes}</p>'
 
 
 def failures(judged: Sequence[Judgement]) -> str:
@@ -52,12 +63,16 @@ def failures(judged: Sequence[Judgement]) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else "No claim of the paper is contradicted."
 
 
-def page(judged: Sequence[Judgement]) -> str:
-    """The ledger by section, with filters, and what is not examined."""
+def page(judged: Sequence[Judgement], addresses: Sequence[str] | None = None) -> str:
+    """The ledger by section, with filters, and what is not examined.
+
+    addresses: of each verdict where on the site its evidence is, or ''; without them none leads there.
+    """
     parts = [_HEADER, claims_page.summary(judged), _filters(judged)]
+    with_address = list(zip(judged, addresses or [""] * len(judged), strict=True))
     for section in dict.fromkeys(one.section for one in judged):
         title = section if section.startswith("App") else f"Section {section}"
-        cards = "\n".join(_card(one) for one in judged if one.section == section)
+        cards = "\n".join(_card(one, address) for one, address in with_address if one.section == section)
         parts.append(f"## {title}\n\n{cards}")
     items = [
         f"<li><strong>{html.escape(one.section)}</strong>: {html.escape(one.statement)}. "
@@ -85,23 +100,24 @@ def _filters(judged: Sequence[Judgement]) -> str:
     )
 
 
-def _card(one: Judgement) -> str:
-    """A verdict: statement and measurement in sight, the rule behind a click."""
+def _card(one: Judgement, address: str) -> str:
+    """A verdict: statement, measurement and the way to its evidence in sight, the rule behind a click."""
     origin = "" if one.origin == "paper" else f" · {claim_views.OURS}"
     rows = {
         "rule": claim_views.rule_words(one),
         "smallest effect": claim_views.effect_words(one),
         "the paper's number": one.number,
         "decided by": one.reason,
-        "see": one.evidence,
+        "see": "" if address else one.evidence,
     }
+    seen = f' <a href="{html.escape(address)}">{html.escape(one.evidence)}</a>' if address else ""
     listed = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
     return (
         f'<div class="verdict {_class(one.verdict)}" id="{_anchor(one)}" data-verdict="{one.verdict}" '
         f'data-profile="{html.escape(one.profile)}" data-origin="{one.origin}">'
         f'<p><span class="badge">{one.verdict}</span> <strong>{html.escape(one.statement)}</strong> '
         f"<small>{html.escape(one.profile)}{origin}</small></p>"
-        f"<p>{html.escape(one.measured)}</p>"
+        f"<p>{html.escape(one.measured)}{seen}</p>"
         f"<details><summary>the rule</summary><dl>{listed}</dl></details></div>"
     )
 

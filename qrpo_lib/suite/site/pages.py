@@ -7,12 +7,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
 _CODE = re.compile(r"(```.*?```|`[^`\n]*`|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+)", re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".sh": "bash", ".css": "css"}
 _SOURCES = "source"
+_NAMESPACE = "http://www.w3.org/1998/Math/MathML"
+_FUNCTIONS = ("log", "exp", "min", "max", "sup", "inf", "lim")
 # Pages that the site has in another form.
 _INSTEAD = {"docs/claims.md": "ledger.md", "README.md": "index.md", "figures": "figures.md"}
 
@@ -94,15 +97,33 @@ class Pages:
 
 def with_mathml(markdown: str) -> str:
     """Markdown with its TeX formulas as MathML, which browsers show without help. Code stays as it is."""
-    from latex2mathml.converter import convert
 
     def formula(match: re.Match) -> str:
         if match["block"] is not None:
-            return convert(match["block"].strip(), display="block")
-        return f"<span>{convert(match['inline'].strip(), display='inline')}</span>"  # <math> first in a line is a block
+            return _mathml(match["block"].strip(), "block")
+        return f"<span>{_mathml(match['inline'].strip(), 'inline')}</span>"  # <math> first in a line is a block
 
     pieces = _CODE.split(markdown)
     return "".join(piece if i % 2 else _FORMULA.sub(formula, piece) for i, piece in enumerate(pieces))
+
+
+def _mathml(formula: str, display: str) -> str:
+    """A TeX formula as MathML, with the thin spaces around names of functions that TeX sets."""
+    from latex2mathml.converter import convert
+
+    ElementTree.register_namespace("", _NAMESPACE)
+    tree = ElementTree.fromstring(convert(formula, display=display))
+    for row in tree.iter():
+        if row.tag.removeprefix(f"{{{_NAMESPACE}}}") not in ("math", "mrow", "mstyle", "mtd"):
+            continue  # elsewhere a child's place says what it is, such as an index
+        for i, part in reversed(list(enumerate(row))):
+            if (part.text or "") not in _FUNCTIONS:
+                continue
+            for place in (i + 1, i):
+                beside = row[place if place > i else i - 1] if 0 < place < len(row) else None
+                if beside is not None and not beside.tag.endswith(("mo", "mspace")):
+                    row.insert(place, ElementTree.Element(f"{{{_NAMESPACE}}}mspace", width="0.167em"))
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 def _source(path: Path) -> str:

@@ -3,6 +3,12 @@ function startFilters() {
   const form = document.querySelector("form.filters");
   if (!form) return;
   const cards = [...document.querySelectorAll(".verdict")];
+  const sections = new Map(); // of each heading the cards below it
+  let heading = null;
+  for (const element of document.querySelectorAll("article h2, article .verdict")) {
+    if (element.matches("h2")) heading = element;
+    else sections.set(heading, [...(sections.get(heading) || []), element]);
+  }
 
   function show() {
     const chosen = [...form.querySelectorAll("[name=verdict]:checked")].map((box) => box.value);
@@ -20,7 +26,8 @@ function startFilters() {
       );
       count += card.hidden ? 0 : 1;
     }
-    form.querySelector("output").textContent = `${count} of ${cards.length}`;
+    form.querySelector("output").textContent = count ? `${count} of ${cards.length}` : `none of ${cards.length}: choose more`;
+    for (const [heading, ofHeading] of sections) heading.hidden = ofHeading.every((card) => card.hidden);
   }
 
   // The counts of the first page lead here and ask for one verdict.
@@ -48,3 +55,15 @@ function makeFocusable() {
 }
 new MutationObserver(makeFocusable).observe(document.body, { childList: true, subtree: true });
 makeFocusable();
+
+// On paper everything is open: what is folded is opened before printing and folded again after it.
+const opened = [];
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details:not([open])")) {
+    folded.open = true;
+    opened.push(folded);
+  }
+});
+addEventListener("afterprint", () => {
+  for (const folded of opened.splice(0)) folded.open = false;
+});
