@@ -28,7 +28,7 @@ SETTINGS = TinyPolicy(
 def test_every_text_comes_back_and_a_turn_ends_with_one_token():
     tokenizer = tiny._tokenizer(280, TEXTS)
     assert len(tokenizer) <= 280
-    for text in [*TEXTS, "A story, softly.<|end|>"]:
+    for text in [*TEXTS, "A story softly.<|end|>"]:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     ids = tiny._conversation_ids(tokenizer, *CONVERSATIONS[0])
     assert tokenizer.decode(ids) == "<|user|>Tell me a story.<|end|><|assistant|>The red fox runs.<|end|>"

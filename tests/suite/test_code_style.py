@@ -27,6 +27,8 @@ TESTED_IN = {
     "rewards/sandbox/process.py": "rewards/sandbox/test_faults.py",
     "sampling/completion.py": "sampling/test_sampler.py",
     "suite/kernel_server.py": "suite/test_kernels.py",
+    "suite/site/gallery.py": "suite/test_site.py",
+    "suite/site/ledger.py": "suite/test_site.py",
     "suite/site/notebook_pages.py": "suite/test_site.py",
     "suite/site/pages.py": "suite/test_site.py",
     "training/fine_tuning.py": "training/test_trainer.py",
