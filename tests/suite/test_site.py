@@ -64,6 +64,7 @@ def site(tmp_path_factory):
         (root / folder).mkdir(parents=True)
     (root / "code" / "loss.py").write_text('"""The loss.\n\nMore."""\nx = "<b>&"\n')
     links = "[code](../code/loss.py) [folder](../code) [numbers](../figures/tiny/chat/figure-1.csv) [all](../figures)"
+    links += " [another](../notebooks/theory/third.ipynb)"
     picture = "![A line](../figures/tiny/chat/figure-1.png) [notebook](../notebooks/theory/first.ipynb)"
     texts = {"index.md": f"# Start\n\n<!-- verdict counts -->\n\n<!-- failures -->\n\n{links}\n\n{picture}\n"}
     texts["walk.md"] = "# Walk\n\n[start](index.md#start) and `[no](link.md)`\n\n```\n[no](link.md)\n```\n"
@@ -82,6 +83,8 @@ def site(tmp_path_factory):
         v4.new_code_cell("print(1)", outputs=[v4.new_output("stream", text=f"\x1b[31m{WIDE}\x1b[0m")]),
         v4.new_code_cell("1 / 0", outputs=[v4.new_output("error", ename="Oh", evalue="<no>", traceback=[])]),
     ]
+    third = [v4.new_markdown_cell("# Third\n\n$\\beta$, [code](../../code/inner)"), v4.new_code_cell("third = 3")]
+    nbformat.write(v4.new_notebook(cells=third), root / "notebooks" / "theory" / "third.ipynb")
     for name in ("first", "second"):
         nbformat.write(v4.new_notebook(cells=cells), root / "notebooks" / "theory" / f"{name}.ipynb")
     jobs = [notebooks.Job(f"theory/{name}[arm, 1]", f"theory/{name}") for name in ("first", "second")]
@@ -125,7 +128,8 @@ def test_every_link_leads_somewhere_on_disk(site):
     written = {"index.html", "walk.html", "ledger.html", "figures.html"}
     executed = {f"notebooks/theory-{name}-arm-1.html" for name in ("first", "second")}
     executed |= {"notebooks/smol/theory-first-code.html"}
-    assert names == written | executed | {"source/code.html", "source/code/loss.py.html"}
+    sources = {"source/code.html", "source/code/loss.py.html", "source/code/inner.html"}
+    assert names == written | executed | sources | {"source/notebooks/theory/third.ipynb.html"}
     assert broken_links(site.parent) == []
     assert not list(site.parent.glob("sitemap*"))
 
@@ -139,6 +143,13 @@ def test_links_to_the_project_lead_to_pages_of_the_site(site):
     assert "<code>loss.py</code>: The loss." in text_of(site, "source/code.html")
     assert text_of(site, "walk.html").count("[no](link.md)") == 2
     assert 'href="../walk.html"' in text_of(site, "notebooks/theory-first-arm-1.html")
+
+
+def test_a_notebook_that_is_no_step_is_read_as_a_notebook(site):
+    page = text_of(site, "source/notebooks/theory/third.ipynb.html")
+    assert "<math" in page
+    assert "cell_type" not in page
+    assert 'href="../../code/inner.html"' in page
 
 
 def test_what_failed_and_what_was_not_run_are_said(site):

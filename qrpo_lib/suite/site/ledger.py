@@ -49,7 +49,7 @@ def counts(judged: Sequence[Judgement]) -> str:
         f"<strong>{counted.get(verdict, 0)}</strong> {verdict}</a>"
         for verdict in ("supported", "contradicted", "undecided", "not testable")
     )
-    return f'<p class="counts" aria-label="Verdicts on claims of the paper">{boxes}</p>'
+    return f'<p class="counts">{boxes}</p>'
 
 
 def failures(judged: Sequence[Judgement]) -> str:

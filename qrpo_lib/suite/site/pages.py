@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import shutil
@@ -70,12 +71,19 @@ class Pages:
 
     def write_linked_sources(self) -> None:
         """A page for each file and folder of code that a page links to."""
-        for name, path in sorted(self._linked.items()):
-            place = path.relative_to(self.root).as_posix()
-            header = f"---\nsearch:\n  exclude: true\n---\n\n# {place}\n\n"
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(header + (_listing(path) if path.is_dir() else _source(path)), encoding="utf-8")
+        written: set[str] = set()
+        while left := sorted(self._linked.keys() - written):  # a notebook links to further ones
+            for name in left:
+                path, header = self._linked[name], "---\nsearch:\n  exclude: true\n---\n\n"
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix == ".ipynb":
+                    text = with_mathml(self.with_links(_notebook(path), path.parent, name))
+                else:
+                    text = f"# {path.relative_to(self.root).as_posix()}\n\n"
+                    text += _listing(path) if path.is_dir() else _source(path)
+                target.write_text(header + text, encoding="utf-8")
+                written.add(name)
 
     def _page_of(self, path: Path) -> str | None:
         """The place on the site of a project's file, which is put there if need be."""
@@ -128,6 +136,13 @@ def _mathml(formula: str, display: str) -> str:
 
 def _source(path: Path) -> str:
     return f"````{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}\n````\n"
+
+
+def _notebook(path: Path) -> str:
+    """What a notebook that is no step of the profile says, with its code."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text("utf-8"))["cells"]]
+    parts = [text if kind == "markdown" else f"````python\n{text}\n````" for kind, text in cells if text.strip()]
+    return "\n\n".join(parts) + "\n"
 
 
 def _listing(folder: Path) -> str:
