@@ -140,3 +140,12 @@ def test_progress_ends_at_all(runs_folder):
     shards.make_all(step, ["a", "b"], lambda i: b"x", lambda *state: told.append(state))
     assert told[0] == (0, 2, "shards")
     assert told[-1] == (2, 2, "shards")
+
+
+def test_how_many_files_there_are_is_told_from_the_first_to_the_last(runs_folder):
+    step, told = keys.Step("told", {}), []
+    shards.make_all(step, ["a", "b"], lambda i: b"x")
+    shards.make_all(step, ["a", "b", "c"], lambda i: b"x", lambda done, total, text: told.append((done, total, text)))
+    assert told[0] == (2, 3, "shards")  # what was there before counts
+    assert told[-1] == (3, 3, "shards")
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
