@@ -24,6 +24,7 @@ OF_A_LIBRARY = {
 }
 # Modules that act only through another one: the test file that tests them.
 TESTED_IN = {
+    "results/beyond_figures.py": "results/test_beyond.py",
     "rewards/sandbox/process.py": "rewards/sandbox/test_faults.py",
     "sampling/completion.py": "sampling/test_sampler.py",
     "suite/kernel_server.py": "suite/test_kernels.py",
