@@ -195,7 +195,7 @@ def training_step(case, mode, folder) -> dict:
     rows = rows_of(case["micro"], case["tokens"])
     made = policy_trainer.PolicyTrainer(
         model,
-        _arguments(DPOConfig, folder, case, max_grad_norm=0.0),
+        _arguments(DPOConfig, folder, case, max_grad_norm=0.0, precompute_ref_log_probs=True),
         suite_trainer.laid_out(rows, np.arange(len(rows)), case["micro"]),
         made_up_tokenizer(),
         Objective("qrpo", {"beta": 0.1}),
