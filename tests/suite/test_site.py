@@ -263,6 +263,7 @@ def test_names_of_functions_stand_apart_and_indices_stay_two():
         assert found
         assert {len(one) for one in found} == {children}
     assert "mspace" not in pages.with_mathml("$x + y$")
+    assert not re.search(r"[*_`]", pages.with_mathml(r"$\pi^* / \pi^*, a\_b$"))  # Markdown would make words slanted
 
 
 def test_a_report_is_written_over_a_report_and_over_nothing_else(site, tmp_path):

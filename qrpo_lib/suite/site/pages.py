@@ -131,7 +131,8 @@ def _mathml(formula: str, display: str) -> str:
                 beside = row[place if place > i else i - 1] if 0 < place < len(row) else None
                 if beside is not None and not beside.tag.endswith(("mo", "mspace")):
                     row.insert(place, ElementTree.Element(f"{{{_NAMESPACE}}}mspace", width="0.167em"))
-    return ElementTree.tostring(tree, encoding="unicode")
+    made = ElementTree.tostring(tree, encoding="unicode", short_empty_elements=False)  # HTML has no empty tags
+    return re.sub(r"[*_`\[\]\\|~]", lambda sign: f"&#{ord(sign[0])};", made)  # which Markdown would read otherwise
 
 
 def _source(path: Path) -> str:
