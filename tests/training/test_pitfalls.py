@@ -1,7 +1,7 @@
 """The implementation pitfalls of App. L.12: each test fails on the behaviour that it names.
 
-Beside these: the log-probability of training against a plain forward pass (test_log_probs), dropout (test_training),
-rows that cannot be used (test_pairs).
+Beside these: the log-probability of training against a plain forward pass (test_log_probs), dropout (test_trainer),
+rows that cannot be used (test_samples).
 """
 
 import json
@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qrpo_lib.models import tiny
 from qrpo_lib.sampling import engines, sampler
-from qrpo_lib.training import fine_tuning, reference_logps, trainer
+from qrpo_lib.training import fine_tuning, policy_trainer, reference_logps
 
 REBEL, SIMPO = ({"algorithm": name, "loss": {"beta": 0.5}} for name in ("rebel", "simpo"))
 
@@ -26,7 +26,7 @@ REBEL, SIMPO = ({"algorithm": name, "loss": {"beta": 0.5}} for name in ("rebel",
 def trained_on(monkeypatch):
     """What the model is trained on: (sequence, completion) of every sequence, as token ids, without the padding."""
     seen = []
-    plain = trainer.completion_log_probs
+    plain = policy_trainer.completion_log_probs
 
     def spy(model, input_ids, mask):
         for ids, of_completion in zip(input_ids.tolist(), mask.tolist(), strict=True):
@@ -35,7 +35,7 @@ def trained_on(monkeypatch):
             seen.append((ids[: last + 1], completion))
         return plain(model, input_ids, mask)
 
-    for module in (trainer, fine_tuning):
+    for module in (policy_trainer, fine_tuning):
         monkeypatch.setattr(module, "completion_log_probs", spy)
     return seen
 
