@@ -183,7 +183,7 @@ def quantiles(data: Sequence[dict[str, Any]]) -> np.ndarray:
 
     found = []
     for row in data:
-        names = ("chosen_reward", "rejected_reward") if row.get("chosen") is not None else ("reward",)
+        names = ("chosen_reward", "rejected_reward") if row.get("chosen_reward") is not None else ("reward",)
         found += [quantile_reward(row[name], row["reference_rewards"]) for name in names]
     return np.array(found, dtype=float)
 

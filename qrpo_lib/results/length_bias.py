@@ -84,7 +84,7 @@ def shown(of_algorithms: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
     """Figure 4, a panel for each algorithm so that no cloud hides another: the kept points, a least-squares line with a
-    large marker at the mean of x, and the other algorithms' lines in grey, named where they end."""
+    large marker at the mean of x, and the other algorithms' lines in grey."""
     with style.style():
         figure, axes = plt.subplots(
             1, len(of_algorithms), figsize=(3.6 * len(of_algorithms), 3.9), sharex=True, sharey=True, squeeze=False

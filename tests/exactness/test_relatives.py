@@ -44,7 +44,7 @@ def test_figures_draw_responses_and_relatives(problem):
     trained.columns = ["beta", "data", "dose", "to_best", "to_optimum", "best_to_optimum"]
     for axis in relatives.dose_figure(response, trained).axes:
         line, dots = axis.lines
-        rows = response[response["data"] == axis.get_title().removesuffix(" data")]
+        rows = response[response["data"] == axis.get_title().removesuffix(" data (dots: trained)")]
         np.testing.assert_array_equal(line.get_ydata(), rows["kl"])
         assert rows["kl"].min() < 1e-9
         assert dots.get_ydata().tolist() == [0.02]

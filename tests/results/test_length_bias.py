@@ -88,7 +88,7 @@ def test_the_figure_shows_every_algorithm_in_a_panel_of_its_own():
         (line,) = [line for line in axis.lines if line.get_linewidth() == 4]
         (ends, heights), slopes[name] = line.get_data(), np.polyfit(x[mask], y[mask], 1)[0]
         assert np.diff(heights)[0] / np.diff(ends)[0] == pytest.approx(slopes[name])
-        (other,) = [line for line in axis.lines if line.get_color() == "gray"]
+        (other,) = [line for line in axis.lines if line.get_color() == "dimgray"]
         assert len(other.get_xdata()) == 2
         (middle,) = [line for line in axis.lines if len(line.get_xdata()) == 1]
         np.testing.assert_allclose(middle.get_xydata(), [[x[mask].mean(), y[mask].mean()]])

@@ -25,7 +25,7 @@ from qrpo_lib.steps import (
 from qrpo_lib.steps import pairs as preferences
 from qrpo_lib.tasks import registry as tasks
 from qrpo_lib.tasks import topics
-from qrpo_lib.training import causal_lm, reference_logps
+from qrpo_lib.training import reference_logps, suite_trainer
 
 PROFILE = profiles.load(Path(__file__).parents[1] / "data" / "smallest.toml")
 SETTINGS = [prefix + source for prefix in ("", "sft-") for source in shifts.SOURCES]
@@ -150,7 +150,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(smallest_policy, tmp
                     fitting.run(profile, "qrpo", 0)
             assert [path.name for path in (step.partial / ".trainer").glob("checkpoint-*")] == ["checkpoint-2"]
             with monkeypatch.context() as patch:  # then when training is over
-                patch.setattr(causal_lm, "restored", lambda model: _raise())
+                patch.setattr(suite_trainer, "Fitted", lambda *trained: _raise())
                 with pytest.raises(Killed):
                     fitting.run(profile, "qrpo", 0)
         folders.append(fitting.run(profile, "qrpo", 0))
@@ -170,7 +170,7 @@ def test_a_damaged_policy_of_a_checkpoint_takes_training_back(smallest_policy, t
     (tmp_path / smallest_policy.name).symlink_to(smallest_policy)
     step = fitting.step(profile, "dpo", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(causal_lm, "restored", lambda model: _raise())
+        patch.setattr(suite_trainer, "Fitted", lambda *trained: _raise())
         with pytest.raises(Killed):
             fitting.run(profile, "dpo", 0)
     weights = step.partial / fitting.CHECKPOINTS / "2" / "model.safetensors"

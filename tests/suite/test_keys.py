@@ -128,7 +128,7 @@ TABLE = [
     ("losses.py", "return of_rejected\n", "return 0 * of_rejected\n", {"qrpo", "rounds"}),
     ("losses.py", "def dpo(", "def unused():\n    return 1\n\n\ndef dpo(", set()),
     ("transforms.py", "must be", "has to be", set()),
-    ("trainer.py", ", DPOTrainer):\n", ", DPOTrainer):\n    x = 1\n", {"qrpo", "dpo", "rounds"}),
+    ("policy_trainer.py", ", DPOTrainer):\n", ", DPOTrainer):\n    x = 1\n", {"qrpo", "dpo", "rounds"}),
     ("fine_tuning.py", ", SFTTrainer):\n", ", SFTTrainer):\n    x = 1\n", {"initial", "sft"}),
     # a task: its own steps alone
     ("topics.py", "_bonus: float = 0.0) -> float:\n", "_bonus: float = 0.0) -> float:\n    print()\n", REWARDED),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qrpo_lib.paper import style
 from qrpo_lib.theory import constant_error, estimated_partition, target_error, tied_targets
 
 
@@ -37,11 +38,12 @@ def test_tied_targets_of_every_kind_agree(monkeypatch):
 def test_pass_or_fail_table_and_figure():
     table = target_error.pass_or_fail_table([0.2, 0.6], [0.01, 0.1], [4, 8])
     assert len(table) == 2 * 2 * 2 * 3
-    axes = target_error.pass_or_fail_figure(table, 8).axes
+    axes, looks = target_error.pass_or_fail_figure(table, 8).axes, style.looks(tied_targets.PARTITIONS)
     assert len(axes) == 2
     for axis, beta in zip(axes, (0.01, 0.1), strict=True):
-        lines = {line.get_label(): line for line in axis.lines}
-        assert set(lines) == set(tied_targets.PARTITIONS)
+        of_color = {line.get_color(): line for line in axis.lines}
+        lines = {partition: of_color.pop(look.color) for partition, look in looks.items()}
+        assert not of_color
         expected = [tied_targets.errors([1 - r, r], 8, beta, "discrete").constant_rms / beta for r in (0.2, 0.6)]
         np.testing.assert_allclose(lines["discrete"].get_ydata(), expected)
 
