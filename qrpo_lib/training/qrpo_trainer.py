@@ -21,6 +21,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import IntervalStrategy
 from trl.trainer.utils import create_model_from_path, use_adapter
 
 from qrpo_lib.runs import products
@@ -91,6 +92,7 @@ class QRPOTrainer(PolicyTrainer):
     ):
         args = QRPOConfig() if args is None else args
         _check_kinds(args, train_dataset, processing_class, peft_config)
+        _check_evaluation(args, eval_dataset)
         if isinstance(model, str | Path):
             processing_class = processing_class or _tokenizer_of(model, _revision(args))
             model = _model_of(model, _loading(args))
@@ -359,6 +361,14 @@ def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_conf
 
     if not isinstance(peft_config, PeftConfig):
         raise InputError(f"peft_config must be one of peft's, LoraConfig(...), not a {type(peft_config).__name__}.")
+
+
+def _check_evaluation(args: QRPOConfig, eval_dataset: Any) -> None:
+    """Raises InputError where evaluations are asked for, and there is nothing to evaluate on."""
+    asked = [name for name in ("eval_on_start", "load_best_model_at_end") if getattr(args, name)]
+    asked += ["eval_strategy"] if args.eval_strategy != IntervalStrategy.NO else []
+    if asked and eval_dataset is None:
+        raise InputError(f"{asked[0]} asks for evaluations, and there are no rows for them: pass eval_dataset.")
 
 
 def _check_generation_config(model: Any, tokenizer: Any) -> None:

@@ -319,6 +319,8 @@ class Processor:
     [
         ({"tokenizer": "name"}, "processing_class must be a tokenizer, not a str"),
         ({"tokenizer": Processor()}, "must be a tokenizer, its .tokenizer, not a Processor"),
+        ({"changes": {"eval_strategy": "steps"}}, "eval_strategy asks for evaluations.*pass eval_dataset"),
+        ({"changes": {"eval_on_start": True}}, "eval_on_start asks for evaluations"),
         ({"changes": {"push_to_hub": True}}, r"cannot be pushed to the hub \(no network\): leave"),
     ],
 )
