@@ -124,13 +124,13 @@ def completed(
     settings = {"max_new_tokens": max_new_tokens, "seed": seed}
     bare = [row for row in data if row.get("completion") is None and row.get("chosen") is None]
     whole = [row for row in data if row.get("completion") is not None or row.get("chosen") is not None]
-    requests(bare)  # before any work
+    prompts = requests(bare)  # before any work
     if bare:
-        sampled = evaluated(model, tokenizer, requests(bare), reward, repeats=references + 2, **settings)
+        sampled = evaluated(model, tokenizer, prompts, reward, repeats=references + 2, **settings)
         for number, some in sampled.groupby("number"):
             texts, scores = some["text"].tolist(), some["reward"].tolist()
             for i in (0, 1):
-                prompt = requests(bare)[number]
+                prompt = prompts[number]
                 completion = texts[i] if isinstance(prompt, str) else [{"role": "assistant", "content": texts[i]}]
                 whole.append(
                     bare[number] | {"completion": completion, "reward": scores[i], "reference_rewards": scores[2:]}

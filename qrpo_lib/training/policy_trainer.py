@@ -90,9 +90,7 @@ class PolicyTrainer(TokenTrainer, DPOTrainer):
         return dataset  # tokenised as sampled; TRL would tokenise again and append an end-of-sequence token
 
     def _precompute_ref_logps(self, dataset, *_):
-        return (
-            dataset  # the rows carry them, or get them with this package's log-probabilities, or the reference is live
-        )
+        return dataset  # the rows carry them, or get them from this package, or the reference is live
 
     # --- training ---------------------------------------------------------------------------------------------------
 
