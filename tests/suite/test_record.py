@@ -8,7 +8,7 @@ import pytest
 
 from qrpo_lib.experiment import grid, record
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.runs import listing, paths
+from qrpo_lib.runs import keys, listing, paths
 from qrpo_lib.suite import cli, reproduce
 from qrpo_lib.suite import record as commands
 
@@ -74,6 +74,22 @@ def test_a_world_goes_into_the_record_and_comes_back(project, capsys):
     assert cli.main(["clean", "--all", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.count("restored from figures/made/record/world-0") == len(rows)
+
+
+def test_after_a_mend_of_the_code_results_come_back_only_when_asked_for(project, capsys, monkeypatch):
+    assert run("record", "--world", "0") == 0
+    shutil.rmtree(paths.runs_folder())
+    monkeypatch.setattr(keys, "code_version", lambda *arguments: "mended")
+    capsys.readouterr()
+    assert run("restore") == 0
+    said = capsys.readouterr().out
+    assert ": 0 results put back" in said
+    assert "`qrpo restore --any-code`" in " ".join(said.split())
+    assert run("restore", "--any-code") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made by other code than today's: their folders say so" in said
+    assert "not used" not in said
+    assert run("record", "--world", "0") == 2
 
 
 def test_a_world_that_is_not_complete_is_not_written(project, capsys):
