@@ -6,8 +6,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from qrpo_lib.paper import style
-from qrpo_lib.results import figures
+from qrpo_lib.experiment import record
+from qrpo_lib.experiment.record_steps import Known
+from qrpo_lib.paper import claims, style
+from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.results import best_models, figures, length_bias, verdicts
 from qrpo_lib.runs import files, paths
 from qrpo_lib.suite import notebooks
 
@@ -54,3 +57,28 @@ def test_the_committed_manifest_lists_the_committed_files():
     assert there - {"manifest.json"} == {*manifest, *others}
     for name, entry in manifest.items():
         assert files.file_sha256(FIGURES_FOLDER / name) == entry["sha256"], name
+
+
+@pytest.mark.slow
+def test_a_world_s_verdict_and_table_are_what_its_committed_record_gives(tmp_path, monkeypatch):
+    """One arm of a world from its record alone: no policy is there, and nothing is trained."""
+    monkeypatch.setenv("QRPO_RUNS", str(tmp_path / "runs"))
+    world = profiles.load("tiny-full", "chat-annotated-world-0")
+    committed = FIGURES_FOLDER / world.figures
+    known = Known([world])
+    record.restore(known, FIGURES_FOLDER / "tiny-full" / "record" / "world-0", "the record")
+    assert known.missing() == []
+
+    best = best_models.best_models(world)
+    points = best_models.length_points(world, best)
+    table = best_models.length_table(points)
+    judged = claims.Ledger.of_arm(tmp_path, world)
+    judged.judge("blind-preferences-keep-the-robustness", **verdicts.blind_preferences(best, points, table))
+    style.save_table("length-bias", table, style.frame_markdown(table, 3), tmp_path)
+
+    pd.testing.assert_frame_equal(
+        length_bias.shown(points).reset_index(drop=True), pd.read_csv(committed / "figure-4.csv"), rtol=1e-11
+    )
+    names = ("length-bias.csv", "length-bias.md", "claims/blind-preferences-keep-the-robustness.json")
+    for name in names:
+        assert (tmp_path / name).read_text() == (committed / name).read_text(), name
