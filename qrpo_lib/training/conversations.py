@@ -91,6 +91,11 @@ def text_of(completion: str | Sequence[Mapping]) -> str:
     return completion[0]["content"]
 
 
+def as_completion(prompt: str | Sequence[Mapping], text: str) -> str | list[dict[str, str]]:
+    """A sampled text as the completion of a prompt, in the prompt's form."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
 def end_tokens(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]:
     """The tokens that end a completion: the tokenizer's, and those of the model's generation configuration.
 

@@ -19,9 +19,17 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    get_scheduler,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.training_args import ParallelMode
 from trl.trainer.utils import create_model_from_path, use_adapter
 
 from qrpo_lib.runs import products
@@ -52,7 +60,7 @@ class QRPOTrainer(PolicyTrainer):
     Parameters
     ----------
     model: name of the hub, folder, or model object. A model object is trained in place.
-    args: a `QRPOConfig`; without one, its defaults.
+    args: a `QRPOConfig`; without one, its defaults, in the folder MODEL-QRPO.
     train_dataset, eval_dataset: a dataset, a list of rows, a file (.jsonl, .json, .csv, .parquet) or a hub id, in TRL's
         standard or conversational form: pairs (`prompt, chosen, rejected`, and as far as the loss needs them
         `chosen_reward, rejected_reward, reference_rewards`) or single completions (`prompt, completion, reward,
@@ -90,13 +98,14 @@ class QRPOTrainer(PolicyTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
-        args = QRPOConfig() if args is None else args
+        args = QRPOConfig(f"{_name_of(model) or 'policy'}-QRPO") if args is None else args
         _check_kinds(args, train_dataset, processing_class, peft_config)
         _check_evaluation(args, eval_dataset)
         if isinstance(model, str | Path):
             processing_class = processing_class or _tokenizer_of(model, _revision(args))
             model = _model_of(model, _loading(args))
         guard.check_kind(model)
+        _check_optimizer(args, model, optimizers)
         base = causal_lm.without_adapter(model)
         run_identity.check_unmarked(model)
         processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
@@ -107,17 +116,20 @@ class QRPOTrainer(PolicyTrainer):
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
         train = self._preparation.dataset(train_dataset, "train")
         validation = self._prepared_for_evaluation(eval_dataset)
-        super().__init__(
-            model,
-            args,
-            train,
-            processing_class,
-            Objective(args.loss_type, self._preparation.loss_settings),
-            eval_dataset=validation,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            peft_config=peft_config,
-        )
+        try:
+            super().__init__(
+                model,
+                args,
+                train,
+                processing_class,
+                Objective(args.loss_type, self._preparation.loss_settings),
+                eval_dataset=validation,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                peft_config=peft_config,
+            )
+        except (ValueError, NotImplementedError, ImportError) as error:  # what transformers and TRL refuse
+            raise error if isinstance(error, InputError) else InputError(_said(error)) from error
         self._begin()
 
     # --- data and reference -----------------------------------------------------------------------------------------
@@ -303,7 +315,7 @@ class QRPOTrainer(PolicyTrainer):
         """As the Trainer's. Raises InputError where the hub cannot be reached."""
         try:
             super().init_hf_repo(token, **options)
-        except OSError as error:
+        except Exception as error:  # of the network, of whichever client the hub's library has
             raise InputError(
                 f"The model cannot be pushed to the hub ({_said(error)}): leave push_to_hub out, and call "
                 "trainer.push_to_hub() once the hub can be reached."
@@ -346,6 +358,8 @@ def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_conf
     """Raises InputError for arguments of another kind than they must be."""
     if not isinstance(args, QRPOConfig):
         raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise InputError("fsdp shares a model among processes: start them with accelerate launch, or leave fsdp out.")
     if Path(args.output_dir).is_file():
         raise InputError(f"output_dir must be a folder, and {args.output_dir} is a file.")
     if train_dataset is None:
@@ -363,12 +377,44 @@ def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_conf
         raise InputError(f"peft_config must be one of peft's, LoraConfig(...), not a {type(peft_config).__name__}.")
 
 
+def _name_of(model: Any) -> str:
+    """The last part of a model's name or folder, of an object of that which it was loaded from."""
+    given = model if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    return Path(given or "").name
+
+
 def _check_evaluation(args: QRPOConfig, eval_dataset: Any) -> None:
     """Raises InputError where evaluations are asked for, and there is nothing to evaluate on."""
     asked = [name for name in ("eval_on_start", "load_best_model_at_end") if getattr(args, name)]
     asked += ["eval_strategy"] if args.eval_strategy != IntervalStrategy.NO else []
+    asked += ["save_strategy"] if args.save_strategy == SaveStrategy.BEST else []
     if asked and eval_dataset is None:
         raise InputError(f"{asked[0]} asks for evaluations, and there are no rows for them: pass eval_dataset.")
+
+
+def _check_optimizer(args: QRPOConfig, model: Any, given: tuple[Any, Any]) -> None:
+    """Raises InputError for an optimizer or schedule that cannot be made: its package is missing, its settings wrong.
+
+    Both are made here of one number, before any work; the Trainer would make its own first when training begins.
+    """
+    optimizer, schedule = given
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError("optimizers must be a torch optimizer that is made, and a schedule of it or None.")
+    number = torch.nn.Parameter(torch.zeros(1))
+    stand_in: Any = torch.optim.SGD([number], lr=args.learning_rate)
+    what = f"the optimizer {args.optim.value} (optim_args={args.optim_args})"
+    try:
+        if optimizer is None:
+            kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+            is_class = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+            if is_class and not {"params", "model"} & settings.keys():
+                stand_in = kind([number], **settings)
+        what = f"the schedule {args.lr_scheduler_type.value} (lr_scheduler_kwargs={args.lr_scheduler_kwargs})"
+        if schedule is None:
+            warmup, options = args.get_warmup_steps(10), args.lr_scheduler_kwargs
+            get_scheduler(args.lr_scheduler_type, stand_in, warmup, 10, scheduler_specific_kwargs=options)
+    except Exception as error:  # whatever packages and their settings come up with
+        raise InputError(f"With these settings {what} cannot be made: {_said(error)}") from error
 
 
 def _check_generation_config(model: Any, tokenizer: Any) -> None:
