@@ -65,7 +65,7 @@ class SampledReferences:
         self._reward = getattr(reward_fn, "score", reward_fn)
         if not callable(self._reward):
             raise InputError("reward_fn must be a function of prompts and completions, or name one.")
-        self._n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
+        self.n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
         self._max_new_tokens = max_new_tokens
         self.completions: list[tuple[Any, str, float]] = []
 
@@ -133,10 +133,10 @@ class SampledReferences:
         prompts = list(dict.fromkeys((prompt, is_text) for prompt, is_text, _ in groups))
         ids = [(json.loads(prompt), is_text) for prompt, is_text in prompts]
         settings = {"max_new_tokens": self._max_new_tokens, "seed": self._seed, "batch_size": self._batch_size}
-        texts = sampled_texts(model, tokenizer, ids, n=self._n, engine=self._engine, **settings)
+        texts = sampled_texts(model, tokenizer, ids, n=self.n, engine=self._engine, **settings)
         of_prompt = dict(zip(prompts, texts, strict=True))
         flat = [text for prompt, is_text, _ in groups for text in of_prompt[prompt, is_text]]
-        of_all = [i for i in firsts for _ in range(self._n)]
+        of_all = [i for i in firsts for _ in range(self.n)]
         rewards = self._scores([rows[i] for i in of_all], flat)
         bad = np.flatnonzero(~np.isfinite(rewards))
         if len(bad):
@@ -145,7 +145,7 @@ class SampledReferences:
                 f"{len(bad)} of {len(rewards)} reference completions have no finite reward, first for the prompt of "
                 f"{name} row {where}: a missing score is not a low one; let the reward give every completion a number."
             )
-        for members, some in zip(groups.values(), rewards.reshape(len(groups), self._n), strict=True):
+        for members, some in zip(groups.values(), rewards.reshape(len(groups), self.n), strict=True):
             for i in members:
                 added[i]["ref_rewards"] = some.astype(float).tolist()
         shown = [_prompt(rows[i]) for i in of_all]

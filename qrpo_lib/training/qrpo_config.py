@@ -15,11 +15,13 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import trainer_log_levels
 from trl import DPOConfig
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.extras import MODULES, sentence
+from qrpo_lib.training import samples
 
 # Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds, or not rightly.
 _NOT_HERE = (
@@ -132,14 +134,13 @@ class QRPOConfig(DPOConfig):
 
     def _check_kinds(self) -> None:
         """Raises InputError for a text where a number or a truth must be, as YAML reads 1e-5 and a shell False."""
-        hints = get_type_hints(type(self))
-        for one in fields(self):
-            kinds, value = set(get_args(hints[one.name]) or (hints[one.name],)), getattr(self, one.name)
+        for name, hint in get_type_hints(QRPOConfig).items():
+            kinds, value = set(get_args(hint) or (hint,)), getattr(self, name)
             if not kinds <= _KINDS.keys() or (value is None and type(None) in kinds):
                 continue
             wanted, kind = next(_KINDS[kind] for kind in _KINDS if kind in kinds)
             if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-                raise InputError(f"{one.name} must be {wanted}, not {value!r}.")
+                raise InputError(f"{name} must be {wanted}, not {value!r}.")
 
     def _check_ranges(self) -> None:
         """Raises InputError for numbers out of range, and ones of which one asks for nothing without the other."""
@@ -179,6 +180,9 @@ class QRPOConfig(DPOConfig):
         unknown = (self.gradient_checkpointing_kwargs or {}).keys() - signature(checkpoint).parameters.keys()
         if unknown:
             raise InputError(f"gradient_checkpointing_kwargs has no {', '.join(sorted(unknown))}: leave it out.")
+        for level in (self.log_level, self.log_level_replica):
+            if level not in trainer_log_levels:
+                raise InputError(f"There is no log_level {level!r}: use one of {', '.join(trainer_log_levels)}.")
         if self.train_sampling_strategy not in _STRATEGIES:
             known = ", ".join(_STRATEGIES)
             raise InputError(f"There is no train_sampling_strategy {self.train_sampling_strategy!r}: use {known}.")
@@ -191,6 +195,10 @@ class QRPOConfig(DPOConfig):
             given += ["length_normalization"] if self.length_normalization else []
             if given:
                 raise InputError(f"{', '.join(given)} is QRPO's alone: leave it out for loss_type={self.loss_type!r}.")
+        try:
+            samples.check_loss(self.loss_type, self.loss_settings())
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def _check_trackers(self) -> None:
         """Raises InputError for trackers of `report_to` that there are not, or whose package is not installed."""

@@ -57,13 +57,20 @@ from qrpo_lib.runs.errors import InputError
         ({"lr_scheduler_kwargs": {"cycles": 2}}, "the schedule cosine .* cannot be made: .*cycles"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "cannot be made: .*num_decay_steps"),
         ({"gradient_checkpointing_kwargs": {"every": 2}}, "gradient_checkpointing_kwargs has no every"),
-        ({"log_level": "loud"}, "A setting cannot be used: KeyError 'loud'"),
+        ({"log_level": "loud"}, "no log_level 'loud'"),
         ({"optim": "galore_adamw_layerwise"}, "no galore_adamw_layerwise"),
     ],
 )
 def test_settings_that_would_do_nothing(changes, said, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, made_up_rows(4), changes=changes)
+
+
+TO_SAMPLE = [{"prompt": "t3", "completion": "t4"}] * 4
+
+
+def no_work(completions):
+    raise AssertionError("References are sampled and scored.")
 
 
 @pytest.mark.parametrize(
@@ -81,15 +88,10 @@ def test_settings_that_would_do_nothing(changes, said, tmp_path):
 )
 def test_a_package_that_is_missing_is_said_before_any_work(package, changes, tmp_path):
     """Not when training begins, when the references have been sampled and scored."""
-
-    def reward(completions):
-        raise AssertionError("work has begun")
-
     if importlib.util.find_spec(package) is not None:
         pytest.skip(f"{package} is installed")
-    rows = [{"prompt": "t3", "completion": "t4"}] * 4
     with pytest.raises(InputError, match=package):
-        trainer(tmp_path, rows, changes=changes, reference_rewards=SampledReferences(reward, n=2, max_new_tokens=2))
+        trainer(tmp_path, TO_SAMPLE, changes=changes, reference_rewards=SampledReferences(no_work, n=2))
 
 
 def test_what_makes_the_steps_is_an_optimizer(tmp_path):
@@ -105,3 +107,31 @@ def test_what_makes_the_steps_is_an_optimizer(tmp_path):
     before = model.lm_head.weight.detach().clone()
     run.train()
     assert not torch.equal(before, model.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "said"),
+    [
+        ({"beta": -1.0}, {}, "beta must be a positive number"),
+        ({"transform": "cube"}, {}, "unknown transformation"),
+        ({"transform": "log"}, {"n": 1}, "train row 0: "),
+        ({"num_reference_rewards": 3}, {}, "has 2 reference rewards, but 3 are asked for"),
+        ({}, {"eval_dataset": [{"prompt": 3, "completion": "t4"}]}, "eval row 0: prompt is neither"),
+        ({}, {"callbacks": "all"}, "callbacks must be a list"),
+        ({}, {"callbacks": ["all"]}, "callbacks must be a list"),
+        ({"output_dir": "/proc/nowhere"}, {}, "output_dir /proc/nowhere cannot be made"),
+        ({}, {"model": llama().bfloat16()}, "weights to be trained are torch.bfloat16"),
+    ],
+)
+def test_what_is_wrong_is_said_before_references_are_sampled(changes, arguments, said, tmp_path):
+    given = {"rows": TO_SAMPLE, **arguments}
+    references = SampledReferences(no_work, n=given.pop("n", 2))
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, changes=changes, reference_rewards=references, **given)
+
+
+def test_another_setting_in_the_folder_of_a_run_is_said_before_references_are_sampled(tmp_path):
+    trainer(tmp_path, made_up_rows(4), changes={"max_steps": 1, "save_strategy": "steps", "save_steps": 1}).train()
+    references = SampledReferences(no_work, n=2)
+    with pytest.raises(InputError, match=r"beta 0\.1, not 0\.2"):
+        trainer(tmp_path, TO_SAMPLE, changes={"beta": 0.2, "max_steps": 1}, reference_rewards=references)
