@@ -142,6 +142,8 @@ class QRPOTrainer(PolicyTrainer):
         """Raises InputError for what would show only once references are sampled."""
         if peft_config is None:
             _check_weights(model)
+        if peft_config is None and not is_peft_model(model):
+            _check_generation_config(model, self._preparation.tokenizer)
         if self._preparation.reference_rewards is not None:
             causal_lm.without_dropout(model)
             guard.check(model, self._preparation.longest)

@@ -69,6 +69,13 @@ def test_settings_that_would_do_nothing(changes, said, tmp_path):
 TO_SAMPLE = [{"prompt": "t3", "completion": "t4"}] * 4
 
 
+def contradicting():
+    """A model whose settings for generation transformers would not save."""
+    model = llama()
+    model.generation_config.temperature, model.generation_config.do_sample = 0.3, False
+    return model
+
+
 def no_work(completions):
     raise AssertionError("References are sampled and scored.")
 
@@ -121,6 +128,7 @@ def test_what_makes_the_steps_is_an_optimizer(tmp_path):
         ({}, {"callbacks": ["all"]}, "callbacks must be a list"),
         ({"output_dir": "/proc/nowhere"}, {}, "output_dir /proc/nowhere cannot be made"),
         ({}, {"model": llama().bfloat16()}, "weights to be trained are torch.bfloat16"),
+        ({}, {"model": contradicting()}, "could not be saved .* `temperature`"),
     ],
 )
 def test_what_is_wrong_is_said_before_references_are_sampled(changes, arguments, said, tmp_path):
