@@ -40,7 +40,6 @@ _NOT_HERE = (
     "padding_free",
     "use_liger_kernel",
     "router_aux_loss_coef",
-    "parallelism_config",
     "fp16_full_eval",  # which leave the policy in that type
     "bf16_full_eval",
 )
@@ -168,6 +167,9 @@ class QRPOConfig(DPOConfig):
         changed = [name for name in _NOT_HERE if getattr(self, name, defaults[name]) != defaults[name]]
         changed += ["fp16"] if self.fp16 else []
         changed += ["accelerator_config.split_batches"] if self.accelerator_config.split_batches else []
+        parallel, cut = self.parallelism_config, ("tp_size", "cp_size", "sp_size")  # which cut up weights or rows
+        if isinstance(parallel, dict) or any(getattr(parallel, name, 1) > 1 for name in cut):
+            changed.append("parallelism_config")
         if changed:
             raise InputError(f"QRPOTrainer has no {', '.join(changed)}: leave it out.")
         if self.optim.endswith("layerwise"):
