@@ -91,6 +91,11 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
     trainer(tmp_path, conversation(), words)
     with pytest.raises(InputError, match=r"row 0: the chat template refuses it \(no system role\)"):
         trainer(tmp_path, conversation([{"role": "system", "content": "w9"}, *messages_of("w3")]), words)
+    # after rows without one, which this template writes rightly
+    words.chat_template = "{% set messages = messages | rejectattr('role', 'eq', 'system') %}" + CHAT
+    rows = [*conversation(), *conversation([{"role": "system", "content": "w9"}, *messages_of("w3")])]
+    with pytest.raises(InputError, match="row 1: The chat template leaves out the message of the role system"):
+        trainer(tmp_path, rows, words)
 
 
 def test_a_template_without_a_generation_prompt(words, tmp_path):
