@@ -120,6 +120,7 @@ def completed(
     Raises InputError for rows without a prompt.
     """
     from qrpo_lib.rewards.sampled_references import SampledReferences
+    from qrpo_lib.training import conversations
 
     settings = {"max_new_tokens": max_new_tokens, "seed": seed}
     bare = [row for row in data if row.get("completion") is None and row.get("chosen") is None]
@@ -130,8 +131,7 @@ def completed(
         for number, some in sampled.groupby("number"):
             texts, scores = some["text"].tolist(), some["reward"].tolist()
             for i in (0, 1):
-                prompt = prompts[number]
-                completion = texts[i] if isinstance(prompt, str) else [{"role": "assistant", "content": texts[i]}]
+                completion = conversations.as_completion(prompts[number], texts[i])
                 whole.append(
                     bare[number] | {"completion": completion, "reward": scores[i], "reference_rewards": scores[2:]}
                 )
@@ -214,30 +214,19 @@ def evaluated(
     import pandas as pd
 
     from qrpo_lib.rewards import python_function
-    from qrpo_lib.sampling import sampler
-    from qrpo_lib.training import causal_lm, conversations
+    from qrpo_lib.rewards.sampled_references import sampled_texts
+    from qrpo_lib.training import conversations
 
     if not len(prompts):
         raise InputError("There are no prompts to evaluate on.")
-    texts_of: dict[int, list[str]] = {}
-    for is_text in (True, False):  # a text is continued to its end, a conversation to the end of a turn
-        places = [place for place, prompt in enumerate(prompts) if isinstance(prompt, str) == is_text]
-        if not places:
-            continue
-        ending = tokenizer if is_text else conversations.ending_turns(tokenizer, model.generation_config)
-        ids = [conversations.prompt_ids(tokenizer, prompts[place]) for place in places]
-        settings = {"completions": repeats, "max_new_tokens": max_new_tokens, "seed": seed, "batch_size": 64}
-        with causal_lm.plain(model):
-            for one in sampler.sample(model, ending, ids, **settings):
-                texts_of.setdefault(places[one.prompt_index], []).append(one.text)
-    numbers = [place for place in sorted(texts_of) for _ in texts_of[place]]
-    of, texts = [prompts[place] for place in numbers], [text for place in sorted(texts_of) for text in texts_of[place]]
-    given = [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(of, texts, strict=True)
-    ]
+    ids = [(conversations.prompt_ids(tokenizer, prompt), isinstance(prompt, str)) for prompt in prompts]
+    settings = {"n": repeats, "max_new_tokens": max_new_tokens, "seed": seed}
+    texts = [text for some in sampled_texts(model, tokenizer, ids, **settings) for text in some]
+    numbers = [number for number in range(len(prompts)) for _ in range(repeats)]
+    of = [prompts[number] for number in numbers]
     columns = {"number": numbers, "prompt": [_text(one) for one in of], "text": texts}
-    return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, given, {})})
+    answers = list(map(conversations.as_completion, of, texts))
+    return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, answers, {})})
 
 
 def difference(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class SampledReferences:
         self._reward = getattr(reward_fn, "score", reward_fn)
         if not callable(self._reward):
             raise InputError("reward_fn must be a function of prompts and completions, or name one.")
-        self._n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
+        self.n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
         self._max_new_tokens = max_new_tokens
         self.completions: list[tuple[Any, str, float]] = []
 
@@ -130,9 +130,13 @@ class SampledReferences:
         if not groups:
             return added
         firsts = [members[0] for members in groups.values()]
-        sampled = self._texts_of(dict.fromkeys((prompt, is_text) for prompt, is_text, _ in groups), model, tokenizer)
-        flat = [text for prompt, is_text, _ in groups for text in sampled[prompt, is_text]]
-        of_all = [i for i in firsts for _ in range(self._n)]
+        prompts = list(dict.fromkeys((prompt, is_text) for prompt, is_text, _ in groups))
+        ids = [(json.loads(prompt), is_text) for prompt, is_text in prompts]
+        settings = {"max_new_tokens": self._max_new_tokens, "seed": self._seed, "batch_size": self._batch_size}
+        texts = sampled_texts(model, tokenizer, ids, n=self.n, engine=self._engine, **settings)
+        of_prompt = dict(zip(prompts, texts, strict=True))
+        flat = [text for prompt, is_text, _ in groups for text in of_prompt[prompt, is_text]]
+        of_all = [i for i in firsts for _ in range(self.n)]
         rewards = self._scores([rows[i] for i in of_all], flat)
         bad = np.flatnonzero(~np.isfinite(rewards))
         if len(bad):
@@ -141,11 +145,11 @@ class SampledReferences:
                 f"{len(bad)} of {len(rewards)} reference completions have no finite reward, first for the prompt of "
                 f"{name} row {where}: a missing score is not a low one; let the reward give every completion a number."
             )
-        for members, some in zip(groups.values(), rewards.reshape(len(groups), self._n), strict=True):
+        for members, some in zip(groups.values(), rewards.reshape(len(groups), self.n), strict=True):
             for i in members:
                 added[i]["ref_rewards"] = some.astype(float).tolist()
-        prompts = [_prompt(rows[i]) for i in of_all]
-        self.completions += list(zip(prompts, flat, rewards.astype(float).tolist(), strict=True))
+        shown = [_prompt(rows[i]) for i in of_all]
+        self.completions += list(zip(shown, flat, rewards.astype(float).tolist(), strict=True))
         return added
 
     def _said_to_reward(self, row: Mapping) -> str:
@@ -156,22 +160,6 @@ class SampledReferences:
             return json.dumps(said, sort_keys=True, default=_spelled)
         except (TypeError, ValueError):  # of keys that are no texts, or objects that hold themselves
             return repr(said)
-
-    def _texts_of(
-        self, prompts: Iterable[tuple[str, bool]], model: Any, tokenizer: Any
-    ) -> dict[tuple[str, bool], list]:
-        """`n` texts of each prompt: continued up to the end of a text, answered up to the end of a turn."""
-        found: dict[tuple[str, bool], list] = {}
-        for is_text in (True, False):
-            some = [one for one in prompts if one[1] == is_text]
-            if not some:
-                continue
-            ending = tokenizer
-            if not is_text and tokenizer.chat_template is not None:  # without one, the rows are token ids
-                ending = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
-            texts = self._sampled(model, ending, [json.loads(prompt) for prompt, _ in some])
-            found |= dict(zip(some, texts, strict=True))
-        return found
 
     def _score_own(self, found: Any, rows: Sequence[Mapping], added: list[dict], name: str) -> None:
         """Rewards of the rows' own completions, where they have none."""
@@ -186,35 +174,6 @@ class SampledReferences:
                 for i, score in zip(missing, scores, strict=True):
                     added[i][column] = float(score)
 
-    def _sampled(self, model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[list[str]]:
-        """`n` texts of each prompt."""
-        from qrpo_lib.sampling import sampler
-        from qrpo_lib.training import causal_lm
-
-        longest, context = max(map(len, prompts)), causal_lm.context(model)
-        if longest + self._max_new_tokens > context:
-            raise InputError(
-                f"A prompt of {longest} tokens with {self._max_new_tokens} new ones passes the model's context of "
-                f"{context}: lower max_new_tokens of SampledReferences, or leave long prompts out."
-            )
-        settings = {"completions": self._n, "max_new_tokens": self._max_new_tokens, "seed": self._seed}
-        backend = engines.resolve(self._engine)
-        with _policy(model, tokenizer, backend) as policy, causal_lm.plain(model):
-            try:
-                drawn = sampler.sample(
-                    policy, tokenizer, prompts, backend=backend, batch_size=self._batch_size, **settings
-                )
-            except InputError:
-                raise
-            except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
-                raise _cannot_be_sampled(model, backend, " ".join(str(error).split())[:200]) from error
-            if backend == "transformers":
-                _check_drawn(model, prompts, drawn)
-        texts: list[list[str]] = [[] for _ in prompts]
-        for one in drawn:
-            texts[one.prompt_index].append(one.text)
-        return texts
-
     def _scores(self, rows: Sequence[Mapping], texts: Sequence[str]) -> np.ndarray:
         """Rewards of texts, each of the row at its place, in the form of the rows' prompts.
 
@@ -228,13 +187,77 @@ class SampledReferences:
                 )
             prompts = [self._told(prompt) for prompt in prompts]
         else:
-            completions = [
-                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-                for prompt, text in zip(prompts, texts, strict=True)
-            ]
+            completions = list(map(conversations.as_completion, prompts, texts))
         names = {name for row in rows for name in row} - {*_COMPLETIONS_COLUMNS}
         columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
         return python_function.scores(self._reward, prompts, completions, columns, np.float64)
+
+
+def sampled_texts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[tuple[Sequence[int], bool]],
+    *,
+    n: int,
+    max_new_tokens: int,
+    seed: int,
+    batch_size: int = 64,
+    engine: str = "transformers",
+) -> list[list[str]]:
+    """`n` texts of each prompt at temperature 1: a text is continued to its end, a conversation to that of the turn.
+
+    Parameters
+    ----------
+    model, tokenizer: the policy.
+    prompts: token ids, and whether they are of a text, not of a conversation.
+    n: texts of each prompt.
+    max_new_tokens: of a text.
+    seed: of the sampling.
+    batch_size: sequences at a time (transformers).
+    engine: "transformers", "vllm" or "auto".
+
+    Raises
+    ------
+    InputError
+        A prompt passes the model's context, or the model is not sampled from rightly.
+    """
+    texts: list[list[str]] = [[] for _ in prompts]
+    settings = {"completions": n, "max_new_tokens": max_new_tokens, "seed": seed, "batch_size": batch_size}
+    for of_text in (True, False):
+        places = [place for place, (_, is_text) in enumerate(prompts) if is_text == of_text]
+        if not places:
+            continue
+        ending = tokenizer
+        if not of_text and tokenizer.chat_template is not None:  # without one, the rows are token ids
+            ending = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
+        for one in _drawn(model, ending, [prompts[place][0] for place in places], engines.resolve(engine), settings):
+            texts[places[one.prompt_index]].append(one.text)
+    return texts
+
+
+def _drawn(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], backend: str, settings: Mapping[str, Any]
+) -> Sequence[Any]:
+    """Completions of prompts, of which a few have been compared with a plain forward pass."""
+    from qrpo_lib.sampling import sampler
+    from qrpo_lib.training import causal_lm
+
+    longest, new, context = max(map(len, prompts)), settings["max_new_tokens"], causal_lm.context(model)
+    if longest + new > context:
+        raise InputError(
+            f"A prompt of {longest} tokens with {new} new ones passes the model's context of {context}: lower "
+            "max_new_tokens, or leave long prompts out."
+        )
+    with _policy(model, tokenizer, backend) as policy, causal_lm.plain(model):
+        try:
+            drawn = sampler.sample(policy, tokenizer, prompts, backend=backend, **settings)
+        except InputError:
+            raise
+        except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
+            raise _cannot_be_sampled(model, backend, " ".join(str(error).split())[:200]) from error
+        if backend == "transformers":
+            _check_drawn(model, prompts, drawn)
+    return drawn
 
 
 def _check_drawn(model: Any, prompts: Sequence[Sequence[int]], drawn: Sequence[Any]) -> None:

@@ -119,8 +119,6 @@ def _check(own: Own, config: Any) -> None:
             f"{', '.join(idle)} is of references that are sampled, for which --reward is missing; "
             "--num_reference_rewards says how many of those in the rows count."
         )
-    if own.eval_dataset is None and config.eval_strategy != "no":
-        raise InputError(f"--eval_strategy {config.eval_strategy.value} needs rows: give --eval_dataset.")
     if own.lora_rank is not None and own.lora_rank < 1:
         raise InputError(f"--lora_rank must be at least 1, not {own.lora_rank}.")
 

@@ -91,6 +91,11 @@ def text_of(completion: str | Sequence[Mapping]) -> str:
     return completion[0]["content"]
 
 
+def as_completion(prompt: str | Sequence[Mapping], text: str) -> str | list[dict[str, str]]:
+    """A sampled text as the completion of a prompt, in the prompt's form."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
 def end_tokens(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]:
     """The tokens that end a completion: the tokenizer's, and those of the model's generation configuration.
 
@@ -200,6 +205,19 @@ def check_answers_begin(tokenizer: Any, prompt: str | Sequence[Mapping], **optio
         raise TemplateError(
             f"The chat template has no generation prompt, so that a sampled answer would begin with {header!r}, the "
             "header of its turn: let the template write it where add_generation_prompt is set."
+        )
+
+
+def check_first_is_told(tokenizer: Any, prompt: str | Sequence[Mapping], **options: Any) -> None:
+    """Raises TemplateError if the template leaves out the message that a conversation begins with, as of a system."""
+    if isinstance(prompt, str) or not isinstance(prompt[0].get("content"), str):
+        return
+    changed = {**prompt[0], "content": prompt[0]["content"] + " x"}
+    written = [applied(tokenizer, [one, *prompt[1:]], tokenize=False, **options) for one in (prompt[0], changed)]
+    if written[0] == written[1]:
+        raise TemplateError(
+            f"The chat template leaves out the message of the role {prompt[0]['role']}, which the model would never "
+            "see: put it into the request, or use a template that writes it."
         )
 
 

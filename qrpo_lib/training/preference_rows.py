@@ -178,13 +178,14 @@ def tokenised(
         raise InputError(f"There are no {name} rows.")
     of = sides(data[0], name)
     found, sources, counts, first_reason = [], [], Counter({"left out": 0, "cut": 0}), ""
+    tried: set[str] = set()  # roles that a conversation began with
     for number, row in enumerate(data):
         try:
             if sides(row, name) != of:
                 raise InputError("it has another form than the first row: pairs and single completions do not mix.")
             one = _tokens(row, of, tokenizer, ends) | _numbers(row, of)
-            if not found and not _has(row, "prompt_ids"):
-                conversations.check_answers_begin(tokenizer, prompt_of(row), **template_options(row))
+            if not _has(row, "prompt_ids"):
+                _check_template(tokenizer, row, tried)
         except conversations.UnusableAnswer as error:
             counts["left out"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
@@ -208,6 +209,16 @@ def tokenised(
     if not found:
         raise InputError(f"None of the {len(data)} {name} rows can be used. {first_reason}")
     return Rows(found, sources, dict(counts), first_reason.removesuffix("."))
+
+
+def _check_template(tokenizer: Any, row: Mapping, tried: set[str]) -> None:
+    """Raises TemplateError for a template that does not write all of such conversations; each kind is tried once."""
+    prompt, options = prompt_of(row), template_options(row)
+    if isinstance(prompt, str) or prompt[0]["role"] in tried:
+        return
+    tried.add(prompt[0]["role"])
+    conversations.check_answers_begin(tokenizer, prompt, **options)
+    conversations.check_first_is_told(tokenizer, prompt, **options)
 
 
 def prompt_of(row: Mapping) -> str | list[Mapping]:

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from qrpo_lib.runs.errors import InputError, about
-from qrpo_lib.training import causal_lm, conversations, preference_rows, run_identity, samples
+from qrpo_lib.training import causal_lm, conversations, guard, preference_rows, run_identity, samples
 from qrpo_lib.training.preference_rows import Rows
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
@@ -66,8 +66,17 @@ class Preparation:
             settings.pop("completions", None)
         return settings
 
-    def dataset(self, source: Any, name: str) -> Dataset:
-        """The rows of what the trainer was given, as a dataset of token ids and numbers. Raises InputError."""
+    def datasets(self, sources: Sequence[tuple[str, Any]], check: Callable[[], None] = lambda: None) -> list[Dataset]:
+        """The rows of what the trainer was given, by name, as datasets of token ids and numbers. Raises InputError.
+
+        All are read and looked through, and `check` is called, before any reference completion is sampled.
+        """
+        read = [(name, *self._read(source, name)) for name, source in sources]
+        check()
+        return [self._finished(found, data, name) for name, found, data in read]
+
+    def _read(self, source: Any, name: str) -> tuple[Rows, Sequence[Mapping]]:
+        """The rows as token ids, and as they were given."""
         data = preference_rows.load(source, name)
         args, context = self.args, causal_lm.context(self.model)
         ends = conversations.end_tokens(self.tokenizer, getattr(self.model, "generation_config", None))
@@ -76,9 +85,9 @@ class Preparation:
             data, self.tokenizer, ends, max_length=None if limit == math.inf else int(limit), name=name
         )
         if warning := found.warning(name):
-            warnings.warn(warning, stacklevel=4)
+            warnings.warn(warning, stacklevel=5)
         of = samples.sides(found.rows[0])
-        if self.hashes and of != self.of:
+        if self.longest and of != self.of:
             raise InputError(f"The {name} rows are of another form than the train rows: pairs against completions.")
         self.of = of
         if of == samples.POINTWISE and args.completions != "both":
@@ -86,12 +95,22 @@ class Preparation:
                 "completions says which of a pair is trained on, and the rows hold single ones: leave it out."
             )
         self._check_ids(found.rows, name)
+        self.longest = max(self.longest, *map(samples.length, found.rows))
+        if _completes(self.reference_rewards):  # with numbers in place of those that are to be computed
+            numbers = dict.fromkeys(samples.reward_columns(of)[:-1], 0.0)
+            numbers["ref_rewards"] = [0.0] * getattr(self.reference_rewards, "n", args.num_reference_rewards or 3)
+            stand_ins = [numbers | row for row in found.rows]
+            self._check_references(stand_ins, name)
+            self._checked(stand_ins, name)
+        return found, data
+
+    def _finished(self, found: Rows, data: Sequence[Mapping], name: str) -> Dataset:
+        """The rows with their reference rewards, as training uses them."""
         self._complete(found, data, name)
         self._check_references(found.rows, name)
         rows = self._checked(found.rows, name)
-        self.hashes[name] = run_identity.rows_sha256(rows)
-        self.references[name] = len(rows[0]["ref_rewards"]) if "ref_rewards" in rows[0] else None
-        self.longest = max(self.longest, *map(samples.length, rows))
+        self.hashes.setdefault(name, run_identity.rows_sha256(rows))  # an evaluation set may be called train, too
+        self.references.setdefault(name, len(rows[0]["ref_rewards"]) if "ref_rewards" in rows[0] else None)
         return Dataset.from_list(rows)
 
     def _complete(self, found: Rows, data: Sequence[Mapping], name: str) -> None:
@@ -125,7 +144,7 @@ class Preparation:
                     )
 
     def check_reference(self, reference: Any) -> None:
-        """Raises InputError for a reference model that does not have these tokens, or not as many places."""
+        """Raises InputError for a reference model without these tokens or places, or that is not scored rightly."""
         rows, context = _vocabulary(reference), causal_lm.context(reference)
         if self.largest_id >= rows:
             raise InputError(
@@ -136,6 +155,7 @@ class Preparation:
             raise InputError(
                 f"ref_model takes {context} tokens, and a row has {self.longest}: set max_length to {context}."
             )
+        guard.check(reference, self.longest)
 
     def _check_references(self, rows: Sequence[Mapping], name: str) -> None:
         """Raises InputError for rows with different numbers of reference rewards, where nothing says how many count."""

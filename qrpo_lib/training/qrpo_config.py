@@ -7,16 +7,21 @@ import math
 import os
 import warnings
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from inspect import signature
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import trainer_log_levels
 from trl import DPOConfig
 
 from qrpo_lib.objective.algorithms import ALGORITHMS
 from qrpo_lib.runs.errors import InputError
-from qrpo_lib.runs.extras import MODULES
+from qrpo_lib.runs.extras import MODULES, sentence
+from qrpo_lib.training import samples
 
 # Settings of TRL's DPOConfig, and of the Trainer, that nothing here heeds, or not rightly.
 _NOT_HERE = (
@@ -40,6 +45,15 @@ _NOT_HERE = (
 )
 _OF_QRPO = {"transform": "identity", "partition": "exact", "error": "squared", "completions": "both"}
 _GAMMA_RATIO = 0.5
+# Packages of trackers that transformers does not list as available, or not wholly.
+_PACKAGES = {"flyte": "flytekit", "azure_ml": "azureml", "dagshub": "mlflow"}
+# Of types of settings, from the widest: what they are in words, and what is one.
+_KINDS: dict[type, tuple[str, type]] = {
+    bool: ("True or False", bool),
+    float: ("a number", Real),
+    int: ("an integer", Integral),
+    type(None): ("left out", type(None)),
+}
 _STRATEGIES = ("random", "sequential", "group_by_length")
 
 
@@ -85,7 +99,10 @@ class QRPOConfig(DPOConfig):
     gradient_checkpointing: bool | None = field(default=None, metadata={"help": "On where there is a GPU."})  # pyright: ignore
 
     def __post_init__(self):
-        self._check_numbers()
+        self._check_kinds()
+        self._check_ranges()
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise InputError(sentence("deepspeed"))
         if isinstance(self.loss_type, list) and len(self.loss_type) == 1:  # as TRL's DPOConfig has it
             self.loss_type = self.loss_type[0]
         loss_type = self.loss_type.lower() if isinstance(self.loss_type, str) else self.loss_type
@@ -107,31 +124,37 @@ class QRPOConfig(DPOConfig):
             warnings.filterwarnings("ignore", ".*checkpointing.*", FutureWarning)
             try:
                 super().__post_init__()
-            except ValueError as error:  # what transformers says of a setting
-                raise InputError(" ".join(str(error).split())) from error
+            except Exception as error:  # whatever transformers and accelerate say of a setting
+                said = " ".join(str(error).split())
+                kind = "" if isinstance(error, ValueError) else f"A setting cannot be used: {type(error).__name__} "
+                raise InputError(kind + said) from error
         self.loss_type = loss_type
         self._check()
 
-    def _check_numbers(self) -> None:
-        """Raises InputError for what is no number where one must be, as YAML reads 1e-5, and for ones out of range."""
-        for one in fields(self):
-            value, is_number = getattr(self, one.name), isinstance(one.default, int | float)
-            if is_number and not isinstance(one.default, bool) and isinstance(value, str | list | tuple | dict):
-                raise InputError(f"{one.name} must be a number, not {value!r}.")
-        counts = ["per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"]
-        counts += [] if self.num_reference_rewards is None else ["num_reference_rewards"]
-        for name in counts:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise InputError(f"{name} must be an integer of at least 1, not {value!r}.")
-        for name in ("seed", *(["data_seed"] if self.data_seed is not None else [])):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < 2**32:
-                raise InputError(f"{name} must be an integer from 0 to 2**32 - 1, not {value!r}.")
-        for name in ("learning_rate", "weight_decay", "num_train_epochs"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value < math.inf:
-                raise InputError(f"{name} must be a number of at least 0, not {value!r}.")
+    def _check_kinds(self) -> None:
+        """Raises InputError for a text where a number or a truth must be, as YAML reads 1e-5 and a shell False."""
+        for name, hint in get_type_hints(QRPOConfig).items():
+            kinds, value = set(get_args(hint) or (hint,)), getattr(self, name)
+            if not kinds <= _KINDS.keys() or (value is None and type(None) in kinds):
+                continue
+            wanted, kind = next(_KINDS[kind] for kind in _KINDS if kind in kinds)
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                raise InputError(f"{name} must be {wanted}, not {value!r}.")
+
+    def _check_ranges(self) -> None:
+        """Raises InputError for numbers out of range, and ones of which one asks for nothing without the other."""
+        for name in ("learning_rate", "weight_decay", "num_train_epochs", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a number of at least 0, not {getattr(self, name)!r}.")
+        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        for name in (*counts, "num_reference_rewards", "precompute_ref_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be an integer of at least 1, not {getattr(self, name)!r}.")
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 2**32:
+                raise InputError(f"{name} must be an integer from 0 to 2**32 - 1, not {getattr(self, name)!r}.")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise InputError("dataloader_persistent_workers does nothing: set dataloader_num_workers, or leave it out.")
         if self.num_train_epochs == 0 and self.max_steps <= 0:
             raise InputError("num_train_epochs is 0, and no max_steps is given: nothing would be trained.")
         if self.output_dir is not None and not isinstance(self.output_dir, str | os.PathLike):
@@ -142,18 +165,26 @@ class QRPOConfig(DPOConfig):
             raise InputError(f"There is no loss_type {self.loss_type!r}: use {', '.join(ALGORITHMS)}.")
         defaults = {one.name: one.default for one in fields(DPOConfig)}
         changed = [name for name in _NOT_HERE if getattr(self, name, defaults[name]) != defaults[name]]
-        if self.fp16:
-            changed.append("fp16")
+        changed += ["fp16"] if self.fp16 else []
+        changed += ["accelerator_config.split_batches"] if self.accelerator_config.split_batches else []
+        parallel, cut = self.parallelism_config, ("tp_size", "cp_size", "sp_size")  # which cut up weights or rows
+        if isinstance(parallel, dict) or any(getattr(parallel, name, 1) > 1 for name in cut):
+            changed.append("parallelism_config")
         if changed:
             raise InputError(f"QRPOTrainer has no {', '.join(changed)}: leave it out.")
-        if not isinstance(self.length_normalization, bool):
-            raise InputError(f"length_normalization must be True or False, not {self.length_normalization!r}.")
+        if self.optim.endswith("layerwise"):
+            raise InputError(f"QRPOTrainer has no {self.optim.value}: it steps before the gradient is whole.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
-        if self.max_length is not None and (not isinstance(self.max_length, Integral) or self.max_length < 2):
-            said = "an integer, a token to read and one to write"
-            raise InputError(f"max_length must be at least 2 and {said}, not {self.max_length!r}.")
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
         self._check_trackers()
+        unknown = (self.gradient_checkpointing_kwargs or {}).keys() - signature(checkpoint).parameters.keys()
+        if unknown:
+            raise InputError(f"gradient_checkpointing_kwargs has no {', '.join(sorted(unknown))}: leave it out.")
+        for level in (self.log_level, self.log_level_replica):
+            if level not in trainer_log_levels:
+                raise InputError(f"There is no log_level {level!r}: use one of {', '.join(trainer_log_levels)}.")
         if self.train_sampling_strategy not in _STRATEGIES:
             known = ", ".join(_STRATEGIES)
             raise InputError(f"There is no train_sampling_strategy {self.train_sampling_strategy!r}: use {known}.")
@@ -166,19 +197,24 @@ class QRPOConfig(DPOConfig):
             given += ["length_normalization"] if self.length_normalization else []
             if given:
                 raise InputError(f"{', '.join(given)} is QRPO's alone: leave it out for loss_type={self.loss_type!r}.")
+        try:
+            samples.check_loss(self.loss_type, self.loss_settings())
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def _check_trackers(self) -> None:
         """Raises InputError for trackers of `report_to` that there are not, or whose package is not installed."""
         from transformers.integrations import get_available_reporting_integrations
         from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+        available = get_available_reporting_integrations()
         for name in self.report_to:
             if name not in INTEGRATION_TO_CALLBACK:
                 raise InputError(f"There is no tracker {name!r}: use one of {', '.join(INTEGRATION_TO_CALLBACK)}.")
-            if name in MODULES["trackers"] and name not in get_available_reporting_integrations():
-                raise InputError(
-                    f"report_to needs the package {name}, which is not installed: pip install 'qrpo-lib[trackers]'."
-                )
+            package = _PACKAGES.get(name)
+            if find_spec(package) is None if package else name not in available:
+                how = "pip install 'qrpo-lib[trackers]'" if name in MODULES["trackers"] else "install it"
+                raise InputError(f"report_to needs the package {package or name}, which is not installed: {how}.")
 
     def loss_settings(self) -> dict[str, Any]:
         """The keyword arguments of the loss on pairs (`qrpo_lib.losses`)."""

@@ -19,9 +19,17 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    get_scheduler,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
+from transformers.training_args import ParallelMode
 from trl.trainer.utils import create_model_from_path, use_adapter
 
 from qrpo_lib.runs import products
@@ -52,7 +60,7 @@ class QRPOTrainer(PolicyTrainer):
     Parameters
     ----------
     model: name of the hub, folder, or model object. A model object is trained in place.
-    args: a `QRPOConfig`; without one, its defaults.
+    args: a `QRPOConfig`; without one, its defaults, in the folder MODEL-QRPO.
     train_dataset, eval_dataset: a dataset, a list of rows, a file (.jsonl, .json, .csv, .parquet) or a hub id, in TRL's
         standard or conversational form: pairs (`prompt, chosen, rejected`, and as far as the loss needs them
         `chosen_reward, rejected_reward, reference_rewards`) or single completions (`prompt, completion, reward,
@@ -90,13 +98,14 @@ class QRPOTrainer(PolicyTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any | None = None,
     ):
-        args = QRPOConfig() if args is None else args
-        _check_kinds(args, train_dataset, processing_class, peft_config)
+        args = QRPOConfig(f"{_name_of(model) or 'policy'}-QRPO") if args is None else args
+        _check_kinds(args, train_dataset, processing_class, peft_config, callbacks)
         _check_evaluation(args, eval_dataset)
         if isinstance(model, str | Path):
             processing_class = processing_class or _tokenizer_of(model, _revision(args))
             model = _model_of(model, _loading(args))
         guard.check_kind(model)
+        _check_optimizer(args, model, optimizers)
         base = causal_lm.without_adapter(model)
         run_identity.check_unmarked(model)
         processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
@@ -105,29 +114,44 @@ class QRPOTrainer(PolicyTrainer):
         self._preparation = Preparation(args, base, processing_class, reference_rewards, reference)
         has_adapter = peft_config is not None or is_peft_model(model)
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
-        train = self._preparation.dataset(train_dataset, "train")
-        validation = self._prepared_for_evaluation(eval_dataset)
-        super().__init__(
-            model,
-            args,
-            train,
-            processing_class,
-            Objective(args.loss_type, self._preparation.loss_settings),
-            eval_dataset=validation,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            peft_config=peft_config,
+        train, *others = self._preparation.datasets(
+            [("train", train_dataset), *_named(eval_dataset)],
+            lambda: self._check_before_work(args, model, peft_config),
         )
+        try:
+            super().__init__(
+                model,
+                args,
+                train,
+                processing_class,
+                Objective(args.loss_type, self._preparation.loss_settings),
+                eval_dataset=_in_form(eval_dataset, others),
+                callbacks=callbacks,
+                optimizers=optimizers,
+                peft_config=peft_config,
+            )
+        except InputError:
+            raise
+        except (ValueError, NotImplementedError, ImportError) as error:  # what transformers and TRL refuse
+            raise InputError(_said(error)) from error
         self._begin()
 
     # --- data and reference -----------------------------------------------------------------------------------------
 
-    def _prepared_for_evaluation(self, given: Rows | dict[str, Rows] | None) -> Any:
-        if given is None:
-            return None
-        if isinstance(given, Mapping):
-            return {name: self._preparation.dataset(source, name) for name, source in given.items()}
-        return self._preparation.dataset(given, "eval")
+    def _check_before_work(self, args: QRPOConfig, model: Any, peft_config: Any) -> None:
+        """Raises InputError for what would show only once references are sampled."""
+        if peft_config is None:
+            _check_weights(model)
+        if peft_config is None and not is_peft_model(model):
+            _check_generation_config(model, self._preparation.tokenizer)
+        if self._preparation.reference_rewards is not None:
+            causal_lm.without_dropout(model)
+            guard.check(model, self._preparation.longest)
+        run_identity.check(args.output_dir, self._settings_of_run(args))
+        try:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output_dir {args.output_dir} cannot be made: {error.strerror}.") from None
 
     def _set_signature_columns_if_needed(self):
         of = self._preparation.of
@@ -147,13 +171,12 @@ class QRPOTrainer(PolicyTrainer):
             _check_generation_config(self.model, self.processing_class)
         with self._reference() as reference:
             if self._reference_given is not None:
-                guard.check(reference, self._preparation.longest)
                 self._preparation.check_reference(reference)
             if self._given_log_probs is not None:
                 guard.check_reference(reference, self._given_log_probs)
             weights = run_identity.weights_sha256(reference)
             data = self._preparation.hashes["train"]
-            self._identity = self._settings_of_run() | {"reference": weights, "data": data}
+            self._identity = self._settings_of_run(self.args) | {"reference": weights, "data": data}
             if is_peft_model(self.model):
                 self._identity |= _of_adapter(self.model)
             run_identity.check(self.args.output_dir, self._identity)
@@ -218,8 +241,7 @@ class QRPOTrainer(PolicyTrainer):
         rows = [{"weight": 1.0} | row for row in dataset]
         return suite_trainer.laid_out(rows, np.arange(len(rows)), size)
 
-    def _settings_of_run(self) -> dict[str, Any]:
-        args = self.args
+    def _settings_of_run(self, args: QRPOConfig) -> dict[str, Any]:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         names = ("num_train_epochs", "max_steps", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
         names += ("seed", "data_seed", "train_sampling_strategy", "bf16")
@@ -236,6 +258,10 @@ class QRPOTrainer(PolicyTrainer):
         Raises InputError for a checkpoint of another run.
         """
         run_identity.check(self.args.output_dir, self._identity)
+        if resume_from_checkpoint is True and get_last_checkpoint(self.args.output_dir) is None:
+            raise InputError(f"There is no checkpoint in {self.args.output_dir}: leave resume_from_checkpoint out.")
+        if not isinstance(resume_from_checkpoint, str | Path | bool | None):
+            raise InputError(f"resume_from_checkpoint must be a folder or True, not {resume_from_checkpoint!r}.")
         if isinstance(resume_from_checkpoint, str | Path):
             if not Path(resume_from_checkpoint).is_dir():
                 raise InputError(f"There is no checkpoint {resume_from_checkpoint}.")
@@ -267,6 +293,8 @@ class QRPOTrainer(PolicyTrainer):
 
         Raises InputError for those once training has begun, if the policy as it was given is no longer there.
         """
+        if eval_dataset is None and not self.eval_dataset:
+            raise InputError("There are no rows to evaluate: pass some, or give the trainer an eval_dataset.")
         if not self._is_known(eval_dataset):
             reference_is_there = self._reference_given is not None or is_peft_model(self.model)
             if self.state.global_step > 0 and not reference_is_there:
@@ -275,12 +303,11 @@ class QRPOTrainer(PolicyTrainer):
                     "trainer as eval_dataset, or a ref_model."
                 )
             with self._reference() as reference:  # which references are sampled from, too
-                prepared = self._prepared_for_evaluation(eval_dataset)
-                sets = prepared if isinstance(prepared, dict) else {"": prepared}
+                prepared = self._preparation.datasets(_named(eval_dataset))
                 if self._given_log_probs is not None:  # biases that an adapter trains stay when it is switched off
                     guard.check_reference(reference, self._given_log_probs)
-                sets = {name: self._with_reference(reference, rows) for name, rows in sets.items()}
-            eval_dataset = sets if isinstance(prepared, dict) else sets[""]
+                prepared = [self._with_reference(reference, rows) for rows in prepared]
+            eval_dataset = _in_form(eval_dataset, prepared)
         return Trainer.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(self, *args, **kwargs):
@@ -303,7 +330,7 @@ class QRPOTrainer(PolicyTrainer):
         """As the Trainer's. Raises InputError where the hub cannot be reached."""
         try:
             super().init_hf_repo(token, **options)
-        except OSError as error:
+        except Exception as error:  # of the network, of whichever client the hub's library has
             raise InputError(
                 f"The model cannot be pushed to the hub ({_said(error)}): leave push_to_hub out, and call "
                 "trainer.push_to_hub() once the hub can be reached."
@@ -323,7 +350,7 @@ class QRPOTrainer(PolicyTrainer):
             rows=self._rows,
             pairs=self._preparation.of == samples.PAIR,
             adapter=is_peft_model(self.model),
-            settings=self._settings_of_run(),
+            settings=self._settings_of_run(self.args),
             reference_rewards=self._preparation.references["train"],
             step=self.state.global_step,
             steps=self.state.max_steps,
@@ -342,10 +369,14 @@ def _of_adapter(model: Any) -> dict[str, Any]:
     return {f"adapter's {name}": json.loads(json.dumps(value, default=str)) for name, value in sorted(kept.items())}
 
 
-def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_config: Any) -> None:
+def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_config: Any, callbacks: Any) -> None:
     """Raises InputError for arguments of another kind than they must be."""
     if not isinstance(args, QRPOConfig):
         raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise InputError("fsdp shares a model among processes: start them with accelerate launch, or leave fsdp out.")
+    if callbacks is not None and not (isinstance(callbacks, list | tuple) and all(map(_is_callback, callbacks))):
+        raise InputError("callbacks must be a list of transformers.TrainerCallback.")
     if Path(args.output_dir).is_file():
         raise InputError(f"output_dir must be a folder, and {args.output_dir} is a file.")
     if train_dataset is None:
@@ -363,12 +394,62 @@ def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_conf
         raise InputError(f"peft_config must be one of peft's, LoraConfig(...), not a {type(peft_config).__name__}.")
 
 
+def _is_callback(one: Any) -> bool:
+    return issubclass(one if isinstance(one, type) else type(one), TrainerCallback)
+
+
+def _named(given: Any) -> list[tuple[str, Rows]]:
+    """Rows for evaluation with what errors call them."""
+    if given is None:
+        return []
+    return list(given.items()) if isinstance(given, Mapping) else [("eval", given)]
+
+
+def _in_form(given: Any, prepared: Sequence[Dataset]) -> Any:
+    """Datasets that were prepared, in the form in which they were given: none, one or several by name."""
+    if isinstance(given, Mapping):
+        return dict(zip(given, prepared, strict=True))
+    return prepared[0] if prepared else None
+
+
+def _name_of(model: Any) -> str:
+    """The last part of a model's name or folder, of an object of that which it was loaded from."""
+    given = model if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    return Path(given or "").name
+
+
 def _check_evaluation(args: QRPOConfig, eval_dataset: Any) -> None:
     """Raises InputError where evaluations are asked for, and there is nothing to evaluate on."""
     asked = [name for name in ("eval_on_start", "load_best_model_at_end") if getattr(args, name)]
     asked += ["eval_strategy"] if args.eval_strategy != IntervalStrategy.NO else []
+    asked += ["save_strategy"] if args.save_strategy == SaveStrategy.BEST else []
     if asked and eval_dataset is None:
         raise InputError(f"{asked[0]} asks for evaluations, and there are no rows for them: pass eval_dataset.")
+
+
+def _check_optimizer(args: QRPOConfig, model: Any, given: tuple[Any, Any]) -> None:
+    """Raises InputError for an optimizer or schedule that cannot be made: its package is missing, its settings wrong.
+
+    Both are made here of one number, before any work; the Trainer would make its own first when training begins.
+    """
+    optimizer, schedule = given
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError("optimizers must be a torch optimizer that is made, and a schedule of it or None.")
+    number = torch.nn.Parameter(torch.zeros(1))
+    stand_in: Any = torch.optim.SGD([number], lr=args.learning_rate)
+    what = f"the optimizer {args.optim.value} (optim_args={args.optim_args})"
+    try:
+        if optimizer is None:
+            kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+            is_class = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+            if is_class and not {"params", "model"} & settings.keys():
+                stand_in = kind([number], **settings)
+        what = f"the schedule {args.lr_scheduler_type.value} (lr_scheduler_kwargs={args.lr_scheduler_kwargs})"
+        if schedule is None:
+            warmup, options = args.get_warmup_steps(10), args.lr_scheduler_kwargs
+            get_scheduler(args.lr_scheduler_type, stand_in, warmup, 10, scheduler_specific_kwargs=options)
+    except Exception as error:  # whatever packages and their settings come up with
+        raise InputError(f"With these settings {what} cannot be made: {_said(error)}") from error
 
 
 def _check_generation_config(model: Any, tokenizer: Any) -> None:

@@ -49,6 +49,21 @@ def test_every_prompt_gets_its_rewards_once_and_again_the_same():
     assert [row["ref_rewards"] for row in other] != [row["ref_rewards"] for row in found]
 
 
+def test_completions_of_a_prompt_may_fill_several_batches():
+    """Five of each of three prompts, sampled two at a time; scored at once."""
+    rows, seen = rows_with_texts(3), []
+
+    def scored(prompts, completions):
+        seen.append(len(completions))
+        return [float(len(text)) for text in completions]
+
+    references = SampledReferences(scored, n=5, max_new_tokens=4, batch_size=2)
+    found = completed(rows, references)
+    for i, row in enumerate(found):
+        assert row["ref_rewards"] == [float(len(text)) for _, text, _ in references.completions[5 * i : 5 * i + 5]]
+    assert seen == [3, 3, 15]  # chosen, rejected, references
+
+
 def test_columns_reach_the_reward_and_given_rewards_stay():
     rows = [row | {"level": 100 * i, "chosen_reward": -1.0} for i, row in enumerate(rows_with_texts(3))]
     found = completed(rows, SampledReferences(length, n=2, max_new_tokens=4))

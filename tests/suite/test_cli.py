@@ -54,7 +54,7 @@ def test_help_imports_no_library(runs_folder):
 
 def test_commands_that_list_import_nothing_heavy(runs_folder):
     folders.complete(keys.Step("work", {}), lambda folder: None)
-    of_runs, *others = imported("runs", "status", "status --profile smol", "clean --dry-run")
+    of_runs, *others = imported("runs", "status", "status --profile tiny-beyond", "clean --dry-run")
     loaded = [{name.split(".")[0] for name in modules} for modules in (of_runs, *others)]
     assert not loaded[0] & {"numpy", "pydantic"}
     for modules in loaded:

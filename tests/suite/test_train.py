@@ -59,7 +59,7 @@ def test_the_command_trains_as_python_does(folder):
         (("--reward", "my.py:reward", "--engine", "sglang"), "no sampling backend 'sglang'"),
         (("--references", "4"), "--references is of references that are sampled, for which --reward is missing"),
         (("--engine", "vllm", "--max_new_tokens", "8"), "--max_new_tokens, --engine is of references"),
-        (("--eval_strategy", "steps"), "--eval_strategy steps needs rows: give --eval_dataset"),
+        (("--eval_strategy", "steps"), "eval_strategy asks for evaluations, and there are no rows for them"),
         (("--lora_rank", "0"), "--lora_rank must be at least 1"),
         (("--beta", "x"), "argument --beta: invalid float value: 'x'"),
         (("--learning_rate", "-1"), "learning_rate must be a number of at least 0"),

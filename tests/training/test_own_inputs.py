@@ -91,6 +91,11 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
     trainer(tmp_path, conversation(), words)
     with pytest.raises(InputError, match=r"row 0: the chat template refuses it \(no system role\)"):
         trainer(tmp_path, conversation([{"role": "system", "content": "w9"}, *messages_of("w3")]), words)
+    # after rows without one, which this template writes rightly
+    words.chat_template = "{% set messages = messages | rejectattr('role', 'eq', 'system') %}" + CHAT
+    rows = [*conversation(), *conversation([{"role": "system", "content": "w9"}, *messages_of("w3")])]
+    with pytest.raises(InputError, match="row 1: The chat template leaves out the message of the role system"):
+        trainer(tmp_path, rows, words)
 
 
 def test_a_template_without_a_generation_prompt(words, tmp_path):
@@ -314,6 +319,10 @@ class Processor:
     tokenizer = None
 
 
+class Unreachable(Exception):
+    """As the client of the hub raises, which is no OSError."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -328,7 +337,7 @@ def test_arguments_of_another_kind(arguments, said, tmp_path, monkeypatch):
     from transformers import Trainer
 
     def unreachable(*_, **__):
-        raise OSError("no network")
+        raise Unreachable("no network")
 
     monkeypatch.setattr(Trainer, "init_hf_repo", unreachable)
     with pytest.raises(InputError, match=said):

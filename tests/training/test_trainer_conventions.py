@@ -142,6 +142,40 @@ def test_what_may_be_evaluated(tmp_path, monkeypatch):
         made.evaluate(IterableDatasetDict({"a": sets["one"].to_iterable_dataset()}))
     with pytest.raises(InputError, match="nothing to predict"):
         made.predict(rows)
+    alone = QRPOTrainer(llama(), config, rows, processing_class=made_up_tokenizer())
+    with pytest.raises(InputError, match="no rows to evaluate"):
+        alone.evaluate()
+
+
+def test_an_evaluation_set_may_be_called_train(tmp_path):
+    """It is not what the run and its card are of."""
+    rows = made_up_rows(8)
+    given = {"processing_class": made_up_tokenizer()}
+    config = QRPOConfig(str(tmp_path), report_to="none")
+    named = QRPOTrainer(llama(), config, rows, {"train": [row | {"ref_rewards": [0.0]} for row in rows[:3]]}, **given)
+    plain = QRPOTrainer(llama(), config, rows, **given)
+    assert named._identity == plain._identity
+    named.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "on 8 preference pairs" in card
+    assert "each with 3 reference rewards" in card
+
+
+def test_a_trainer_needs_a_model_and_rows_alone(tmp_path, monkeypatch):
+    """All else has a default; the run's folder is called after the model."""
+    monkeypatch.chdir(tmp_path)
+    llama().save_pretrained("models/small")
+    made_up_tokenizer().save_pretrained("models/small")
+    made = QRPOTrainer("models/small", train_dataset=made_up_rows(4))
+    assert (made.args.output_dir, made.args.loss_type, made.args.beta) == ("small-QRPO", "qrpo", QRPOConfig("x").beta)
+    assert QRPOTrainer(made.model, train_dataset=made_up_rows(4)).args.output_dir == "small-QRPO"
+
+
+def test_a_run_goes_on_from_checkpoints_that_there_are(tmp_path):
+    made = QRPOTrainer(llama(), QRPOConfig(str(tmp_path)), made_up_rows(4), processing_class=made_up_tokenizer())
+    for given, said in ((True, "no checkpoint in"), ("nowhere", "no checkpoint nowhere"), (5, "must be a folder or")):
+        with pytest.raises(InputError, match=said):
+            made.train(resume_from_checkpoint=given)
 
 
 @pytest.mark.slow
