@@ -42,7 +42,8 @@ def card(judgement: Judgement) -> str:
         for name, text in rows.items()
         if text
     ]
-    title = f"<b>{html.escape(judgement.statement)}</b> ({html.escape(judgement.section)}{origin}; {judgement.profile})"
+    place = html.escape(section_words(judgement.section))
+    title = f"<b>{html.escape(judgement.statement)}</b> ({place}{origin}; {judgement.profile})"
     return (
         f'<p>{badge(judgement.verdict)} {title}</p>\n<table class="claim" style="width: 100%">{"".join(lines)}</table>'
     )
@@ -123,6 +124,11 @@ def rules(chosen: Sequence[Claim]) -> str:
     if len({row["notebook"] for row in rows}) == 1:
         said.remove("notebook")
     return markdown_table([{name: row[name] for name in said} for row in rows])
+
+
+def section_words(section: str) -> str:
+    """A place in the paper as a sentence says it: 'section 4.2', 'App. G'."""
+    return section if section.startswith("App.") else f"section {section}"
 
 
 def rule_words(one: Judgement) -> str:
