@@ -380,13 +380,14 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.set_defaults(command=say_what_is_next)
     commands = parser.add_subparsers(metavar="COMMAND")
     names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
+    told = f"{names}, or a .toml file (default: {_DEFAULT_PROFILE})"
 
     def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
         first, _, rest = command.__doc__.partition("\n\n")
         made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file (default: {_DEFAULT_PROFILE})")
+            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=told)
         return made
 
     reproduced = add(reproduce, "reproduce")

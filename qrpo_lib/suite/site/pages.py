@@ -59,7 +59,8 @@ class Pages:
                 return match[0]
             return f"]({posixpath.relpath(page, posixpath.dirname(name) or '.')}{match['anchor'] or ''})"
 
-        return _outside(_MARKED_CODE, text, lambda piece: _LINK.sub(replaced, piece))  # paragraphs of lists are indented
+        # What is indented alone may be a list's paragraph.
+        return _outside(_MARKED_CODE, text, lambda piece: _LINK.sub(replaced, piece))
 
     def _with_sizes(self, text: str, folder: Path) -> str:
         """Markdown whose pictures have the size that they were drawn in: letters are as large in all of them.
