@@ -68,6 +68,8 @@ def site(tmp_path_factory):
     picture = "![A line](../figures/tiny/chat/figure-1.png) [notebook](../notebooks/theory/first.ipynb)"
     texts = {"index.md": f"# Start\n\n<!-- verdict counts -->\n\n<!-- failures -->\n\n{links}\n\n{picture}\n"}
     texts["walk.md"] = "# Walk\n\n[start](index.md#start) and `[no](../code)`\n\n```\n[no](../code)\n```\n"
+    texts["walk.md"] += "\nA fence is ```` ```python ```` and [`code`](../code/loss.py).\n"
+    texts["walk.md"] += "\n1. One\n\n    [two](../code)\n"
     for name, text in texts.items():
         (root / "docs" / name).write_text(text)
     v4 = nbformat.v4
@@ -142,7 +144,9 @@ def test_links_to_the_project_lead_to_pages_of_the_site(site):
     assert 'href="notebooks/theory-first-arm-1.html"' in start
     assert "&lt;b&gt;&amp;" in text_of(site, "source/code/loss.py.html")
     assert "<code>loss.py</code>: The loss." in text_of(site, "source/code.html")
-    assert text_of(site, "walk.html").count("[no](../code)") == 2  # code is left as it is
+    walk = text_of(site, "walk.html")
+    assert walk.count("[no](../code)") == 2  # code is left as it is
+    assert walk.count('href="source/code/loss.py.html"') == walk.count('href="source/code.html"') == 1
     assert 'href="../walk.html"' in text_of(site, "notebooks/theory-first-arm-1.html")
 
 

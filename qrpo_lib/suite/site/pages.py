@@ -11,9 +11,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
-_MARKED = r"```.*?```|`[^`\n]*`"
-_MARKED_CODE = re.compile(f"({_MARKED})", re.DOTALL)
-_CODE = re.compile(rf"({_MARKED}|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+)", re.DOTALL)  # what is indented too
+# Code between as many backticks at its end as at its start; one or two of them stay within a paragraph.
+_MARKED = r"(?<!`)(?P<fence>`{3,})(?!`).*?(?<!`)(?P=fence)(?!`)"
+_MARKED += r"|(?<!`)(?P<tick>``?)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=tick)(?!`)"
+_MARKED_CODE = re.compile(_MARKED, re.DOTALL)
+_CODE = re.compile(rf"{_MARKED}|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+", re.DOTALL)  # what is indented too
 _PICTURE = re.compile(r"(?P<shown>!\[[^\]]*\]\((?P<place>[^()\s]+\.png)\))(?:\{(?P<attributes>[^{}]*)\})?")
 _LINK = re.compile(r"\]\((?P<target>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".sh": "bash", ".css": "css"}
@@ -133,7 +135,11 @@ def with_mathml(markdown: str) -> str:
 
 def _outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
     """Markdown with a change to all of it but its code."""
-    return "".join(piece if i % 2 else change(piece) for i, piece in enumerate(code.split(markdown)))
+    pieces, end = [], 0
+    for found in code.finditer(markdown):
+        pieces += [change(markdown[end : found.start()]), found[0]]
+        end = found.end()
+    return "".join([*pieces, change(markdown[end:])])
 
 
 def _mathml(formula: str, display: str) -> str:
