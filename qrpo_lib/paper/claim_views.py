@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -74,7 +73,9 @@ def lessons(judgements: Sequence[Judgement]) -> str:
 def _lesson(one: Judgement) -> str:
     """A claim with what was measured, or with why it was not, cut where it grows long: its card has all."""
     told = one.reason if one.verdict == "not testable" else one.measured
-    told = textwrap.shorten(told, _LONGEST_REASON, placeholder=" …")
+    if len(told) > _LONGEST_REASON:
+        start = told[:_LONGEST_REASON]
+        told = f"{start.rpartition('; ')[0] or start.rpartition(' ')[0]} …"  # between two measurements if it can be
     origin = "" if one.origin == "paper" else f" ({OURS})"
     return f"{one.statement}{origin}{f': {told}' if told else ''}"
 
