@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,8 @@ def card(judgement: Judgement) -> str:
         for name, text in rows.items()
         if text
     ]
-    title = f"<b>{html.escape(judgement.statement)}</b> ({html.escape(judgement.section)}{origin}; {judgement.profile})"
+    place = html.escape(section_words(judgement.section))
+    title = f"<b>{html.escape(judgement.statement)}</b> ({place}{origin}; {judgement.profile})"
     return (
         f'<p>{badge(judgement.verdict)} {title}</p>\n<table class="claim" style="width: 100%">{"".join(lines)}</table>'
     )
@@ -73,7 +73,9 @@ def lessons(judgements: Sequence[Judgement]) -> str:
 def _lesson(one: Judgement) -> str:
     """A claim with what was measured, or with why it was not, cut where it grows long: its card has all."""
     told = one.reason if one.verdict == "not testable" else one.measured
-    told = textwrap.shorten(told, _LONGEST_REASON, placeholder=" …")
+    if len(told) > _LONGEST_REASON:
+        start = told[:_LONGEST_REASON]
+        told = f"{start.rpartition('; ')[0] or start.rpartition(' ')[0]} …"  # between two measurements if it can be
     origin = "" if one.origin == "paper" else f" ({OURS})"
     return f"{one.statement}{origin}{f': {told}' if told else ''}"
 
@@ -123,6 +125,11 @@ def rules(chosen: Sequence[Claim]) -> str:
     if len({row["notebook"] for row in rows}) == 1:
         said.remove("notebook")
     return markdown_table([{name: row[name] for name in said} for row in rows])
+
+
+def section_words(section: str) -> str:
+    """A place in the paper as a sentence says it: 'section 4.2', 'App. G'."""
+    return section if section.startswith("App.") else f"section {section}"
 
 
 def rule_words(one: Judgement) -> str:

@@ -274,9 +274,22 @@ def frame_markdown(frame: pd.DataFrame, digits: int = 4) -> str:
     def shown(value: object) -> str:
         if value is None or (isinstance(value, float) and pd.isna(value)):
             return "–"
-        return f"{value:.{digits}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        return f"{value:.12g}" if isinstance(value, float) else str(value)
 
-    return markdown_table([{str(key): shown(value) for key, value in row.items()} for row in frame.to_dict("records")])
+    return markdown_table(
+        [{str(key): shown(value) for key, value in row.items()} for row in rounded(frame, digits).to_dict("records")]
+    )
+
+
+def rounded(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """A data frame to be read: so many decimals, but two digits of what would keep less, such as a learning rate."""
+
+    def short(value: object) -> object:
+        if not isinstance(value, float) or not np.isfinite(value):
+            return value
+        return float(f"{value:.2g}") if abs(value) < 10.0 ** (1 - digits) else round(value, digits)
+
+    return frame.map(short)
 
 
 def _write_csv(data: pd.DataFrame, path: Path) -> None:

@@ -19,6 +19,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 Report = Callable[[float, int, str], None]
 _SECONDS_BETWEEN_WRITES = 0.2
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 @contextmanager
@@ -33,12 +34,16 @@ def bar(text: str) -> Iterator[Report]:
         return
     from tqdm.auto import tqdm  # here, since many modules import this one
 
-    with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
+    with tqdm(desc=text, total=1, leave=False, dynamic_ncols=True, bar_format=_FORMAT) as shown:
         last = -_SECONDS_BETWEEN_WRITES
 
         def report(done: float, total: int, detail: str = "") -> None:
             nonlocal last
-            shown.n, shown.total = round(done, 2), total
+            if total != shown.total:
+                started = shown.start_t
+                shown.reset(total)  # which tells a notebook's bar too how long it is
+                shown.start_t = started
+            shown.n = round(done, 2)
             shown.set_postfix_str(detail, refresh=False)
             now = time.monotonic()
             if now - last >= _SECONDS_BETWEEN_WRITES or done >= total:

@@ -130,7 +130,8 @@ def status(options: argparse.Namespace) -> int:
         publishing.read_manifest(paths.project_root() / "figures")
     except InputError as error:
         refused[str(error)] = None
-    for job in notebooks.jobs(profile):
+    jobs, complete = notebooks.jobs(profile), 0
+    for job in jobs:
         step = job.step
         try:
             notebooks.check_folders(job, whole)
@@ -139,8 +140,9 @@ def status(options: argparse.Namespace) -> int:
             mark, refused = ("corrupted", "red"), {**refused, str(error): None}
         if mark[0].startswith("to do") and (step.partial.exists() or step.shards.exists()):
             mark = ("interrupted or running", "yellow")
+        complete += mark[0] == "complete"
         _say(mark, f"  {job.id}  ", (step.folder_name, "dim"))
-    _say(f"Run folders are in {paths.runs_folder()}.")
+    _say(f"{complete} of {len(jobs)} notebooks are complete. Run folders are in {paths.runs_folder()}.")
     restored = sum(records.RESTORED in record for _, record in records.read_all())
     if restored:
         _say(f"{restored} of them were restored from a record of results made elsewhere; they hold no policies.")
@@ -378,13 +380,14 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.set_defaults(command=say_what_is_next)
     commands = parser.add_subparsers(metavar="COMMAND")
     names = ", ".join(sorted(path.stem for path in _PROFILES.glob("*.toml")))
+    told = f"{names}, or a .toml file (default: {_DEFAULT_PROFILE})"
 
     def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
         first, _, rest = command.__doc__.partition("\n\n")
         made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file")
+            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=told)
         return made
 
     reproduced = add(reproduce, "reproduce")
@@ -415,8 +418,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             planned.add_argument(f"--{field.name.replace('_', '-')}", type=float, help="assumed for the estimates")
     for named in (add(write_record, "record"), add(restore, "restore")):
         _add_record_options(named)
-    add(write_claims, "claims")
-    add(write_protocol, "protocol")
+    add(write_claims, "claims", profile=False)
+    add(write_protocol, "protocol", profile=False)
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
     created = add(init, "init", profile=False)
     created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")

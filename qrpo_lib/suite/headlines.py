@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from qrpo_lib.paper import claims
@@ -46,23 +49,28 @@ def site(folder: Path) -> str:
 
 
 def next_steps(profile_name: str) -> list[tuple[str, str]]:
-    """Commands that make sense now, each with what it does, the first one first."""
-    jobs = notebooks.jobs(profile_name)
+    """Commands that make sense now, each with what it does, the first one first; as they are typed here."""
+    root, jobs = paths.project_root(), notebooks.jobs(profile_name)
     executed = sum((job.step.folder / notebooks.EXECUTED).is_file() for job in jobs)
+    qrpo = "qrpo" if shutil.which("qrpo") else shlex.quote(sys.argv[0])
+    make = (root / "Makefile").is_file()  # a folder of `qrpo init` has none
+    report = (f"{qrpo} report", "results, notebooks and pages as a site to open in a browser")
     if not executed:
+        first = ("make first", "a first look, in two minutes: one notebook of theory and a small training")
         return [
-            ("make first", "a first look, in two minutes: one notebook of theory and a small training"),
-            ("qrpo plan", "what a reproduction would run, and how long it would take"),
-            ("qrpo reproduce", f"all {len(jobs)} notebooks of the profile {profile_name}, every figure and table"),
+            first if make else (f"{qrpo} reproduce --only theory/noise", "a first look: one notebook of theory"),
+            *([report] if (root / "figures").is_dir() else []),
+            (f"{qrpo} plan", "what a reproduction would run, and how large it is"),
+            (f"{qrpo} reproduce", f"all {len(jobs)} notebooks of the profile {profile_name}, every figure and table"),
         ]
     if executed < len(jobs):
         return [
-            ("qrpo reproduce", f"go on: {executed} of {len(jobs)} notebooks of {profile_name} are executed"),
-            ("qrpo status", "what is complete, and what would stop it"),
+            (f"{qrpo} reproduce", f"go on: {executed} of {len(jobs)} notebooks of {profile_name} are executed"),
+            (f"{qrpo} status", "what is complete, and what would stop it"),
         ]
     return [
-        ("qrpo report", "results, notebooks and pages as a site to open in a browser"),
-        ("make lab", "JupyterLab on the notebooks: change one thing"),
-        ("qrpo runs training", "every trained policy: algorithm, setting, beta, seed"),
-        ("qrpo reproduce --profile FILE.toml", "the same with settings of your own (docs/profiles.md)"),
+        report,
+        ("make lab" if make else "jupyter lab notebooks", "JupyterLab on the notebooks: change one thing"),
+        (f"{qrpo} runs training", "every trained policy: algorithm, setting, beta, seed"),
+        (f"{qrpo} reproduce --profile FILE.toml", "the same with settings of your own (docs/profiles.md)"),
     ]

@@ -92,12 +92,13 @@ def estimated_log_z(n: int, betas: Sequence[float] = (0.1, 0.3, 1.0), seed: int 
     errors = tables.estimator_errors(list(betas), n, _DRAWS, seed)
     colors = style.ordered_colors(len(betas))
     with style.style():
-        figure, axes = plt.subplots(figsize=(7, 3.6))
+        figure, axes = plt.subplots(figsize=(9, 3.6))
         for index, (beta, of_beta) in enumerate(errors.groupby("beta")):
             words = rf"$\beta$ = {beta:g}: bias {of_beta['error'].mean():.2f}, std {of_beta['error'].std():.2f}"
             axes.hist(of_beta["error"], bins=60, density=True, histtype="step", color=colors[index], label=words)
         axes.axvline(0, color="dimgray", linestyle="--", linewidth=1)
         axes.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$, in standard deviations of the reward", ylabel="density")
+        axes.set_xlim(-4 - 1 / (2 * min(betas)), 3)  # of one reward: the same scale at every n
         axes.set_title(f"{n} reference reward{'' if n == 1 else 's'}, {_DRAWS} draws")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -111,8 +111,8 @@ def noise_figure(table: pd.DataFrame, simulated: bool):
     return figure
 
 
-def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
-    """Left: densities (`histograms`) of the error of beta log Z-hat. Right: bias and noise against n."""
+def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame, n: int):
+    """Left: densities (`histograms`) of the error of beta log Z-hat from n rewards. Right: bias and noise against n."""
     with plots.style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         rows = moments[moments["noise"] == "partition"]
@@ -125,7 +125,7 @@ def estimator_figure(table: pd.DataFrame, moments: pd.DataFrame):
             right.plot(group["n"], -group["bias"], color=color, label=rf"$\beta$ = {beta:g}")
             right.plot(group["n"], group["simulated"], "--", color=color)
             ends.append((-group["bias"].iloc[-1], rf"$\beta$ = {beta:g}", color))
-        left.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$", ylabel="density", xscale="symlog")
+        left.set(xlabel=r"$\beta\log\hat{Z}-\beta\log Z$", ylabel="density", xscale="symlog", title=f"n = {n}")
         right.set(xscale="log", yscale="log", xlabel="reference rewards n", title="minus bias (solid), std (dashed)")
         plots.label_ends(right, ends)
     return figure

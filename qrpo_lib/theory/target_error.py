@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import ticker
 from scipy import special, stats
 
 from qrpo_lib.objective import losses, partitions, relatives, transforms
@@ -340,6 +341,7 @@ def estimated_z_policy_figure(table: pd.DataFrame) -> plt.Figure:
             xscale="log", yscale="log", xlabel="KL to the reference, nats", title=r"mean reward gained, in $\sigma$"
         )
         for axis in (right.xaxis, right.yaxis):
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
         style.label_ends(left, ends)

@@ -24,7 +24,7 @@ def test_a_verdict_shows_its_colour_rule_and_number(ledger):
     judged = ledger.judge("qrpo-first-or-ties", {"QRPO - DPO <b>": interval(-0.1, -0.05)}, scale=0.2)
     shown = judged._repr_html_()
     assert claim_views.COLORS["contradicted"] in shown
-    for text in ("contradicted", "non-inferiority", "-0.0750 [-0.1000, -0.0500]", "0.02", "0.1972"):
+    for text in ("contradicted", "section 4.2", "non-inferiority", "-0.0750 [-0.1000, -0.0500]", "0.02", "0.1972"):
         assert text in shown
     assert "<b>:" not in shown  # what is measured cannot bring markup of its own
     assert judged._repr_markdown_().count("**contradicted**") == 1
@@ -60,6 +60,13 @@ def test_a_notebook_ends_in_what_its_verdicts_say(ledger):
     assert reason.endswith("…")
     assert len(reason) < 400
     assert all(len(items) == 1 and "[tiny, chat]" not in items[0] for items in said.values())
+
+
+def test_a_long_lesson_ends_between_two_measurements(ledger):
+    many = {f"cell {i}": interval(0.1, 0.2) for i in range(9)}
+    ledger.judge("log-not-better", many, scale=0.2)
+    (lesson,) = re.findall("<li>(.*?)</li>", ledger.learnt()._repr_html_())
+    assert re.search(r"cell \d: 0\.1500 \[0\.1000, 0\.2000\] …$", lesson)
 
 
 def test_of_several_arms_each_conclusion_names_its_own(ledger, tmp_path):

@@ -193,3 +193,14 @@ def test_a_name_leads_to_where_its_line_ends():
         figure.canvas.draw()
     assert [text.xy for text in axis.texts] == [pytest.approx((0.25, 0.2)), pytest.approx((1.0, 0.8))]
     plt.close(figure)
+
+
+def test_numbers_are_rounded_and_small_ones_keep_two_digits():
+    frame = pd.DataFrame(
+        {"rate": [1e-5, 3.14159e-4], "reward": [2.345678, float("nan")], "steps": [12, 25036], "name": ["x", None]}
+    )
+    table = style.frame_markdown(frame, 3)
+    assert table.splitlines()[2:] == ["| 1e-05 | 2.346 | 12 | x |", "| 0.00031 | – | 25036 | – |"]
+    shown = style.rounded(frame, 3)
+    assert list(shown["rate"]) == [1e-5, 3.1e-4]
+    assert (style.rounded(shown, 3)["reward"].dropna() == 2.346).all()

@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import tqdm.auto
+import tqdm.notebook
+
 from qrpo_lib.runs import progress
 
 
@@ -49,6 +52,26 @@ def test_a_part_of_what_is_under_way_moves_the_bar_and_news_alone_shows(monkeypa
     assert "step 2" in shown
     assert "step 3" in shown  # though nothing more is done
     assert "too soon" not in shown
+
+
+def test_in_a_notebook_the_bar_is_as_long_as_the_work(monkeypatch):
+    monkeypatch.delenv("QRPO_STATUS", raising=False)
+    made = []
+
+    class Bar(tqdm.notebook.tqdm):
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, display=False, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_WRITES", 0)
+    with progress.bar("grid") as report:
+        for done, total in ((1, 6), (5.4, 6), (6, 8)):
+            report(done, total, "answering")
+            _, drawn, said = made[0].container.children
+            assert (drawn.value, drawn.max) == (done, total)
+            assert f"{done}/{total}" in said.value
+            assert "answering" in said.value
 
 
 def test_a_full_disk_stops_no_work_and_leaves_nothing_half_written(tmp_path, monkeypatch):

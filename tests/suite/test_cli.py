@@ -85,7 +85,8 @@ def test_text_is_no_markup(tmp_path, runs_folder, monkeypatch, capsys):
     monkeypatch.setenv("QRPO_RUNS", str(root / "runs"))
     folders.complete(keys.Step("work", {}), lambda folder: None)
     assert cli.main(["status"]) == 0
-    assert f"Run folders are in {root / 'runs'}." in capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"0 of {len(notebooks.jobs('tiny'))} notebooks are complete. Run folders are in {root / 'runs'}."
     assert cli.main(["runs"]) == 0
     assert f"in {root / 'runs'}." in capsys.readouterr().out
     assert cli.main(["clean", "--run", NAME]) == 2

@@ -67,7 +67,9 @@ def site(tmp_path_factory):
     links += " [another](../notebooks/theory/third.ipynb)"
     picture = "![A line](../figures/tiny/chat/figure-1.png) [notebook](../notebooks/theory/first.ipynb)"
     texts = {"index.md": f"# Start\n\n<!-- verdict counts -->\n\n<!-- failures -->\n\n{links}\n\n{picture}\n"}
-    texts["walk.md"] = "# Walk\n\n[start](index.md#start) and `[no](link.md)`\n\n```\n[no](link.md)\n```\n"
+    texts["walk.md"] = "# Walk\n\n[start](index.md#start) and `[no](../code)`\n\n```\n[no](../code)\n```\n"
+    texts["walk.md"] += "\nA fence is ```` ```python ```` and [`code`](../code/loss.py).\n"
+    texts["walk.md"] += "\n1. One\n\n    [two](../code)\n"
     for name, text in texts.items():
         (root / "docs" / name).write_text(text)
     v4 = nbformat.v4
@@ -103,6 +105,7 @@ def site(tmp_path_factory):
     axis.plot([0, 1])
     style.save(figure, "figure-1", pd.DataFrame({"x": [1]}), chat)
     style.save_table("table-2", pd.DataFrame({"x": [1]}), "| x |\n|---|\n| 1 |", chat)
+    style.save_table("table-3", pd.DataFrame({"x": [1]}), "| x |\n|---|\n| 1 |", chat)
     plt.close(figure)
     judged = claims.Ledger(chat, "tiny, chat")
     judged.judge("z-is-the-mgf", 0.0, WIDE)
@@ -141,7 +144,9 @@ def test_links_to_the_project_lead_to_pages_of_the_site(site):
     assert 'href="notebooks/theory-first-arm-1.html"' in start
     assert "&lt;b&gt;&amp;" in text_of(site, "source/code/loss.py.html")
     assert "<code>loss.py</code>: The loss." in text_of(site, "source/code.html")
-    assert text_of(site, "walk.html").count("[no](link.md)") == 2
+    walk = text_of(site, "walk.html")
+    assert walk.count("[no](../code)") == 2  # code is left as it is
+    assert walk.count('href="source/code/loss.py.html"') == walk.count('href="source/code.html"') == 1
     assert 'href="../walk.html"' in text_of(site, "notebooks/theory-first-arm-1.html")
 
 
@@ -196,6 +201,21 @@ def test_the_figures_page_has_pictures_tables_and_their_files(site):
         assert f'href="figures/tiny/chat/figure-1.{suffix}"' in page
         assert (site.parent / f"figures/tiny/chat/figure-1.{suffix}").is_file()
     assert re.search(r"<th>x</th>.*<td>1</td>", page, re.DOTALL)
+    assert page.count("<td>1</td>") == 1  # table 3 is the same
+    assert 'href="#tiny-chat-table-2">The same as above' in page
+
+
+def test_pictures_keep_their_place_and_have_letters_of_one_size(site):
+    """As wide as they were drawn, 100 pixels an inch (matplotlib's figures have 6.4 by 4.8 inches)."""
+    for name in ("index.html", "figures.html"):
+        (picture,) = re.findall("<img [^>]*>", text_of(site, name))
+        assert 'width="640"' in picture
+        assert 'height="480"' in picture
+
+
+def test_every_section_of_an_examined_claim_says_what_it_is_about():
+    for claim in claims.catalogue().values():
+        assert claim.not_examined or claim.section in ledger._SUBJECTS, claim.section
 
 
 def test_a_verdict_leads_to_its_evidence(site):
@@ -240,7 +260,8 @@ def test_every_committed_figure_and_table_has_a_caption_and_every_error_bar_a_na
 
 
 def test_a_name_with_a_star_stands_for_its_versions():
-    assert gallery.caption("figure-3-lr-0.0002-finite")[0] == "Figure 3 at one learning rate"
+    assert gallery.caption("figure-3-lr-0.0002")[0] == "Figure 3 at one learning rate"
+    assert "n references" in gallery.caption("figure-3-lr-0.0002-finite")[0]
     assert gallery.caption("figure-3-best") != gallery.caption("figure-3-lr-1")
     assert gallery.caption("somebodys-own") == ("Somebodys own", "")
 

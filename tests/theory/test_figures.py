@@ -145,7 +145,8 @@ def test_estimator_figure_draws_densities_and_moments():
     betas, repeats = [0.1, 1.0], 5000
     moments = tables.noise_table(betas, [0.5], [1, 10], repeats=repeats, seed=0)
     errors = tables.histograms(tables.estimator_errors(betas, n=10, repeats=repeats, seed=1))
-    left, right = figures.estimator_figure(errors, moments).axes
+    left, right = figures.estimator_figure(errors, moments, 10).axes
+    assert left.get_title() == "n = 10"
     labels = [rf"$\beta$ = {beta:g}" for beta in betas]
     assert set(_texts(right)) == set(labels)
     solid, dashed = ([line for line in right.lines if line.get_linestyle() == style] for style in ("-", "--"))

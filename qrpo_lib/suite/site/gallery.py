@@ -14,6 +14,7 @@ from qrpo_lib.suite import publishing
 from qrpo_lib.suite.site.pages import Pages
 
 PAGE = "figures.html"
+_SHOWN = (".png", ".md")  # where there are both, the picture
 _SKIPPED = {"claims"}  # verdicts, which the ledger shows
 _FIRST = ("theory", "enumerated", "tiny", "tiny-beyond", "smol")  # then other profiles, benchmarks last
 _LAST = ("benchmarks",)
@@ -44,30 +45,40 @@ def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
     parts = ["# Figures and tables", "By profile and arm. Below each are its files, and the notebook that made it."]
     root = pages.root / "figures"
     manifest = publishing.read_manifest(root)
-    folders = {path.parent for path in root.rglob("*") if path.suffix in (".png", ".md")}
+    first: dict[bytes, str] = {}  # of each picture and table the place where it is shown
+    folders = {path.parent for path in root.rglob("*") if path.suffix in _SHOWN}
     for folder in sorted(folders, key=lambda folder: _place(folder.relative_to(root).parts)):
         below = folder.relative_to(root).parts
         if not below or {*below} & {*_SKIPPED, *_NOT_ARMS}:
             continue
         parts.append(f"## {_NAMES.get(below[0], ', '.join(below))}")
-        stems = dict.fromkeys(path.stem for path in sorted(folder.iterdir()) if path.suffix in (".png", ".md"))
-        for stem in sorted((stem for stem in stems if stem not in _SKIPPED), key=_order):
-            made = next((manifest[name] for name in _files_in(manifest, "/".join(below), stem)), None)
+        for stem, files in sorted(_by_stem(folder).items(), key=lambda item: _order(item[0])):
+            shown = next((files[suffix] for suffix in _SHOWN if suffix in files), None)
+            if shown is None or stem in _SKIPPED:
+                continue
+            made = manifest.get(shown.relative_to(root).as_posix())
             maker = notebooks.get((made["inputs"], made["made_by"]), "") if made else ""
-            parts.append(_item(pages, folder, stem, maker))
+            anchor = _anchor("/".join(below), stem)
+            before = first.setdefault(shown.read_bytes(), anchor)
+            seen = _shown(pages, shown) if before == anchor else f"[The same as above](#{before})."
+            parts += [_heading(stem, anchor), seen, _links(pages, files, maker)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def address(one: Judgement, root: Path) -> str:
     """Where on the site the evidence of a verdict is: its figure or table; '' where it names none."""
     arm = one.profile.replace(", ", "/")
-    if any((root / "figures" / arm / f"{one.evidence}{suffix}").is_file() for suffix in (".png", ".md")):
+    if any((root / "figures" / arm / f"{one.evidence}{suffix}").is_file() for suffix in _SHOWN):
         return f"{PAGE}#{_anchor(arm, one.evidence)}"
     return ""
 
 
-def _files_in(manifest: Mapping[str, object], folder: str, stem: str) -> list[str]:
-    return [name for name in (f"{folder}/{stem}{suffix}" for suffix in (".png", ".md")) if name in manifest]
+def _by_stem(folder: Path) -> dict[str, dict[str, Path]]:
+    """The files of a folder by their name without suffix, and by their suffix."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        found.setdefault(path.stem, {})[path.suffix] = path
+    return found
 
 
 def _order(stem: str) -> tuple[bool, str]:
@@ -84,20 +95,23 @@ def _anchor(folder: str, stem: str) -> str:
     return f"{folder}/{stem}".replace("/", "-")
 
 
-def _item(pages: Pages, folder: Path, stem: str, maker: str) -> str:
-    files = {path.suffix: path for path in sorted(folder.iterdir()) if path.is_file() and path.stem == stem}
+def _heading(stem: str, anchor: str) -> str:
     title, text = caption(stem)
+    return f"### {title} {{ #{anchor} }}\n\n{text}".rstrip()
+
+
+def _shown(pages: Pages, path: Path) -> str:
+    """A figure or a table as the page shows it; a picture leads to itself."""
+    if path.suffix == ".md":
+        return _table(path.read_text(encoding="utf-8"))
+    picture = pages.copy_figure(path)
+    said = ". ".join(caption(path.stem)).replace("[", "(").replace("]", ")")
+    return f"[![{said}]({picture}){{ loading=lazy }}]({picture})"
+
+
+def _links(pages: Pages, files: Mapping[str, Path], maker: str) -> str:
     links = [f"[{suffix[1:]}]({pages.copy_figure(path)})" for suffix, path in files.items() if suffix != ".md"]
-    links += [f"[notebook]({maker})"] if maker else []
-    anchor = _anchor(folder.relative_to(pages.root / "figures").as_posix(), stem)
-    shown = ""
-    if ".png" in files:
-        picture = pages.copy_figure(files[".png"])
-        said = f"{title}. {text}".replace("[", "(").replace("]", ")")
-        shown = f"[![{said}]({picture}){{ loading=lazy }}]({picture})"
-    elif ".md" in files:
-        shown = _table(files[".md"].read_text(encoding="utf-8"))
-    return f"### {title} {{ #{anchor} }}\n\n{text}\n\n{shown}\n\n{', '.join(links)}".rstrip()
+    return ", ".join([*links, *([f"[notebook]({maker})"] if maker else [])])
 
 
 def _table(text: str) -> str:

@@ -11,7 +11,28 @@ from qrpo_lib.paper.claims import Judgement
 
 _COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
 _CODE = re.compile(r"(?<!\[)`([a-z0-9-]+)`")
-_VERDICTS = ("contradicted", "undecided", "supported", "not testable")
+_VERDICTS = ("supported", "contradicted", "undecided", "not testable")
+# What the paper's sections are about, for readers who do not have it at hand.
+_SUBJECTS = {
+    "3": "the method",
+    "4.1": "reference rewards",
+    "4.2": "the best models",
+    "4.3": "length bias",
+    "6": "discussion",
+    "App. A": "loss, optimum and gradient",
+    "App. B": "transformations of the quantile",
+    "App. C": "Z as a moment generating function",
+    "App. D": "the law of the quantile",
+    "App. E": "Z in closed form",
+    "App. F": "transformations with a finite Z",
+    "App. G": "noise of the target",
+    "App. H": "noise of an estimated Z",
+    "App. I": "noise of an estimated quantile",
+    "App. J": "optima at a small beta",
+    "App. J.2": "how fast optima meet",
+    "App. K": "Z at a small beta",
+    "App. L.7": "training pairs",
+}
 _HEADER = """# Verdicts
 
 Every claim that a notebook judged. Rules and the smallest effects that matter were written before the results that
@@ -47,7 +68,7 @@ def counts(judged: Sequence[Judgement]) -> str:
     boxes = "".join(
         f'<a class="count {_class(verdict)}" href="ledger.html?verdict={_class(verdict)}">'
         f"<strong>{counted.get(verdict, 0)}</strong> {verdict}</a>"
-        for verdict in ("supported", "contradicted", "undecided", "not testable")
+        for verdict in _VERDICTS
     )
     return f'<p class="counts">{boxes}</p>'
 
@@ -55,7 +76,7 @@ def counts(judged: Sequence[Judgement]) -> str:
 def failures(judged: Sequence[Judgement]) -> str:
     """The paper's claims that came out otherwise, each a line that leads to the ledger."""
     items = [
-        f"<li><strong>{html.escape(one.section)}</strong>: "
+        f"<li><strong>{_place(one.section)}</strong>: "
         f'<a href="ledger.html#{_anchor(one)}">{html.escape(one.statement)}</a> ({html.escape(one.profile)})</li>'
         for one in judged
         if one.origin == "paper" and one.verdict == "contradicted"
@@ -63,19 +84,19 @@ def failures(judged: Sequence[Judgement]) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else "No claim of the paper is contradicted."
 
 
-def page(judged: Sequence[Judgement], addresses: Sequence[str] | None = None) -> str:
-    """The ledger by section, with filters, and what is not examined.
+def page(judged: Sequence[Judgement], addresses: Sequence[str]) -> str:
+    """The ledger by section, the paper's claims first, with filters, and what is not examined.
 
-    addresses: of each verdict where on the site its evidence is, or ''; without them none leads there.
+    addresses: of each verdict where on the site its evidence is, or ''.
     """
     parts = [_HEADER, claims_page.summary(judged), _filters(judged)]
-    with_address = list(zip(judged, addresses or [""] * len(judged), strict=True))
+    with_address = sorted(zip(judged, addresses, strict=True), key=lambda pair: pair[0].origin != "paper")
     for section in dict.fromkeys(one.section for one in judged):
-        title = section if section.startswith("App") else f"Section {section}"
+        subject = f": {_SUBJECTS[section]}" if section in _SUBJECTS else ""
         cards = "\n".join(_card(one, address) for one, address in with_address if one.section == section)
-        parts.append(f"## {title}\n\n{cards}")
+        parts.append(f"## {_place(section)}{subject}\n\n{cards}")
     items = [
-        f"<li><strong>{html.escape(one.section)}</strong>: {html.escape(one.statement)}. "
+        f"<li><strong>{_place(one.section)}</strong>: {html.escape(one.statement)}. "
         f"<em>{html.escape(one.not_examined)}</em></li>"
         for one in claims.not_examined()
     ]
@@ -90,11 +111,11 @@ def _filters(judged: Sequence[Judgement]) -> str:
     )
     names = dict.fromkeys(one.profile for one in judged)
     options = "".join(f"<option>{html.escape(name)}</option>" for name in names)
-    origins = '<option value="paper">claims of the paper</option><option value="ours">our own questions</option>'
+    origins = '<option value="paper">the paper\'s</option><option value="ours">our own questions</option>'
     return (
         f'<form class="filters" hidden><fieldset><legend>Verdict</legend>{boxes}</fieldset>'
         f'<label>Profile <select name="profile"><option value="">all</option>{options}</select></label>'
-        f'<label>Of <select name="origin"><option value="">all</option>{origins}</select></label>'
+        f'<label>Claims <select name="origin"><option value="">all</option>{origins}</select></label>'
         '<label>Words <input type="search" name="words"></label>'
         '<output aria-live="polite"></output></form>'
     )
@@ -120,6 +141,11 @@ def _card(one: Judgement, address: str) -> str:
         f"<p>{html.escape(one.measured)}{seen}</p>"
         f"<details><summary>the rule</summary><dl>{listed}</dl></details></div>"
     )
+
+
+def _place(section: str) -> str:
+    words = html.escape(claim_views.section_words(section))
+    return words[0].upper() + words[1:]
 
 
 def _class(verdict: str) -> str:

@@ -6,15 +6,21 @@ import json
 import posixpath
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
-_CODE = re.compile(r"(```.*?```|`[^`\n]*`|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+)", re.DOTALL)
+# Code between as many backticks at its end as at its start; one or two of them stay within a paragraph.
+_MARKED = r"(?<!`)(?P<fence>`{3,})(?!`).*?(?<!`)(?P=fence)(?!`)"
+_MARKED += r"|(?<!`)(?P<tick>``?)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=tick)(?!`)"
+_MARKED_CODE = re.compile(_MARKED, re.DOTALL)
+_CODE = re.compile(rf"{_MARKED}|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+", re.DOTALL)  # what is indented too
+_PICTURE = re.compile(r"(?P<shown>!\[[^\]]*\]\((?P<place>[^()\s]+\.png)\))(?:\{(?P<attributes>[^{}]*)\})?")
 _LINK = re.compile(r"\]\((?P<target>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".sh": "bash", ".css": "css"}
 _SOURCES = "source"
+_CSS_DPI = 100  # pixels of a page for an inch of a figure
 _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 _FUNCTIONS = ("log", "exp", "min", "max", "sup", "inf", "lim")
 # Pages that the site has in another form.
@@ -40,7 +46,7 @@ class Pages:
         """A page of Markdown whose links are those of the site already."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(with_mathml(text), encoding="utf-8")
+        target.write_text(with_mathml(self._with_sizes(text, target.parent)), encoding="utf-8")
 
     def write_file(self, path: Path, name: str, text: str) -> None:
         """The page `name` from the text of a project's file, whose relative links lead from where that file lies."""
@@ -55,10 +61,23 @@ class Pages:
                 return match[0]
             return f"]({posixpath.relpath(page, posixpath.dirname(name) or '.')}{match['anchor'] or ''})"
 
-        return "".join(
-            piece if i % 2 and not piece.startswith("`") else _LINK.sub(replaced, piece)
-            for i, piece in enumerate(re.split(r"(```.*?```)", text, flags=re.DOTALL))
-        )
+        # What is indented alone may be a list's paragraph.
+        return _outside(_MARKED_CODE, text, lambda piece: _LINK.sub(replaced, piece))
+
+    def _with_sizes(self, text: str, folder: Path) -> str:
+        """Markdown whose pictures have the size that they were drawn in: letters are as large in all of them.
+
+        A browser that knows it keeps the place, and a link to what is further down leads there.
+        """
+        from PIL import Image
+
+        def sized(match: re.Match) -> str:
+            with Image.open(folder / match["place"]) as picture:
+                inches = [pixels / picture.info.get("dpi", (_CSS_DPI,))[0] for pixels in picture.size]
+            width, height = (round(_CSS_DPI * length) for length in inches)
+            return f"{match['shown']}{{{match['attributes'] or ''} width={width} height={height} }}"
+
+        return _outside(_CODE, text, lambda piece: _PICTURE.sub(sized, piece))
 
     def copy_figure(self, path: Path) -> str:
         """Put a file of `figures/` on the site. Returns its place there."""
@@ -111,8 +130,16 @@ def with_mathml(markdown: str) -> str:
             return _mathml(match["block"].strip(), "block")
         return f"<span>{_mathml(match['inline'].strip(), 'inline')}</span>"  # <math> first in a line is a block
 
-    pieces = _CODE.split(markdown)
-    return "".join(piece if i % 2 else _FORMULA.sub(formula, piece) for i, piece in enumerate(pieces))
+    return _outside(_CODE, markdown, lambda piece: _FORMULA.sub(formula, piece))
+
+
+def _outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
+    """Markdown with a change to all of it but its code."""
+    pieces, end = [], 0
+    for found in code.finditer(markdown):
+        pieces += [change(markdown[end : found.start()]), found[0]]
+        end = found.end()
+    return "".join([*pieces, change(markdown[end:])])
 
 
 def _mathml(formula: str, display: str) -> str:
