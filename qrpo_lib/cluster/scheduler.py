@@ -21,19 +21,17 @@ from qrpo_lib.cluster.task import (
     After,
     Executor,
     FullError,
-    Job,
     NoAnswerError,
     Progress,
+    ScheduledTask,
     SubmissionError,
-    Task,
+    SubmittedJob,
     in_order,
 )
 from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
-Jobs = dict[str, list[Job]]  # by the names of tasks
+Jobs = dict[str, list[SubmittedJob]]  # by the names of tasks
 _UNMADE = {"failed", "blocked"}
 # How long a cluster may take no jobs while none of this run is there; those that have just ended may still count.
 _FULL_SECONDS = 600
@@ -55,7 +53,7 @@ class Retries:
 class Scheduler:
     """Keeps jobs under way for all tasks that are not complete. `advance` does all that can be done now."""
 
-    def __init__(self, tasks: Iterable[Task], executor: Executor, retries: Retries = Retries()):
+    def __init__(self, tasks: Iterable[ScheduledTask], executor: Executor, retries: Retries = Retries()):
         self.executor, self.retries = executor, retries
         self.progress = Progress(in_order(tasks))
         # Tasks whose jobs this scheduler has started or seen alive: how those end is its own to judge.
@@ -122,11 +120,11 @@ class Scheduler:
         self.progress.status[name] = "failed"
         self.progress.failures[name] = why
 
-    def _judge(self, jobs: Jobs) -> list[Task]:
+    def _judge(self, jobs: Jobs) -> list[ScheduledTask]:
         """Set the status of every open task; returns those that need a job, each after what it needs."""
         progress = self.progress
         progress.reasons = {}
-        wanted: dict[str, Task] = {}
+        wanted: dict[str, ScheduledTask] = {}
         for name in progress.names(*OPEN):
             task, found = progress.tasks[name], jobs.get(name, [])
             needs = {need.name for need in task.needs}
@@ -144,13 +142,13 @@ class Scheduler:
         progress.status |= dict.fromkeys(wanted, "waiting")
         return list(wanted.values())
 
-    def _is_blocked(self, task: Task) -> bool:
+    def _is_blocked(self, task: ScheduledTask) -> bool:
         statuses = {self.progress.status[need.name] for need in task.needs}
         if not statuses & _UNMADE:
             return False
         return not task.looks_itself or (not statuses & set(OPEN) and not task.could_start())
 
-    def _see_alive(self, name: str, alive: list[Job]) -> None:
+    def _see_alive(self, name: str, alive: list[SubmittedJob]) -> None:
         self._watched.add(name)
         self._ended.discard(name)
         runs = any(job.state == "running" for job in alive)
@@ -160,14 +158,14 @@ class Scheduler:
         elif alive[0].reason not in ("", "None"):
             self.progress.reasons[name] = alive[0].reason
 
-    def _needs_a_job(self, task: Task, found: list[Job]) -> bool:
+    def _needs_a_job(self, task: ScheduledTask, found: list[SubmittedJob]) -> bool:
         """Whether a task without a job under way is to get one: its first, or another one since the last was lost."""
         name = task.name
         if name not in self._watched or name in self._again:  # never started, or ended before this command began
             return True
         return not any(need.name in self._ended for need in task.needs) and self._is_to_try_again(task, found)
 
-    def _is_to_try_again(self, task: Task, found: list[Job]) -> bool:
+    def _is_to_try_again(self, task: ScheduledTask, found: list[SubmittedJob]) -> bool:
         """Judge a task whose jobs have all ended: complete, failed, to be tried again, or to be looked at once more.
 
         A shared file system may show a folder some seconds after it was moved into place, so what ended without a
@@ -190,7 +188,7 @@ class Scheduler:
             return self._failed_once(task, found, edited, 0)
         return self._failed_once(task, found, next((text for _, text in outcomes if text), ""), self.retries.losses)
 
-    def _is_accepted(self, task: Task) -> bool:
+    def _is_accepted(self, task: ScheduledTask) -> bool:
         """Whether what a job says it has made is there, or cannot be taken, so that the task is done with."""
         try:
             if task.accept():
@@ -199,7 +197,7 @@ class Scheduler:
             self._fail(task.name, failures.sentence(error, *failures.disks()))
         return self.progress.status[task.name] not in OPEN
 
-    def _failed_once(self, task: Task, found: list[Job], why: str, allowed: int) -> bool:
+    def _failed_once(self, task: ScheduledTask, found: list[SubmittedJob], why: str, allowed: int) -> bool:
         name, tried = task.name, self._tried[task.name]
         tried.append(why)
         if len(tried) <= allowed:
@@ -211,7 +209,7 @@ class Scheduler:
         self._fail(name, _told(tried) + end)
         return False
 
-    def _cancel_pending(self, found: list[Job]) -> None:
+    def _cancel_pending(self, found: list[SubmittedJob]) -> None:
         waiting = [job for job in found if job.state == "pending"]
         if waiting:
             self.executor.cancel(waiting)
@@ -230,7 +228,7 @@ class Scheduler:
             )
         self.progress.note = f"the cluster takes no more jobs now ({why}); asking again"
 
-    def _without_paused(self, wanted: list[Task]) -> list[Task]:
+    def _without_paused(self, wanted: list[ScheduledTask]) -> list[ScheduledTask]:
         """Those that may be started now: not what was lost a moment ago, nor what needs it."""
         paused: set[str] = set()
         for task in wanted:
@@ -251,7 +249,7 @@ class Scheduler:
                 self._since[name] = time.monotonic()
             self.progress.status[name], self.progress.jobs[name] = "queued", jobs
 
-    def _start_what_is_free(self, wanted: list[Task], jobs: Jobs) -> None:
+    def _start_what_is_free(self, wanted: list[ScheduledTask], jobs: Jobs) -> None:
         """Start tasks whose needs are there, as far as there is room; those that failed before come last."""
         progress = self.progress
         busy = [progress.tasks[name] for name in progress.names("running", "queued")]
@@ -268,10 +266,10 @@ class Scheduler:
             except (InputError, OSError) as error:
                 self._fail(task.name, failures.sentence(error, *failures.disks()))
 
-    def _submit_stages(self, wanted: list[Task], jobs: Jobs) -> None:
+    def _submit_stages(self, wanted: list[ScheduledTask], jobs: Jobs) -> None:
         """Submit all tasks of one kind that need the same things together, each after the jobs that make those."""
         progress = self.progress
-        groups: dict[tuple[str, tuple[str, ...]], list[Task]] = {}
+        groups: dict[tuple[str, tuple[str, ...]], list[ScheduledTask]] = {}
         for task in wanted:
             needed = sorted({need.name for need in task.needs if progress.status[need.name] != "complete"})
             groups.setdefault((task.kind, tuple(needed)), []).append(task)
@@ -305,7 +303,7 @@ class Scheduler:
                     self._submit_after([one.task], one.needed, makers)
 
     def _submit_after(
-        self, tasks: list[Task], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""
+        self, tasks: list[ScheduledTask], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""
     ) -> None:
         """Submit tasks after the jobs that make what all of them need, and if given each after its own of an array."""
         success = [job for need in needed if len(makers[need]) == 1 for job in makers[need]]
@@ -319,7 +317,7 @@ class Scheduler:
 class _Held:
     """A task that needs the job of that number of an array, and whatever else there is in `needed`."""
 
-    task: Task
+    task: ScheduledTask
     needed: tuple[str, ...]
     array: str
     number: int

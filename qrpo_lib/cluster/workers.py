@@ -20,10 +20,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from qrpo_lib.cluster.task import After, Executor, Job, Outcome, Task
+from qrpo_lib.cluster.task import After, Executor, JobOutcome, ScheduledTask, SubmittedJob
 from qrpo_lib.runs import failures, secrets
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _IDLE = 75  # the exit code of a process that has ended for want of work
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -40,8 +38,8 @@ class Workers(Executor):
         self._threads, self._idle_seconds = threads, idle_seconds
         self._idle: list[_Worker] = []
         self._busy: dict[str, _Worker] = {}  # by the ids of their jobs
-        self._jobs: dict[str, Job] = {}
-        self._outcomes: dict[str, Outcome] = {}
+        self._jobs: dict[str, SubmittedJob] = {}
+        self._outcomes: dict[str, JobOutcome] = {}
         self._numbers = itertools.count(1)
 
     @classmethod
@@ -51,19 +49,19 @@ class Workers(Executor):
         found.cores = cores
         return found
 
-    def has_room(self, busy: Collection[Task], task: Task) -> bool:
+    def has_room(self, busy: Collection[ScheduledTask], task: ScheduledTask) -> bool:
         """Whether the task may run beside those."""
         return not busy or sum(one.cores for one in busy) + task.cores <= self.cores
 
-    def submit(self, tasks: Collection[Task], after: After) -> dict[str, list[str]]:
+    def submit(self, tasks: Collection[ScheduledTask], after: After) -> dict[str, list[str]]:
         """Give each task to a process of its own."""
         for task in tasks:
             worker, id = self._free_worker(), str(next(self._numbers))
             worker.give(task)
-            self._busy[id], self._jobs[task.name] = worker, Job(id, worker.log, "running")
+            self._busy[id], self._jobs[task.name] = worker, SubmittedJob(id, worker.log, "running")
         return {task.name: [self._jobs[task.name].id] for task in tasks}
 
-    def look(self, names: Collection[str]) -> dict[str, list[Job]]:
+    def look(self, names: Collection[str]) -> dict[str, list[SubmittedJob]]:
         """Hear what the processes have to say."""
         for id, worker in list(self._busy.items()):
             if not worker.connection.poll():
@@ -81,7 +79,7 @@ class Workers(Executor):
             job.state = "running" if job.id in self._busy else "ended"
         return {name: [self._jobs[name]] for name in names if name in self._jobs}
 
-    def outcome(self, job: Job) -> Outcome:
+    def outcome(self, job: SubmittedJob) -> JobOutcome:
         """How a job ended."""
         return self._outcomes[job.id]
 
@@ -120,7 +118,7 @@ class _Worker:
         self.task: Any = None
         self.log = Path()
 
-    def give(self, task: Task) -> None:
+    def give(self, task: ScheduledTask) -> None:
         self.task, self.log = task, task.told.with_suffix(".log")
         with contextlib.suppress(OSError):
             task.told.unlink(missing_ok=True)
@@ -128,7 +126,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it is dead: there will be no answer either
             self.connection.send((task.make, task.arguments, environment, self.log))
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> JobOutcome | None:
         """How the task that it had has ended; None if it had not begun."""
         try:
             error = self.connection.recv()

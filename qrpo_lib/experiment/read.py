@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qrpo_lib.experiment import train
 
 
-def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) -> pd.DataFrame:
+def overview(profile: Profile, wanted: Sequence[Run], outcome: train.SweepOutcome) -> pd.DataFrame:
     """For each algorithm and setting: how many runs are done, how many failed; if any was trained now, mean seconds."""
     import pandas as pd
 
@@ -42,7 +42,7 @@ def missing(profile: Profile, wanted: Sequence[Run]) -> str:
     return f"**{len(lost)} of {len(dict.fromkeys(wanted))} runs are missing**, such as {lost[0]}: see the sweep."
 
 
-def failures(outcome: train.Outcome) -> pd.DataFrame:
+def failures(outcome: train.SweepOutcome) -> pd.DataFrame:
     """The runs that failed twice, with the first error of each."""
     import pandas as pd
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.experiment import jobs, train
 from qrpo_lib.profiles.relatives import Method, Study
 from qrpo_lib.profiles.settings import Profile
@@ -90,7 +90,7 @@ def before_training(profile: Profile, name: str, split: str) -> keys.Step:
     return reference_evaluation.step(profile.with_training(setting=study(profile, name).setting), 0, split)
 
 
-def tasks(profile: Profile, wanted: Iterable[Model]) -> list[Task]:
+def tasks(profile: Profile, wanted: Iterable[Model]) -> list[ScheduledTask]:
     """The tasks that make these models' answers to both splits, and all that they need."""
     return [jobs.relative(model.settings(profile), model.method, model.seed, s) for model in wanted for s in SPLITS]
 

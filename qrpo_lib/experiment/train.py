@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
-from qrpo_lib.cluster.task import Progress, Task, to_be_made
+from qrpo_lib.cluster.task import Progress, ScheduledTask, to_be_made
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs, kept, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
@@ -23,7 +23,7 @@ _MOST_SHARE = 0.99  # of a training that runs: after its last step it evaluates 
 
 
 @dataclass
-class Outcome:
+class SweepOutcome:
     """What happened to runs, by name: seconds of those that were trained now, first errors of those that failed."""
 
     total: int
@@ -31,7 +31,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outcome:
+def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> SweepOutcome:
     """Train and evaluate the models that are not there yet, and say in the end which failed and why.
 
     On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
@@ -55,7 +55,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
     untried = {run: step for run, step in steps.items() if run.name not in known}
     again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
     made = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
-    outcome = Outcome(len(missing))
+    outcome = SweepOutcome(len(missing))
     for run, task in missing.items():
         if task.name in made.seconds:
             parts = {task.name, run.training(profile).folder_name}
@@ -116,14 +116,14 @@ def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
             folders.discard(folder)
 
 
-def _task(profile: Profile, run: Run) -> Task:
+def _task(profile: Profile, run: Run) -> ScheduledTask:
     """What is missing of a run: its evaluation with all before it, or a training that somebody removed since."""
     if not run.step(profile).folder.is_dir():
         return _evaluation(profile, run)
     return jobs.training(run.settings(profile), run.algorithm, run.seed)
 
 
-def _evaluation(profile: Profile, run: Run) -> Task:
+def _evaluation(profile: Profile, run: Run) -> ScheduledTask:
     return jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
 
 
@@ -141,7 +141,7 @@ def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
     return list(found.values())
 
 
-def make_tasks(profile: Profile, tasks: list[Task], what: str) -> Progress:
+def make_tasks(profile: Profile, tasks: list[ScheduledTask], what: str) -> Progress:
     """Make the tasks where the profile says; on this machine in worker processes that later calls use again."""
     if profile.dispatch.where != "here":
         try:

@@ -243,7 +243,9 @@ class Ledger:
             effect, effect_words, without_scale = _rounded(effect), "mean of the worlds'", ""
         if untrained:
             absent = f"untrained, the selected step is 0: {', '.join(untrained)}"
-        outcome = _outcome(claim, values, effect, predicted, absent or without_scale)
+        absent = absent or without_scale
+        applied = {"effect": effect, "limits": claim.limits, "predicted": predicted, "over": claim.over}
+        decided = rules.apply(claim.kind, values, **applied) if not absent else rules.Decision("not testable", absent)
         judgement = Judgement(
             id=claim.id,
             measured=_in_words(claim, values, measured),
@@ -251,8 +253,8 @@ class Ledger:
             effect=effect,
             effect_words=effect_words,
             profile=self.profile,
-            verdict=outcome.verdict,
-            reason=outcome.reason,
+            verdict=decided.verdict,
+            reason=decided.reason,
             evidence=evidence or claim.evidence,
             **_described(claim),
         )
@@ -362,14 +364,6 @@ def _read(path: Path) -> Judgement | None:
     if claim is None or claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
         return None
     return Judgement(**content | _described(claim))
-
-
-def _outcome(
-    claim: Claim, values: Mapping[str, Any], effect: float | None, predicted: Mapping[str, int] | None, absent: str
-) -> rules.Outcome:
-    if absent:
-        return rules.Outcome("not testable", absent)
-    return rules.apply(claim.kind, values, effect=effect, limits=claim.limits, predicted=predicted, over=claim.over)
 
 
 def _described(claim: Claim) -> dict[str, str]:

@@ -361,7 +361,7 @@ class Resources(_Settings):
     sbatch: dict[str, str | int | bool] = {}
 
 
-_Kind = Literal["policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training", "iterative"]
+Kind = Literal["policy", "sft", "sampling", "scoring", "reference_log_probs", "training", "evaluation", "iterative"]
 
 
 class Dispatch(_Settings):
@@ -394,7 +394,7 @@ class Dispatch(_Settings):
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[_Kind, Resources] = {}
+    resources: dict[Kind, Resources] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):

@@ -18,14 +18,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 
 from qrpo_lib.runs import folders, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import runs_folder
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})")
 _RUN_FOLDER = "run folder"
@@ -54,9 +53,15 @@ class Found:
     files: tuple[Path, ...] | None = None
 
 
+def record_of(path: Path) -> dict[str, Any] | None:
+    """The record of a run folder; None for anything else than a real folder called NAME-KEY whose record says so."""
+    record = _record(path) if _is_real_folder(path) and _NAME.fullmatch(path.name) else None
+    return record if record and _name(record) == path.name else None
+
+
 def is_run_folder(path: Path) -> bool:
-    """Whether this is a run folder: a real folder called NAME-KEY whose record says the same name and key."""
-    return _is_real_folder(path) and _recorded_name(path) == path.name and bool(_NAME.fullmatch(path.name))
+    """Whether `record_of` has a record."""
+    return record_of(path) is not None
 
 
 def named(name: str) -> list[Found]:
@@ -81,18 +86,18 @@ def named(name: str) -> list[Found]:
         return found
     if not _is_real_folder(path):
         raise CleaningError(f"{path} is a link or a file, not a run folder; remove it yourself if it is not needed.")
-    recorded = _recorded_name(path)
-    if recorded not in (None, name):
+    record = _record(path)
+    if record and _name(record) != name:
         raise CleaningError(
-            f"{path} was not made under this name: its {records.RECORD} is that of {recorded}. Nothing was removed; "
-            "move or remove the folder yourself."
+            f"{path} was not made under this name: its {records.RECORD} is that of {_name(record)}. Nothing was "
+            "removed; move or remove the folder yourself."
         )
-    if recorded is None and not _is_damaged_run_folder(path):
+    if not record and not _is_damaged_run_folder(path):
         raise CleaningError(
             f"{path} has no readable {records.RECORD}: it cannot be told whether the suite made it. Nothing was "
             "removed; move or remove the folder yourself."
         )
-    kind = _RUN_FOLDER if recorded else "damaged run folder"
+    kind = _RUN_FOLDER if record else "damaged run folder"
     return [Found(path, kind, _size(path)), *found]
 
 
@@ -111,7 +116,7 @@ def damaged() -> list[str]:
     return [
         path.name
         for path in _entries(runs_folder())
-        if _is_real_folder(path) and _recorded_name(path) is None and _is_damaged_run_folder(path)
+        if _is_real_folder(path) and _record(path) is None and _is_damaged_run_folder(path)
     ]
 
 
@@ -193,18 +198,21 @@ def _is_real_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _recorded_name(path: Path) -> str | None:
-    """NAME-KEY as the folder's record says; None if it cannot be read."""
-    record = path / records.RECORD
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What the record in a folder says, if it has a name and a key; None if it cannot be read."""
+    record = folder / records.RECORD
     if record.is_symlink():
         return None
     try:
         says = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(says, dict) or not all(isinstance(says.get(part), str) for part in ("name", "key")):
-        return None
-    return f"{says['name']}-{says['key']}"
+    whole = isinstance(says, dict) and all(isinstance(says.get(part), str) for part in ("name", "key"))
+    return says if whole else None
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"{record['name']}-{record['key']}"
 
 
 def _is_damaged_run_folder(path: Path) -> bool:

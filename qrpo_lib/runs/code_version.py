@@ -12,7 +12,8 @@ Where reading cannot follow, the code says what it needs. `package_file("worker.
 `package_file("prompts.jsonl")` data: both count with their content. A module of the package used as a value
 (`getattr(losses, name)`) counts whole. Two things are not followed: functions that make a `Step`, which say what is in
 that step's own key; and modules that move results around without determining them, which say
-`IS_INFRASTRUCTURE = True`. What a registry among these chooses, a step lists among its entry points.
+`IS_INFRASTRUCTURE = True`, or whose folder's `__init__` says so of all of its modules. What a registry among these
+chooses, a step lists among its entry points.
 
 Needs nothing outside the standard library, and reads source as text: nothing is imported to be hashed.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -32,8 +34,6 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.runs.errors import InputError
-
-IS_INFRASTRUCTURE = True
 
 # Reading the package takes longer than most commands: where set, gives the folder that remembers versions, if any.
 remember_in: Callable[[], Path | None] | None = None
@@ -84,7 +84,7 @@ class _Module:
     definitions: dict[str, list[_Definition]] = field(default_factory=dict)
     imports: dict[str, _Reference] = field(default_factory=dict)
     effects: list[_Definition] = field(default_factory=list)
-    is_infrastructure: bool = False
+    says_infrastructure: bool = False
 
     @property
     def every_definition(self) -> list[_Definition]:
@@ -192,7 +192,7 @@ class Package:
         module, names = reference.module, list(reference.names)
         while True:
             found = self._module(module, where)
-            if found.is_infrastructure:
+            if self._is_infrastructure(module):
                 return [], tuple(names)
             if not names:
                 return found.every_definition, ()
@@ -207,6 +207,12 @@ class Package:
                 return [], (name, *names)
             else:
                 raise UnresolvedCodeError(f"{where} uses {module}.{name}, which is not there.")
+
+    @cache  # noqa: B019 - one package a process
+    def _is_infrastructure(self, dotted: str) -> bool:
+        """Whether a module says so, or a folder that it is in; what a folder says is not said of its `__init__`."""
+        places = [*itertools.accumulate(dotted.split("."), "{}.{}".format)]
+        return any(self._module(one).says_infrastructure for one in places[: -1 if self.is_package(dotted) else None])
 
     def _hash(self, part: _Definition, *, alone: bool = False) -> str:
         """A definition's hash. What it names is in it by content and not by place; `alone`, by its last name."""
@@ -340,7 +346,7 @@ def _read(source: str, dotted: str, package: Package) -> _Module:
             module.imports |= ours
             foreign |= theirs
     names = {name for statement in statements for name in _bound(statement)}
-    module.is_infrastructure = "IS_INFRASTRUCTURE" in names
+    module.says_infrastructure = "IS_INFRASTRUCTURE" in names
     own = {name: _Reference(dotted, (name,)) for name in names} | module.imports
     for statement in statements:
         if isinstance(statement, ast.Import | ast.ImportFrom) or _never_runs(statement):

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _V1_QUOTA, _V1_PERIOD, _V2_LIMIT = "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"
 
 

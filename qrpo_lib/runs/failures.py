@@ -13,8 +13,6 @@ from pathlib import Path
 from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Of a disk, of a quota.
 _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded|ENOSPC")

@@ -15,8 +15,6 @@ from typing import Any
 
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _SEAL = b"\nsha256:"
 _SEAL_LENGTH = len(_SEAL) + 64
 _SUMS = "sums.sealed"

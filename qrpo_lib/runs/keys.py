@@ -12,8 +12,6 @@ from typing import Any
 from qrpo_lib.runs import paths, records
 from qrpo_lib.runs.code_version import code_version
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 @dataclass(frozen=True)
 class Step:

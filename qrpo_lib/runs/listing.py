@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,8 +24,6 @@ from rich.text import Text
 
 from qrpo_lib.runs import cleaning, paths, pipeline
 from qrpo_lib.runs.records import RECORD, RESTORED
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 # What has a table of its own; and what is told once, above it, where all rows agree.
 _GROUPED_BY = ("task", "policy", "setting")
@@ -38,7 +35,7 @@ _HEADERS |= {"seconds": "took", "restored": "restored from"}
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One run folder; None where a value does not apply or cannot be known any more.
 
     num_ref_rewards, transform, partition: QRPO's.
@@ -66,22 +63,22 @@ class Row:
     restored: str | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(RunRow))
 
 
-def rows() -> list[Row]:
+def rows() -> list[RunRow]:
     """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
     records = _records()
     found = [_row(folder, record, records) for folder, record in records.items()]
 
-    def place(row: Row) -> tuple:
+    def place(row: RunRow) -> tuple:
         values = [getattr(row, name) for name in (*_GROUPED_BY, "algorithm", *_CELL, "seed", "started", "folder")]
         return pipeline.place(row.name), row.name, [(value is not None, value or 0) for value in values]
 
     return sorted(found, key=place)
 
 
-def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> list[Row]:
+def matching(found: Iterable[RunRow], names: Sequence[str] = (), **wanted: Any) -> list[RunRow]:
     """The rows of these steps or folders (a prefix of the name is enough) whose columns have the wanted values.
 
     None is no wish. Numbers are equal up to rounding, text whatever its case.
@@ -95,12 +92,12 @@ def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> 
     ]
 
 
-def as_json(found: Sequence[Row]) -> str:
+def as_json(found: Sequence[RunRow]) -> str:
     """A list of objects, one for each row, with all columns."""
     return json.dumps([asdict(row) for row in found], indent=2)
 
 
-def as_csv(found: Sequence[Row]) -> str:
+def as_csv(found: Sequence[RunRow]) -> str:
     """A header and a line for each row, all columns; what does not apply is empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
@@ -109,10 +106,10 @@ def as_csv(found: Sequence[Row]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def render(found: Sequence[Row]) -> RenderableType:
+def render(found: Sequence[RunRow]) -> RenderableType:
     """A table for each kind of step, task, policy and setting; what all its rows share is told once, above it."""
     parts: list[RenderableType] = []
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[RunRow]] = {}
     for row in found:
         groups.setdefault((_kind(row), *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
     for (kind, *_), of_group in groups.items():
@@ -122,7 +119,7 @@ def render(found: Sequence[Row]) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def _table(of_group: Sequence[Row], shared: dict[str, str]) -> Table:
+def _table(of_group: Sequence[RunRow], shared: dict[str, str]) -> Table:
     names = [name for name in COLUMNS if name not in (*shared, "name", "key")]
     names = [name for name in names if any(getattr(row, name) is not None for row in of_group)]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
@@ -134,7 +131,7 @@ def _table(of_group: Sequence[Row], shared: dict[str, str]) -> Table:
     return table
 
 
-def _shared(of_group: Sequence[Row]) -> dict[str, str]:
+def _shared(of_group: Sequence[RunRow]) -> dict[str, str]:
     """What the group has in common: what it is grouped by, and what all rows that have a value agree on."""
     shared = {}
     for name in (*_GROUPED_BY, *_TOLD_ONCE):
@@ -144,7 +141,7 @@ def _shared(of_group: Sequence[Row]) -> dict[str, str]:
     return shared
 
 
-def _kind(row: Row) -> str:
+def _kind(row: RunRow) -> str:
     return "notebook" if pipeline.is_notebook(row.name) else row.name
 
 
@@ -170,25 +167,15 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 
 def _records() -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")):
-        if cleaning.is_run_folder(path.parent):
-            found[path.parent.name] = _read(path)
-    return {name: record for name, record in found.items() if record}
+    folders = (path.parent for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")))
+    return {folder.name: record for folder in folders if (record := cleaning.record_of(folder))}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # removed meanwhile
-        return {}
-
-
-def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> Row:
+def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> RunRow:
     parameters = _dict(record.get("parameters"))
     loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
     is_training = bool(training)
-    return Row(
+    return RunRow(
         folder=folder,
         name=record["name"],
         key=record["key"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # In the order of the pipeline, in which people are shown them; notebooks come last.
 STEPS = (
     "initial_policy",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 RECORD = "record.json"
 REMOVED = "removed.json"  # sub-folders of a complete folder that were removed since (`folders.remove_parts`)
 RESTORED = "restored"  # field of a record whose folder was restored from a committed one, not made here
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
@@ -123,7 +122,7 @@ def read_all() -> list[tuple[Path, dict[str, Any]]]:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Stopwatch:
     """When a step began to be made: the date, and seconds of wall time and of processor time."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -131,7 +130,7 @@ class Clock:
     processor: float = field(default_factory=times.processor_seconds)
 
 
-def write(step: Step, seed: int | None, clock: Clock) -> None:
+def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
     """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files."""
     outputs = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {

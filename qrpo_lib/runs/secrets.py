@@ -12,8 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Parts of a name, between underscores, that say its value is a secret; and names that end so, as PGPASSWORD does.
 _NAME = re.compile(
     r"(?:^|_)(?:tokens?|secrets?|passwords?|passwd|credentials?|auth|cookie|(?:api|access|private|secret|ssh)_?key)(?:_|$)"

@@ -20,7 +20,6 @@ from qrpo_lib.runs import pipeline
 if TYPE_CHECKING:
     from rich.table import Table
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 NOTEBOOKS = "notebooks"
 

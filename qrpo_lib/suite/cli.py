@@ -15,8 +15,6 @@ from pathlib import Path
 
 from qrpo_lib.runs import terminal
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _DEFAULT_PROFILE = "tiny"
 _REPORT = "report"  # where the site is written, below the working directory
@@ -27,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
     terminal.escape_what_cannot_be_encoded()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"]:
+    if arguments[:1] == ["train"]:  # which needs nothing but the core
         from qrpo_lib.suite import train
 
         return train.main(arguments[1:])

@@ -23,15 +23,13 @@ from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, Lee
 from qrpo_lib.runs import files
 from qrpo_lib.steps import released
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"[0-9a-f]{64}  \S.*")
 _NOTES = ".cache"  # of huggingface_hub, in the folder it downloads to
 
 
 @dataclass(frozen=True)
-class Source:
+class HubSource:
     """A model or a dataset at one commit."""
 
     kind: str
@@ -46,30 +44,30 @@ class Source:
         return Path(os.environ["QRPO_DATA"]) / self.name
 
 
-def sources(profile_name: str) -> list[Source]:
+def sources(profile_name: str) -> list[HubSource]:
     """Everything of the hub that a profile uses, each once."""
     found = []
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
         if isinstance(profile.policy, HubPolicy):
-            found.append(Source("model", profile.policy.model, profile.policy.revision))
+            found.append(HubSource("model", profile.policy.model, profile.policy.revision))
         if isinstance(profile.task, ChatDataTask | LeetCodeTask):
-            found.append(Source("dataset", profile.task.dataset, profile.task.revision))
-            found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
+            found.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
+            found.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, DatasetTask | PointwiseTask):
             sources = [one for one in profile.task.all_sources if not one.dataset.endswith(FILE_ENDINGS)]
-            found += [Source("dataset", one.dataset, one.revision) for one in sources]
+            found += [HubSource("dataset", one.dataset, one.revision) for one in sources]
         if hasattr(getattr(profile.task, "reward", None), "model"):
-            found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
-        found += [Source("dataset", *one) for one in released.sources(profile)]
+            found.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))
+        found += [HubSource("dataset", *one) for one in released.sources(profile)]
         if profile.alpaca_eval:
-            found.append(Source("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
+            found.append(HubSource("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
     # A tokenizer is usually the policy's own, then named without a revision a second time.
     named = {(one.kind, one.name) for one in found if one.revision}
     return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]
 
 
-def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) -> None:
+def fetch(source: HubSource, api: Any = None, tell: Callable[[str], None] = print) -> None:
     """Download what is not there yet, and check every file.
 
     Raises
@@ -117,7 +115,7 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def check(source: Source) -> None:
+def check(source: HubSource) -> None:
     """Raise HubError if a file is not what `SHA256SUMS` says, or `SHA256SUMS` not what was written."""
     sums = source.folder / SUMS
     try:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from qrpo_lib.suite.notebooks import Job
 
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _ACCOUNT = ".account.jsonl"
 # Seconds that a kernel may take to start, and a cell's last outputs to come, on a machine that has much to do.
 _START_SECONDS, _OUTPUT_SECONDS = 600, 60

@@ -9,8 +9,6 @@ from qrpo_lib.paper import claims
 from qrpo_lib.runs import paths
 from qrpo_lib.suite import notebooks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _FIGURE_1 = "figure-1.csv"
 _NAMES = {"initial": "initial policy", "sft": "SFT", "dpo": "DPO", "simpo": "SimPO", "rebel": "REBEL", "qrpo": "QRPO"}
 

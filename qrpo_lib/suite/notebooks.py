@@ -26,18 +26,12 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import project_root, runs_folder
 from qrpo_lib.steps import answers, initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
-from qrpo_lib.suite.publishing import MANIFEST
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
-__all__ = ["MANIFEST"]  # also found here
 EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
 # Steps whose number depends on results: of each training, for the checkpoints that are reported.
 _ANSWERS_OF_CHECKPOINTS = ("report", "log_ratios")
 _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
-# Figure 4 and the claim about it compare all of these.
-_FOUR = {"dpo", "simpo", "rebel", "qrpo"}
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets", "target_error")
 ENUMERATED = ("exactness", "relatives")
 
@@ -148,9 +142,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         made.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
     if transformations:
         made.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
-    if reward_traits.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
-        made.append(job("results/length_bias", grid, (all_runs,)))
     if reward_traits.has_lc_reward(profile):
+        if set(profile.experiment.algorithms) == set(profiles.ALGORITHMS):  # Figure 4 and its claim compare them all
+            made.append(job("results/length_bias", grid, (all_runs,)))
         made.append(job("results/alpaca_eval", grid, (all_runs,)))
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}

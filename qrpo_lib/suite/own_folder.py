@@ -19,8 +19,6 @@ from pathlib import Path, PurePosixPath
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.files import file_sha256, write_atomically
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 MARKER = ".qrpo-report.json"
 _NEW = ".qrpo-report.partial"
 

@@ -22,8 +22,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebook_file
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # How papermill's injected cell begins (papermill.translators).
 _INJECTED = "# Parameters"
 

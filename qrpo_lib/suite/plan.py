@@ -12,12 +12,13 @@ import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import get_args
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.cluster.task import Task, in_order
+from qrpo_lib.cluster.task import ScheduledTask, in_order
 from qrpo_lib.experiment import grid, relatives
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
@@ -27,12 +28,9 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 _BYTES_TO_RESUME = 12  # a parameter: weights and Adam's two moments in float32
-_STAGES = ("policy", "sft", "sampling", "scoring", "reference_log_probs", "training", "evaluation")
 _REPORTS = "reports"
 # Operations a parameter and token: the forward pass, the backward pass, and the forward pass again where activations
 # are not kept (gradient checkpointing).
@@ -108,7 +106,7 @@ class Cost:
     told: str
 
 
-def tasks_of_arm(profile: Profile) -> list[Task]:
+def tasks_of_arm(profile: Profile) -> list[ScheduledTask]:
     """Every step that the arm is known to need, each after what it needs; the best cells' further seeds come later."""
     before = [pipeline.policy(profile), pipeline.sampling(profile)]
     if profile.experiment.shows == "relatives":
@@ -121,7 +119,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
     return list(in_order([*before, *models]).values())
 
 
-def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:
+def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[ScheduledTask]:
     """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
     read = {step.folder_name for job in jobs if not notebooks.is_complete(job) for step in job.inputs}
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
@@ -137,7 +135,7 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
         of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
         seen |= {task.name for task in of_arm}
         sizes = plan_sizes.of_arm(profile)
-        kinds = dict.fromkeys([*_STAGES, *(task.kind for task in of_arm)])
+        kinds = dict.fromkeys([*get_args(profiles.Kind), *(task.kind for task in of_arm)])
         for kind in kinds:
             of_kind = [task for task in of_arm if task.kind == kind]
             if of_kind:
@@ -148,7 +146,7 @@ def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     return found
 
 
-def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+def _stage(profile: Profile, kind: str, of_kind: list[ScheduledTask], assumed: Assumptions, sizes: Sizes) -> Stage:
     is_open = [not task.step.folder.is_dir() for task in of_kind]
     resources = profile.dispatch.of_kind(kind)
     costs = [_cost(profile, task, assumed, sizes) for task in of_kind]
@@ -168,7 +166,7 @@ def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumption
     )
 
 
-def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+def _reports(profile: Profile, of_arm: list[ScheduledTask], assumed: Assumptions, sizes: Sizes) -> Stage:
     """The answers to the reporting prompts, of the checkpoints that are reported, and their log-probabilities."""
     number, with_log_ratios = grid.most_reports(profile)
     trained = {task.name for task in of_arm if task.kind == "training"}
@@ -201,7 +199,7 @@ def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: 
 # --- one step of each kind --------------------------------------------------------------------------------------------
 
 
-def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
+def _cost(profile: Profile, task: ScheduledTask, assumed: Assumptions, sizes: Sizes) -> Cost:
     if task.kind == "evaluation":
         alone = task.step.name in ("reference_evaluation", "relative_evaluation")
         checkpoints = 1 if alone else _checkpoints(profile, sizes)

@@ -16,8 +16,6 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy, shifts
 from qrpo_lib.suite import plan_sizes
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 GIB = 2**30
 # Of logits in float32 (`qrpo_lib.training.log_probs`): of a tile, and of all that are kept for the backward pass.
 _TILE_BYTES = 4 * 2**25

@@ -19,8 +19,6 @@ from qrpo_lib.steps import initial_policy
 from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Parameters of the models that the suite or its own profiles name.
 _PARAMETERS = {
     "allenai/Llama-3.1-Tulu-3-8B-SFT": 8.03e9,

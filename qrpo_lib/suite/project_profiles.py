@@ -20,8 +20,6 @@ from qrpo_lib.runs import paths, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # A .toml file with one of these at its top level is meant as a profile; `pyproject.toml` and the like have none.
 _MARKS = {"extends", "arms"}
 _MARKED_LINE = re.compile(r"^\s*(extends\s*=|\[arms\b)", re.MULTILINE)

@@ -14,8 +14,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs.code_version import package_file
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 SHOWN = ("tiny", "smol", "gh200", "gh200-released")
 _KEY = re.compile(r"\{(\??)([a-z0-9_.]+)\}")
 _NOTHING = "–"

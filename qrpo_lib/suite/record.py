@@ -13,8 +13,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import paths, terminal
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 ALL = "all"  # the name of the record of a profile without worlds
 # Notebooks that compute all they show from what a record holds.
 NOTEBOOKS = (

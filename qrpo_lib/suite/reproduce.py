@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress, ScheduledTask
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account, keys, paths, records
@@ -17,11 +17,9 @@ from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.suite import execution, kernel_server, plan, publishing
 from qrpo_lib.suite.notebooks import Job, is_complete, is_there
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 @dataclass(frozen=True, eq=False)
-class Notebook(Task):
+class Notebook(ScheduledTask):
     """The task of executing a notebook and publishing what it made.
 
     job: what is executed. force: whether it is even if it is complete. whole: as in `notebooks.check_folders`.

@@ -164,7 +164,7 @@ def reference_data_factor(beta: float, transform="identity") -> float:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Gain:
     """What a policy gains over the reference: mean reward, its KL in nats, and the objective reward - beta KL."""
 
     reward: float
@@ -172,7 +172,7 @@ class Outcome:
     objective: float
 
 
-def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
+def outcome(log_policy, log_ref, rewards, beta: float) -> Gain:
     """What a policy gains over the reference policy, in the rewards' unit at strength beta.
 
     Parameters
@@ -184,7 +184,7 @@ def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
     policy = np.exp(log_policy)
     gain = float((policy - np.exp(log_ref)) @ rewards)
     kl = float(policy @ (log_policy - log_ref))
-    return Outcome(gain, kl, gain - beta * kl)
+    return Gain(gain, kl, gain - beta * kl)
 
 
 def _other_branch(log_minus: float) -> float:
