@@ -15,13 +15,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from qrpo_lib.cluster.task import After, Executor, JobOutcome, ScheduledTask, SubmittedJob
-from qrpo_lib.runs import failures, secrets
+from qrpo_lib.runs import environment, failures, secrets
 
 _IDLE = 75  # the exit code of a process that has ended for want of work
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -112,7 +112,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid(), idle_seconds), daemon=True)
         # OpenMP reads its settings when the process starts. PASSIVE: threads that wait leave their core to other work.
-        with secrets.hidden(), _environment(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE"):
+        threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        with secrets.hidden(), environment.given(threading):
             self.process.start()
         theirs.close()
         self.task: Any = None
@@ -122,9 +123,9 @@ class _Worker:
         self.task, self.log = task, task.told.with_suffix(".log")
         with contextlib.suppress(OSError):
             task.told.unlink(missing_ok=True)
-        environment = {"QRPO_STATUS": str(task.told), **task.environment}
+        variables = {"QRPO_STATUS": str(task.told), **task.environment}
         with contextlib.suppress(OSError):  # it is dead: there will be no answer either
-            self.connection.send((task.make, task.arguments, environment, self.log))
+            self.connection.send((task.make, task.arguments, variables, self.log))
 
     def outcome(self) -> JobOutcome | None:
         """How the task that it had has ended; None if it had not begun."""
@@ -164,9 +165,9 @@ def _serve(connection: Connection, parent: int, idle_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with contextlib.suppress(EOFError, BrokenPipeError):
         while connection.poll(idle_seconds):
-            make, arguments, environment, log = connection.recv()
+            make, arguments, variables, log = connection.recv()
             _log_to(log)
-            with _environment(**environment):
+            with environment.given(variables):
                 connection.send(_error_of(make, arguments))
         os._exit(_IDLE)
 
@@ -189,17 +190,3 @@ def _log_to(path: Path) -> None:
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.close(stream)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before: Mapping[str, str] = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
-                del os.environ[name]
