@@ -93,10 +93,16 @@ def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int
 def with_reference(problem: Enumeration, model: PreTrainedModel) -> Enumeration:
     """The same completions and rewards with another reference, and so other reference rewards."""
     log_ref = log_policy(model, problem.prompt, problem.completions)
-    order = np.argsort(problem.rewards)
-    levels = (np.arange(len(problem.ref_rewards)) + 0.5) / len(problem.ref_rewards)
+    references = reference_rewards(problem.rewards, log_ref, len(problem.ref_rewards))
+    return replace(problem, ref_rewards=references, log_ref=log_ref, reference=model)
+
+
+def reference_rewards(rewards: np.ndarray, log_ref: np.ndarray, n: int) -> np.ndarray:
+    """(n,) of (m,) rewards, as if n were drawn, one from each n-th part of their distribution: quantiles to 1/n."""
+    order = np.argsort(rewards)
+    levels = (np.arange(n) + 0.5) / n
     ranks = np.searchsorted(np.cumsum(np.exp(log_ref[order])), levels).clip(max=len(order) - 1)
-    return replace(problem, ref_rewards=problem.rewards[order][ranks], log_ref=log_ref, reference=model)
+    return rewards[order][ranks]
 
 
 def log_policy(model: PreTrainedModel, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> np.ndarray:

@@ -24,6 +24,7 @@ from qrpo_lib.paper import style
 from qrpo_lib.runs import progress
 from qrpo_lib.theory import constant_error, tabular
 
+_FINE = 20_000  # references, of which quantiles are exact to 1/n
 _SMALLEST_KL = 1e-12  # nats: what is nearer is drawn there
 # What the figure shows of each method: mark, name and colour.
 _MARKS = {
@@ -184,7 +185,7 @@ def _losses(problem: Enumeration, beta: float, best_of: int) -> dict[str, Callab
     """Each method's pure loss as a function of all log-probabilities (m,), in expectation over the reference's data."""
     ref, rewards = torch.tensor(problem.log_ref), torch.tensor(problem.rewards)
     data, m = ref.exp(), len(rewards)
-    fine = torch.tensor(_fine_references(problem)).expand(m, -1)
+    fine = torch.tensor(enumerated.reference_rewards(problem.rewards, problem.log_ref, _FINE)).expand(m, -1)
     log_z = tabular.log_partition(problem.log_ref, problem.rewards, beta)
     value = VALUE_BETA * beta * tabular.log_partition(problem.log_ref, problem.rewards, VALUE_BETA * beta)
     i, j, weights = (torch.tensor(x) for x in preferred_pairs(problem))
@@ -211,14 +212,6 @@ def _losses(problem: Enumeration, beta: float, best_of: int) -> dict[str, Callab
         "RPO, backward KL": lambda p: rpo(p, "backward-kl"),
         "best of N": best,
     }
-
-
-def _fine_references(problem: Enumeration, n: int = 20_000) -> np.ndarray:
-    """References as of which n were drawn, one from each n-th part of the reward distribution: quantiles to 1/n."""
-    order = np.argsort(problem.rewards)
-    levels = (np.arange(n) + 0.5) / n
-    ranks = np.searchsorted(np.cumsum(np.exp(problem.log_ref[order])), levels).clip(max=len(order) - 1)
-    return problem.rewards[order][ranks]
 
 
 def _trained(
@@ -257,11 +250,11 @@ def _trained(
     }
 
 
-def minimise(loss: Callable[[Tensor], Tensor], log_start: np.ndarray, steps: int = 400) -> np.ndarray:
+def minimise(loss: Callable[[Tensor], Tensor], log_start: np.ndarray) -> np.ndarray:
     """The log-probabilities (m,) that a loss of them ends at, by L-BFGS on the logits from `log_start`."""
     logits = torch.tensor(log_start, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [logits], max_iter=steps, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        [logits], max_iter=400, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -121,7 +121,7 @@ def answers(profile: Profile, model: Model, split: str = "reporting") -> pd.Data
     return relative_evaluation.load(model.answered(profile, split).folder, columns)
 
 
-def answers_before(profile: Profile, name: str, split: str = "reporting") -> pd.DataFrame:
-    """What the policy before training answers to the prompts of a split."""
+def answers_before(profile: Profile, name: str) -> pd.DataFrame:
+    """What the policy before training answers to the reporting prompts."""
     columns = ["prompt_id", "repeat", "length", "reward"]
-    return reference_evaluation.load(before_training(profile, name, split).folder, columns)
+    return reference_evaluation.load(before_training(profile, name, "reporting").folder, columns)

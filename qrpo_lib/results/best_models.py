@@ -67,10 +67,10 @@ class BestModels:
             if name not in ("initial", "sft") and self.chosen(name)["step"] == 0
         ]
 
-    def reporting_last(self, algorithm: str, column: str) -> np.ndarray:
-        """(seeds, prompts) on the reporting split of the last checkpoint of the reported runs: means over repeats."""
+    def reporting_last(self, algorithm: str) -> np.ndarray:
+        """Rewards on the reporting split of the last checkpoint of the reported runs: (seeds, prompts), of repeats."""
         rows = self.last[(self.last["algorithm"] == algorithm) & (self.last["split"] == "reporting")]
-        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], column)
+        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], "reward")
 
     def reporting(self, method: str, column: str) -> np.ndarray:
         """(seeds, prompts) on the reporting split: means over repeats."""
@@ -182,17 +182,17 @@ def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> Be
     return BestModels(cells, pd.concat([_starts(profile), *others, exact], ignore_index=True), last)
 
 
-def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
-    """What each reported model gained over the policy it was trained from, and the last checkpoint of the same runs.
+def gain_rows(best: BestModels) -> pd.DataFrame:
+    """The reward that each reported model gained over the policy it was trained from, and the last of the same runs.
 
     Columns `method, setting, start, step, trained, gain, low, high, last_step, last_gain, last_low, last_high, prompts,
     seeds`, on the reporting split. A model that is selected at step 0 is not trained: its gain is 0 by construction.
     """
     rows = []
     for method in (name for name in best.methods if name not in ("initial", "sft")):
-        chosen, start = best.chosen(method), best.reporting(best.start(method), column)
-        gain = difference(best.reporting(method, column), start)
-        last = difference(best.reporting_last(method, column), start)
+        chosen, start = best.chosen(method), best.reporting(best.start(method), "reward")
+        gain = difference(best.reporting(method, "reward"), start)
+        last = difference(best.reporting_last(method), start)
         of_method = best.last[best.last["algorithm"] == method]
         last_step = of_method.loc[of_method["setting"] == chosen["setting"], "step"].max()
         row = {"method": method, "setting": chosen["setting"], "start": best.start(method), "step": chosen["step"]}

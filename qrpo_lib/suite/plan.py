@@ -231,13 +231,16 @@ def _sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
 
 
 def _sampling(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
-    prompts = sizes.train.number + sizes.held_out.number
-    each, length = profile.reference_sampling.sampled, _completion_tokens(profile, assumed)
-    tokens = prompts * each * length
-    seconds = tokens / assumed.tokens_a_second
-    told = f"{prompts:,} prompts x {each} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
+    prompts, each = sizes.train.number + sizes.held_out.number, profile.reference_sampling.sampled
+    return _sampled(profile, assumed, sizes, prompts * each, f"{prompts:,} prompts x {each}")
+
+
+def _sampled(profile: Profile, assumed: Assumptions, sizes: Sizes, completions: float, told: str) -> Cost:
+    """So many completions, with rewards, by one device with the profile's engine."""
+    length = _completion_tokens(profile, assumed)
+    tokens, read = completions * length, completions * (length + assumed.prompt_tokens)
+    seconds, told = tokens / assumed.tokens_a_second, f"{told} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
     if sizes.reward_model.number:
-        read = prompts * each * (length + assumed.prompt_tokens)
         seconds += assumed.seconds(_FORWARD * sizes.reward_model.number * read)
         told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
     return Cost(tokens, seconds, tokens * _BYTES_A_TOKEN, told)
@@ -259,16 +262,10 @@ def _scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
 
 
 def _answering(profile: Profile, assumed: Assumptions, sizes: Sizes, split: str, policies: int) -> Cost:
-    """Answers of so many policies to the prompts of a split, with rewards, by one device with the profile's engine."""
+    """Answers of so many policies to the prompts of a split."""
     prompts, repeats = plan_sizes.of_split(profile, sizes, split), profile.evaluation.of_split(split)
-    length = _completion_tokens(profile, assumed)
-    written = policies * prompts * repeats * length
-    read = policies * prompts * repeats * (length + assumed.prompt_tokens)
-    seconds = written / assumed.tokens_a_second + assumed.seconds(_FORWARD * sizes.reward_model.number * read)
-    told = f"{policies} x {prompts:,} prompts x {repeats} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
-    if sizes.reward_model.number:
-        told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
-    return Cost(written, seconds, written * _BYTES_A_TOKEN, told)
+    told = f"{policies} x {prompts:,} prompts x {repeats}"
+    return _sampled(profile, assumed, sizes, policies * prompts * repeats, told)
 
 
 def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: bool) -> Cost:
