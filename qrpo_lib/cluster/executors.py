@@ -145,10 +145,10 @@ class Submitted(Executor):
 
     def _adopt(self, batch: Batch) -> None:
         """Find the jobs of a submission that was interrupted, or not answered, before they were written down."""
-        found, unheard_since = self.find(batch), self._unheard.get(batch.name)
-        if not found and unheard_since is not None and time.monotonic() - unheard_since < _UNHEARD_SECONDS:
+        ids, unheard_since = self.find(batch), self._unheard.get(batch.name)
+        if not ids and unheard_since is not None and time.monotonic() - unheard_since < _UNHEARD_SECONDS:
             raise NoAnswerError("it may have taken jobs that it does not show yet")
-        batch.jobs = found + ["none"] * (len(batch.tasks) - len(found))
+        batch.jobs = ids + ["none"] * (len(batch.tasks) - len(ids))
         _hand_over(batch)
         self._journal.write(batch)
 
@@ -202,9 +202,9 @@ class Slurm(Submitted):
         # A node that fails puts its jobs back into the queue; a job whose inputs will never come leaves it.
         others = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
         options |= {"srun_args": srun, "additional_parameters": others}
-        made = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
-        made.update_parameters(**{key: value for key, value in options.items() if value is not None})
-        return made
+        slurm = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
+        slurm.update_parameters(**{key: value for key, value in options.items() if value is not None})
+        return slurm
 
     def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
         """Submit one job, or an array of several.
@@ -291,10 +291,10 @@ class Processes(Submitted):
 
     def find(self, batch: Batch) -> list[str]:
         """By the folder of the batch."""
-        found = [
+        pids = [
             path.name for path in Path("/proc").glob("[0-9]*") if _is_controller(SubmittedJob(path.name, batch.folder))
         ]
-        return sorted(found, key=int)
+        return sorted(pids, key=int)
 
     def states(self, jobs: Collection[SubmittedJob]) -> dict[str, tuple[State, str]]:
         """Those that run."""

@@ -94,7 +94,7 @@ class Scheduler:
             try:
                 jobs = self.executor.look(set(progress.names(*OPEN)))
                 progress.note = ""
-                progress.jobs |= {name: [job.id for job in found] for name, found in jobs.items()}
+                progress.jobs |= {name: [job.id for job in of_task] for name, of_task in jobs.items()}
                 wanted = self._judge(jobs)
                 start = self._submit_stages if self.executor.takes_dependencies else self._start_what_is_free
                 start(self._without_paused(wanted), jobs)
@@ -126,18 +126,18 @@ class Scheduler:
         progress.reasons = {}
         wanted: dict[str, ScheduledTask] = {}
         for name in progress.names(*OPEN):
-            task, found = progress.tasks[name], jobs.get(name, [])
+            task, of_task = progress.tasks[name], jobs.get(name, [])
             needs = {need.name for need in task.needs}
-            alive = [job for job in found if job.state in ALIVE]
+            alive = [job for job in of_task if job.state in ALIVE]
             if self._is_blocked(task):
                 progress.status[name] = "blocked"
-                self._cancel_pending(found)
+                self._cancel_pending(of_task)
             elif needs & wanted.keys():  # its dependency is on a job that is no more
-                self._cancel_pending(found)
+                self._cancel_pending(of_task)
                 wanted[name] = task
             elif alive:
                 self._see_alive(name, alive)
-            elif self._needs_a_job(task, found):
+            elif self._needs_a_job(task, of_task):
                 wanted[name] = task
         progress.status |= dict.fromkeys(wanted, "waiting")
         return list(wanted.values())
@@ -158,25 +158,25 @@ class Scheduler:
         elif alive[0].reason not in ("", "None"):
             self.progress.reasons[name] = alive[0].reason
 
-    def _needs_a_job(self, task: ScheduledTask, found: list[SubmittedJob]) -> bool:
+    def _needs_a_job(self, task: ScheduledTask, jobs: list[SubmittedJob]) -> bool:
         """Whether a task without a job under way is to get one: its first, or another one since the last was lost."""
         name = task.name
         if name not in self._watched or name in self._again:  # never started, or ended before this command began
             return True
-        return not any(need.name in self._ended for need in task.needs) and self._is_to_try_again(task, found)
+        return not any(need.name in self._ended for need in task.needs) and self._is_to_try_again(task, jobs)
 
-    def _is_to_try_again(self, task: ScheduledTask, found: list[SubmittedJob]) -> bool:
+    def _is_to_try_again(self, task: ScheduledTask, jobs: list[SubmittedJob]) -> bool:
         """Judge a task whose jobs have all ended: complete, failed, to be tried again, or to be looked at once more.
 
         A shared file system may show a folder some seconds after it was moved into place, so what ended without a
         result is judged at the second look.
         """
-        outcomes = [self.executor.outcome(job) for job in found]
+        outcomes = [self.executor.outcome(job) for job in jobs]
         errors = [text for kind, text in outcomes if kind == "error"]
         if errors:
-            return self._failed_once(task, found, errors[0], self.retries.errors)
-        if any(job.state == "cancelled" for job in found):
-            return self._failed_once(task, found, "its job was cancelled.", 0)
+            return self._failed_once(task, jobs, errors[0], self.retries.errors)
+        if any(job.state == "cancelled" for job in jobs):
+            return self._failed_once(task, jobs, "its job was cancelled.", 0)
         succeeded = any(kind == "success" for kind, _ in outcomes)
         if succeeded and self._is_accepted(task):
             return False
@@ -185,8 +185,8 @@ class Scheduler:
             return False
         if succeeded:
             edited = "the code was edited meanwhile, so that its result is another one's."
-            return self._failed_once(task, found, edited, 0)
-        return self._failed_once(task, found, next((text for _, text in outcomes if text), ""), self.retries.losses)
+            return self._failed_once(task, jobs, edited, 0)
+        return self._failed_once(task, jobs, next((text for _, text in outcomes if text), ""), self.retries.losses)
 
     def _is_accepted(self, task: ScheduledTask) -> bool:
         """Whether what a job says it has made is there, or cannot be taken, so that the task is done with."""
@@ -197,20 +197,20 @@ class Scheduler:
             self._fail(task.name, failures.sentence(error, *failures.disks()))
         return self.progress.status[task.name] not in OPEN
 
-    def _failed_once(self, task: ScheduledTask, found: list[SubmittedJob], why: str, allowed: int) -> bool:
+    def _failed_once(self, task: ScheduledTask, jobs: list[SubmittedJob], why: str, allowed: int) -> bool:
         name, tried = task.name, self._tried[task.name]
         tried.append(why)
         if len(tried) <= allowed:
             self.progress.retried.setdefault(name, why or "its job was lost")
             self._again[name] = time.monotonic() + self.retries.pause_seconds * 2 ** (len(tried) - 1)
             return True
-        log = self.executor.log(found[0]) if found else ""
-        end = f" The end of the log of job {found[0].id} ({found[0].place}):\n{log}" if log else ""
+        log = self.executor.log(jobs[0]) if jobs else ""
+        end = f" The end of the log of job {jobs[0].id} ({jobs[0].place}):\n{log}" if log else ""
         self._fail(name, _told(tried) + end)
         return False
 
-    def _cancel_pending(self, found: list[SubmittedJob]) -> None:
-        waiting = [job for job in found if job.state == "pending"]
+    def _cancel_pending(self, jobs: list[SubmittedJob]) -> None:
+        waiting = [job for job in jobs if job.state == "pending"]
         if waiting:
             self.executor.cancel(waiting)
 
@@ -273,11 +273,11 @@ class Scheduler:
         for task in wanted:
             needed = sorted({need.name for need in task.needs if progress.status[need.name] != "complete"})
             groups.setdefault((task.kind, tuple(needed)), []).append(task)
-        makers = {name: [job.id for job in found if job.state in ALIVE] for name, found in jobs.items()}
+        makers = {name: [job.id for job in of_task if job.state in ALIVE] for name, of_task in jobs.items()}
         alone = Counter(need.name for task in wanted for need in task.needs)
         held: list[_Held] = []  # until nobody can join them, or somebody needs them
         for (_, needed), tasks in groups.items():
-            if any(one.task.name in needed for one in held):
+            if any(waiting.task.name in needed for waiting in held):
                 self._submit_held(held, makers)
             array, number = _of_array([makers[need] for need in needed if alone[need] == 1])
             if len(tasks) == 1 and array:
@@ -289,18 +289,18 @@ class Scheduler:
     def _submit_held(self, held: list[_Held], makers: dict[str, list[str]]) -> None:
         """Submit tasks that each need one job of an array: as an array themselves, if they are as many, else alone."""
         pairs: dict[tuple[str, str, frozenset[str]], list[_Held]] = {}
-        for one in held:
-            own = {need for need in one.needed if makers[need] == [f"{one.array}_{one.number}"]}
-            pairs.setdefault((one.task.kind, one.array, frozenset(one.needed) - own), []).append(one)
+        for waiting in held:
+            own = {need for need in waiting.needed if makers[need] == [f"{waiting.array}_{waiting.number}"]}
+            pairs.setdefault((waiting.task.kind, waiting.array, frozenset(waiting.needed) - own), []).append(waiting)
         held.clear()
         for (_, array, others), some in pairs.items():
-            some.sort(key=lambda one: one.number)
-            tasks = [one.task for one in some]
-            if [one.number for one in some] == list(range(len(some))) and self.executor.in_one_array(tasks):
+            some.sort(key=lambda waiting: waiting.number)
+            tasks = [waiting.task for waiting in some]
+            if [waiting.number for waiting in some] == list(range(len(some))) and self.executor.in_one_array(tasks):
                 self._submit_after(tasks, tuple(sorted(others)), makers, array)
             else:
-                for one in some:
-                    self._submit_after([one.task], one.needed, makers)
+                for waiting in some:
+                    self._submit_after([waiting.task], waiting.needed, makers)
 
     def _submit_after(
         self, tasks: list[ScheduledTask], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""

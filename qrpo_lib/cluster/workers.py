@@ -45,13 +45,13 @@ class Workers(Executor):
     @classmethod
     def kept(cls, cores: int, threads: int) -> Workers:
         """Those that this process has started before with so many threads, if any."""
-        found = _KEPT.setdefault(threads, cls(cores, threads))
-        found.cores = cores
-        return found
+        workers = _KEPT.setdefault(threads, cls(cores, threads))
+        workers.cores = cores
+        return workers
 
     def has_room(self, busy: Collection[ScheduledTask], task: ScheduledTask) -> bool:
         """Whether the task may run beside those."""
-        return not busy or sum(one.cores for one in busy) + task.cores <= self.cores
+        return not busy or sum(running.cores for running in busy) + task.cores <= self.cores
 
     def submit(self, tasks: Collection[ScheduledTask], after: After) -> dict[str, list[str]]:
         """Give each task to a process of its own."""

@@ -160,14 +160,14 @@ def apply(
 def _over(intervals: Mapping[str, Any], judged: Callable[[Any], Verdict], over: Over) -> Decision:
     if over not in get_args(Over):
         raise ValueError(f'A rule is over "all" or "any" of its intervals, not {over!r}.')
-    of = {name: judged(interval) for name, interval in intervals.items()}
+    verdicts = {name: judged(interval) for name, interval in intervals.items()}
     # What one interval decides alone, and what takes all of them.
-    one, every = ("contradicted", "supported") if over == "all" else ("supported", "contradicted")
-    deciding = [name for name, verdict in of.items() if verdict == one]
+    decisive, every = ("contradicted", "supported") if over == "all" else ("supported", "contradicted")
+    deciding = [name for name, verdict in verdicts.items() if verdict == decisive]
     if deciding:
-        return Decision(one, _listed(deciding) if len(of) > 1 else "")
-    open_ones = [name for name, verdict in of.items() if verdict != every]
-    return Decision("undecided", _listed(open_ones) if len(of) > 1 else "") if open_ones else Decision(every)
+        return Decision(decisive, _listed(deciding) if len(verdicts) > 1 else "")
+    open_ones = [name for name, verdict in verdicts.items() if verdict != every]
+    return Decision("undecided", _listed(open_ones) if len(verdicts) > 1 else "") if open_ones else Decision(every)
 
 
 def _check(intervals: Mapping[str, Any], effect: float) -> None:

@@ -318,14 +318,14 @@ def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def published_figure_1_rows(profile: Profile) -> pd.DataFrame:
     """The paper's numbers for Figure 1, to be drawn beside ours: Llama on Magpie-Air for chat, Table 2 for code."""
     code = profile.task.completions == "solution"
-    found = published.table("table_2" if code else "table_3")
+    paper_rows = published.table("table_2" if code else "table_3")
     if not code:
-        found = found[(found["model"] == "llama") & (found["dataset"] == "magpieair")]
+        paper_rows = paper_rows[(paper_rows["model"] == "llama") & (paper_rows["dataset"] == "magpieair")]
     metric, error = ("avg_pass_percent", "std") if code else ("lc_reward", "lc_reward_std")
-    found = found.rename(columns={metric: "value", error: "error"})
+    paper_rows = paper_rows.rename(columns={metric: "value", error: "error"})
     title = "in the paper: " + ("Llama 8B, LeetCode (Table 2)" if code else "Llama 8B, Magpie-Air (Table 3)")
-    rows = found[["method", "value", "error"]]
-    return rows.assign(bold=published.bold(found["value"], found["error"]), title=title)
+    rows = paper_rows[["method", "value", "error"]]
+    return rows.assign(bold=published.bold(paper_rows["value"], paper_rows["error"]), title=title)
 
 
 def model_label(profile: Profile) -> str:
@@ -360,9 +360,9 @@ def _starts(profile: Profile) -> pd.DataFrame:
     parts = []
     for method in sorted(starts):
         for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT):
-            made = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
-            account.rests_on([made.name])
-            rows = reference_evaluation.load(made).drop(columns="token_ids")
+            folder = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
+            account.rests_on([folder.name])
+            rows = reference_evaluation.load(folder).drop(columns="token_ids")
             rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)

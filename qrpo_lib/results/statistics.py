@@ -213,4 +213,4 @@ def _mean_squares(values: np.ndarray) -> tuple[tuple[float, float, float], tuple
     rest = values - of_seeds[:, None] - of_prompts + mean
     freedom = (seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1))
     sums = (prompts * ((of_seeds - mean) ** 2).sum(), seeds * ((of_prompts - mean) ** 2).sum(), (rest**2).sum())
-    return tuple(float(one / of) for one, of in zip(sums, freedom, strict=True)), freedom
+    return tuple(float(total / degrees) for total, degrees in zip(sums, freedom, strict=True)), freedom

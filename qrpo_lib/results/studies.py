@@ -145,8 +145,8 @@ def degradation(profile: Profile) -> pd.DataFrame:
     """
     runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
-    of = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
-    selected = read.evaluations(profile, of or runs)
+    there = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
+    selected = read.evaluations(profile, there or runs)
     named: dict[tuple[str, float], dict[str, int]] = {}
     for cell, of_cell in selected.groupby(["setting", "learning_rate"], sort=False):
         steps = sorted(map(int, of_cell["step"].unique()))
@@ -154,7 +154,7 @@ def degradation(profile: Profile) -> pd.DataFrame:
         between = of_cell[of_cell["step"].isin(steps[1:-1])].groupby("step")["reward"].mean()
         if len(between):
             named[cell]["between"] = int(between.idxmax())
-    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in of}
+    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in there}
     train.report(profile, wanted)
     keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
     means = pd.concat([selected, read.answers(profile, wanted)]).groupby(keys, as_index=False)["reward"].mean()

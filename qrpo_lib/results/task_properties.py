@@ -122,14 +122,14 @@ def of_pairs(profile: Profile, completions: pd.DataFrame) -> dict[str, float]:
     own = completions[completions["prompt_id"].isin(pairs["prompt_id"])]
     references = length_control.by_prompt(own, "reward")
     sides = {side: of_side for side, of_side in pairs.groupby("side")}
-    found = {}
+    properties = {}
     for side, of_side in sides.items():
         quantiles = quantile_reward(of_side["reward"].to_numpy(), references.loc[of_side["prompt_id"]].to_numpy())
-        found[f"{side}_quantile"] = float(quantiles.mean())
-        found[f"{side}_less_likely"] = _a_token(own) - _a_token(_with_logp(of_side, policy, tokenizer, profile))
-    found["lengths_in_a_pair"] = _distance(sides["chosen"], sides["rejected"])
-    found["lengths_to_reference"] = max(_distance(of_side, own) for of_side in sides.values())
-    return found
+        properties[f"{side}_quantile"] = float(quantiles.mean())
+        properties[f"{side}_less_likely"] = _a_token(own) - _a_token(_with_logp(of_side, policy, tokenizer, profile))
+    properties["lengths_in_a_pair"] = _distance(sides["chosen"], sides["rejected"])
+    properties["lengths_to_reference"] = max(_distance(of_side, own) for of_side in sides.values())
+    return properties
 
 
 def of_training(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:

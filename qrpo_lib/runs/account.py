@@ -56,10 +56,10 @@ def failed_before() -> dict[str, str]:
     """The first error of what failed twice in this command, by the name of the run folder that it would have made."""
     if not os.environ.get(VARIABLE):
         return {}
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for path in sorted(Path(os.environ[VARIABLE]).parent.glob("*.jsonl")):
-        found |= {noted["folder"]: noted["error"] for noted in _lines(path) if "folder" in noted}
-    return found
+        errors |= {noted["folder"]: noted["error"] for noted in _lines(path) if "folder" in noted}
+    return errors
 
 
 def _append(value: dict) -> None:

@@ -78,12 +78,12 @@ def named(name: str) -> list[Found]:
     folder = runs_folder()
     if not _NAME.fullmatch(name):
         raise CleaningError(f"{name!r} is not the name of a run folder (NAME-KEY, no path); `qrpo runs` lists them.")
-    found = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
+    attempts = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
     path = folder / name
     if not os.path.lexists(path):
-        if not found:
+        if not attempts:
             raise CleaningError(f"There is no run folder {name!r} in {folder}; `qrpo runs` lists them.")
-        return found
+        return attempts
     if not _is_real_folder(path):
         raise CleaningError(f"{path} is a link or a file, not a run folder; remove it yourself if it is not needed.")
     record = _record(path)
@@ -98,12 +98,12 @@ def named(name: str) -> list[Found]:
             "removed; move or remove the folder yourself."
         )
     kind = _RUN_FOLDER if record else "damaged run folder"
-    return [Found(path, kind, _size(path)), *found]
+    return [Found(path, kind, _size(path)), *attempts]
 
 
 def unneeded(needed: set[str]) -> list[Found]:
     """Run folders and interrupted attempts whose names are not among these."""
-    return [found for found in _everything() if found.path.name not in needed]
+    return [item for item in _everything() if item.path.name not in needed]
 
 
 def everything() -> list[Found]:
@@ -120,26 +120,26 @@ def damaged() -> list[str]:
     ]
 
 
-def remove(found: Found) -> bool:
+def remove(item: Found) -> bool:
     """Remove it, and return True; False, with nothing removed, if a running command is at work on it."""
-    if found.files is not None:
-        for path in found.files:
+    if item.files is not None:
+        for path in item.files:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # holds something that is not the suite's
-            found.path.rmdir()
+            item.path.rmdir()
         return True
-    if found.path.parent.name == _REMOVED:
-        shutil.rmtree(found.path, ignore_errors=True)  # another `clean` may be at it too
+    if item.path.parent.name == _REMOVED:
+        shutil.rmtree(item.path, ignore_errors=True)  # another `clean` may be at it too
         return True
     with contextlib.ExitStack() as stack:
         try:
-            for lock in _locks(found.path.name):
+            for lock in _locks(item.path.name):
                 stack.enter_context(lock.acquire(timeout=0))
         except Timeout:
             return False
         # Once more: minutes may have passed before the answer.
-        if is_run_folder(found.path) if found.kind == _RUN_FOLDER else _is_real_folder(found.path):
-            remove_own(found.path)
+        if is_run_folder(item.path) if item.kind == _RUN_FOLDER else _is_real_folder(item.path):
+            remove_own(item.path)
     return True
 
 
@@ -161,10 +161,10 @@ def remove_own(path: Path) -> None:
 
 def _everything() -> list[Found]:
     folder = runs_folder()
-    found = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
-    found += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
+    items = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
+    items += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
     left = [path for path in _entries(folder / _REMOVED) if _NAME.fullmatch(path.name.split(".")[0])]
-    return [*found, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]
+    return [*items, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]
 
 
 def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -175,7 +175,7 @@ def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _caches(folder: Path) -> list[Found]:
-    found = []
+    caches = []
     for name, called in _CACHES.items():
         cache = folder / name
         if any(path.is_symlink() for path in (cache, *cache.parents) if folder in path.parents):
@@ -183,8 +183,8 @@ def _caches(folder: Path) -> list[Found]:
         paths = [path for path in sorted(cache.rglob("*")) if called.fullmatch(path.relative_to(cache).as_posix())]
         files = tuple(path for path in paths if path.is_file() and not path.is_symlink())
         if files:
-            found.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))
-    return found
+            caches.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))
+    return caches
 
 
 def _entries(folder: Path) -> list[Path]:

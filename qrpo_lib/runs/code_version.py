@@ -116,19 +116,19 @@ class Package:
 
     def file(self, name: str) -> Path:
         """The one file of that name in the package. Raises UnresolvedCodeError for none or several."""
-        found = sorted(path for path in self.root.rglob(name) if "__pycache__" not in path.parts)
-        if len(found) != 1:
-            raise UnresolvedCodeError(f"{self.name} needs one file called {name!r}, and has {len(found)}.")
-        return found[0]
+        files = sorted(path for path in self.root.rglob(name) if "__pycache__" not in path.parts)
+        if len(files) != 1:
+            raise UnresolvedCodeError(f"{self.name} needs one file called {name!r}, and has {len(files)}.")
+        return files[0]
 
     def module_name(self, ending: str) -> str:
         """The full dotted name of the one module whose name ends so. Raises UnresolvedCodeError for none or several."""
         *_, stem = ending.split(".")
         names = [self._dotted(path) for path in sorted(self.root.rglob(f"{stem}.py"))]
-        found = [name for name in names if f".{name}".endswith(f".{ending}")]
-        if len(found) != 1:
-            raise UnresolvedCodeError(f"{self.name} needs one module called {ending!r}, and has {len(found)}.")
-        return found[0]
+        matches = [name for name in names if f".{name}".endswith(f".{ending}")]
+        if len(matches) != 1:
+            raise UnresolvedCodeError(f"{self.name} needs one module called {ending!r}, and has {len(matches)}.")
+        return matches[0]
 
     def has_module(self, dotted: str) -> bool:
         """Whether the package has a module or a sub-package of that dotted name."""
@@ -154,7 +154,7 @@ class Package:
             files |= set(part.files)
             if part not in self._named_by:
                 meant = [self._resolve(reference, part.name)[0] for reference in part.references]
-                self._named_by[part] = [one for definitions in meant for one in definitions]
+                self._named_by[part] = [definition for definitions in meant for definition in definitions]
             waiting += self._named_by[part]
         return hashes | {_sha256("\n".join(sorted(self._of_file(name)))) for name in files}
 
@@ -178,10 +178,10 @@ class Package:
             return parts
         waiting, reached = [method, "__init__", "__post_init__", ""], {}
         while waiting:
-            one = waiting.pop()
-            if one in of_class.methods and one not in reached:
-                reached[one] = of_class.methods[one]
-                waiting += sorted(of_class.methods[one].calls_on_self)
+            called = waiting.pop()
+            if called in of_class.methods and called not in reached:
+                reached[called] = of_class.methods[called]
+                waiting += sorted(of_class.methods[called].calls_on_self)
         return [*(part for part in parts if part is not of_class), *reached.values()]
 
     def _resolve(self, reference: _Reference, where: str) -> tuple[list[_Definition], tuple[str, ...]]:
@@ -191,16 +191,16 @@ class Package:
         """
         module, names = reference.module, list(reference.names)
         while True:
-            found = self._module(module, where)
+            content = self._module(module, where)
             if self._is_infrastructure(module):
                 return [], tuple(names)
             if not names:
-                return found.every_definition, ()
+                return content.every_definition, ()
             name = names.pop(0)
-            if name in found.definitions:
-                return found.definitions[name] + found.effects, tuple(names)
-            if name in found.imports:
-                module, names = found.imports[name].module, [*found.imports[name].names, *names]
+            if name in content.definitions:
+                return content.definitions[name] + content.effects, tuple(names)
+            if name in content.imports:
+                module, names = content.imports[name].module, [*content.imports[name].names, *names]
             elif self.has_module(f"{module}.{name}"):
                 module = f"{module}.{name}"
             elif name.startswith("__"):  # __name__, __version__ and the like
@@ -225,7 +225,7 @@ class Package:
         meant, attributes = self._resolve(reference, part.name)
         if alone or not meant:
             return ".".join(["<own>", *(attributes or reference.names[-1:])])
-        return ".".join(["<own>", *sorted(self._hash(one, alone=True) for one in meant), *attributes])
+        return ".".join(["<own>", *sorted(self._hash(definition, alone=True) for definition in meant), *attributes])
 
     def _module(self, dotted: str, where: str = "") -> _Module:
         if dotted not in self._modules:
@@ -283,10 +283,10 @@ def code_version(entries: tuple[Any, ...], source: str | None = None) -> str:
         known, check = path.read_text(encoding="ascii").split()
         if check == _sha256(asked + known):
             return known
-    found = own_package().version(names, source)
+    version = own_package().version(names, source)
     with contextlib.suppress(OSError):
-        _remember(path, f"{found} {_sha256(asked + found)}")
-    return found
+        _remember(path, f"{version} {_sha256(asked + version)}")
+    return version
 
 
 def _remember(path: Path, text: str) -> None:

@@ -41,7 +41,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
             continue
         # In a container the mount may begin at the process's own group: what is not below it is looked for at its top.
         levels = [PurePosixPath(path.lstrip("/")), *PurePosixPath(path.lstrip("/")).parents]
-        quotas += [found for top in tops for level in levels if (found := read(top / level)) is not None]
+        quotas += [quota for top in tops for level in levels if (quota := read(top / level)) is not None]
     return min(quotas, default=None)
 
 

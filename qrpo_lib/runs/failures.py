@@ -36,7 +36,7 @@ def sentence(error: BaseException, *places: Path) -> str:
     told = _told(chain[0]) if len(chain) == 1 else f"{_told(chain[0])} (and then {_told(chain[-1])})"
     if isinstance(error, InputError):
         told = _told(error)
-    if any(_says_full(one) for one in chain):
+    if any(_says_full(cause) for cause in chain):
         return f"The disk is full ({told}): {_REMEDY}"
     return told + full_disk(*places)
 
@@ -69,8 +69,8 @@ def exit_text(code: int | None) -> str:
 
 def _chain(error: BaseException) -> list[BaseException]:
     """The error and those it came from, the first one first."""
-    found = list(_causes(error))
-    return found[::-1]
+    causes = list(_causes(error))
+    return causes[::-1]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

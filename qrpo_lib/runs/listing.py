@@ -69,16 +69,16 @@ COLUMNS = tuple(field.name for field in fields(RunRow))
 def rows() -> list[RunRow]:
     """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
     records = _records()
-    found = [_row(folder, record, records) for folder, record in records.items()]
+    unsorted = [_row(folder, record, records) for folder, record in records.items()]
 
     def place(row: RunRow) -> tuple:
         values = [getattr(row, name) for name in (*_GROUPED_BY, "algorithm", *_CELL, "seed", "started", "folder")]
         return pipeline.place(row.name), row.name, [(value is not None, value or 0) for value in values]
 
-    return sorted(found, key=place)
+    return sorted(unsorted, key=place)
 
 
-def matching(found: Iterable[RunRow], names: Sequence[str] = (), **wanted: Any) -> list[RunRow]:
+def matching(candidates: Iterable[RunRow], names: Sequence[str] = (), **wanted: Any) -> list[RunRow]:
     """The rows of these steps or folders (a prefix of the name is enough) whose columns have the wanted values.
 
     None is no wish. Numbers are equal up to rounding, text whatever its case.
@@ -86,31 +86,31 @@ def matching(found: Iterable[RunRow], names: Sequence[str] = (), **wanted: Any) 
     wanted = {name: value for name, value in wanted.items() if value is not None}
     return [
         row
-        for row in found
+        for row in candidates
         if (not names or any(row.name == name or row.folder.startswith(name) for name in names))
         and all(_equal(getattr(row, name), value) for name, value in wanted.items())
     ]
 
 
-def as_json(found: Sequence[RunRow]) -> str:
+def as_json(listed: Sequence[RunRow]) -> str:
     """A list of objects, one for each row, with all columns."""
-    return json.dumps([asdict(row) for row in found], indent=2)
+    return json.dumps([asdict(row) for row in listed], indent=2)
 
 
-def as_csv(found: Sequence[RunRow]) -> str:
+def as_csv(listed: Sequence[RunRow]) -> str:
     """A header and a line for each row, all columns; what does not apply is empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in found)
+    writer.writerows(asdict(row) for row in listed)
     return stream.getvalue().rstrip("\n")
 
 
-def render(found: Sequence[RunRow]) -> RenderableType:
+def render(listed: Sequence[RunRow]) -> RenderableType:
     """A table for each kind of step, task, policy and setting; what all its rows share is told once, above it."""
     parts: list[RenderableType] = []
     groups: dict[tuple, list[RunRow]] = {}
-    for row in found:
+    for row in listed:
         groups.setdefault((_kind(row), *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
     for (kind, *_), of_group in groups.items():
         shared = _shared(of_group)
@@ -200,21 +200,21 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
 def _policy_of(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str | None:
     if pipeline.is_notebook(record["name"]):
         return None
-    found = _inherited(record, records, _policy)
-    return f"{found}, fine-tuned" if found and "sft" in _dict(record.get("inputs")) else found
+    policy = _inherited(record, records, _policy)
+    return f"{policy}, fine-tuned" if policy and "sft" in _dict(record.get("inputs")) else policy
 
 
 def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read) -> str | None:
     """What `read` finds in a record, or in that of the nearest of its inputs."""
     waiting, seen = [record], set()
     while waiting:
-        one = waiting.pop(0)
-        found = read(_dict(one.get("parameters")))
-        if found:
-            return found
-        if pipeline.is_notebook(one["name"]):  # its arm is told; its inputs may be of several
+        current = waiting.pop(0)
+        value = read(_dict(current.get("parameters")))
+        if value:
+            return value
+        if pipeline.is_notebook(current["name"]):  # its arm is told; its inputs may be of several
             return None
-        names = {f"{name}-{key}" for name, key in _dict(one.get("inputs")).items()} - seen
+        names = {f"{name}-{key}" for name, key in _dict(current.get("inputs")).items()} - seen
         seen |= names
         waiting += [records[name] for name in sorted(names) if name in records]
     return None

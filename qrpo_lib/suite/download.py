@@ -46,25 +46,25 @@ class HubSource:
 
 def sources(profile_name: str) -> list[HubSource]:
     """Everything of the hub that a profile uses, each once."""
-    found = []
+    wanted = []
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
         if isinstance(profile.policy, HubPolicy):
-            found.append(HubSource("model", profile.policy.model, profile.policy.revision))
+            wanted.append(HubSource("model", profile.policy.model, profile.policy.revision))
         if isinstance(profile.task, ChatDataTask | LeetCodeTask):
-            found.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
-            found.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
+            wanted.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
+            wanted.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, DatasetTask | PointwiseTask):
-            sources = [one for one in profile.task.all_sources if not one.dataset.endswith(FILE_ENDINGS)]
-            found += [HubSource("dataset", one.dataset, one.revision) for one in sources]
+            sources = [source for source in profile.task.all_sources if not source.dataset.endswith(FILE_ENDINGS)]
+            wanted += [HubSource("dataset", source.dataset, source.revision) for source in sources]
         if hasattr(getattr(profile.task, "reward", None), "model"):
-            found.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))
-        found += [HubSource("dataset", *one) for one in released.sources(profile)]
+            wanted.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))
+        wanted += [HubSource("dataset", *source) for source in released.sources(profile)]
         if profile.alpaca_eval:
-            found.append(HubSource("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
+            wanted.append(HubSource("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
     # A tokenizer is usually the policy's own, then named without a revision a second time.
-    named = {(one.kind, one.name) for one in found if one.revision}
-    return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]
+    named = {(source.kind, source.name) for source in wanted if source.revision}
+    return [source for source in dict.fromkeys(wanted) if source.revision or (source.kind, source.name) not in named]
 
 
 def fetch(source: HubSource, api: Any = None, tell: Callable[[str], None] = print) -> None:
@@ -98,10 +98,10 @@ def fetch(source: HubSource, api: Any = None, tell: Callable[[str], None] = prin
         api.snapshot_download(source.name, repo_type=source.kind, revision=source.revision, local_dir=folder)
     except (OSError, ValueError) as error:
         raise hub.HubError(f"{source.kind} {source.name} could not be downloaded: {error}") from None
-    for one in described:
-        differs = _differs(folder / one.rfilename, one)
+    for entry in described:
+        differs = _differs(folder / entry.rfilename, entry)
         if differs:
-            raise hub.HubError(f"{folder / one.rfilename} {differs}: remove it and run the same command again.")
+            raise hub.HubError(f"{folder / entry.rfilename} {differs}: remove it and run the same command again.")
     sums = "".join(f"{files.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
     files.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
 

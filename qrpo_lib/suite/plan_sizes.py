@@ -115,8 +115,8 @@ def policy(profile: Profile) -> Size:
         return Size(settings.vocabulary_size * width + layers + width)
     if not isinstance(settings, HubPolicy):
         return Size(_PARAMETERS["smollm2"])
-    made = initial_policy.step(profile).folder
-    return _model(settings.model, made if made.is_dir() else None, _PAPERS_POLICY)
+    converted = initial_policy.step(profile).folder
+    return _model(settings.model, converted if converted.is_dir() else None, _PAPERS_POLICY)
 
 
 def reward_model(profile: Profile) -> Size:
@@ -127,9 +127,9 @@ def reward_model(profile: Profile) -> Size:
 
 def _model(name: str, folder: Path | None, papers: float) -> Size:
     folder = folder or hub.local_copy(name)
-    found = _parameters(folder) if folder else None
-    if found is not None:
-        return Size(found)
+    parameters = _parameters(folder) if folder else None
+    if parameters is not None:
+        return Size(parameters)
     if name in _PARAMETERS:
         return Size(_PARAMETERS[name])
     why = "no readable config.json or weights in its local copy" if folder else "no local copy"

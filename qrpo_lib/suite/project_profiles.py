@@ -59,9 +59,9 @@ def needed_folders(further: Iterable[str] = ()) -> set[str]:
 def files() -> list[Path]:
     """The .toml files that are meant as profiles, beside the suite's own."""
     root = paths.project_root()
-    found = [*_below(root), *sorted(Path.cwd().glob("*.toml")), *_of_executed_notebooks()]
+    candidates = [*_below(root), *sorted(Path.cwd().glob("*.toml")), *_of_executed_notebooks()]
     own = profiles.FOLDER.resolve()
-    every = dict.fromkeys(path.resolve() for path in found)
+    every = dict.fromkeys(path.resolve() for path in candidates)
     return [path for path in every if path.is_file() and path.parent != own and _is_profile(path)]
 
 

@@ -92,7 +92,7 @@ def tasks(selected: list[Job], cores: int, accounts: Path, force: bool = False) 
     force: execute notebooks even if they are complete.
     """
     whole: set[str] = set()
-    made: dict[str, Notebook] = {}
+    by_id: dict[str, Notebook] = {}
     for job in selected:
         step, busy = job.step, max(cores, job.threads) if job.all_cores else job.threads
         environment = {
@@ -104,10 +104,10 @@ def tasks(selected: list[Job], cores: int, accounts: Path, force: bool = False) 
             "PYTHONIOENCODING": "utf-8",
             kernel_server.WANTED: "1",
         }
-        needs = tuple(made[needed] for needed in job.after if needed in made)
+        needs = tuple(by_id[needed] for needed in job.after if needed in by_id)
         known = {"cores": busy, "environment": environment, "job": job, "force": force, "whole": whole}
-        made[job.id] = Notebook(job.id, execution.execute, (job, step, force), needs, **known)
-    return list(made.values())
+        by_id[job.id] = Notebook(job.id, execution.execute, (job, step, force), needs, **known)
+    return list(by_id.values())
 
 
 def make_steps(profile: str, selected: list[Job]) -> tuple[str, list[str]]:
