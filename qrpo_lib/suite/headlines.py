@@ -17,7 +17,7 @@ def results(profile_name: str) -> list[str]:
     """Lines with each arm's best models (Figure 1) and the number of verdicts of each kind, as they are published."""
     figures, name = paths.project_root() / "figures", Path(profile_name).stem
     lines = [_best_models(path) for path in sorted((figures / name).glob(f"*/{_FIGURE_1}"))]
-    of_paper = [one for one in claims.of_ledger(claims.recorded(figures)) if one.origin == "paper"]
+    of_paper = [claim for claim in claims.of_ledger(claims.recorded(figures)) if claim.origin == "paper"]
     counted = claims.counts(of_paper, "paper")
     if of_paper:
         lines.append(f"The paper's claims: {', '.join(f'{count} {verdict}' for verdict, count in counted.items())}.")

@@ -40,7 +40,7 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
         already and is not on the list. Nothing was changed then.
     """
     before = _listed(folder, maker)
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / _NEW
     _write_marker(folder, maker, before)
@@ -53,7 +53,7 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
         _remove_new(new)
         if not before and not _others(folder):
             (folder / MARKER).unlink(missing_ok=True)
-            if made:
+            if is_new:
                 folder.rmdir()
         raise
 
