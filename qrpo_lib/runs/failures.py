@@ -32,7 +32,7 @@ def sentence(error: BaseException, *places: Path) -> str:
     Of errors that came one from handling another the first is told first. `places` are where files were being
     written: if the disk of one is full, that is the cause, whatever the error says.
     """
-    chain = _chain(error)
+    chain = [*_causes(error)][::-1]
     told = _told(chain[0]) if len(chain) == 1 else f"{_told(chain[0])} (and then {_told(chain[-1])})"
     if isinstance(error, InputError):
         told = _told(error)
@@ -67,13 +67,8 @@ def exit_text(code: int | None) -> str:
     return f"its process ended with exit code {code}"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and those it came from, the first one first."""
-    causes = list(_causes(error))
-    return causes[::-1]
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those it came from, the first one last."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -111,7 +111,8 @@ def render(listed: Sequence[RunRow]) -> RenderableType:
     parts: list[RenderableType] = []
     groups: dict[tuple, list[RunRow]] = {}
     for row in listed:
-        groups.setdefault((_kind(row), *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
+        kind = "notebook" if pipeline.is_notebook(row.name) else row.name
+        groups.setdefault((kind, *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
     for (kind, *_), of_group in groups.items():
         shared = _shared(of_group)
         told = "".join(f", {_HEADERS.get(name, name)} {value}" for name, value in shared.items())
@@ -139,10 +140,6 @@ def _shared(of_group: Sequence[RunRow]) -> dict[str, str]:
         if len(values) == 1:
             shared[name] = _shown(name, values.pop())
     return shared
-
-
-def _kind(row: RunRow) -> str:
-    return "notebook" if pipeline.is_notebook(row.name) else row.name
 
 
 def _shown(name: str, value: Any) -> str:

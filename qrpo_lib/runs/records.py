@@ -132,7 +132,6 @@ class Stopwatch:
 
 def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
     """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files."""
-    outputs = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
         "key": step.key,
@@ -140,7 +139,7 @@ def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
         "inputs": {source.name: source.key for source in step.inputs},
         "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
         "seed": seed,
-        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in outputs},
+        "outputs": _outputs(step.partial),
         "versions": _versions(),
         "git": _git(),
         "host": socket.gethostname(),
@@ -164,9 +163,7 @@ def write_restored(folder: Path, original: dict[str, Any], origin: dict[str, Any
 
     So versions, processor, commit and times stay those of the run that made the results.
     """
-    outputs = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
-    own = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in outputs}
-    text = json.dumps(original | {"outputs": own, RESTORED: origin}, indent=2) + "\n"
+    text = json.dumps(original | {"outputs": _outputs(folder), RESTORED: origin}, indent=2) + "\n"
     files.write_atomically(folder / RECORD, text.encode())
 
 
@@ -230,8 +227,13 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each file of a folder, but for the record: its size and its hash."""
+    outputs = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+        for path in outputs
+    }
 
 
 def _sha256_of(path: Path) -> str:

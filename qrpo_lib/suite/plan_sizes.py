@@ -32,6 +32,7 @@ _PROMPTS = {
     "HuggingFaceH4/ultrafeedback_binarized": (61_024, 1_995),
     "newfacade/LeetCodeDataset": (2_563, 223),
 }
+_PAPERS_DATASETS = dict(zip(("magpieair", "ultrafeedback", "leetcode"), _PROMPTS, strict=True))
 _PAPERS_POLICY, _PAPERS_REWARD_MODEL = 8e9, 7.5e9
 
 
@@ -75,7 +76,7 @@ def prompts(profile: Profile) -> tuple[Size, Size]:
         counts = json.loads((prepared.folder / hub_task.COUNTS).read_text(encoding="utf-8"))
         return Size(counts["train"]["remain"]), Size(counts["test"]["remain"])
     folder = hub.local_copy(task.dataset)
-    train, held_out = _PROMPTS.get(task.dataset) or _PROMPTS[_papers_dataset(task)]
+    train, held_out = _PROMPTS.get(task.dataset) or _PROMPTS[_PAPERS_DATASETS[task.name]]
     if folder:
         rows = [hub.rows(folder, split) for split in (task.train_split, task.test_split)]
         if None not in rows:
@@ -99,11 +100,6 @@ def of_split(profile: Profile, sizes: Sizes, split: str) -> int:
         selection = math.ceil(sizes.held_out.number / 2)  # as scikit-learn splits it
         return selection if split == "selection" else int(sizes.held_out.number) - selection
     return sum(prompt.split == split for prompt in tasks.of(profile.task).prompts(profile.seed))
-
-
-def _papers_dataset(task: ChatDataTask | LeetCodeTask) -> str:
-    places = {"magpieair": 0, "ultrafeedback": 1, "leetcode": 2}
-    return list(_PROMPTS)[places[task.name]]
 
 
 def policy(profile: Profile) -> Size:

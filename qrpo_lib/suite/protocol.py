@@ -45,13 +45,9 @@ def page() -> str:
     for item in known["items"]:
         if item["section"] != section:
             section = item["section"]
-            parts.append(f"## {_section(section)}")
+            parts.append(f"## {'Appendix' if section.startswith('L') else 'Section'} {section}")
         parts.append(_item(item, known))
     return "\n\n".join(parts) + "\n"
-
-
-def _section(name: str) -> str:
-    return f"Appendix {name}" if name.startswith("L") else f"Section {name}"
 
 
 def _item(item: dict[str, str], known: dict[str, Any]) -> str:
