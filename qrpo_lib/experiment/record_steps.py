@@ -19,7 +19,7 @@ from qrpo_lib.experiment import grid
 from qrpo_lib.experiment.grid import Run, Steps
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import keys, paths, records
+from qrpo_lib.runs import keys, paths, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import answer_lengths, evaluation, reference_evaluation, reference_sampling, rounds
 from qrpo_lib.steps import log_ratios as log_ratio_step
@@ -36,8 +36,6 @@ RECORDED = (
     "log_ratios",
     "iterative",
 )
-# Their number depends on results: of a training for each checkpoint that is reported.
-_OF_CHECKPOINTS = ("report", "log_ratios")
 
 
 class Known:
@@ -77,7 +75,7 @@ class Known:
         With `settings_keys`, of the steps by their names then (`keys.Step.settings_key`), code may have been another.
         """
         name = f"{record['name']}-{record['key']}"
-        if record["name"] not in _OF_CHECKPOINTS:
+        if record["name"] not in pipeline.OF_CHECKPOINTS:
             return self._fixed_step(name, settings_keys)
         training = self._fixed_step(f"training-{record.get('inputs', {}).get('training')}", settings_keys)
         if training is None or training.folder_name not in self._runs:

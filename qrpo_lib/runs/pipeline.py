@@ -22,6 +22,8 @@ STEPS = (
     "sample_answers",
     "alpaca_answers",
 )
+# Their number depends on results: of each training, for the checkpoints that are reported.
+OF_CHECKPOINTS = ("report", "log_ratios")
 NOTEBOOK = "notebook-"  # how the names of executed notebooks' steps begin
 
 

@@ -28,8 +28,6 @@ from qrpo_lib.steps import answers, initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
 
 EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
-# Steps whose number depends on results: of each training, for the checkpoints that are reported.
-_ANSWERS_OF_CHECKPOINTS = ("report", "log_ratios")
 _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets", "target_error")
@@ -318,6 +316,6 @@ def _of_trainings(needed: set[str]) -> set[str]:
     names = set()
     for folder, record in records.read_all():
         inputs = {f"{name}-{key}" for name, key in record.get("inputs", {}).items()}
-        if record["name"] in _ANSWERS_OF_CHECKPOINTS and inputs & needed:
+        if record["name"] in pipeline.OF_CHECKPOINTS and inputs & needed:
             names |= {folder.name, *inputs}
     return names
