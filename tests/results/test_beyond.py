@@ -16,7 +16,7 @@ def cell(label, beta, n=None, reward=0.0, kl=0.0, selection=0.0):
     """A cell of two seeds and three prompts that are all alike but for a little."""
     shape = np.array([[0.0, 0.1, -0.1], [0.1, -0.1, 0.0]])
     same = {"length": shape + 10, "length_correlation": shape}
-    return beyond.ReportedCell(label, beta, n, (0, 1), shape + reward, shape * 0 + kl, selection=selection, **same)
+    return beyond.Cell(label, beta, n, (0, 1), shape + reward, shape * 0 + kl, selection=selection, **same)
 
 
 def study(*cells):
@@ -109,9 +109,7 @@ def test_gains_are_by_prompt():
     """What makes prompts differ before and after training alike is not in the interval of the gain."""
     level = np.array([[0.0, 50.0, -50.0]])
     one = cell("A", 0.1, 3)
-    moved = beyond.ReportedCell(
-        "A", 0.1, 3, (0, 1), one.reward + level + 2, one.kl, one.length, one.length_correlation, 0.0
-    )
+    moved = beyond.Cell("A", 0.1, 3, (0, 1), one.reward + level + 2, one.kl, one.length, one.length_correlation, 0.0)
     (row,) = beyond.table(study(moved), level).to_dict("records")
     assert row["gain"] == pytest.approx(2)
     assert row["gain_high"] - row["gain_low"] < 1 < row["high"] - row["low"]

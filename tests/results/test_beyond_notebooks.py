@@ -35,7 +35,7 @@ def made_up(profile, study):
         level = 1 + 0.1 * list(dict.fromkeys(one[0] for one in [*found, key])).index(model.label)
         noise = [0.05 * generator.normal(size=(len(seeds), PROMPTS)) for _ in range(4)]
         columns = {"reward": level + noise[0], "kl": level / (3 + key[1]) + abs(noise[1]), "length": 10 + noise[2]}
-        found.setdefault(key, beyond.ReportedCell(*key, seeds, **columns, length_correlation=noise[3], selection=level))
+        found.setdefault(key, beyond.Cell(*key, seeds, **columns, length_correlation=noise[3], selection=level))
     return found
 
 
