@@ -7,7 +7,6 @@ bar shows it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -28,42 +27,42 @@ def bar(text: str) -> Iterator[Report]:
     """
     path = os.environ.get("QRPO_STATUS")
     if path:
-        report = _now_and_then(functools.partial(_write_status, Path(path), text))
-        report(0, 1)
-        yield report
+        yield _status_file(Path(path), text)
         return
     from tqdm.auto import tqdm  # here, since many modules import this one
 
     with tqdm(desc=text, leave=False, dynamic_ncols=True) as shown:
+        last = -_SECONDS_BETWEEN_WRITES
 
-        def show(done: float, total: int, detail: str) -> None:
+        def report(done: float, total: int, detail: str = "") -> None:
+            nonlocal last
             shown.n, shown.total = round(done, 2), total
             shown.set_postfix_str(detail, refresh=False)
-            shown.refresh()  # `update` waits for whole steps, and the detail may be the only news
+            now = time.monotonic()
+            if now - last >= _SECONDS_BETWEEN_WRITES or done >= total:
+                last = now
+                shown.refresh()  # `update` waits for whole steps, and the detail may be the only news
 
-        yield _now_and_then(show)
+        yield report
 
 
-def _now_and_then(show: Report) -> Report:
-    """`show`, called only so often, and in the end."""
-    last = -_SECONDS_BETWEEN_WRITES
+def _status_file(path: Path, text: str) -> Report:
+    last = 0.0
 
     def report(done: float, total: int, detail: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_WRITES or done >= total:
-            last = now
-            show(done, total, detail)
+        if now - last < _SECONDS_BETWEEN_WRITES and done < total:
+            return
+        last = now
+        # Several processes, on several machines, may make one result together: the last one to write is shown.
+        temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps({"text": text, "done": round(done, 2), "total": total, "detail": detail}))
+            temporary.replace(path)
+        except OSError:  # a full disk: work goes on as long as it can, and says so itself
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
+    report(0, 1)
     return report
-
-
-def _write_status(path: Path, text: str, done: float, total: int, detail: str) -> None:
-    # Several processes, on several machines, may make one result together: the last one to write is shown.
-    temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"text": text, "done": round(done, 2), "total": total, "detail": detail}))
-        temporary.replace(path)
-    except OSError:  # a full disk: work goes on as long as it can, and says so itself
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

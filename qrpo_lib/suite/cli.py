@@ -379,11 +379,11 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     def add(command, name: str, *, profile: bool = True) -> argparse.ArgumentParser:
         first, _, rest = command.__doc__.partition("\n\n")
-        added = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
-        added.set_defaults(command=command)
+        made = commands.add_parser(name, help=first, description=" ".join(f"{first} {rest}".split()))
+        made.set_defaults(command=command)
         if profile:
-            added.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file")
-        return added
+            made.add_argument("--profile", default=_DEFAULT_PROFILE, help=f"{names}, or a .toml file")
+        return made
 
     reproduced = add(reproduce, "reproduce")
     reproduced.add_argument(
