@@ -28,7 +28,7 @@ from pathlib import Path
 
 from qrpo_lib.cluster import dispatch, executors
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import After, State, Task, in_order
+from qrpo_lib.cluster.task import After, ScheduledTask, State, in_order
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import keys, records
 
@@ -47,7 +47,7 @@ _CHAT_ARMS = ("llama-magpieair", "llama-ultrafeedback", "mistral-magpieair", "mi
 _ALGORITHMS = ("dpo", "simpo", "rebel", "qrpo")
 
 
-def paper_graph() -> list[Task]:
+def paper_graph() -> list[ScheduledTask]:
     """The paper's experiments: 5 arms, 6 settings in chat, 3 betas x 3 learning rates, 4 algorithms: 900 models, and
     the 30 of Figure 3; before them each arm's policy, its fine-tuned version and the samples of both."""
     tasks = []
@@ -65,15 +65,15 @@ def paper_graph() -> list[Task]:
     return tasks + [_task("training", *labels, "llama-leetcode", needs=(policy, sampled)) for labels in grid]
 
 
-def wide_graph(jobs: int) -> list[Task]:
+def wide_graph(jobs: int) -> list[ScheduledTask]:
     """As many trainings after 100 samplings."""
     samplings = [_task("sampling", number) for number in range(100)]
     return [_task("training", number, needs=(samplings[number % 100],)) for number in range(jobs - 100)]
 
 
-def _task(kind: str, *labels, needs: tuple[Task, ...] = ()) -> Task:
+def _task(kind: str, *labels, needs: tuple[ScheduledTask, ...] = ()) -> ScheduledTask:
     step = keys.Step(kind, {"labels": list(labels)}, inputs=tuple(need.step for need in needs))
-    return Task.of(step, _never_called, (), needs, kind=kind)
+    return ScheduledTask.of(step, _never_called, (), needs, kind=kind)
 
 
 def _never_called() -> None:
@@ -313,7 +313,9 @@ def _stand_in_commands(folder: Path) -> None:
 # --- what is reported -------------------------------------------------------------------------------------------------
 
 
-def simulate(tasks: list[Task], nodes: int, failures: float, seed: int, folder: Path) -> dict[str, float | int | str]:
+def simulate(
+    tasks: list[ScheduledTask], nodes: int, failures: float, seed: int, folder: Path
+) -> dict[str, float | int | str]:
     """Dispatch the tasks on the simulated cluster until all are complete; a report of what it took."""
     os.environ["QRPO_RUNS"] = str(folder / "runs")
     settings = Dispatch(where="slurm", simultaneous=400, resources=RESOURCES)

@@ -5,7 +5,7 @@ The public names are loaded when they are first used, so that `import qrpo_lib` 
 
 from __future__ import annotations
 
-from importlib import import_module
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 # Public name: its module, and the name in it where it is not the module itself.
-_PUBLIC: dict[str, tuple[str, str | None]] = {
-    "QRPOConfig": ("qrpo_lib.training.qrpo_config", "QRPOConfig"),
-    "QRPOTrainer": ("qrpo_lib.training.qrpo_trainer", "QRPOTrainer"),
-    "SampledReferences": ("qrpo_lib.rewards.sampled_references", "SampledReferences"),
-    "length_controlled_reward": ("qrpo_lib.results.length_control", "length_controlled_reward"),
-    "losses": ("qrpo_lib.objective.losses", None),
-    "quantile_reward": ("qrpo_lib.objective.quantile", "quantile_reward"),
-    "sandbox": ("qrpo_lib.rewards.sandbox", None),
-    "transforms": ("qrpo_lib.objective.transforms", None),
+_PUBLIC = {
+    "QRPOConfig": "training.qrpo_config:QRPOConfig",
+    "QRPOTrainer": "training.qrpo_trainer:QRPOTrainer",
+    "SampledReferences": "rewards.sampled_references:SampledReferences",
+    "length_controlled_reward": "results.length_control:length_controlled_reward",
+    "losses": "objective.losses",
+    "quantile_reward": "objective.quantile:quantile_reward",
+    "sandbox": "rewards.sandbox",
+    "transforms": "objective.transforms",
 }
 
 
@@ -52,9 +52,7 @@ def __getattr__(name: str) -> Any:
             return "0+unknown"
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    found = import_module(module)
-    return found if attribute is None else getattr(found, attribute)
+    return pkgutil.resolve_name(f"{__name__}.{_PUBLIC[name]}")
 
 
 def __dir__() -> list[str]:

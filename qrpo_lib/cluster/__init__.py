@@ -2,3 +2,5 @@
 
 May import profiles, runs and what those may import; knows no step.
 """
+
+IS_INFRASTRUCTURE = True  # all modules here: they move results around (`qrpo_lib.runs.code_version`)

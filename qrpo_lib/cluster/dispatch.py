@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import Progress, Task, in_order, to_be_made
+from qrpo_lib.cluster.task import Progress, ScheduledTask, in_order, to_be_made
 from qrpo_lib.profiles.settings import Dispatch
 from qrpo_lib.runs.errors import InputError
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
 class DispatchError(InputError):
@@ -25,7 +23,7 @@ class DispatchError(InputError):
         self.progress = progress
 
 
-def make(tasks: Iterable[Task], settings: Dispatch) -> Progress:
+def make(tasks: Iterable[ScheduledTask], settings: Dispatch) -> Progress:
     """Make the folders of all tasks, and of what they need; returns what became of each.
 
     Raises
@@ -48,7 +46,7 @@ def make(tasks: Iterable[Task], settings: Dispatch) -> Progress:
     return raise_failures(scheduler.progress)
 
 
-def _make_here(tasks: Iterable[Task]) -> Progress:
+def _make_here(tasks: Iterable[ScheduledTask]) -> Progress:
     """Make what is missing in this process; what fails stops only what needs it, and is raised in the end."""
     progress, errors = Progress(in_order(tasks)), []
     for name, task in progress.tasks.items():

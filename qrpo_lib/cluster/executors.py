@@ -27,18 +27,16 @@ from qrpo_lib.cluster.task import (
     After,
     Executor,
     FullError,
-    Job,
+    JobOutcome,
     NoAnswerError,
-    Outcome,
+    ScheduledTask,
     State,
     SubmissionError,
-    Task,
+    SubmittedJob,
 )
 from qrpo_lib.cluster.work import Work
 from qrpo_lib.profiles.settings import Dispatch, Resources
 from qrpo_lib.runs import folders, secrets
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"}
@@ -75,27 +73,27 @@ class Submitted(Executor):
     def wait(self) -> None:
         time.sleep(self.settings.poll_seconds)
 
-    def has_room(self, busy: Collection[Task], task: Task) -> bool:
+    def has_room(self, busy: Collection[ScheduledTask], task: ScheduledTask) -> bool:
         """Whether another job may begin beside those; a cluster has a queue of its own."""
         return len(busy) < self.settings.simultaneous
 
-    def in_one_array(self, tasks: Sequence[Task]) -> bool:
+    def in_one_array(self, tasks: Sequence[ScheduledTask]) -> bool:
         """Whether these tasks, of one kind, would be one array with one job each."""
         resources = self.settings.of_kind(tasks[0].kind)
         return resources.workers == 1 and 1 < len(tasks) <= self.settings.array_size
 
-    def look(self, names: Collection[str]) -> dict[str, list[Job]]:
+    def look(self, names: Collection[str]) -> dict[str, list[SubmittedJob]]:
         """The latest jobs of these tasks, by whomever they were submitted."""
-        latest: dict[str, list[Job]] = {}
+        latest: dict[str, list[SubmittedJob]] = {}
         for batch in self._journal.read():
             if batch.executor != self.name or not self.is_ours(batch):
                 continue
             if not batch.jobs:
                 self._adopt(batch)
-            of_batch: dict[str, list[Job]] = defaultdict(list)
+            of_batch: dict[str, list[SubmittedJob]] = defaultdict(list)
             for name, id in zip(batch.tasks, batch.jobs, strict=True):
                 if name in names:
-                    of_batch[name].append(Job(id, batch.folder))
+                    of_batch[name].append(SubmittedJob(id, batch.folder))
             latest |= of_batch
         every = [job for jobs in latest.values() for job in jobs]
         states = self.states(every) if every else {}
@@ -103,7 +101,7 @@ class Submitted(Executor):
             job.state, job.reason = states.get(job.id, ("ended", ""))
         return latest
 
-    def submit(self, tasks: Sequence[Task], after: After) -> dict[str, list[str]]:
+    def submit(self, tasks: Sequence[ScheduledTask], after: After) -> dict[str, list[str]]:
         """Submit tasks of one kind, as many jobs of each as it has workers; returns their ids."""
         resources = self.settings.of_kind(tasks[0].kind)
         size = max(1, self.settings.array_size // resources.workers)
@@ -123,9 +121,9 @@ class Submitted(Executor):
                 ids[work.name].append(id)
         return ids
 
-    def outcome(self, job: Job) -> Outcome:
+    def outcome(self, job: SubmittedJob) -> JobOutcome:
         """How the job's function ended, with its error, if submitit could still write that down."""
-        ended: Outcome = ("lost", "")
+        ended: JobOutcome = ("lost", "")
         for path in sorted(job.place.glob(f"{job.id}_*_result.pkl")):
             try:
                 kind, value = submitit_utils.pickle_load(path)
@@ -136,7 +134,7 @@ class Submitted(Executor):
             ended = ("success", "")
         return ended
 
-    def log(self, job: Job) -> str:
+    def log(self, job: SubmittedJob) -> str:
         """The end of the job's log."""
         lines: list[str] = []
         for path in sorted(job.place.glob(f"{job.id}_*_log.out")):
@@ -147,10 +145,10 @@ class Submitted(Executor):
 
     def _adopt(self, batch: Batch) -> None:
         """Find the jobs of a submission that was interrupted, or not answered, before they were written down."""
-        found, unheard_since = self.find(batch), self._unheard.get(batch.name)
-        if not found and unheard_since is not None and time.monotonic() - unheard_since < _UNHEARD_SECONDS:
+        ids, unheard_since = self.find(batch), self._unheard.get(batch.name)
+        if not ids and unheard_since is not None and time.monotonic() - unheard_since < _UNHEARD_SECONDS:
             raise NoAnswerError("it may have taken jobs that it does not show yet")
-        batch.jobs = found + ["none"] * (len(batch.tasks) - len(found))
+        batch.jobs = ids + ["none"] * (len(batch.tasks) - len(ids))
         _hand_over(batch)
         self._journal.write(batch)
 
@@ -204,9 +202,9 @@ class Slurm(Submitted):
         # A node that fails puts its jobs back into the queue; a job whose inputs will never come leaves it.
         others = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.sbatch}
         options |= {"srun_args": srun, "additional_parameters": others}
-        made = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
-        made.update_parameters(**{key: value for key, value in options.items() if value is not None})
-        return made
+        slurm = submitit.SlurmExecutor(folder, max_num_timeout=settings.timeouts, python=settings.python)
+        slurm.update_parameters(**{key: value for key, value in options.items() if value is not None})
+        return slurm
 
     def launch(self, batch: Batch, works: Sequence[Work], resources: Resources, after: After) -> list[str]:
         """Submit one job, or an array of several.
@@ -238,7 +236,7 @@ class Slurm(Submitted):
             return masters[:1]
         return [f"{masters[0]}_{index}" for index in range(count)]
 
-    def states(self, jobs: Collection[Job]) -> dict[str, tuple[State, str]]:
+    def states(self, jobs: Collection[SubmittedJob]) -> dict[str, tuple[State, str]]:
         """As squeue has them."""
         states: dict[str, tuple[State, str]] = {}
         for chosen in _in_parts(sorted({job.id.split("_")[0] for job in jobs})):
@@ -254,7 +252,7 @@ class Slurm(Submitted):
                 states[id] = _state(state, reason), reason.replace("_", " ")
         return states
 
-    def cancel(self, jobs: Collection[Job]) -> None:
+    def cancel(self, jobs: Collection[SubmittedJob]) -> None:
         """With scancel."""
         for ids in _in_parts([job.id for job in jobs]):
             with contextlib.suppress(NoAnswerError):  # some have left it already, or the next look does it again
@@ -293,14 +291,16 @@ class Processes(Submitted):
 
     def find(self, batch: Batch) -> list[str]:
         """By the folder of the batch."""
-        found = [path.name for path in Path("/proc").glob("[0-9]*") if _is_controller(Job(path.name, batch.folder))]
-        return sorted(found, key=int)
+        pids = [
+            path.name for path in Path("/proc").glob("[0-9]*") if _is_controller(SubmittedJob(path.name, batch.folder))
+        ]
+        return sorted(pids, key=int)
 
-    def states(self, jobs: Collection[Job]) -> dict[str, tuple[State, str]]:
+    def states(self, jobs: Collection[SubmittedJob]) -> dict[str, tuple[State, str]]:
         """Those that run."""
         return {job.id: ("running", "") for job in jobs if _is_controller(job)}
 
-    def cancel(self, jobs: Collection[Job]) -> None:
+    def cancel(self, jobs: Collection[SubmittedJob]) -> None:
         """Ask the processes to end."""
         for job in jobs:
             if _is_controller(job):
@@ -368,7 +368,7 @@ def _output(command: list[str]) -> list[str]:
     return process.stdout.splitlines()
 
 
-def _is_controller(job: Job) -> bool:
+def _is_controller(job: SubmittedJob) -> bool:
     # The number may by now be another process's; submitit's controller has the folder on its command line.
     try:
         return str(job.place).encode() in Path(f"/proc/{job.id}/cmdline").read_bytes().split(b"\0")

@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from qrpo_lib.runs import files, paths
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _RECORD = "batch.json"
 
 

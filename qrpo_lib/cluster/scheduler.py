@@ -21,19 +21,17 @@ from qrpo_lib.cluster.task import (
     After,
     Executor,
     FullError,
-    Job,
     NoAnswerError,
     Progress,
+    ScheduledTask,
     SubmissionError,
-    Task,
+    SubmittedJob,
     in_order,
 )
 from qrpo_lib.runs import failures, paths
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
-Jobs = dict[str, list[Job]]  # by the names of tasks
+Jobs = dict[str, list[SubmittedJob]]  # by the names of tasks
 _UNMADE = {"failed", "blocked"}
 # How long a cluster may take no jobs while none of this run is there; those that have just ended may still count.
 _FULL_SECONDS = 600
@@ -55,7 +53,7 @@ class Retries:
 class Scheduler:
     """Keeps jobs under way for all tasks that are not complete. `advance` does all that can be done now."""
 
-    def __init__(self, tasks: Iterable[Task], executor: Executor, retries: Retries = Retries()):
+    def __init__(self, tasks: Iterable[ScheduledTask], executor: Executor, retries: Retries = Retries()):
         self.executor, self.retries = executor, retries
         self.progress = Progress(in_order(tasks))
         # Tasks whose jobs this scheduler has started or seen alive: how those end is its own to judge.
@@ -96,7 +94,7 @@ class Scheduler:
             try:
                 jobs = self.executor.look(set(progress.names(*OPEN)))
                 progress.note = ""
-                progress.jobs |= {name: [job.id for job in found] for name, found in jobs.items()}
+                progress.jobs |= {name: [job.id for job in of_task] for name, of_task in jobs.items()}
                 wanted = self._judge(jobs)
                 start = self._submit_stages if self.executor.takes_dependencies else self._start_what_is_free
                 start(self._without_paused(wanted), jobs)
@@ -122,35 +120,35 @@ class Scheduler:
         self.progress.status[name] = "failed"
         self.progress.failures[name] = why
 
-    def _judge(self, jobs: Jobs) -> list[Task]:
+    def _judge(self, jobs: Jobs) -> list[ScheduledTask]:
         """Set the status of every open task; returns those that need a job, each after what it needs."""
         progress = self.progress
         progress.reasons = {}
-        wanted: dict[str, Task] = {}
+        wanted: dict[str, ScheduledTask] = {}
         for name in progress.names(*OPEN):
-            task, found = progress.tasks[name], jobs.get(name, [])
+            task, of_task = progress.tasks[name], jobs.get(name, [])
             needs = {need.name for need in task.needs}
-            alive = [job for job in found if job.state in ALIVE]
+            alive = [job for job in of_task if job.state in ALIVE]
             if self._is_blocked(task):
                 progress.status[name] = "blocked"
-                self._cancel_pending(found)
+                self._cancel_pending(of_task)
             elif needs & wanted.keys():  # its dependency is on a job that is no more
-                self._cancel_pending(found)
+                self._cancel_pending(of_task)
                 wanted[name] = task
             elif alive:
                 self._see_alive(name, alive)
-            elif self._needs_a_job(task, found):
+            elif self._needs_a_job(task, of_task):
                 wanted[name] = task
         progress.status |= dict.fromkeys(wanted, "waiting")
         return list(wanted.values())
 
-    def _is_blocked(self, task: Task) -> bool:
+    def _is_blocked(self, task: ScheduledTask) -> bool:
         statuses = {self.progress.status[need.name] for need in task.needs}
         if not statuses & _UNMADE:
             return False
         return not task.looks_itself or (not statuses & set(OPEN) and not task.could_start())
 
-    def _see_alive(self, name: str, alive: list[Job]) -> None:
+    def _see_alive(self, name: str, alive: list[SubmittedJob]) -> None:
         self._watched.add(name)
         self._ended.discard(name)
         runs = any(job.state == "running" for job in alive)
@@ -160,25 +158,25 @@ class Scheduler:
         elif alive[0].reason not in ("", "None"):
             self.progress.reasons[name] = alive[0].reason
 
-    def _needs_a_job(self, task: Task, found: list[Job]) -> bool:
+    def _needs_a_job(self, task: ScheduledTask, jobs: list[SubmittedJob]) -> bool:
         """Whether a task without a job under way is to get one: its first, or another one since the last was lost."""
         name = task.name
         if name not in self._watched or name in self._again:  # never started, or ended before this command began
             return True
-        return not any(need.name in self._ended for need in task.needs) and self._is_to_try_again(task, found)
+        return not any(need.name in self._ended for need in task.needs) and self._is_to_try_again(task, jobs)
 
-    def _is_to_try_again(self, task: Task, found: list[Job]) -> bool:
+    def _is_to_try_again(self, task: ScheduledTask, jobs: list[SubmittedJob]) -> bool:
         """Judge a task whose jobs have all ended: complete, failed, to be tried again, or to be looked at once more.
 
         A shared file system may show a folder some seconds after it was moved into place, so what ended without a
         result is judged at the second look.
         """
-        outcomes = [self.executor.outcome(job) for job in found]
+        outcomes = [self.executor.outcome(job) for job in jobs]
         errors = [text for kind, text in outcomes if kind == "error"]
         if errors:
-            return self._failed_once(task, found, errors[0], self.retries.errors)
-        if any(job.state == "cancelled" for job in found):
-            return self._failed_once(task, found, "its job was cancelled.", 0)
+            return self._failed_once(task, jobs, errors[0], self.retries.errors)
+        if any(job.state == "cancelled" for job in jobs):
+            return self._failed_once(task, jobs, "its job was cancelled.", 0)
         succeeded = any(kind == "success" for kind, _ in outcomes)
         if succeeded and self._is_accepted(task):
             return False
@@ -187,10 +185,10 @@ class Scheduler:
             return False
         if succeeded:
             edited = "the code was edited meanwhile, so that its result is another one's."
-            return self._failed_once(task, found, edited, 0)
-        return self._failed_once(task, found, next((text for _, text in outcomes if text), ""), self.retries.losses)
+            return self._failed_once(task, jobs, edited, 0)
+        return self._failed_once(task, jobs, next((text for _, text in outcomes if text), ""), self.retries.losses)
 
-    def _is_accepted(self, task: Task) -> bool:
+    def _is_accepted(self, task: ScheduledTask) -> bool:
         """Whether what a job says it has made is there, or cannot be taken, so that the task is done with."""
         try:
             if task.accept():
@@ -199,20 +197,20 @@ class Scheduler:
             self._fail(task.name, failures.sentence(error, *failures.disks()))
         return self.progress.status[task.name] not in OPEN
 
-    def _failed_once(self, task: Task, found: list[Job], why: str, allowed: int) -> bool:
+    def _failed_once(self, task: ScheduledTask, jobs: list[SubmittedJob], why: str, allowed: int) -> bool:
         name, tried = task.name, self._tried[task.name]
         tried.append(why)
         if len(tried) <= allowed:
             self.progress.retried.setdefault(name, why or "its job was lost")
             self._again[name] = time.monotonic() + self.retries.pause_seconds * 2 ** (len(tried) - 1)
             return True
-        log = self.executor.log(found[0]) if found else ""
-        end = f" The end of the log of job {found[0].id} ({found[0].place}):\n{log}" if log else ""
+        log = self.executor.log(jobs[0]) if jobs else ""
+        end = f" The end of the log of job {jobs[0].id} ({jobs[0].place}):\n{log}" if log else ""
         self._fail(name, _told(tried) + end)
         return False
 
-    def _cancel_pending(self, found: list[Job]) -> None:
-        waiting = [job for job in found if job.state == "pending"]
+    def _cancel_pending(self, jobs: list[SubmittedJob]) -> None:
+        waiting = [job for job in jobs if job.state == "pending"]
         if waiting:
             self.executor.cancel(waiting)
 
@@ -230,7 +228,7 @@ class Scheduler:
             )
         self.progress.note = f"the cluster takes no more jobs now ({why}); asking again"
 
-    def _without_paused(self, wanted: list[Task]) -> list[Task]:
+    def _without_paused(self, wanted: list[ScheduledTask]) -> list[ScheduledTask]:
         """Those that may be started now: not what was lost a moment ago, nor what needs it."""
         paused: set[str] = set()
         for task in wanted:
@@ -251,7 +249,7 @@ class Scheduler:
                 self._since[name] = time.monotonic()
             self.progress.status[name], self.progress.jobs[name] = "queued", jobs
 
-    def _start_what_is_free(self, wanted: list[Task], jobs: Jobs) -> None:
+    def _start_what_is_free(self, wanted: list[ScheduledTask], jobs: Jobs) -> None:
         """Start tasks whose needs are there, as far as there is room; those that failed before come last."""
         progress = self.progress
         busy = [progress.tasks[name] for name in progress.names("running", "queued")]
@@ -268,18 +266,18 @@ class Scheduler:
             except (InputError, OSError) as error:
                 self._fail(task.name, failures.sentence(error, *failures.disks()))
 
-    def _submit_stages(self, wanted: list[Task], jobs: Jobs) -> None:
+    def _submit_stages(self, wanted: list[ScheduledTask], jobs: Jobs) -> None:
         """Submit all tasks of one kind that need the same things together, each after the jobs that make those."""
         progress = self.progress
-        groups: dict[tuple[str, tuple[str, ...]], list[Task]] = {}
+        groups: dict[tuple[str, tuple[str, ...]], list[ScheduledTask]] = {}
         for task in wanted:
             needed = sorted({need.name for need in task.needs if progress.status[need.name] != "complete"})
             groups.setdefault((task.kind, tuple(needed)), []).append(task)
-        makers = {name: [job.id for job in found if job.state in ALIVE] for name, found in jobs.items()}
+        makers = {name: [job.id for job in of_task if job.state in ALIVE] for name, of_task in jobs.items()}
         alone = Counter(need.name for task in wanted for need in task.needs)
         held: list[_Held] = []  # until nobody can join them, or somebody needs them
         for (_, needed), tasks in groups.items():
-            if any(one.task.name in needed for one in held):
+            if any(waiting.task.name in needed for waiting in held):
                 self._submit_held(held, makers)
             array, number = _of_array([makers[need] for need in needed if alone[need] == 1])
             if len(tasks) == 1 and array:
@@ -291,21 +289,21 @@ class Scheduler:
     def _submit_held(self, held: list[_Held], makers: dict[str, list[str]]) -> None:
         """Submit tasks that each need one job of an array: as an array themselves, if they are as many, else alone."""
         pairs: dict[tuple[str, str, frozenset[str]], list[_Held]] = {}
-        for one in held:
-            own = {need for need in one.needed if makers[need] == [f"{one.array}_{one.number}"]}
-            pairs.setdefault((one.task.kind, one.array, frozenset(one.needed) - own), []).append(one)
+        for waiting in held:
+            own = {need for need in waiting.needed if makers[need] == [f"{waiting.array}_{waiting.number}"]}
+            pairs.setdefault((waiting.task.kind, waiting.array, frozenset(waiting.needed) - own), []).append(waiting)
         held.clear()
         for (_, array, others), some in pairs.items():
-            some.sort(key=lambda one: one.number)
-            tasks = [one.task for one in some]
-            if [one.number for one in some] == list(range(len(some))) and self.executor.in_one_array(tasks):
+            some.sort(key=lambda waiting: waiting.number)
+            tasks = [waiting.task for waiting in some]
+            if [waiting.number for waiting in some] == list(range(len(some))) and self.executor.in_one_array(tasks):
                 self._submit_after(tasks, tuple(sorted(others)), makers, array)
             else:
-                for one in some:
-                    self._submit_after([one.task], one.needed, makers)
+                for waiting in some:
+                    self._submit_after([waiting.task], waiting.needed, makers)
 
     def _submit_after(
-        self, tasks: list[Task], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""
+        self, tasks: list[ScheduledTask], needed: tuple[str, ...], makers: dict[str, list[str]], each: str = ""
     ) -> None:
         """Submit tasks after the jobs that make what all of them need, and if given each after its own of an array."""
         success = [job for need in needed if len(makers[need]) == 1 for job in makers[need]]
@@ -319,7 +317,7 @@ class Scheduler:
 class _Held:
     """A task that needs the job of that number of an array, and whatever else there is in `needed`."""
 
-    task: Task
+    task: ScheduledTask
     needed: tuple[str, ...]
     array: str
     number: int

@@ -14,8 +14,6 @@ from rich.text import Text
 from qrpo_lib.cluster.task import Progress
 from qrpo_lib.runs import secrets, terminal
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Larger grids show their counts, and single rows only for what runs or failed.
 _MOST_ROWS = 24
 _STYLES = {"complete": "green", "running": "cyan", "queued": "dim", "waiting": "dim", "failed": "red", "blocked": "red"}

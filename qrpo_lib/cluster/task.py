@@ -14,14 +14,12 @@ from typing import Any, ClassVar, Literal
 from qrpo_lib.runs import folders, keys, paths, records
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 Status = Literal["complete", "running", "queued", "waiting", "failed", "blocked"]
 OPEN: tuple[Status, ...] = ("running", "queued", "waiting")
 State = Literal["pending", "running", "cancelled", "ended"]
 ALIVE: tuple[State, ...] = ("pending", "running")
 # How a job ended: with what to say of an error, or of one that ended without a word (killed, its node failed).
-Outcome = tuple[Literal["success", "error", "lost"], str]
+JobOutcome = tuple[Literal["success", "error", "lost"], str]
 
 
 class SubmissionError(InputError):
@@ -37,7 +35,7 @@ class FullError(RuntimeError):
 
 
 @dataclass
-class Job:
+class SubmittedJob:
     """What an executor makes of a task: its id, where its files are (or its worker), its state and why it waits."""
 
     id: str
@@ -62,7 +60,7 @@ class After:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ScheduledTask:
     """Something to make, by calling a function of a module.
 
     name: for people, and unique in a scheduler: of a step the name of its run folder.
@@ -78,7 +76,7 @@ class Task:
     name: str
     make: Callable[..., Any]
     arguments: tuple = ()
-    needs: tuple[Task, ...] = ()
+    needs: tuple[ScheduledTask, ...] = ()
     step: keys.Step | None = None
     kind: str = "training"
     group: bool = False
@@ -89,7 +87,9 @@ class Task:
     looks_itself: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, step: keys.Step, make: Callable[..., Any], arguments: tuple = (), needs=(), **settings) -> Task:
+    def of(
+        cls, step: keys.Step, make: Callable[..., Any], arguments: tuple = (), needs=(), **settings
+    ) -> ScheduledTask:
         """The task that makes a step's run folder, and is named after it.
 
         Parameters
@@ -133,7 +133,7 @@ class Task:
             return "", 0.0
 
 
-def to_be_made(tasks: Iterable[Task]) -> list[Task]:
+def to_be_made(tasks: Iterable[ScheduledTask]) -> list[ScheduledTask]:
     """The tasks without those whose results were restored from a record, which need nothing else to be there.
 
     What the others will be made from is removed where it was restored, to be made whole: it has no policies, no texts.
@@ -145,15 +145,15 @@ def to_be_made(tasks: Iterable[Task]) -> list[Task]:
     return wanted
 
 
-def in_order(tasks: Iterable[Task]) -> dict[str, Task]:
+def in_order(tasks: Iterable[ScheduledTask]) -> dict[str, ScheduledTask]:
     """The tasks and all they need, by name: first what most others wait for, so that each is after what it needs.
 
     What one other task waits for stands right before that: a model is evaluated before the next one is trained.
     """
-    ordered: dict[str, Task] = {}
+    ordered: dict[str, ScheduledTask] = {}
     waits_for: dict[str, set[str]] = {}
 
-    def add(task: Task) -> None:
+    def add(task: ScheduledTask) -> None:
         if task.name not in ordered:
             for need in task.needs:
                 add(need)
@@ -176,7 +176,7 @@ class Progress:
     jobs, reasons: the ids of each one's jobs, and why they wait. note: what there is to say about the whole.
     """
 
-    tasks: dict[str, Task]
+    tasks: dict[str, ScheduledTask]
     status: dict[str, Status] = field(init=False)
     failures: dict[str, str] = field(default_factory=dict)
     retried: dict[str, str] = field(default_factory=dict)
@@ -193,7 +193,7 @@ class Progress:
         """The tasks of which that is the status."""
         return [name for name, status in self.status.items() if status in statuses]
 
-    def why(self, task: Task) -> str:
+    def why(self, task: ScheduledTask) -> str:
         """Why a task was not made: its own error, or the first one of what it needs."""
         return self.failures.get(task.name) or next((why for need in task.needs if (why := self.why(need))), "")
 
@@ -221,7 +221,7 @@ class Executor:
 
     takes_dependencies = False
 
-    def in_one_array(self, tasks: Sequence[Task]) -> bool:
+    def in_one_array(self, tasks: Sequence[ScheduledTask]) -> bool:
         """Whether these tasks, of one kind, would be one array with one job each."""
         return False
 
@@ -229,11 +229,11 @@ class Executor:
         """A context in which no other command starts jobs."""
         return contextlib.nullcontext()
 
-    def log(self, job: Job) -> str:
+    def log(self, job: SubmittedJob) -> str:
         """The end of its log, where its error alone does not say enough."""
         return ""
 
-    def cancel(self, jobs: Collection[Job]) -> None:
+    def cancel(self, jobs: Collection[SubmittedJob]) -> None:
         """Take jobs from the queue, where there is one."""
 
     def wait(self) -> None:

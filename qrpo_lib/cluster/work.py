@@ -9,12 +9,10 @@ from datetime import timedelta
 import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.profiles.settings import Resources
 from qrpo_lib.runs import folders, keys, paths, secrets
 from qrpo_lib.runs.errors import InputError
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 # One process of a group may sample, score or wait for a lock while the others wait for it in a collective.
 _GROUP_HOURS = 24
@@ -32,7 +30,7 @@ class Work(Checkpointable):
     step's partial folder holds.
     """
 
-    def __init__(self, task: Task, resources: Resources):
+    def __init__(self, task: ScheduledTask, resources: Resources):
         self.name, self.step, self.make, self.arguments = task.name, task.step, task.make, task.arguments
         self.needs = [need.name for need in task.needs]
         self.group, self.gpus = task.group, resources.gpus_per_node

@@ -15,15 +15,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from qrpo_lib.cluster.task import After, Executor, Job, Outcome, Task
-from qrpo_lib.runs import failures, secrets
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+from qrpo_lib.cluster.task import After, Executor, JobOutcome, ScheduledTask, SubmittedJob
+from qrpo_lib.runs import environment, failures, secrets
 
 _IDLE = 75  # the exit code of a process that has ended for want of work
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -40,30 +38,30 @@ class Workers(Executor):
         self._threads, self._idle_seconds = threads, idle_seconds
         self._idle: list[_Worker] = []
         self._busy: dict[str, _Worker] = {}  # by the ids of their jobs
-        self._jobs: dict[str, Job] = {}
-        self._outcomes: dict[str, Outcome] = {}
+        self._jobs: dict[str, SubmittedJob] = {}
+        self._outcomes: dict[str, JobOutcome] = {}
         self._numbers = itertools.count(1)
 
     @classmethod
     def kept(cls, cores: int, threads: int) -> Workers:
         """Those that this process has started before with so many threads, if any."""
-        found = _KEPT.setdefault(threads, cls(cores, threads))
-        found.cores = cores
-        return found
+        workers = _KEPT.setdefault(threads, cls(cores, threads))
+        workers.cores = cores
+        return workers
 
-    def has_room(self, busy: Collection[Task], task: Task) -> bool:
+    def has_room(self, busy: Collection[ScheduledTask], task: ScheduledTask) -> bool:
         """Whether the task may run beside those."""
-        return not busy or sum(one.cores for one in busy) + task.cores <= self.cores
+        return not busy or sum(running.cores for running in busy) + task.cores <= self.cores
 
-    def submit(self, tasks: Collection[Task], after: After) -> dict[str, list[str]]:
+    def submit(self, tasks: Collection[ScheduledTask], after: After) -> dict[str, list[str]]:
         """Give each task to a process of its own."""
         for task in tasks:
             worker, id = self._free_worker(), str(next(self._numbers))
             worker.give(task)
-            self._busy[id], self._jobs[task.name] = worker, Job(id, worker.log, "running")
+            self._busy[id], self._jobs[task.name] = worker, SubmittedJob(id, worker.log, "running")
         return {task.name: [self._jobs[task.name].id] for task in tasks}
 
-    def look(self, names: Collection[str]) -> dict[str, list[Job]]:
+    def look(self, names: Collection[str]) -> dict[str, list[SubmittedJob]]:
         """Hear what the processes have to say."""
         for id, worker in list(self._busy.items()):
             if not worker.connection.poll():
@@ -81,7 +79,7 @@ class Workers(Executor):
             job.state = "running" if job.id in self._busy else "ended"
         return {name: [self._jobs[name]] for name in names if name in self._jobs}
 
-    def outcome(self, job: Job) -> Outcome:
+    def outcome(self, job: SubmittedJob) -> JobOutcome:
         """How a job ended."""
         return self._outcomes[job.id]
 
@@ -114,21 +112,22 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid(), idle_seconds), daemon=True)
         # OpenMP reads its settings when the process starts. PASSIVE: threads that wait leave their core to other work.
-        with secrets.hidden(), _environment(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE"):
+        threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        with secrets.hidden(), environment.given(threading):
             self.process.start()
         theirs.close()
         self.task: Any = None
         self.log = Path()
 
-    def give(self, task: Task) -> None:
+    def give(self, task: ScheduledTask) -> None:
         self.task, self.log = task, task.told.with_suffix(".log")
         with contextlib.suppress(OSError):
             task.told.unlink(missing_ok=True)
-        environment = {"QRPO_STATUS": str(task.told), **task.environment}
+        variables = {"QRPO_STATUS": str(task.told), **task.environment}
         with contextlib.suppress(OSError):  # it is dead: there will be no answer either
-            self.connection.send((task.make, task.arguments, environment, self.log))
+            self.connection.send((task.make, task.arguments, variables, self.log))
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> JobOutcome | None:
         """How the task that it had has ended; None if it had not begun."""
         try:
             error = self.connection.recv()
@@ -166,9 +165,9 @@ def _serve(connection: Connection, parent: int, idle_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with contextlib.suppress(EOFError, BrokenPipeError):
         while connection.poll(idle_seconds):
-            make, arguments, environment, log = connection.recv()
+            make, arguments, variables, log = connection.recv()
             _log_to(log)
-            with _environment(**environment):
+            with environment.given(variables):
                 connection.send(_error_of(make, arguments))
         os._exit(_IDLE)
 
@@ -191,17 +190,3 @@ def _log_to(path: Path) -> None:
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.close(stream)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before: Mapping[str, str] = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
-                del os.environ[name]

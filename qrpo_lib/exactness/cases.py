@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qrpo_lib.exactness import enumerated
-from qrpo_lib.exactness.enumerated import Fit, Problem
+from qrpo_lib.exactness.enumerated import Enumeration, Fit
 from qrpo_lib.objective import transforms
 from qrpo_lib.paper import style
 from qrpo_lib.runs import progress
@@ -31,7 +31,7 @@ PAIR_LOSSES: dict[str, dict[str, Any]] = {"dpo": {"beta": 2.0}, "rebel": {"beta"
 SIMPO = {"beta": 5.0, "gamma_ratio": 0.0}
 
 
-def table(problem: Problem, *, learning_rate: float, qrpo_steps: int, pair_steps: int) -> pd.DataFrame:
+def table(problem: Enumeration, *, learning_rate: float, qrpo_steps: int, pair_steps: int) -> pd.DataFrame:
     """The trainer on every case, algorithm, transformation and data: how close it comes to each optimum.
 
     Parameters
@@ -64,12 +64,12 @@ def table(problem: Problem, *, learning_rate: float, qrpo_steps: int, pair_steps
     return pd.DataFrame(rows)
 
 
-def distribution(problem: Problem, data: str) -> np.ndarray:
+def distribution(problem: Enumeration, data: str) -> np.ndarray:
     """Log-probabilities (m,) that the completions of the data have: the reference's, or another policy's."""
     return problem.log_ref if data == "off-policy" else enumerated.other_policy(problem, seed=1)
 
 
-def simpo_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.DataFrame:
+def simpo_table(problem: Enumeration, *, learning_rate: float, steps: int) -> pd.DataFrame:
     """SimPO on the preferences that bring DPO to pi*: KL of the trained policy to its own optimum, and to pi*.
 
     One row for each gamma / beta: 0, where the optimum has a closed form, and the paper's 0.5.
@@ -92,7 +92,7 @@ def simpo_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def chain_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.DataFrame:
+def chain_table(problem: Enumeration, *, learning_rate: float, steps: int) -> pd.DataFrame:
     """REBEL on a chain of neighbours instead of random pairs: both identify pi*, at different speed.
 
     `end` is the KL in nats; that of the random pairs is in `table`.
@@ -105,7 +105,7 @@ def chain_table(problem: Problem, *, learning_rate: float, steps: int) -> pd.Dat
     return pd.DataFrame({"pairs": ["random", "chain"], "spectral_gap": gaps, "end": ends})
 
 
-def rounds_table(problem: Problem, *, beta: float, count: int, learning_rate: float, steps: int) -> pd.DataFrame:
+def rounds_table(problem: Enumeration, *, beta: float, count: int, learning_rate: float, steps: int) -> pd.DataFrame:
     """Rounds of QRPO at count x beta by the real trainer, each referring to the last policy (App. A).
 
     Parameters
@@ -168,7 +168,7 @@ def numbers(cases: pd.DataFrame) -> pd.DataFrame:
     return curves.rename(columns={"steps": "step", "curve": "kl"})
 
 
-def _distances(problem: Problem, fit: Fit, target: np.ndarray) -> dict[str, Any]:
+def _distances(problem: Enumeration, fit: Fit, target: np.ndarray) -> dict[str, Any]:
     curve = [tabular.kl(log_policy, target) for log_policy in fit.checkpoints]
     return {
         "start": tabular.kl(problem.log_ref, target),

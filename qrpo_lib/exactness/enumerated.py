@@ -35,7 +35,7 @@ _CANDIDATES = 20  # random models, of which the one that spreads its probability
 
 
 @dataclass(frozen=True)
-class Problem:
+class Enumeration:
     """One prompt, its m completions, and the reference policy.
 
     completions: token ids.   rewards: (m,) distinct, standard normal.   ref_rewards: (n,) as a reference of which n
@@ -64,8 +64,8 @@ class Fit(NamedTuple):
     steps: list[int]
 
 
-def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int = 250) -> Problem:
-    """A random problem. The reference is random too, the most spread-out of 20: see `Problem`.
+def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int = 250) -> Enumeration:
+    """A random problem. The reference is random too, the most spread-out of 20: see `Enumeration`.
 
     A continuous reward is what Table 4's partition functions are for. With m completions a reward has m values, and the
     closed form is off by about (sum of p^2) / (2 beta): the more the reference spreads, the closer.
@@ -86,17 +86,23 @@ def problem(seed: int, *, vocabulary: int = 4, longest: int = 4, references: int
     candidates = [_random_llama(vocabulary, _CANDIDATES * seed + i) for i in range(_CANDIDATES)]
     concentration = [np.exp(2 * log_policy(candidate, prompt, completions)).sum() for candidate in candidates]
     rewards = np.random.default_rng(seed).normal(size=len(completions))
-    empty = Problem(prompt, completions, rewards, np.empty(references), np.empty(0), candidates[0])
+    empty = Enumeration(prompt, completions, rewards, np.empty(references), np.empty(0), candidates[0])
     return with_reference(empty, candidates[int(np.argmin(concentration))])
 
 
-def with_reference(problem: Problem, model: PreTrainedModel) -> Problem:
+def with_reference(problem: Enumeration, model: PreTrainedModel) -> Enumeration:
     """The same completions and rewards with another reference, and so other reference rewards."""
     log_ref = log_policy(model, problem.prompt, problem.completions)
-    order = np.argsort(problem.rewards)
-    levels = (np.arange(len(problem.ref_rewards)) + 0.5) / len(problem.ref_rewards)
+    references = reference_rewards(problem.rewards, log_ref, len(problem.ref_rewards))
+    return replace(problem, ref_rewards=references, log_ref=log_ref, reference=model)
+
+
+def reference_rewards(rewards: np.ndarray, log_ref: np.ndarray, n: int) -> np.ndarray:
+    """(n,) of (m,) rewards, as if n were drawn, one from each n-th part of their distribution: quantiles to 1/n."""
+    order = np.argsort(rewards)
+    levels = (np.arange(n) + 0.5) / n
     ranks = np.searchsorted(np.cumsum(np.exp(log_ref[order])), levels).clip(max=len(order) - 1)
-    return replace(problem, ref_rewards=problem.rewards[order][ranks], log_ref=log_ref, reference=model)
+    return rewards[order][ranks]
 
 
 def log_policy(model: PreTrainedModel, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> np.ndarray:
@@ -108,7 +114,7 @@ def log_policy(model: PreTrainedModel, prompt: Sequence[int], completions: Seque
     return logps.double().numpy()
 
 
-def other_policy(problem: Problem, seed: int) -> np.ndarray:
+def other_policy(problem: Enumeration, seed: int) -> np.ndarray:
     """Log-probabilities (m,) of a policy that has nothing to do with the reference: where offline data is from.
 
     A random one about the uniform: completions of 4 tokens are as likely as the empty one.
@@ -116,7 +122,7 @@ def other_policy(problem: Problem, seed: int) -> np.ndarray:
     return tabular.random_prompt(len(problem.completions), seed, concentration=5.0)[0]
 
 
-def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0, chain: bool = False) -> list[dict]:
+def rows(problem: Enumeration, algorithm: str, log_data: np.ndarray, seed: int = 0, chain: bool = False) -> list[dict]:
     """Training rows whose completions come from a distribution: each completion once, weighted.
 
     QRPO: every completion, weight its probability. The others: `PARTNERS` random pairs a completion, weight the product
@@ -152,7 +158,7 @@ def rows(problem: Problem, algorithm: str, log_data: np.ndarray, seed: int = 0, 
     return pair_rows(problem, chosen, rejected, log_data, preferences=algorithm != "rebel")
 
 
-def pair_rows(problem: Problem, chosen, rejected, log_data: np.ndarray, *, preferences: bool) -> list[dict]:
+def pair_rows(problem: Enumeration, chosen, rejected, log_data: np.ndarray, *, preferences: bool) -> list[dict]:
     """Rows of the pairs with these indices, weighted as in `rows`.
 
     Parameters
@@ -181,7 +187,7 @@ def pair_rows(problem: Problem, chosen, rejected, log_data: np.ndarray, *, prefe
 
 
 def fit(
-    problem: Problem,
+    problem: Enumeration,
     algorithm: str,
     loss: Mapping[str, Any],
     rows: list[dict],
@@ -218,7 +224,7 @@ def fit(
     return Fit(fitted.model, seen[steps], np.stack(list(seen.values())), list(seen))
 
 
-def optimum(problem: Problem, algorithm: str, loss: Mapping[str, Any]) -> np.ndarray:
+def optimum(problem: Enumeration, algorithm: str, loss: Mapping[str, Any]) -> np.ndarray:
     """log pi* (m,) in closed form: pi_ref exp(R / beta) / Z, with the Z of the sum over all completions (Eq. 2).
 
     R is f of the exact quantile for QRPO (Eq. 8, 13), the reward itself for DPO and REBEL. SimPO's is another, without
@@ -236,7 +242,7 @@ def optimum(problem: Problem, algorithm: str, loss: Mapping[str, Any]) -> np.nda
     return tabular.optimal_policy(problem.log_ref, rewards, beta)
 
 
-def spectral_gap(problem: Problem, rows: list[dict]) -> float:
+def spectral_gap(problem: Enumeration, rows: list[dict]) -> float:
     """How well pairs mix: second smallest eigenvalue of the weighted graph's normalised Laplacian, 0 if it falls apart.
 
     Least squares on the differences of pairs takes a number of steps inverse to it.

@@ -18,12 +18,13 @@ from scipy import special
 from torch import Tensor
 
 from qrpo_lib.exactness import cases, enumerated, targets
-from qrpo_lib.exactness.enumerated import Problem
+from qrpo_lib.exactness.enumerated import Enumeration
 from qrpo_lib.objective import relatives, transforms
 from qrpo_lib.paper import style
 from qrpo_lib.runs import progress
 from qrpo_lib.theory import constant_error, tabular
 
+_FINE = 20_000  # references, of which quantiles are exact to 1/n
 _SMALLEST_KL = 1e-12  # nats: what is nearer is drawn there
 # What the figure shows of each method: mark, name and colour.
 _MARKS = {
@@ -35,7 +36,7 @@ _MARKS = {
 VALUE_BETA = 4.0  # of A*-PO, over the beta of its regression
 
 
-def quantile_optimum(problem: Problem, beta: float) -> np.ndarray:
+def quantile_optimum(problem: Enumeration, beta: float) -> np.ndarray:
     """log pi* of f = t with the exact quantiles and their own Z, (m,)."""
     rewards = tabular.quantile_rewards(transforms.get("identity"), problem.log_ref, problem.rewards)
     return tabular.optimal_policy(problem.log_ref, rewards, beta)
@@ -44,7 +45,7 @@ def quantile_optimum(problem: Problem, beta: float) -> np.ndarray:
 # --- dose and response ----------------------------------------------------------------------------------------------
 
 
-def dose_table(problem: Problem, betas, doses, *, learning_rate: float, steps: int) -> pd.DataFrame:
+def dose_table(problem: Enumeration, betas, doses, *, learning_rate: float, steps: int) -> pd.DataFrame:
     """The trainer on QRPO's exact targets plus c: a row for each beta, data and dose c/beta.
 
     Parameters
@@ -74,7 +75,7 @@ def dose_table(problem: Problem, betas, doses, *, learning_rate: float, steps: i
     return pd.DataFrame(rows, columns=["beta", "data", "dose", "to_best", "to_optimum", "best_to_optimum"])
 
 
-def response_table(problem: Problem, betas, doses) -> pd.DataFrame:
+def response_table(problem: Enumeration, betas, doses) -> pd.DataFrame:
     """The closed form alone, over a finer grid of doses: `beta, data, dose, kl` to pi* in nats."""
     rows = []
     for beta, data, dose in itertools.product(betas, cases.DATA, doses):
@@ -108,7 +109,7 @@ def dose_figure(response: pd.DataFrame, trained: pd.DataFrame) -> plt.Figure:
 
 
 def table(
-    problem: Problem, *, beta: float, best_of: int, learning_rate: float, steps: int, pair_steps: int
+    problem: Enumeration, *, beta: float, best_of: int, learning_rate: float, steps: int, pair_steps: int
 ) -> pd.DataFrame:
     """Each method's optimum, and how close its loss and the trainer come to it: a row for each method.
 
@@ -142,7 +143,7 @@ def table(
     return pd.DataFrame(rows)
 
 
-def _optima(problem: Problem, beta: float, best_of: int) -> dict[str, np.ndarray]:
+def _optima(problem: Enumeration, beta: float, best_of: int) -> dict[str, np.ndarray]:
     """log-probabilities (m,) of each method's optimum on the reference's data."""
     log_ref, rewards = problem.log_ref, problem.rewards
     reward_optimum = tabular.optimal_policy(log_ref, rewards, beta)
@@ -161,7 +162,7 @@ def _optima(problem: Problem, beta: float, best_of: int) -> dict[str, np.ndarray
     }
 
 
-def _pair_scores(problem: Problem, beta: float) -> np.ndarray:
+def _pair_scores(problem: Enumeration, beta: float) -> np.ndarray:
     """IPO's log-ratios (m,) but for a constant: least squares of g_i - g_j = 1/(2 beta), i preferred, on the pairs."""
     i, j, weights = preferred_pairs(problem)
     design = np.zeros((len(i), len(problem.rewards)))
@@ -170,7 +171,7 @@ def _pair_scores(problem: Problem, beta: float) -> np.ndarray:
     return np.linalg.lstsq(root[:, None] * design, root / (2 * beta), rcond=None)[0]
 
 
-def preferred_pairs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def preferred_pairs(problem: Enumeration) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of preferred and other completions of the enumerated pairs on the reference's data, and their weights."""
     index = {tuple(completion): k for k, completion in enumerate(problem.completions)}
     rows = enumerated.rows(problem, "rebel", problem.log_ref)
@@ -180,11 +181,11 @@ def preferred_pairs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return ends[:, 0], ends[:, 1], np.array([row["weight"] for row in rows])
 
 
-def _losses(problem: Problem, beta: float, best_of: int) -> dict[str, Callable[[Tensor], Tensor]]:
+def _losses(problem: Enumeration, beta: float, best_of: int) -> dict[str, Callable[[Tensor], Tensor]]:
     """Each method's pure loss as a function of all log-probabilities (m,), in expectation over the reference's data."""
     ref, rewards = torch.tensor(problem.log_ref), torch.tensor(problem.rewards)
     data, m = ref.exp(), len(rewards)
-    fine = torch.tensor(_fine_references(problem)).expand(m, -1)
+    fine = torch.tensor(enumerated.reference_rewards(problem.rewards, problem.log_ref, _FINE)).expand(m, -1)
     log_z = tabular.log_partition(problem.log_ref, problem.rewards, beta)
     value = VALUE_BETA * beta * tabular.log_partition(problem.log_ref, problem.rewards, VALUE_BETA * beta)
     i, j, weights = (torch.tensor(x) for x in preferred_pairs(problem))
@@ -213,16 +214,8 @@ def _losses(problem: Problem, beta: float, best_of: int) -> dict[str, Callable[[
     }
 
 
-def _fine_references(problem: Problem, n: int = 20_000) -> np.ndarray:
-    """References as of which n were drawn, one from each n-th part of the reward distribution: quantiles to 1/n."""
-    order = np.argsort(problem.rewards)
-    levels = (np.arange(n) + 0.5) / n
-    ranks = np.searchsorted(np.cumsum(np.exp(problem.log_ref[order])), levels).clip(max=len(order) - 1)
-    return problem.rewards[order][ranks]
-
-
 def _trained(
-    problem: Problem, beta: float, best_of: int, settings: dict, of_pairs: dict
+    problem: Enumeration, beta: float, best_of: int, settings: dict, of_pairs: dict
 ) -> dict[str, Callable[[], np.ndarray]]:
     """The trainer on each method that it takes without a change; each gives log-probabilities (m,)."""
     log_ref = problem.log_ref
@@ -257,11 +250,11 @@ def _trained(
     }
 
 
-def minimise(loss: Callable[[Tensor], Tensor], log_start: np.ndarray, steps: int = 400) -> np.ndarray:
+def minimise(loss: Callable[[Tensor], Tensor], log_start: np.ndarray) -> np.ndarray:
     """The log-probabilities (m,) that a loss of them ends at, by L-BFGS on the logits from `log_start`."""
     logits = torch.tensor(log_start, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [logits], max_iter=steps, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        [logits], max_iter=400, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -277,7 +270,7 @@ def minimise(loss: Callable[[Tensor], Tensor], log_start: np.ndarray, steps: int
 # --- equalities between methods -----------------------------------------------------------------------------------
 
 
-def ipo_table(problem: Problem, betas) -> pd.DataFrame:
+def ipo_table(problem: Enumeration, betas) -> pd.DataFrame:
     """IPO on all pairs of reference completions, preferred by the reward, beside QRPO with f = t.
 
     Columns `completions`, how many there are, `beta`, and `kl` in nats from the one optimum to the other. IPO's optimum
@@ -296,7 +289,7 @@ def ipo_table(problem: Problem, betas) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["completions", "beta", "kl", "kl_of_halves"])
 
 
-def kto_table(problem: Problem, betas, *, pass_rate: float, steps: int) -> pd.DataFrame:
+def kto_table(problem: Enumeration, betas, *, pass_rate: float, steps: int) -> pd.DataFrame:
     """KTO's pure loss on the reference's data, passing where the reward is high, by Adam: a row for each beta.
 
     Parameters

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qrpo_lib.exactness import enumerated
-from qrpo_lib.exactness.enumerated import Fit, Problem
+from qrpo_lib.exactness.enumerated import Enumeration, Fit
 from qrpo_lib.objective.transforms import Transformation
 
 _GRID = 1000
@@ -28,7 +28,7 @@ def target_loss(low: float, high: float, beta: float) -> dict[str, Any]:
     return {"beta": beta, "transform": f}
 
 
-def target_rows(problem: Problem, targets: np.ndarray, low: float, high: float, log_data: np.ndarray) -> list[dict]:
+def target_rows(problem: Enumeration, targets: np.ndarray, low: float, high: float, log_data: np.ndarray) -> list[dict]:
     """Training rows, one a completion: its target (m,) as the reward, weighted by its probability in the data.
 
     Parameters
@@ -54,7 +54,7 @@ def target_rows(problem: Problem, targets: np.ndarray, low: float, high: float, 
 
 
 def fit_targets(
-    problem: Problem, targets: np.ndarray, beta: float, log_data: np.ndarray, *, learning_rate: float, steps: int
+    problem: Enumeration, targets: np.ndarray, beta: float, log_data: np.ndarray, *, learning_rate: float, steps: int
 ) -> Fit:
     """`trainer.fit_policy` from the reference on (target - beta log-ratio)^2, all completions in every step.
 
@@ -72,7 +72,7 @@ def fit_targets(
     return enumerated.fit(problem, "qrpo", loss, rows, learning_rate=learning_rate, steps=steps)
 
 
-def fit_dro(problem: Problem, beta: float, *, learning_rate: float, steps: int) -> tuple[Fit, float]:
+def fit_dro(problem: Enumeration, beta: float, *, learning_rate: float, steps: int) -> tuple[Fit, float]:
     """DRO by the trainer, every completion as likely in the data; V is set to its least squares before each step.
 
     That is the mean over the data of R - beta log-ratio, by the current policy; the gradient in the policy is then the

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.experiment.grid import Run, Steps
+from qrpo_lib.profiles.processes import TRAIN_TOGETHER
 from qrpo_lib.profiles.relatives import Method
 from qrpo_lib.profiles.settings import Algorithm, Profile
 from qrpo_lib.runs import keys
@@ -35,7 +36,7 @@ from qrpo_lib.tasks import registry as tasks
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
-# How a step is made that a profile alone determines, and with which of its resources. Tasks that train form a group.
+# How a step is made that a profile alone determines, and with which of its resources.
 _MAKERS = {
     "initial_policy": ("policy", initial_policy.run),
     "sft": ("sft", reference_policy.run),
@@ -43,33 +44,32 @@ _MAKERS = {
     "dataset_pairs": ("scoring", dataset_pairs.run),
     "reference_log_probs": ("reference_log_probs", reference_log_probs.run),
 }
-_GROUPS = ("sft", "reference_log_probs", "training")
 
 
-def policy(profile: Profile) -> Task:
+def policy(profile: Profile) -> ScheduledTask:
     """The initial policy."""
     return _of_step(initial_policy.step(profile), profile)
 
 
-def sampling(profile: Profile) -> Task:
+def sampling(profile: Profile) -> ScheduledTask:
     """The reference policy's completions."""
     return _of_step(reference_sampling.step(profile), profile)
 
 
-def reference_answers(profile: Profile, seed: int, split: str) -> Task:
+def reference_answers(profile: Profile, seed: int, split: str) -> ScheduledTask:
     """The reference policy's answers to the prompts of a split: step 0 of every training with that seed."""
     arguments = (profile, seed, split)
     step = reference_evaluation.step(*arguments)
     return _task(step, reference_evaluation.run, arguments, _needs(step, profile), "evaluation", profile)
 
 
-def training(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
+def training(profile: Profile, algorithm: Algorithm, seed: int) -> ScheduledTask:
     """One trained policy with its checkpoints."""
     step = fitting.step(profile, algorithm, seed)
     return _task(step, fitting.run, (profile, algorithm, seed), _needs(step, profile), "training", profile)
 
 
-def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
+def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> ScheduledTask:
     """What the checkpoints of a training answer to the selection prompts."""
     arguments = (profile, algorithm, seed)
     needs = (training(*arguments), reference_answers(profile, seed, "selection"))
@@ -77,7 +77,7 @@ def evaluation(profile: Profile, algorithm: Algorithm, seed: int) -> Task:
     return _task(step, checkpoint_evaluation.run, arguments, needs, "evaluation", profile)
 
 
-def evaluations(profile: Profile, runs: Iterable[Run]) -> list[Task]:
+def evaluations(profile: Profile, runs: Iterable[Run]) -> list[ScheduledTask]:
     """`evaluation` of a profile's runs, which need the same tasks where setting and seed are the same."""
     steps, needs, tasks_of_runs = Steps(profile), {}, []
     for run in runs:
@@ -94,7 +94,7 @@ def evaluations(profile: Profile, runs: Iterable[Run]) -> list[Task]:
     return tasks_of_runs
 
 
-def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> Task:
+def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -> ScheduledTask:
     """What one checkpoint of a training answers to the reporting prompts.
 
     Parameters
@@ -113,7 +113,7 @@ def report(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int) -
     return _task(step, checkpoint_evaluation.report, arguments, needs, "evaluation", profile)
 
 
-def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> Task:
+def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: int, split: str) -> ScheduledTask:
     """Log-probabilities of a checkpoint's answers to the prompts of a split, under the policy and the reference policy.
 
     Parameters
@@ -129,13 +129,13 @@ def log_ratios(profile: Profile, algorithm: Algorithm, seed: int, checkpoint: in
     return _task(log_ratio_step.step(*arguments), log_ratio_step.run, arguments, needs, "evaluation", profile)
 
 
-def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> Task:
+def iterative(profile: Profile, plan: rounds.Plan, seed: int) -> ScheduledTask:
     """All rounds of a plan; the task's step is the last round."""
     step = rounds.step(profile, plan, seed, plan.rounds)
     return _task(step, rounds.run, (profile, plan, seed), _needs(step, profile), "iterative", profile)
 
 
-def relative(profile: Profile, method: Method, seed: int, split: str) -> Task:
+def relative(profile: Profile, method: Method, seed: int, split: str) -> ScheduledTask:
     """What a policy trained by one of QRPO's relatives answers to the prompts of a split; the training is needed first.
 
     Parameters
@@ -155,13 +155,13 @@ def relative(profile: Profile, method: Method, seed: int, split: str) -> Task:
     return _task(step, relative_evaluation.run, (*arguments, split), needs, "evaluation", profile)
 
 
-def answers(profile: Profile, count: int) -> Task:
+def answers(profile: Profile, count: int) -> ScheduledTask:
     """The initial policy's answers to a few held-out requests, for people to read."""
     step = sample_answers.step(profile, count)
     return _task(step, sample_answers.run, (profile, count), _needs(step, profile), "evaluation", profile)
 
 
-def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> Task:
+def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, checkpoint: int) -> ScheduledTask:
     """Answers of one policy to AlpacaEval's instructions. It needs no task: the policy is there, since it was selected.
 
     Parameters
@@ -174,18 +174,20 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
     return _task(alpaca.step(*arguments), alpaca.run, arguments, (), "evaluation", profile)
 
 
-def _of_step(step: keys.Step, profile: Profile) -> Task:
+def _of_step(step: keys.Step, profile: Profile) -> ScheduledTask:
     kind, run = _MAKERS[step.name]
     return _task(step, run, (profile,), _needs(step, profile), kind, profile)
 
 
-def _needs(step: keys.Step, profile: Profile) -> tuple[Task, ...]:
+def _needs(step: keys.Step, profile: Profile) -> tuple[ScheduledTask, ...]:
     # Other inputs are small, and made by whoever needs them.
     return tuple(_of_step(source, profile) for source in step.inputs if source.name in _MAKERS)
 
 
-def _task(step, run, arguments, needs, kind: str, profile: Profile) -> Task:
-    return Task.of(step, run, arguments, needs, kind=kind, group=kind in _GROUPS, cores=profile.training.threads)
+def _task(step, run, arguments, needs, kind: str, profile: Profile) -> ScheduledTask:
+    return ScheduledTask.of(
+        step, run, arguments, needs, kind=kind, group=kind in TRAIN_TOGETHER, cores=profile.training.threads
+    )
 
 
 def make_data(profile: Profile) -> None:
@@ -195,7 +197,7 @@ def make_data(profile: Profile) -> None:
         task.prompts(profile.seed)
 
 
-def make(profile: Profile, *wanted: Task) -> Path:
+def make(profile: Profile, *wanted: ScheduledTask) -> Path:
     """Make missing tasks where the profile says, beside a table of jobs; returns the folder of the last one."""
     dispatch.make(wanted, profile.dispatch)
     return wanted[-1].step.folder

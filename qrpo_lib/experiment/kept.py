@@ -68,10 +68,10 @@ def _best(profile: Profile, runs: Sequence[Run], before_last: bool) -> set[int]:
     means = rows.groupby("step")[["reward", "length"]].mean().drop(0)
     limit = profile.evaluation.max_mean_length
     short = means if limit is None else means[means["length"] <= limit]
-    found = _highest(short["reward"])
+    best = _highest(short["reward"])
     if before_last:
-        found |= _highest(means["reward"].drop(means.index.max()))  # whatever their lengths
-    return found
+        best |= _highest(means["reward"].drop(means.index.max()))  # whatever their lengths
+    return best
 
 
 def _highest(rewards: pd.Series) -> set[int]:

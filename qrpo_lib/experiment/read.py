@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qrpo_lib.experiment import train
 
 
-def overview(profile: Profile, wanted: Sequence[Run], outcome: train.Outcome) -> pd.DataFrame:
+def overview(profile: Profile, wanted: Sequence[Run], outcome: train.SweepOutcome) -> pd.DataFrame:
     """For each algorithm and setting: how many runs are done, how many failed; if any was trained now, mean seconds."""
     import pandas as pd
 
@@ -42,7 +42,7 @@ def missing(profile: Profile, wanted: Sequence[Run]) -> str:
     return f"**{len(lost)} of {len(dict.fromkeys(wanted))} runs are missing**, such as {lost[0]}: see the sweep."
 
 
-def failures(outcome: train.Outcome) -> pd.DataFrame:
+def failures(outcome: train.SweepOutcome) -> pd.DataFrame:
     """The runs that failed twice, with the first error of each."""
     import pandas as pd
 
@@ -91,10 +91,10 @@ def answers(
     parts = []
     for run, steps in wanted.items():
         for step in sorted(steps):
-            made = run.report(profile, step) if split == "reporting" else run.step(profile)
+            answered = run.report(profile, step) if split == "reporting" else run.step(profile)
             if step == 0:
-                made = reference_evaluation.step(run.settings(profile), run.seed, split)
-            rows = evaluation.load(made.folder, [name for name in evaluation.RECORDED if text or name != "text"])
+                answered = reference_evaluation.step(run.settings(profile), run.seed, split)
+            rows = evaluation.load(answered.folder, [name for name in evaluation.RECORDED if text or name != "text"])
             rows = rows[rows["step"] == step].reset_index(drop=True)
             if log_ratios:
                 rows = _with_log_ratios(profile, run, step, split, rows)
@@ -110,8 +110,8 @@ def histories(profile: Profile, wanted: Sequence[Run]) -> pd.DataFrame:
 def _with_log_ratios(profile: Profile, run: Run, step: int, split: str, rows: pd.DataFrame) -> pd.DataFrame:
     if step == 0:  # the policy is its own reference
         return rows.assign(ref_logp=rows["logp"])
-    made = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, step, split)
-    computed = log_ratio_step.load(made.folder)
+    source = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, step, split)
+    computed = log_ratio_step.load(source.folder)
     return rows.drop(columns="logp").merge(computed, on=["prompt_id", "repeat"], validate="1:1")
 
 

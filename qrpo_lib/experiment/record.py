@@ -140,12 +140,12 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
         run = known.run_of(record)
         row = {"folder": name, "kind": record["name"], "world": world} | _columns(run, record)
         row |= {small: _text(source / small) for small in _SMALL} | {"left_out": None, "table": None, "dtypes": None}
-        for table, of in _TABLES.items():
-            if record["name"] in of.steps:
-                frame = pd.read_parquet(source / of.source).reset_index(drop=True)
+        for table, layout in _TABLES.items():
+            if record["name"] in layout.steps:
+                frame = pd.read_parquet(source / layout.source).reset_index(drop=True)
                 row |= {"table": table, "dtypes": json.dumps({name: str(kind) for name, kind in frame.dtypes.items()})}
                 texts = name in reported or record["name"] == "reference_evaluation" or known.has_texts(name)
-                kept = _kept(frame, of, record["name"], texts)
+                kept = _kept(frame, layout, record["name"], texts)
                 parts[table].append(kept.assign(folder=name, seed=row["seed"]))
         held = {*_SMALL, _TABLES[row["table"]].source} if row["table"] else set(_SMALL)
         original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
@@ -200,13 +200,13 @@ def restore(known: Known, folder: Path, origin: str, *, any_code: bool = False) 
     about = files.read_json(folder / ABOUT, "")
     settings_keys = dict(zip(tables["steps"]["folder"], tables["steps"]["settings_key"], strict=True))
     by_folder = {name: dict(iter(frame.groupby("folder", observed=True))) for name, frame in tables.items()}
-    found = Restored()
+    restored = Restored()
     for row in by_folder.pop("steps").values():
         row = row.iloc[0]
         original = json.loads(row["record"])
         step = known.step_of(original) or (known.step_of(original, settings_keys) if any_code else None)
         if step is None:
-            found.stale.append(row["folder"])
+            restored.stale.append(row["folder"])
             continue
         said = {"from": origin, "left_out": json.loads(row["left_out"]), "significant_bits": about["significant_bits"]}
         if step.folder_name != row["folder"]:
@@ -214,10 +214,10 @@ def restore(known: Known, folder: Path, origin: str, *, any_code: bool = False) 
             original |= {"key": step.key, "inputs": {source.name: source.key for source in step.inputs}}
         rows = by_folder[row["table"]][row["folder"]] if isinstance(row["table"], str) else None
         put_back = folders.restore(step, lambda into, row=row, rows=rows: _fill(into, row, rows), original, said)
-        (found.put_back if put_back else found.there).append(step.folder_name)
+        (restored.put_back if put_back else restored.there).append(step.folder_name)
         if put_back and step.folder_name != row["folder"]:
-            found.by_other_code.append(row["folder"])
-    return found
+            restored.by_other_code.append(row["folder"])
+    return restored
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -231,14 +231,14 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     sums = files.read_json(folder / ABOUT, remedy).get("sha256")
     if not isinstance(sums, dict) or STEPS not in sums:
         raise files.unreadable(folder / ABOUT, "it does not say what the record holds", remedy)
-    found = {}
+    tables = {}
     for name, sha256 in sums.items():
         path = folder / name
         content = path.read_bytes() if path.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
             raise files.unreadable(path, "it is missing" if content is None else "it is not what was written", remedy)
-        found[path.stem] = pd.read_parquet(io.BytesIO(content))
-    return found
+        tables[path.stem] = pd.read_parquet(io.BytesIO(content))
+    return tables
 
 
 def committed(figures: Path, profile_name: str) -> dict[str, Path]:
@@ -260,15 +260,15 @@ def _columns(run: Run | None, record: dict[str, Any]) -> dict[str, Any]:
     return values | {"seed": seed} | told
 
 
-def _kept(frame: pd.DataFrame, of: _Table, kind: str, texts: bool) -> pd.DataFrame:
+def _kept(frame: pd.DataFrame, layout: _Table, kind: str, texts: bool) -> pd.DataFrame:
     """The columns of a file that are recorded, in them what is needed, and `place` where the order does not say it."""
     import numpy as np
     import pandas as pd
 
-    known = [name for name in of.order if name in frame]
+    known = [name for name in layout.order if name in frame]
     if "token_ids" in frame and "length" not in frame:
         frame = frame.assign(length=frame["token_ids"].map(len, na_action="ignore"))
-    kept = frame[[name for name in of.columns if name in frame]].copy()
+    kept = frame[[name for name in layout.columns if name in frame]].copy()
     if "repeat" in kept and "text" in kept:  # what AlpacaEval's notebook shows
         kept["text"] = kept["text"].where(texts & (kept["repeat"] == 0) & (kept["split"] == "reporting"))
         # The engine's log-probabilities are no part of a statistic, but for step 0, where they are the reference's too.
@@ -289,26 +289,26 @@ def _fill(folder: Path, row: pd.Series, rows: pd.DataFrame | None) -> None:
             files.write_atomically(folder / name, row[name].encode())
     if rows is None:
         return
-    of, dtypes = _TABLES[row["table"]], json.loads(row["dtypes"])
-    by = ["place"] if rows["place"].notna().all() else [name for name in of.order if name in dtypes]
+    layout, dtypes = _TABLES[row["table"]], json.loads(row["dtypes"])
+    by = ["place"] if rows["place"].notna().all() else [name for name in layout.order if name in dtypes]
     rows = rows.sort_values(by, kind="stable", ignore_index=True)
     if "token_ids" in dtypes:
         lengths = rows["length"] if row["kind"] == "reference_sampling" else [0] * len(rows)
         rows["token_ids"] = [None if pd.isna(length) else [-1] * int(length) for length in lengths]
     blank = {name: None for name in dtypes if name not in rows}
     rows = rows.assign(**blank)[list(dtypes)].astype({n: kind for n, kind in dtypes.items() if kind != "object"})
-    rows.to_parquet(folder / of.source)
+    rows.to_parquet(folder / layout.source)
 
 
 def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table_content(frame: pd.DataFrame, of: _Table, bits: int) -> bytes:
+def _table_content(frame: pd.DataFrame, layout: _Table, bits: int) -> bytes:
     """A table's Parquet file: like rows beside each other, small types, floats as they take least."""
     import numpy as np
 
-    near = [name for name in of.near if name in frame]
+    near = [name for name in layout.near if name in frame]
     frame = frame.sort_values(near, kind="stable", ignore_index=True).drop(columns="seed")
     free = frame["split"] != "selection" if "split" in frame else np.full(len(frame), True)
     for name in _ROUNDED.keys() & set(frame):

@@ -19,7 +19,7 @@ from qrpo_lib.experiment import grid
 from qrpo_lib.experiment.grid import Run, Steps
 from qrpo_lib.profiles import reward_traits
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.runs import keys, paths, records
+from qrpo_lib.runs import keys, paths, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import answer_lengths, evaluation, reference_evaluation, reference_sampling, rounds
 from qrpo_lib.steps import log_ratios as log_ratio_step
@@ -36,8 +36,6 @@ RECORDED = (
     "log_ratios",
     "iterative",
 )
-# Their number depends on results: of a training for each checkpoint that is reported.
-_OF_CHECKPOINTS = ("report", "log_ratios")
 
 
 class Known:
@@ -55,8 +53,8 @@ class Known:
     def folders(self) -> dict[str, dict[str, Any]]:
         """The records of these steps' folders that are there, by name, in the order in which steps are made."""
         there = [(folder.name, record) for folder, record in records.read_all() if record["name"] in RECORDED]
-        found = {name: record for name, record in there if self.step_of(record)}
-        return dict(sorted(found.items(), key=lambda item: (RECORDED.index(item[1]["name"]), item[0])))
+        recorded = {name: record for name, record in there if self.step_of(record)}
+        return dict(sorted(recorded.items(), key=lambda item: (RECORDED.index(item[1]["name"]), item[0])))
 
     def missing(self) -> list[str]:
         """Names of the folders that are not there, though any outcome of the experiment has them."""
@@ -68,8 +66,8 @@ class Known:
 
     def run_of(self, record: dict[str, Any]) -> Run | None:
         """The run of the grid that a step belongs to; None for one that many runs share."""
-        of = record["key"] if record["name"] == "training" else record.get("inputs", {}).get("training")
-        return self._runs[f"training-{of}"][1] if f"training-{of}" in self._runs else None
+        training = record["key"] if record["name"] == "training" else record.get("inputs", {}).get("training")
+        return self._runs[f"training-{training}"][1] if f"training-{training}" in self._runs else None
 
     def step_of(self, record: dict[str, Any], settings_keys: Mapping[str, str] | None = None) -> keys.Step | None:
         """The step that has this record's name and key by today's code and settings, if there is one.
@@ -77,7 +75,7 @@ class Known:
         With `settings_keys`, of the steps by their names then (`keys.Step.settings_key`), code may have been another.
         """
         name = f"{record['name']}-{record['key']}"
-        if record["name"] not in _OF_CHECKPOINTS:
+        if record["name"] not in pipeline.OF_CHECKPOINTS:
             return self._fixed_step(name, settings_keys)
         training = self._fixed_step(f"training-{record.get('inputs', {}).get('training')}", settings_keys)
         if training is None or training.folder_name not in self._runs:
@@ -85,11 +83,11 @@ class Known:
         profile, run = self._runs[training.folder_name]
         checkpoint, split = record["parameters"]["checkpoint"], record["parameters"]["split"]
         if record["name"] == "report":
-            made = run.report(profile, checkpoint)
+            step = run.report(profile, checkpoint)
         else:
-            made = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, checkpoint, split)
-        same = made.folder_name == name if settings_keys is None else made.settings_key == settings_keys.get(name)
-        return made if same else None
+            step = log_ratio_step.step(run.settings(profile), run.algorithm, run.seed, checkpoint, split)
+        same = step.folder_name == name if settings_keys is None else step.settings_key == settings_keys.get(name)
+        return step if same else None
 
     def _fixed_step(self, name: str, settings_keys: Mapping[str, str] | None) -> keys.Step | None:
         if settings_keys is None:
@@ -134,7 +132,7 @@ class Known:
 def runs(profile: Profile) -> list[Run]:
     """Every run whose results some notebook of the arm may read."""
     experiment = profile.experiment
-    found = [*grid.possible(profile), *grid.figure_6(profile), *grid.threshold_runs(profile)]
-    found += [grid.own_run(profile, algorithm, experiment.seeds[0]) for algorithm in experiment.algorithms]
-    found += grid.of_beta(profile) if reward_traits.has_stated_properties(profile) else []
-    return list(dict.fromkeys(found))
+    wanted = [*grid.possible(profile), *grid.figure_6(profile), *grid.threshold_runs(profile)]
+    wanted += [grid.own_run(profile, algorithm, experiment.seeds[0]) for algorithm in experiment.algorithms]
+    wanted += grid.of_beta(profile) if reward_traits.has_stated_properties(profile) else []
+    return list(dict.fromkeys(wanted))

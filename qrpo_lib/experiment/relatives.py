@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.experiment import jobs, train
 from qrpo_lib.profiles.relatives import Method, Study
 from qrpo_lib.profiles.settings import Profile
@@ -61,11 +61,11 @@ class Model:
 
 def study(profile: Profile, name: str) -> Study:
     """A study of the profile, by its name. Raises InputError for one that the profile does not have."""
-    found = {one.study: one for one in profile.experiment.relatives}
-    if name not in found:
-        there = f"it has {', '.join(found)}" if found else "it has none"
+    studies = {known.study: known for known in profile.experiment.relatives}
+    if name not in studies:
+        there = f"it has {', '.join(studies)}" if studies else "it has none"
         raise InputError(f"The arm {profile.label!r} has no study {name!r} of relatives; {there}.")
-    return found[name]
+    return studies[name]
 
 
 def models(profile: Profile, name: str) -> list[Model]:
@@ -82,7 +82,7 @@ def models(profile: Profile, name: str) -> list[Model]:
 
 def every(profile: Profile) -> list[Model]:
     """The models of all studies; one that two studies share is listed twice, with the same steps."""
-    return [model for one in profile.experiment.relatives for model in models(profile, one.study)]
+    return [model for listed in profile.experiment.relatives for model in models(profile, listed.study)]
 
 
 def before_training(profile: Profile, name: str, split: str) -> keys.Step:
@@ -90,7 +90,7 @@ def before_training(profile: Profile, name: str, split: str) -> keys.Step:
     return reference_evaluation.step(profile.with_training(setting=study(profile, name).setting), 0, split)
 
 
-def tasks(profile: Profile, wanted: Iterable[Model]) -> list[Task]:
+def tasks(profile: Profile, wanted: Iterable[Model]) -> list[ScheduledTask]:
     """The tasks that make these models' answers to both splits, and all that they need."""
     return [jobs.relative(model.settings(profile), model.method, model.seed, s) for model in wanted for s in SPLITS]
 
@@ -106,12 +106,11 @@ def make(profile: Profile, wanted: Sequence[Model], what: str = "relatives") -> 
     every_task = tasks(profile, wanted)
     missing = [task for task in every_task if not task.is_complete()]
     if missing:
-        made = train.make_tasks(profile, missing, what)
+        progress = train.make_tasks(profile, missing, what)
         failed = [task for task in missing if not task.is_complete()]
         if failed:
-            raise InputError(f"{len(failed)} of {len(missing)} could not be made, such as {made.why(failed[0])}")
-    there = [one for one in keys.with_inputs(*(task.step for task in every_task)) if one.folder.is_dir()]
-    account.rests_on(one.folder_name for one in there)
+            raise InputError(f"{len(failed)} of {len(missing)} could not be made, such as {progress.why(failed[0])}")
+    account.rests_on(keys.there(*(task.step for task in every_task)))
 
 
 def answers(profile: Profile, model: Model, split: str = "reporting") -> pd.DataFrame:
@@ -121,7 +120,7 @@ def answers(profile: Profile, model: Model, split: str = "reporting") -> pd.Data
     return relative_evaluation.load(model.answered(profile, split).folder, columns)
 
 
-def answers_before(profile: Profile, name: str, split: str = "reporting") -> pd.DataFrame:
-    """What the policy before training answers to the prompts of a split."""
+def answers_before(profile: Profile, name: str) -> pd.DataFrame:
+    """What the policy before training answers to the reporting prompts."""
     columns = ["prompt_id", "repeat", "length", "reward"]
-    return reference_evaluation.load(before_training(profile, name, split).folder, columns)
+    return reference_evaluation.load(before_training(profile, name, "reporting").folder, columns)

@@ -63,15 +63,15 @@ def report(profile: Profile, runs: Sequence[Run]) -> None:
 
 def scalars(profile: Profile, run: Run) -> Scalars:
     """The numbers of a complete run, by step: "train/loss", "validation/...", "selection/reward" ..."""
-    found: Scalars = {}
+    by_step: Scalars = {}
     for row in fitting.load_history(run.training(profile).folder).to_dict("records"):
         step, split = int(row.pop("step")), row.pop("split")
         values = {f"{split}/{name}": value for name, value in row.items() if value == value}
-        found.setdefault(step, {}).update(values)
+        by_step.setdefault(step, {}).update(values)
     means = read.evaluations(profile, [run]).groupby(["step", "split"])[["reward", "length"]].mean()
     for (step, split), row in means.iterrows():
-        found.setdefault(int(step), {}).update({f"{split}/{name}": float(value) for name, value in row.items()})
-    return dict(sorted(found.items()))
+        by_step.setdefault(int(step), {}).update({f"{split}/{name}": float(value) for name, value in row.items()})
+    return dict(sorted(by_step.items()))
 
 
 def _settings(run: Run) -> dict[str, str | float | int]:
@@ -87,15 +87,15 @@ def _tensorboard(folder: Path, project: str, run: Run, values: Scalars) -> None:
 
     target = folder / project / re.sub(r"[^\w.+-]+", "_", run.name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".made-", dir=folder))
-    with contextlib.closing(SummaryWriter(str(made))) as writer:
+    temporary = Path(tempfile.mkdtemp(prefix=".made-", dir=folder))
+    with contextlib.closing(SummaryWriter(str(temporary))) as writer:
         writer.add_text("settings", ", ".join(f"{name} {value}" for name, value in _settings(run).items()))
         for step, of_step in values.items():
             for name, value in of_step.items():
                 writer.add_scalar(name, value, step)
     shutil.rmtree(target, ignore_errors=True)  # of an older key: the model was made anew
-    made.chmod(0o755)
-    made.rename(target)
+    temporary.chmod(0o755)
+    temporary.rename(target)
 
 
 # In a process of its own: Trackio decides where it writes when it is imported.

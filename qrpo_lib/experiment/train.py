@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Scheduler
-from qrpo_lib.cluster.task import Progress, Task, to_be_made
+from qrpo_lib.cluster.task import Progress, ScheduledTask, to_be_made
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.experiment import jobs, kept, tracking
 from qrpo_lib.experiment.grid import FAILED, Run, Steps
@@ -23,7 +23,7 @@ _MOST_SHARE = 0.99  # of a training that runs: after its last step it evaluates 
 
 
 @dataclass
-class Outcome:
+class SweepOutcome:
     """What happened to runs, by name: seconds of those that were trained now, first errors of those that failed."""
 
     total: int
@@ -31,7 +31,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outcome:
+def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> SweepOutcome:
     """Train and evaluate the models that are not there yet, and say in the end which failed and why.
 
     On as many cores as `$QRPO_CORES` says (default: `cores.available`), with the profile's threads each. A failed run
@@ -54,14 +54,14 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
         _discard_without_checkpoints(profile, missing)
     untried = {run: step for run, step in steps.items() if run.name not in known}
     again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
-    made = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
-    outcome = Outcome(len(missing))
+    ended = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
+    outcome = SweepOutcome(len(missing))
     for run, task in missing.items():
-        if task.name in made.seconds:
+        if task.name in ended.seconds:
             parts = {task.name, run.training(profile).folder_name}
-            outcome.seconds[run.name] = sum(made.seconds.get(part, 0.0) for part in parts)
+            outcome.seconds[run.name] = sum(ended.seconds.get(part, 0.0) for part in parts)
         if not task.step.folder.is_dir():
-            outcome.failed[run.name] = made.why(task)
+            outcome.failed[run.name] = ended.why(task)
     outcome.failed |= known
     for run, step in steps.items():
         FAILED.pop(run, None)
@@ -69,7 +69,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Outco
             FAILED[run] = outcome.failed[run.name]
             account.failed(run.name, step.folder_name, outcome.failed[run.name])
     tracking.report(profile, list(steps))
-    account.rests_on(one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.is_dir())
+    account.rests_on(keys.there(*steps.values()))
     kept.remove_others(profile, steps)
     return outcome
 
@@ -101,11 +101,11 @@ def report(
             tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
     missing = [task for task in tasks if not task.is_complete()]
     if missing:
-        made = make_tasks(profile, missing, "reports")
+        ended = make_tasks(profile, missing, "reports")
         for (run, step), task in zip(asked, tasks, strict=True):
             if not task.is_complete():
-                raise InputError(f"{run.name}, step {step}, could not be evaluated: {made.why(task)}")
-    account.rests_on(one.folder_name for one in keys.with_inputs(*(task.step for task in tasks)) if one.folder.is_dir())
+                raise InputError(f"{run.name}, step {step}, could not be evaluated: {ended.why(task)}")
+    account.rests_on(keys.there(*(task.step for task in tasks)))
 
 
 def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
@@ -116,14 +116,14 @@ def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
             folders.discard(folder)
 
 
-def _task(profile: Profile, run: Run) -> Task:
+def _task(profile: Profile, run: Run) -> ScheduledTask:
     """What is missing of a run: its evaluation with all before it, or a training that somebody removed since."""
     if not run.step(profile).folder.is_dir():
         return _evaluation(profile, run)
     return jobs.training(run.settings(profile), run.algorithm, run.seed)
 
 
-def _evaluation(profile: Profile, run: Run) -> Task:
+def _evaluation(profile: Profile, run: Run) -> ScheduledTask:
     return jobs.evaluation(run.settings(profile), run.algorithm, run.seed)
 
 
@@ -132,16 +132,16 @@ def _without_inputs(steps: Mapping[Run, keys.Step]) -> list[Run]:
 
     Results that were restored from a record are complete without it.
     """
-    there = {one.folder_name for one in keys.with_inputs(*steps.values()) if one.folder.exists()}
-    found: dict[frozenset[str], Run] = {}
+    there = keys.there(*steps.values())
+    by_lost: dict[frozenset[str], Run] = {}
     for run, step in steps.items():
-        lost = frozenset(one.folder_name for one in keys.with_inputs(*step.inputs)) - there
+        lost = frozenset(source.folder_name for source in keys.with_inputs(*step.inputs)) - there
         if lost and step.folder_name in there and not records.restored_from(step.folder):
-            found.setdefault(lost, run)
-    return list(found.values())
+            by_lost.setdefault(lost, run)
+    return list(by_lost.values())
 
 
-def make_tasks(profile: Profile, tasks: list[Task], what: str) -> Progress:
+def make_tasks(profile: Profile, tasks: list[ScheduledTask], what: str) -> Progress:
     """Make the tasks where the profile says; on this machine in worker processes that later calls use again."""
     if profile.dispatch.where != "here":
         try:

@@ -106,11 +106,11 @@ class Judgement:
         if name not in SEVERAL:
             return []
         try:
-            found = recorded(paths.project_root() / "figures" / SEVERAL[name], self.id)
+            published = recorded(paths.project_root() / "figures" / SEVERAL[name], self.id)
         except InputError:  # the ledger's notebook says so; here another verdict is shown
             return []
-        pools = of_ledger(found)
-        return [one for one in pools if one.profile == f"{SEVERAL[name]}, {arm}"] or pools
+        pools = of_ledger(published)
+        return [pool for pool in pools if pool.profile == f"{SEVERAL[name]}, {arm}"] or pools
 
     def _repr_html_(self) -> str:
         from qrpo_lib.paper import claim_views
@@ -137,10 +137,10 @@ class Rules:
 
 def judged_by(notebook: str) -> list[Claim]:
     """The claims that a notebook ("theory/noise") judges. Raises InputError if there are none."""
-    found = [claim for claim in catalogue().values() if claim.notebook == notebook]
-    if not found:
+    judged = [claim for claim in catalogue().values() if claim.notebook == notebook]
+    if not judged:
         raise InputError(f"No claim of claims.toml is judged by a notebook {notebook!r}.")
-    return found
+    return judged
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ _TEXTS = [column.name for column in fields(Judgement) if column.name not in ("va
 @functools.cache
 def catalogue() -> dict[str, Claim]:
     """All claims of claims.toml by id, in the file's order. Raises InputError where the file is malformed."""
-    found: dict[str, Claim] = {}
+    by_id: dict[str, Claim] = {}
     for entry in _content()["claim"]:
         claim = _parsed(entry, _effects())
-        if claim.id in found:
+        if claim.id in by_id:
             raise InputError(f"claims.toml has two claims {claim.id!r}.")
-        found[claim.id] = claim
-    return found
+        by_id[claim.id] = claim
+    return by_id
 
 
 @functools.cache
@@ -243,7 +243,9 @@ class Ledger:
             effect, effect_words, without_scale = _rounded(effect), "mean of the worlds'", ""
         if untrained:
             absent = f"untrained, the selected step is 0: {', '.join(untrained)}"
-        outcome = _outcome(claim, values, effect, predicted, absent or without_scale)
+        absent = absent or without_scale
+        applied = {"effect": effect, "limits": claim.limits, "predicted": predicted, "over": claim.over}
+        decided = rules.apply(claim.kind, values, **applied) if not absent else rules.Decision("not testable", absent)
         judgement = Judgement(
             id=claim.id,
             measured=_in_words(claim, values, measured),
@@ -251,8 +253,8 @@ class Ledger:
             effect=effect,
             effect_words=effect_words,
             profile=self.profile,
-            verdict=outcome.verdict,
-            reason=outcome.reason,
+            verdict=decided.verdict,
+            reason=decided.reason,
             evidence=evidence or claim.evidence,
             **_described(claim),
         )
@@ -274,12 +276,12 @@ class Ledger:
             raise ValueError(f"claims.toml has no smallest effect {claim.effect!r} for {self.profile!r}.")
         if "absolute" in choices[0]:
             return float(choices[0]["absolute"]), "", ""
-        share, of = choices[0]["share"], table["of"]
+        share, base = choices[0]["share"], table["of"]
         if scale is None:
-            return None, f"{share:.0%} of {of}", f"nothing to measure the smallest effect by: {of} is not known"
+            return None, f"{share:.0%} of {base}", f"nothing to measure the smallest effect by: {base} is not known"
         if not math.isfinite(scale):
             raise ValueError(f"Claim {claim.id!r}: the scale of the smallest effect is {scale}.")
-        return _rounded(share * max(scale, 0.0)), f"{share:.0%} of {of}, {scale:.4g}", ""
+        return _rounded(share * max(scale, 0.0)), f"{share:.0%} of {base}, {scale:.4g}", ""
 
     def _repr_html_(self) -> str:
         return "\n".join(judgement._repr_html_() for judgement in self.judged) or "Nothing was judged."
@@ -303,13 +305,13 @@ def recorded(figures: str | Path, claim_id: str = "*") -> list[Judgement]:
 
     Raises `files.UnreadableFileError` for a file that is not a verdict as `record` writes it.
     """
-    found = [judgement for path in _paths(figures, claim_id) if (judgement := _read(path)) is not None]
-    return sorted(found, key=lambda one: (_section_order(one.section), one.id, one.profile))
+    judgements = [judgement for path in _paths(figures, claim_id) if (judgement := _read(path)) is not None]
+    return sorted(judgements, key=lambda known: (_section_order(known.section), known.id, known.profile))
 
 
 def of_ledger(judgements: Sequence[Judgement]) -> list[Judgement]:
     """Without those of single worlds of a profile that has several: there the pool of the worlds counts."""
-    return [one for one in judgements if _ONE_WORLD not in one.profile]
+    return [judgement for judgement in judgements if _ONE_WORLD not in judgement.profile]
 
 
 def stale(figures: str | Path) -> list[Path]:
@@ -319,7 +321,7 @@ def stale(figures: str | Path) -> list[Path]:
 
 def of_profile(judgements: Sequence[Judgement], name: str) -> list[Judgement]:
     """Those of a profile, whatever its arm, and those without a model."""
-    return [one for one in judgements if one.profile.split(",")[0] in (name, "theory", "enumerated")]
+    return [judgement for judgement in judgements if judgement.profile.split(",")[0] in (name, "theory", "enumerated")]
 
 
 def to_frame(judgements: Sequence[Judgement]):
@@ -327,19 +329,19 @@ def to_frame(judgements: Sequence[Judgement]):
     import pandas as pd
 
     names = [column.name for column in fields(Judgement) if column.name != "values"]
-    return pd.DataFrame([{name: getattr(one, name) for name in names} for one in judgements], columns=names)
+    return pd.DataFrame([{name: getattr(judgement, name) for name in names} for judgement in judgements], columns=names)
 
 
 def counts(judgements: Sequence[Judgement], origin: str) -> dict[str, int]:
     """How many verdicts of each kind there are on claims of an origin; only those that there are."""
-    of_origin = [one.verdict for one in judgements if one.origin == origin]
+    of_origin = [judgement.verdict for judgement in judgements if judgement.origin == origin]
     return {verdict: of_origin.count(verdict) for verdict in rules.VERDICTS if verdict in of_origin}
 
 
 def not_examined() -> list[Claim]:
     """The paper's claims that the suite does not examine, in the paper's order."""
-    found = [claim for claim in catalogue().values() if claim.not_examined]
-    return sorted(found, key=lambda claim: (_section_order(claim.section), claim.id))
+    left_out = [claim for claim in catalogue().values() if claim.not_examined]
+    return sorted(left_out, key=lambda claim: (_section_order(claim.section), claim.id))
 
 
 def _paths(figures: str | Path, claim_id: str = "*") -> list[Path]:
@@ -362,14 +364,6 @@ def _read(path: Path) -> Judgement | None:
     if claim is None or claim.not_examined or content["rule_version"] != _described(claim)["rule_version"]:
         return None
     return Judgement(**content | _described(claim))
-
-
-def _outcome(
-    claim: Claim, values: Mapping[str, Any], effect: float | None, predicted: Mapping[str, int] | None, absent: str
-) -> rules.Outcome:
-    if absent:
-        return rules.Outcome("not testable", absent)
-    return rules.apply(claim.kind, values, effect=effect, limits=claim.limits, predicted=predicted, over=claim.over)
 
 
 def _described(claim: Claim) -> dict[str, str]:

@@ -35,7 +35,7 @@ def page(judgements: Sequence[Judgement], stale: int = 0) -> str:
     if stale:
         parts.append(f"{stale} recorded verdicts are by earlier rules and left out: run `qrpo reproduce`.")
     for origin, title in (("paper", "Verdicts on claims of the paper"), ("ours", "Verdicts on our own questions")):
-        chosen = [one for one in judgements if one.origin == origin]
+        chosen = [judgement for judgement in judgements if judgement.origin == origin]
         if chosen:
             parts += [f"## {title}", claim_views.to_markdown(chosen)]
     rows = [

@@ -30,14 +30,14 @@ LIMITS: dict[str, Callable[[float, float], bool]] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Decision:
     """A verdict, and in a few words what decided it."""
 
     verdict: Verdict
     reason: str = ""
 
 
-def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
+def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Decision:
     """Something is larger than 0. Supported: above 0. Contradicted: the upper end is below the smallest effect.
 
     An interval above 0 whose upper end is below the smallest effect supports; the reason says that it is too small to
@@ -53,11 +53,11 @@ def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all")
     outcome = _over(intervals, judged, over)
     small = [name for name, interval in intervals.items() if interval.low > 0 and interval.high < effect]
     if outcome.verdict == "supported" and small:
-        return Outcome("supported", f"smaller than what matters: {_listed(small)}")
+        return Decision("supported", f"smaller than what matters: {_listed(small)}")
     return outcome
 
 
-def non_inferiority(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
+def non_inferiority(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Decision:
     """Something ties or is larger. Supported: the lower end is above -effect. Contradicted: the upper is below it."""
     _check(intervals, effect)
 
@@ -69,7 +69,7 @@ def non_inferiority(intervals: Mapping[str, Any], effect: float, over: Over = "a
     return _over(intervals, judged, over)
 
 
-def equivalence(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
+def equivalence(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Decision:
     """Something is 0 for all that matters. Supported: inside +-effect. Contradicted: outside."""
     _check(intervals, effect)
 
@@ -81,12 +81,12 @@ def equivalence(intervals: Mapping[str, Any], effect: float, over: Over = "all")
     return _over(intervals, judged, over)
 
 
-def trend(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Outcome:
+def trend(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> Decision:
     """Something grows with log n: `superiority` of slopes over all n, as gains from the fewest to the most."""
     return superiority(intervals, effect, over)
 
 
-def sign(intervals: Mapping[str, Any], predicted: Mapping[str, int], over: Over = "all") -> Outcome:
+def sign(intervals: Mapping[str, Any], predicted: Mapping[str, int], over: Over = "all") -> Decision:
     """Each value has the predicted sign (1 or -1). Supported: on that side of 0. Contradicted: on the other."""
     _check(intervals, 0.0)
     unknown = set(intervals) ^ set(predicted)
@@ -103,7 +103,7 @@ def sign(intervals: Mapping[str, Any], predicted: Mapping[str, int], over: Over 
     return _over(sides, judged, over)
 
 
-def exact(values: Mapping[str, float], limits: Mapping[str, Mapping[str, float]]) -> Outcome:
+def exact(values: Mapping[str, float], limits: Mapping[str, Mapping[str, float]]) -> Decision:
     """Each measured number is within its stated limit (`LIMITS`): of theory and numerics, where nothing is sampled or
     the sample is as large as one likes. There is no undecided."""
     unknown = set(values) ^ set(limits)
@@ -117,7 +117,7 @@ def exact(values: Mapping[str, float], limits: Mapping[str, Mapping[str, float]]
         for name, limit in limits.items()
         if not all(LIMITS[comparison](values[name], bound) for comparison, bound in limit.items())
     ]
-    return Outcome("contradicted", f"outside its limit: {_listed(broken)}") if broken else Outcome("supported")
+    return Decision("contradicted", f"outside its limit: {_listed(broken)}") if broken else Decision("supported")
 
 
 def apply(
@@ -128,7 +128,7 @@ def apply(
     limits: Mapping[str, Mapping[str, float]] | None = None,
     predicted: Mapping[str, int] | None = None,
     over: Over = "all",
-) -> Outcome:
+) -> Decision:
     """The outcome of a rule of this kind (`KINDS`).
 
     Parameters
@@ -157,17 +157,17 @@ def apply(
     return rules[kind](values, effect, over)
 
 
-def _over(intervals: Mapping[str, Any], judged: Callable[[Any], Verdict], over: Over) -> Outcome:
+def _over(intervals: Mapping[str, Any], judged: Callable[[Any], Verdict], over: Over) -> Decision:
     if over not in get_args(Over):
         raise ValueError(f'A rule is over "all" or "any" of its intervals, not {over!r}.')
-    of = {name: judged(interval) for name, interval in intervals.items()}
+    verdicts = {name: judged(interval) for name, interval in intervals.items()}
     # What one interval decides alone, and what takes all of them.
-    one, every = ("contradicted", "supported") if over == "all" else ("supported", "contradicted")
-    deciding = [name for name, verdict in of.items() if verdict == one]
+    decisive, every = ("contradicted", "supported") if over == "all" else ("supported", "contradicted")
+    deciding = [name for name, verdict in verdicts.items() if verdict == decisive]
     if deciding:
-        return Outcome(one, _listed(deciding) if len(of) > 1 else "")
-    open_ones = [name for name, verdict in of.items() if verdict != every]
-    return Outcome("undecided", _listed(open_ones) if len(of) > 1 else "") if open_ones else Outcome(every)
+        return Decision(decisive, _listed(deciding) if len(verdicts) > 1 else "")
+    open_ones = [name for name, verdict in verdicts.items() if verdict != every]
+    return Decision("undecided", _listed(open_ones) if len(verdicts) > 1 else "") if open_ones else Decision(every)
 
 
 def _check(intervals: Mapping[str, Any], effect: float) -> None:

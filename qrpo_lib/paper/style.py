@@ -16,6 +16,8 @@ import seaborn as sns
 
 from qrpo_lib.paper import frontend
 
+_LABELS = 9  # points, of names beside lines
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -134,7 +136,6 @@ def _luminance(rgb: np.ndarray) -> float:
 def label_ends(
     axis: plt.Axes,
     ends: Sequence[tuple[float, str, str]],
-    fontsize: float = 9,
     at: Sequence[float] | None = None,
 ) -> None:
     """Names right of a panel, each beside the last value of its line and in its colour, moved apart where too close.
@@ -148,13 +149,11 @@ def label_ends(
     ends
         For each line its last value (in the units of the y axis), name and colour. Values outside the panel are named
         at its edge; infinite ones have no line to it.
-    fontsize
-        In points.
     at
         Where each line ends, in the units of the x axis; without it, at the panel's right edge.
     """
     inches = axis.figure.get_figheight() * axis.get_position().height
-    gap = 1.35 * fontsize / 72 / inches
+    gap = 1.35 * _LABELS / 72 / inches
     scaled = axis.transScale + axis.transLimits
     x = axis.get_xlim()[1]
     heights = [float(np.clip(scaled.transform((x, y))[1], 0, 1)) for y, _, _ in ends]
@@ -178,7 +177,7 @@ def label_ends(
             textcoords="axes fraction",
             va="center",
             color=legible(color),
-            fontsize=fontsize,
+            fontsize=_LABELS,
             annotation_clip=False,
             arrowprops=leader if np.isfinite(value) else None,
         )

@@ -123,8 +123,8 @@ def name(chain: Chain) -> str:
         return file.name or file.path.stem
     taken = {*names(), *RESERVED}
     if file.name is None:
-        made = slug(file.path.stem)
-        return f"my-{made}" if made in taken else made
+        slugged = slug(file.path.stem)
+        return f"my-{slugged}" if slugged in taken else slugged
     if file.name in taken:
         raise ProfileError(
             f"In the profile {file.shown}, name: {file.name!r} is a folder of the suite's own figures; give another."
@@ -135,8 +135,8 @@ def name(chain: Chain) -> str:
 def slug(text: str) -> str:
     """Lower-case letters, digits and single hyphens, made from any text: "My Profile_2" gives "my-profile-2"."""
     plain = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
-    made = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return made or f"profile-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    joined = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return joined or f"profile-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def take_name(name_or_path: str | Path) -> None:
@@ -319,8 +319,8 @@ def _without(table: Table, key: tuple[str, ...]) -> Table:
 
 
 def _unset(table: Table) -> list[str]:
-    found = table.get("unset")
-    return found if isinstance(found, list) else []
+    value = table.get("unset")
+    return value if isinstance(value, list) else []
 
 
 def _split(key: str, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -341,7 +341,7 @@ def _all_unset(table: Table, path: tuple[str, ...] = ()) -> Iterator[tuple[str, 
 
 
 def _unsets(table: Table, key: tuple[str, ...]) -> bool:
-    return any(key[: len(one)] == one for one in _all_unset(table))
+    return any(key[: len(unset_key)] == unset_key for unset_key in _all_unset(table))
 
 
 @cache
@@ -414,9 +414,9 @@ def _found(named: str, by: Layer | None = None) -> Path:
         raise ProfileError(f"{said} is no profile {named!r}; nobody has that home folder.") from None
     folders = [by.path.parent] if by else [Path.cwd(), project_root()]
     paths = list(dict.fromkeys(folder.absolute() / path for folder in folders))
-    for one in paths:
-        if _is_file(one):
-            return one.resolve()  # one file has one path, which is part of the keys of its notebooks
+    for candidate in paths:
+        if _is_file(candidate):
+            return candidate.resolve()  # one file has one path, which is part of the keys of its notebooks
     raise ProfileError(f"{said} is no profile {named!r}; there is no file {' and none '.join(map(str, paths))}.")
 
 
@@ -453,15 +453,15 @@ def _layer(path: Path, shown: str, content: bytes, home: str) -> tuple[Layer, st
 def _worlds(value: Any, said: str) -> tuple[int, ...] | None:
     if value is None:
         return None
-    whole = isinstance(value, list) and all(type(one) is int and 0 <= one < 2**32 for one in value)
+    whole = isinstance(value, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in value)
     if not whole or len(set(value)) < len(value):
         raise ProfileError(f"{said}, worlds: must be a list of different seeds, such as [0, 1, 2], not {value!r}.")
     return tuple(value)
 
 
 def _not_a_name(text: str) -> str:
-    made = slug(text)
-    other = made if made not in RESERVED else f"my-{made}"
+    slugged = slug(text)
+    other = slugged if slugged not in RESERVED else f"my-{slugged}"
     return f"must be lower-case letters, digits and hyphens, and no folder of the suite's: {other!r}, not {text!r}"
 
 
@@ -524,9 +524,9 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
         if isinstance(value, dict):
             _place_copies(value, folder, (*path, key))
         elif isinstance(value, list):
-            for one in value:
-                if isinstance(one, dict):
-                    _place_copies(one, folder, (*path, key))
+            for item in value:
+                if isinstance(item, dict):
+                    _place_copies(item, folder, (*path, key))
         elif path in _TABLES_WITH_COPIES and isinstance(value, str) and _names_a_file(key, value):
             table[key] = os.path.normpath(folder / os.path.expanduser(value))
         elif path in _TABLES_WITH_COPIES and key in _COMMIT_OF and isinstance(value, str):
@@ -544,7 +544,7 @@ def _names_a_file(key: str, value: str) -> bool:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
 
 
 def _content(path: Path, shown: str) -> bytes:

@@ -87,7 +87,7 @@ class OwnDataSettings(Settings):
     @property
     def shown(self) -> str:
         """How tables name the data."""
-        return self.label or " + ".join(one.dataset.rstrip("/").rpartition("/")[2] for one in self.all_sources)
+        return self.label or " + ".join(source.dataset.rstrip("/").rpartition("/")[2] for source in self.all_sources)
 
 
 class PairsSettings(OwnDataSettings):

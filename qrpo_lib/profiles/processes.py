@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 IS_INFRASTRUCTURE = True  # changes no result
 
-_TRAIN_TOGETHER = ("sft", "reference_log_probs", "training")  # kinds of jobs
+TRAIN_TOGETHER = ("sft", "reference_log_probs", "training")  # kinds of jobs
 
 
 def wrong_groups(dispatch: Dispatch, fits: dict[str, SFT | Training | None]) -> str:
@@ -22,7 +22,7 @@ def wrong_groups(dispatch: Dispatch, fits: dict[str, SFT | Training | None]) -> 
     dispatch: where jobs run, and what each kind gets.
     fits: what "sft" and "training" are to do, as far as the profile has them.
     """
-    for kind in _TRAIN_TOGETHER if dispatch.where != "here" else ():
+    for kind in TRAIN_TOGETHER if dispatch.where != "here" else ():
         resources = dispatch.of_kind(kind)
         tasks, gpus = resources.tasks_per_node, resources.gpus_per_node
         if gpus and tasks != gpus:

@@ -143,7 +143,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _labels_differ(self):
-        labels = [one.label for one in self.methods]
+        labels = [method.label for method in self.methods]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two methods have the same label; they are {', '.join(labels)}")
         return self
@@ -151,13 +151,15 @@ class Study(Settings):
     @property
     def most_references(self) -> int:
         """The largest number of reference rewards of a prompt that a method uses."""
-        return max((n for one in self.methods for n in one.num_ref_rewards), default=0)
+        return max((n for method in self.methods for n in method.num_ref_rewards), default=0)
 
     @property
     def most_completions(self) -> int:
         """The most completions of a prompt that were sampled beforehand that a method trains on."""
         shares = {"off-policy": 1, "half": 2, "thirds": 3}
-        return max((one.completions // shares[one.data] for one in self.methods if one.data in shares), default=0)
+        return max(
+            (method.completions // shares[method.data] for method in self.methods if method.data in shares), default=0
+        )
 
 
 def wrong_studies(studies: Sequence[Study], settings: Sequence[str], references: int, candidates: int) -> str:

@@ -361,7 +361,7 @@ class Resources(_Settings):
     sbatch: dict[str, str | int | bool] = {}
 
 
-_Kind = Literal["policy", "sft", "sampling", "scoring", "evaluation", "reference_log_probs", "training", "iterative"]
+Kind = Literal["policy", "sft", "sampling", "scoring", "reference_log_probs", "training", "evaluation", "iterative"]
 
 
 class Dispatch(_Settings):
@@ -394,11 +394,11 @@ class Dispatch(_Settings):
     setup: list[str] = []
     srun_arguments: list[str] = []
     python: str | None = None
-    resources: dict[_Kind, Resources] = {}
+    resources: dict[Kind, Resources] = {}
 
     @model_validator(mode="after")
     def _no_secrets(self):
-        variables = [f"{name}={value}" for of in self.resources.values() for name, value in of.environment.items()]
+        variables = [f"{name}={value}" for kind in self.resources.values() for name, value in kind.environment.items()]
         for line in [*self.setup, *self.srun_arguments, *variables]:
             if secrets.holds_secret(line):
                 raise ValueError("a line holds a secret; set it in the environment instead, outside any file")
@@ -554,11 +554,11 @@ def worlds(name_or_path: str | Path) -> tuple[int, ...]:
 def arms_of_worlds(name_or_path: str | Path) -> dict[str, dict[int, str]]:
     """Of each arm as the files name it, its name in each world; empty for a profile without worlds."""
     chain = files.layers(name_or_path)
-    found: dict[str, dict[int, str]] = {}
+    by_arm: dict[str, dict[int, str]] = {}
     for arm in arms(name_or_path) if files.worlds(chain) else ():
         base, world = files.arm_and_world(chain, arm)
-        found.setdefault(base, {})[world] = arm
-    return found
+        by_arm.setdefault(base, {})[world] = arm
+    return by_arm
 
 
 def load(name_or_path: str | Path, arm: str | None = None) -> Profile:

@@ -50,8 +50,8 @@ def _to_its_instructions(profile: Profile, best: BestModels) -> Outputs:
     alpaca_answers.baseline(profile)  # before any work
     wanted = {method: jobs.alpaca_answers(*_model(profile, best, method)) for method in best.methods}
     jobs.make(profile, *wanted.values())
-    found = {method: alpaca_answers.load(task.step.folder) for method, task in wanted.items()}
-    return {method: [one | {"generator": method} for one in entries] for method, entries in found.items()}
+    answers = {method: alpaca_answers.load(task.step.folder) for method, task in wanted.items()}
+    return {method: [entry | {"generator": method} for entry in entries] for method, entries in answers.items()}
 
 
 def _model(profile: Profile, best: BestModels, method: str) -> tuple[Profile, str | None, int, int]:
@@ -70,16 +70,16 @@ def _model(profile: Profile, best: BestModels, method: str) -> tuple[Profile, st
 
 
 def _to_reporting_prompts(profile: Profile, best: BestModels) -> Outputs:
-    prompts = {one.id: one.text for one in tasks.of(profile.task).prompts(profile.seed)}
+    prompts = {prompt.id: prompt.text for prompt in tasks.of(profile.task).prompts(profile.seed)}
     seed = profile.experiment.seeds[0]
-    found = {}
+    answers = {}
     for method in best.methods:
         rows = best.rows(method)
         rows = rows[(rows["split"] == "reporting") & (rows["seed"] == seed) & (rows["repeat"] == 0)]
         texts = rows.sort_values("prompt_id")
         instructions = [prompts[name] for name in texts["prompt_id"]]
-        found[method] = evaluation.alpaca_eval_outputs(instructions, texts["text"].tolist(), method)
-    return found
+        answers[method] = evaluation.alpaca_eval_outputs(instructions, texts["text"].tolist(), method)
+    return answers
 
 
 def save(answers: Outputs, folder: Path) -> list[Path]:
@@ -106,10 +106,10 @@ def told(profile: Profile, annotator: str | None = None) -> str:
     settings = profile.alpaca_eval
     judge = annotator or (settings.annotator if settings else _DEFAULT_ANNOTATOR)
     if settings:
-        of = f"{settings.instructions} instructions of {settings.dataset}, against {settings.baseline}"
+        compared = f"{settings.instructions} instructions of {settings.dataset}, against {settings.baseline}"
     else:
-        of = "the reporting prompts, against the initial policy: not AlpacaEval's own instructions and baseline"
-    return f"Answers to {of}, judged by {judge}."
+        compared = "the reporting prompts, against the initial policy: not AlpacaEval's own instructions and baseline"
+    return f"Answers to {compared}, judged by {judge}."
 
 
 def evaluate(answers: Outputs, profile: Profile, annotator: str | None = None) -> pd.DataFrame:

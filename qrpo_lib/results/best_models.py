@@ -67,10 +67,10 @@ class BestModels:
             if name not in ("initial", "sft") and self.chosen(name)["step"] == 0
         ]
 
-    def reporting_last(self, algorithm: str, column: str) -> np.ndarray:
-        """(seeds, prompts) on the reporting split of the last checkpoint of the reported runs: means over repeats."""
+    def reporting_last(self, algorithm: str) -> np.ndarray:
+        """Rewards on the reporting split of the last checkpoint of the reported runs: (seeds, prompts), of repeats."""
         rows = self.last[(self.last["algorithm"] == algorithm) & (self.last["split"] == "reporting")]
-        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], column)
+        return matrix(rows[rows["setting"] == self.chosen(algorithm)["setting"]], "reward")
 
     def reporting(self, method: str, column: str) -> np.ndarray:
         """(seeds, prompts) on the reporting split: means over repeats."""
@@ -182,17 +182,17 @@ def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> Be
     return BestModels(cells, pd.concat([_starts(profile), *others, exact], ignore_index=True), last)
 
 
-def gain_rows(best: BestModels, column: str = "reward") -> pd.DataFrame:
-    """What each reported model gained over the policy it was trained from, and the last checkpoint of the same runs.
+def gain_rows(best: BestModels) -> pd.DataFrame:
+    """The reward that each reported model gained over the policy it was trained from, and the last of the same runs.
 
     Columns `method, setting, start, step, trained, gain, low, high, last_step, last_gain, last_low, last_high, prompts,
     seeds`, on the reporting split. A model that is selected at step 0 is not trained: its gain is 0 by construction.
     """
     rows = []
     for method in (name for name in best.methods if name not in ("initial", "sft")):
-        chosen, start = best.chosen(method), best.reporting(best.start(method), column)
-        gain = difference(best.reporting(method, column), start)
-        last = difference(best.reporting_last(method, column), start)
+        chosen, start = best.chosen(method), best.reporting(best.start(method), "reward")
+        gain = difference(best.reporting(method, "reward"), start)
+        last = difference(best.reporting_last(method), start)
         of_method = best.last[best.last["algorithm"] == method]
         last_step = of_method.loc[of_method["setting"] == chosen["setting"], "step"].max()
         row = {"method": method, "setting": chosen["setting"], "start": best.start(method), "step": chosen["step"]}
@@ -318,14 +318,14 @@ def figure_1_rows(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def published_figure_1_rows(profile: Profile) -> pd.DataFrame:
     """The paper's numbers for Figure 1, to be drawn beside ours: Llama on Magpie-Air for chat, Table 2 for code."""
     code = profile.task.completions == "solution"
-    found = published.table("table_2" if code else "table_3")
+    paper_rows = published.table("table_2" if code else "table_3")
     if not code:
-        found = found[(found["model"] == "llama") & (found["dataset"] == "magpieair")]
+        paper_rows = paper_rows[(paper_rows["model"] == "llama") & (paper_rows["dataset"] == "magpieair")]
     metric, error = ("avg_pass_percent", "std") if code else ("lc_reward", "lc_reward_std")
-    found = found.rename(columns={metric: "value", error: "error"})
+    paper_rows = paper_rows.rename(columns={metric: "value", error: "error"})
     title = "in the paper: " + ("Llama 8B, LeetCode (Table 2)" if code else "Llama 8B, Magpie-Air (Table 3)")
-    rows = found[["method", "value", "error"]]
-    return rows.assign(bold=published.bold(found["value"], found["error"]), title=title)
+    rows = paper_rows[["method", "value", "error"]]
+    return rows.assign(bold=published.bold(paper_rows["value"], paper_rows["error"]), title=title)
 
 
 def model_label(profile: Profile) -> str:
@@ -360,9 +360,9 @@ def _starts(profile: Profile) -> pd.DataFrame:
     parts = []
     for method in sorted(starts):
         for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT):
-            made = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
-            account.rests_on([made.name])
-            rows = reference_evaluation.load(made).drop(columns="token_ids")
+            folder = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
+            account.rests_on([folder.name])
+            rows = reference_evaluation.load(folder).drop(columns="token_ids")
             rows = paper_lengths.counted(profile, rows)
             parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)

@@ -62,7 +62,7 @@ def cells(profile: Profile, name: str) -> Cells:
     by_key: dict[Key, list[Model]] = {}
     for model in models:
         by_key.setdefault((model.label, model.method.beta, model.method.num_ref_rewards), []).append(model)
-    return {key: _cell(key, [_measured(profile, one) for one in of_key], of_key) for key, of_key in by_key.items()}
+    return {key: _cell(key, [_measured(profile, each) for each in of_key], of_key) for key, of_key in by_key.items()}
 
 
 def before(profile: Profile, name: str) -> np.ndarray:
@@ -75,50 +75,50 @@ def by_prompt(answers: pd.DataFrame, column: str) -> np.ndarray:
     return answers.groupby("prompt_id", sort=True)[column].mean().to_numpy()
 
 
-def of_label(made: Cells, label: str) -> list[Cell]:
+def of_label(study: Cells, label: str) -> list[Cell]:
     """The cells of one method, by references and beta."""
-    found = [cell for cell in made.values() if cell.label == label]
-    if not found:
-        raise KeyError(f"the study has no method {label!r}; there are {', '.join({c.label for c in made.values()})}")
-    return sorted(found, key=lambda cell: (cell.num_ref_rewards or 0, cell.beta))
+    matching = [cell for cell in study.values() if cell.label == label]
+    if not matching:
+        raise KeyError(f"the study has no method {label!r}; there are {', '.join({c.label for c in study.values()})}")
+    return sorted(matching, key=lambda cell: (cell.num_ref_rewards or 0, cell.beta))
 
 
-def best(made: Cells, label: str) -> Cell:
+def best(study: Cells, label: str) -> Cell:
     """A method's cell with the highest reward on the selection prompts."""
-    return max(of_label(made, label), key=lambda cell: cell.selection)
+    return max(of_label(study, label), key=lambda cell: cell.selection)
 
 
-def chosen(made: Cells, label: str) -> str:
+def chosen(study: Cells, label: str) -> str:
     """The name of a method's best cell, and whether its beta is at an end of those tried: another might be better."""
-    cell, betas = best(made, label), sorted({one.beta for one in of_label(made, label)})
+    cell, betas = best(study, label), sorted({other.beta for other in of_label(study, label)})
     ends = {betas[0]: "the smallest tried", betas[-1]: "the largest tried"} if len(betas) > 1 else {}
     return f"{cell.name} ({ends[cell.beta]})" if cell.beta in ends else cell.name
 
 
-def gain(made: Cells, label: str, start: np.ndarray) -> float:
+def gain(study: Cells, label: str, start: np.ndarray) -> float:
     """What a method's best cell gains over the policy before training: the scale of the smallest effects."""
-    return float(best(made, label).reward.mean() - start.mean())
+    return float(best(study, label).reward.mean() - start.mean())
 
 
-def matched(made: Cells, first: str, second: str) -> list[tuple[Cell, Cell]]:
+def matched(study: Cells, first: str, second: str) -> list[tuple[Cell, Cell]]:
     """Cells of two methods at equal numbers of references and at betas of equal rank, for units that differ.
 
     Where they have no number of references in common, such as none and some, the fewest of each.
     """
-    one, other = (_by_references(made, label) for label in (first, second))
-    shared = [(one[n], other[n]) for n in one if n in other] or [(one[min(one)], other[min(other)])]
-    return [pair for left, right in shared for pair in zip(left, right, strict=True)]
+    of_first, of_second = (_by_references(study, label) for label in (first, second))
+    numbers = [(n, n) for n in of_first if n in of_second] or [(min(of_first), min(of_second))]
+    return [pair for n, other in numbers for pair in zip(of_first[n], of_second[other], strict=True)]
 
 
-def at_most_and_fewest(made: Cells, label: str) -> list[tuple[Cell, Cell]]:
+def at_most_and_fewest(study: Cells, label: str) -> list[tuple[Cell, Cell]]:
     """A method's cells with the most references, each beside that with the fewest at the same beta."""
-    found = _by_references(made, label)
-    return list(zip(found[max(found)], found[min(found)], strict=True))
+    by_number = _by_references(study, label)
+    return list(zip(by_number[max(by_number)], by_number[min(by_number)], strict=True))
 
 
 def mean_difference(pairs: Iterable[tuple[Cell, Cell]], column: str = "reward") -> Interval:
     """First less second of each pair, mean over the pairs, with its interval over prompts and seeds."""
-    gaps = [getattr(one, column) - getattr(other, column) for one, other in pairs]
+    gaps = [getattr(left, column) - getattr(right, column) for left, right in pairs]
     return statistics.mean_interval(np.mean(gaps, axis=0))
 
 
@@ -127,12 +127,12 @@ def over_start(cell: Cell, start: np.ndarray) -> Interval:
     return statistics.mean_interval(cell.reward - start)
 
 
-def largest_common_kl(made: Cells, labels: Sequence[str]) -> float:
+def largest_common_kl(study: Cells, labels: Sequence[str]) -> float:
     """The largest KL to the reference, in nats, that each of the methods reaches at one of its betas."""
-    return min(max(float(cell.kl.mean()) for cell in of_label(made, label)) for label in labels)
+    return min(max(float(cell.kl.mean()) for cell in of_label(study, label)) for label in labels)
 
 
-def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
+def at_kl(study: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
     """Rewards of a method at a KL to the reference policy: (seeds, prompts).
 
     Interpolated between the two cells around it, or from the policy before training, whose KL is 0; linearly in the
@@ -141,7 +141,7 @@ def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    made: the cells of a study.
+    study: the cells of a study.
     label: of the method.
     kl: in nats.
     start: (1, prompts) rewards of the policy before training.
@@ -153,7 +153,7 @@ def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
     KeyError
         The study has no such method.
     """
-    path = sorted(((float(cell.kl.mean()), cell.reward) for cell in of_label(made, label)), key=lambda point: point[0])
+    path = sorted(((float(cell.kl.mean()), cell.reward) for cell in of_label(study, label)), key=lambda point: point[0])
     path = [(0.0, np.broadcast_to(start, path[0][1].shape)), *path]
     for (low, below), (high, above) in itertools.pairwise(path):
         if kl <= high:
@@ -162,13 +162,13 @@ def at_kl(made: Cells, label: str, kl: float, start: np.ndarray) -> np.ndarray:
     raise ValueError(f"{label} reaches a KL of {path[-1][0]:.3f}, not {kl:.3f}.")
 
 
-def table(made: Cells, start: np.ndarray) -> pd.DataFrame:
+def table(study: Cells, start: np.ndarray) -> pd.DataFrame:
     """A row for each cell: reward, its gain over that before training, KL, each with its interval; length, seeds.
 
     start: `before`.
     """
     rows = []
-    for cell in made.values():
+    for cell in study.values():
         reward, kl = statistics.mean_interval(cell.reward), statistics.mean_interval(cell.kl)
         gained = over_start(cell, start)
         row: dict[str, Any] = {"method": cell.label, "beta": cell.beta, "references": cell.num_ref_rewards or 0}
@@ -203,11 +203,11 @@ def win_rates(answers: pd.DataFrame, references: Mapping[str, np.ndarray]) -> np
 
 def win_rate_cells(profile: Profile, name: str) -> dict[int, np.ndarray]:
     """Win rates of the study's models over the reference policy, by their N: (seeds, prompts)."""
-    references, found = reference_rewards(profile, name), {}
+    references, by_best_of = reference_rewards(profile, name), {}
     for model in relatives.models(profile, name):
         rates = win_rates(relatives.answers(profile, model), references)
-        found.setdefault(model.method.best_of, []).append(rates)
-    return {best_of: np.array(rates) for best_of, rates in found.items()}
+        by_best_of.setdefault(model.method.best_of, []).append(rates)
+    return {best_of: np.array(rates) for best_of, rates in by_best_of.items()}
 
 
 def known_win_rate(best_of: int) -> float:
@@ -236,8 +236,8 @@ def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
     from scipy import special
 
     with np.errstate(invalid="ignore"):
-        found = special.gammaln(n + 1.0) - special.gammaln(k + 1.0) - special.gammaln(n - k + 1.0)
-    return np.where(n < k, -np.inf, found)
+        values = special.gammaln(n + 1.0) - special.gammaln(k + 1.0) - special.gammaln(n - k + 1.0)
+    return np.where(n < k, -np.inf, values)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -248,11 +248,11 @@ def _measured(profile: Profile, model: Model) -> dict[str, Any]:
     log_ratio = answers["policy_logp"] - answers["ref_logp"]
     # unbiased as the mean log-ratio is, since E[pi_ref / pi] = 1, with a fraction of its variance
     answers = answers.assign(log_ratio=log_ratio, kl=np.expm1(-log_ratio) + log_ratio)
-    found: dict[str, Any] = {name: by_prompt(answers, name) for name in ("reward", "kl", "length")}
+    measured: dict[str, Any] = {name: by_prompt(answers, name) for name in ("reward", "kl", "length")}
     scored = answers.dropna(subset="log_ratio").groupby("prompt_id", sort=True)
-    found["length_correlation"] = np.array([_rank_correlation(rows) for _, rows in scored])
+    measured["length_correlation"] = np.array([_rank_correlation(rows) for _, rows in scored])
     selection = relatives.answers(profile, model, "selection")
-    return found | {"selection": float(selection["reward"].mean())}
+    return measured | {"selection": float(selection["reward"].mean())}
 
 
 def _rank_correlation(rows: pd.DataFrame) -> float:
@@ -263,13 +263,13 @@ def _rank_correlation(rows: pd.DataFrame) -> float:
 
 def _cell(key: Key, measured: list[dict[str, Any]], models: Sequence[Model]) -> Cell:
     columns = ("reward", "kl", "length", "length_correlation")
-    stacked = {name: np.stack([one[name] for one in measured]) for name in columns}
-    selection = float(np.mean([one["selection"] for one in measured]))
+    stacked = {name: np.stack([of_model[name] for of_model in measured]) for name in columns}
+    selection = float(np.mean([of_model["selection"] for of_model in measured]))
     return Cell(*key, seeds=tuple(model.seed for model in models), **stacked, selection=selection)
 
 
-def _by_references(made: Cells, label: str) -> dict[int, list[Cell]]:
+def _by_references(study: Cells, label: str) -> dict[int, list[Cell]]:
     """A method's cells by their number of references, 0 for none, each list by beta."""
-    cells_of_label = of_label(made, label)
+    cells_of_label = of_label(study, label)
     numbers = sorted({cell.num_ref_rewards or 0 for cell in cells_of_label})
     return {n: [cell for cell in cells_of_label if (cell.num_ref_rewards or 0) == n] for n in numbers}

@@ -71,7 +71,7 @@ def error_table(
     return pd.DataFrame(rows)
 
 
-def partition_table(profile: Profile, made: Cells) -> pd.DataFrame:
+def partition_table(profile: Profile, study: Cells) -> pd.DataFrame:
     """How far targets are from those of a policy, by partition function: `partition, beta, prompt, log_sum`.
 
     log_sum: logarithm of the mean of exp(target/beta) over a prompt's candidates, 0 for a policy's targets on its
@@ -85,12 +85,12 @@ def partition_table(profile: Profile, made: Cells) -> pd.DataFrame:
     references = reference_sampling.reference_rewards(folder)
     rewards = torch.tensor([of_prompt for of_prompt in candidates], dtype=torch.float64)
     rows = []
-    for partition, beta, n in made:
+    for partition, beta, n in study:
         given = torch.tensor([references[prompt][:n] for prompt in candidates.index], dtype=torch.float64)
         expanded = given[:, None].expand(*rewards.shape, n)
         log_sums = log_sum(rewards, expanded, beta, partition)
-        found = zip(candidates.index, log_sums.tolist(), strict=True)
-        rows += [{"partition": partition, "beta": beta, "prompt": name, "log_sum": value} for name, value in found]
+        sums = zip(candidates.index, log_sums.tolist(), strict=True)
+        rows += [{"partition": partition, "beta": beta, "prompt": name, "log_sum": value} for name, value in sums]
     return pd.DataFrame(rows)
 
 
@@ -114,22 +114,22 @@ def log_sum(rewards: torch.Tensor, references: torch.Tensor, beta: float, partit
 def distances(rows: pd.DataFrame, beta: float) -> Mapping[str, np.ndarray]:
     """|log_sum| at a beta, by partition: (prompts,), prompts in the same order."""
     at_beta = rows[rows["beta"] == beta]
-    return {name: of.sort_values("prompt")["log_sum"].abs().to_numpy() for name, of in at_beta.groupby("partition")}
+    return {name: part.sort_values("prompt")["log_sum"].abs().to_numpy() for name, part in at_beta.groupby("partition")}
 
 
 def _compared(errors: np.ndarray, bias: np.ndarray, variance: np.ndarray | None) -> dict[str, float]:
     """Errors (prompts, repeats) beside what is predicted for each prompt."""
     repeats = errors.shape[1]
-    found = {"predicted_bias": float(bias.mean()), "measured_bias": float(errors.mean())}
+    row = {"predicted_bias": float(bias.mean()), "measured_bias": float(errors.mean())}
     spread = errors.var(1, ddof=1)
     far = [_far(errors.mean(1) - bias, spread / repeats)]
-    found["measured_std"] = float(np.sqrt(spread.mean()))
+    row["measured_std"] = float(np.sqrt(spread.mean()))
     if variance is None:
-        return found | {"predicted_std": float("nan"), "standard_errors": far[0]}
+        return row | {"predicted_std": float("nan"), "standard_errors": far[0]}
     centred = errors - errors.mean(1, keepdims=True)
     # of a sample variance: (fourth moment - variance squared) / repeats
     far.append(_far(spread - variance, ((centred**4).mean(1) - spread**2).clip(min=0) / repeats))
-    return found | {"predicted_std": float(np.sqrt(variance.mean())), "standard_errors": max(far)}
+    return row | {"predicted_std": float(np.sqrt(variance.mean())), "standard_errors": max(far)}
 
 
 def _far(gaps: np.ndarray, variances: np.ndarray) -> float:

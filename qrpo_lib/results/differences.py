@@ -34,12 +34,12 @@ def table(judged: Sequence[Judgement], units: Mapping[str, str] | None = None, u
     Columns `claim, difference, estimate, low, high, smallest_effect, verdict, unit, statement`.
     """
     rows = [
-        {"claim": one.id, "difference": name}
+        {"claim": claim.id, "difference": name}
         | {end: interval[end] for end in ("estimate", "low", "high")}
-        | {"smallest_effect": one.effect, "verdict": one.verdict, "unit": (units or {}).get(one.id, unit)}
-        | {"statement": one.statement}
-        for one in judged
-        for name, interval in one.values.items()
+        | {"smallest_effect": claim.effect, "verdict": claim.verdict, "unit": (units or {}).get(claim.id, unit)}
+        | {"statement": claim.statement}
+        for claim in judged
+        for name, interval in claim.values.items()
         if isinstance(interval, Mapping)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)

@@ -107,9 +107,9 @@ def draw(of_algorithms: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def _kept_points(made: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
+def _kept_points(of_policy: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, float]:
     """x and y of the points that are drawn, and their rank correlation."""
-    x, y = made["x"].to_numpy(), made["y"].to_numpy()
+    x, y = of_policy["x"].to_numpy(), of_policy["y"].to_numpy()
     mask = kept(x, y)
     return x[mask], y[mask], spearman(x, y)
 

@@ -71,17 +71,17 @@ def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFram
     """
     freedom = math.inf if worlds is None else worlds - 1
     rows = []
-    for one in judged:
-        if one.kind not in (*_ONE_SIDED, *_INSIDE):
+    for claim in judged:
+        if claim.kind not in (*_ONE_SIDED, *_INSIDE):
             continue
-        row = {"claim": one.id, "profile": one.profile, "kind": one.kind, "verdict": one.verdict}
-        intervals = {name: value for name, value in one.values.items() if None not in (value["low"], value["high"])}
+        row = {"claim": claim.id, "profile": claim.profile, "kind": claim.kind, "verdict": claim.verdict}
+        intervals = {name: value for name, value in claim.values.items() if None not in (value["low"], value["high"])}
         if intervals:
             name, widest = max(intervals.items(), key=lambda item: item[1]["high"] - item[1]["low"])
             half_width = (widest["high"] - widest["low"]) / 2
             row |= {"interval": name, "estimate": widest["estimate"], "half_width": half_width}
-            row |= {"found": found(half_width, one.kind, freedom), "smallest_effect": one.effect}
-            row["times"] = (row["found"] / one.effect) ** 2 if one.effect else None
+            row |= {"found": found(half_width, claim.kind, freedom), "smallest_effect": claim.effect}
+            row["times"] = (row["found"] / claim.effect) ** 2 if claim.effect else None
         rows.append(row)
     columns = ["claim", "profile", "kind", "verdict", "interval", "estimate", "half_width", "found"]
     return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times"])
@@ -89,8 +89,8 @@ def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFram
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
     """Of `table`, the effect that would have been found over the smallest one that matters; left of 1 is enough."""
-    found, smallest = (pd.to_numeric(rows[name]) for name in ("found", "smallest_effect"))  # None is NaN
-    shown = rows.assign(ratio=found / smallest)
+    detectable, smallest = (pd.to_numeric(rows[name]) for name in ("found", "smallest_effect"))  # None is NaN
+    shown = rows.assign(ratio=detectable / smallest)
     shown = shown[np.isfinite(shown["ratio"]) & (shown["ratio"] > 0)].sort_values("ratio")
     with style.style():
         figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * max(len(shown), 1)))

@@ -137,14 +137,8 @@ def over_worlds(estimates: Sequence[float], *, level: float = 0.95, n: int = 0, 
     ValueError
         No estimate, or one that is not finite.
     """
-    values = np.asarray(estimates, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 1 or not np.isfinite(values).all():
-        raise ValueError(f"An interval over worlds needs one finite number a world, not {values}.")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, -np.inf, np.inf, n, seeds)
-    reach, error = _students(values, level)
-    return Interval(mean, mean - reach, mean + reach, n, seeds, error, len(values))
+    mean, reach, error = _of_each(estimates, "world", level)
+    return Interval(mean, mean - reach, mean + reach, n, seeds, error, len(estimates))
 
 
 def not_below_best(values: dict[str, np.ndarray]) -> set[str]:
@@ -175,13 +169,7 @@ def seed_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
 
     A single seed has no interval: its ends are infinite. Raises ValueError for none, or numbers that are not finite.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 1 or not np.isfinite(values).all():
-        raise ValueError(f"An interval over seeds needs one finite number a seed, not {values}.")
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, -np.inf, np.inf, 0, 1)
-    reach, error = _students(values, level)
+    mean, reach, error = _of_each(values, "seed", level)
     return Interval(mean, mean - reach, mean + reach, 0, len(values), error)
 
 
@@ -192,6 +180,14 @@ def distance_interval(distance: float, n: int, *, level: float = 0.95) -> Interv
     """
     reach = float(np.sqrt(np.log(2 / (1 - level)) / (2 * n)))
     return Interval(distance, max(distance - reach, 0.0), distance + reach, n)
+
+
+def _of_each(values: Sequence[float], what: str, level: float) -> tuple[float, float, float]:
+    """Mean of one number a world or seed, how far its interval reaches (infinitely for one), and the standard error."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 1 or not np.isfinite(values).all():
+        raise ValueError(f"An interval over {what}s needs one finite number a {what}, not {values}.")
+    return float(values.mean()), *(_students(values, level) if len(values) > 1 else (float("inf"), float("nan")))
 
 
 def _students(values: np.ndarray, level: float) -> tuple[float, float]:
@@ -217,4 +213,4 @@ def _mean_squares(values: np.ndarray) -> tuple[tuple[float, float, float], tuple
     rest = values - of_seeds[:, None] - of_prompts + mean
     freedom = (seeds - 1, prompts - 1, (seeds - 1) * (prompts - 1))
     sums = (prompts * ((of_seeds - mean) ** 2).sum(), seeds * ((of_prompts - mean) ** 2).sum(), (rest**2).sum())
-    return tuple(float(one / of) for one, of in zip(sums, freedom, strict=True)), freedom
+    return tuple(float(total / degrees) for total, degrees in zip(sums, freedom, strict=True)), freedom

@@ -22,7 +22,7 @@ _SCALING = ["setting", "beta", "learning_rate", "num_ref_rewards", "partition"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportedCell:
     """The step that a cell is reported at, its mean selection reward there, its reporting rewards (seeds, prompts)."""
 
     step: int
@@ -31,9 +31,9 @@ class Cell:
 
 
 # (setting, beta, learning rate, number of reference rewards, partition): what identifies a cell of the scaling studies.
-ScalingCells = dict[tuple[str, float, float, int, str], Cell]
+ScalingCells = dict[tuple[str, float, float, int, str], ReportedCell]
 # (transformation, beta)
-TransformationCells = dict[tuple[str, float], Cell]
+TransformationCells = dict[tuple[str, float], ReportedCell]
 
 
 def scaling_cells(profile: Profile) -> ScalingCells:
@@ -145,8 +145,8 @@ def degradation(profile: Profile) -> pd.DataFrame:
     """
     runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
-    of = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
-    selected = read.evaluations(profile, of or runs)
+    there = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
+    selected = read.evaluations(profile, there or runs)
     named: dict[tuple[str, float], dict[str, int]] = {}
     for cell, of_cell in selected.groupby(["setting", "learning_rate"], sort=False):
         steps = sorted(map(int, of_cell["step"].unique()))
@@ -154,7 +154,7 @@ def degradation(profile: Profile) -> pd.DataFrame:
         between = of_cell[of_cell["step"].isin(steps[1:-1])].groupby("step")["reward"].mean()
         if len(between):
             named[cell]["between"] = int(between.idxmax())
-    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in of}
+    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in there}
     train.report(profile, wanted)
     keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
     means = pd.concat([selected, read.answers(profile, wanted)]).groupby(keys, as_index=False)["reward"].mean()
@@ -214,7 +214,7 @@ def training_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     return rewards.merge(validation, on=keys, validate="1:1")
 
 
-def _cells(profile: Profile, runs_of: Mapping[Any, Sequence[Run]]) -> dict[Any, Cell]:
+def _cells(profile: Profile, runs_of: Mapping[Any, Sequence[Run]]) -> dict[Any, ReportedCell]:
     """Of each cell, whose runs differ in the seed alone, its best checkpoint on the reporting prompts.
 
     Runs that are not complete are left out, and cells without any. Raises MissingRunsError if there are none at all.
@@ -226,7 +226,7 @@ def _cells(profile: Profile, runs_of: Mapping[Any, Sequence[Run]]) -> dict[Any, 
     best = {key: _best_checkpoint(read.evaluations(profile, runs)) for key, runs in there.items()}
     train.report(profile, {run: {best[key][0]} for key, runs in there.items() for run in runs})
     answers = {key: read.answers(profile, {run: {best[key][0]} for run in runs}) for key, runs in there.items()}
-    return {key: Cell(*best[key], matrix(answers[key], "reward")) for key in there}
+    return {key: ReportedCell(*best[key], matrix(answers[key], "reward")) for key in there}
 
 
 def _best_checkpoint(rows: pd.DataFrame) -> tuple[int, float]:
@@ -235,7 +235,7 @@ def _best_checkpoint(rows: pd.DataFrame) -> tuple[int, float]:
     return int(means.idxmax()), float(means.max())
 
 
-def _reported(cell: Cell) -> dict[str, float]:
+def _reported(cell: ReportedCell) -> dict[str, float]:
     interval = mean_interval(cell.values)
     values = {"step": cell.step, "reward": interval.mean, "error": interval.error}
     return values | {"low": interval.low, "high": interval.high, "prompts": interval.n, "seeds": interval.seeds}

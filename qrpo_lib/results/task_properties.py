@@ -32,7 +32,7 @@ BEST_OF = 50
 
 
 @dataclass(frozen=True)
-class Limit:
+class Bounds:
     """Between which values, inclusive, a property must lie, and what it is, in words."""
 
     words: str
@@ -46,23 +46,23 @@ class Limit:
 
 
 OF_DATA = {
-    "skewness": Limit("skewness of the rewards within a prompt, mean over prompts", low=0.5),
-    "reward_length_rho": Limit("rank correlation of reward and length within a prompt, mean", low=-0.1, high=0.1),
-    "length_variation": Limit("standard deviation of the lengths over their mean", low=0.4),
-    "largest_length_share": Limit("share of the most frequent length", high=0.2),
-    "cut": Limit("share of reference completions that were cut off", high=0.02),
-    "best_of_50": Limit(f"best of {BEST_OF} less mean, in standard deviations within the prompt", low=2.5),
-    "chosen_quantile": Limit("mean quantile reward of the offline chosen completions", low=0.85, high=0.95),
-    "rejected_quantile": Limit("mean quantile reward of the offline rejected completions", low=0.38, high=0.50),
-    "lengths_in_a_pair": Limit("Kolmogorov-Smirnov distance of chosen and rejected lengths", high=0.2),
-    "lengths_to_reference": Limit("Kolmogorov-Smirnov distance of offline and reference lengths", high=0.2),
-    "chosen_less_likely": Limit("log-probability a token, reference's own less offline chosen", low=0.05),
-    "rejected_less_likely": Limit("log-probability a token, reference's own less offline rejected", low=0.05),
-    "steps": Limit("training steps", low=60),
+    "skewness": Bounds("skewness of the rewards within a prompt, mean over prompts", low=0.5),
+    "reward_length_rho": Bounds("rank correlation of reward and length within a prompt, mean", low=-0.1, high=0.1),
+    "length_variation": Bounds("standard deviation of the lengths over their mean", low=0.4),
+    "largest_length_share": Bounds("share of the most frequent length", high=0.2),
+    "cut": Bounds("share of reference completions that were cut off", high=0.02),
+    "best_of_50": Bounds(f"best of {BEST_OF} less mean, in standard deviations within the prompt", low=2.5),
+    "chosen_quantile": Bounds("mean quantile reward of the offline chosen completions", low=0.85, high=0.95),
+    "rejected_quantile": Bounds("mean quantile reward of the offline rejected completions", low=0.38, high=0.50),
+    "lengths_in_a_pair": Bounds("Kolmogorov-Smirnov distance of chosen and rejected lengths", high=0.2),
+    "lengths_to_reference": Bounds("Kolmogorov-Smirnov distance of offline and reference lengths", high=0.2),
+    "chosen_less_likely": Bounds("log-probability a token, reference's own less offline chosen", low=0.05),
+    "rejected_less_likely": Bounds("log-probability a token, reference's own less offline rejected", low=0.05),
+    "steps": Bounds("training steps", low=60),
 }
 OF_TRAINING = {
-    "kl_ratio": Limit("KL at the largest beta over the closed form's", low=0.8, high=1.2),
-    "kl_span": Limit("KL at the smallest beta of the grid over that at the largest", low=5.0),
+    "kl_ratio": Bounds("KL at the largest beta over the closed form's", low=0.8, high=1.2),
+    "kl_span": Bounds("KL at the smallest beta of the grid over that at the largest", low=5.0),
 }
 
 
@@ -122,14 +122,14 @@ def of_pairs(profile: Profile, completions: pd.DataFrame) -> dict[str, float]:
     own = completions[completions["prompt_id"].isin(pairs["prompt_id"])]
     references = length_control.by_prompt(own, "reward")
     sides = {side: of_side for side, of_side in pairs.groupby("side")}
-    found = {}
+    properties = {}
     for side, of_side in sides.items():
         quantiles = quantile_reward(of_side["reward"].to_numpy(), references.loc[of_side["prompt_id"]].to_numpy())
-        found[f"{side}_quantile"] = float(quantiles.mean())
-        found[f"{side}_less_likely"] = _a_token(own) - _a_token(_with_logp(of_side, policy, tokenizer, profile))
-    found["lengths_in_a_pair"] = _distance(sides["chosen"], sides["rejected"])
-    found["lengths_to_reference"] = max(_distance(of_side, own) for of_side in sides.values())
-    return found
+        properties[f"{side}_quantile"] = float(quantiles.mean())
+        properties[f"{side}_less_likely"] = _a_token(own) - _a_token(_with_logp(of_side, policy, tokenizer, profile))
+    properties["lengths_in_a_pair"] = _distance(sides["chosen"], sides["rejected"])
+    properties["lengths_to_reference"] = max(_distance(of_side, own) for of_side in sides.values())
+    return properties
 
 
 def of_training(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
@@ -227,7 +227,7 @@ def _distance(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(stats.ks_2samp(first["length"], second["length"]).statistic)
 
 
-def _judged(measured: dict[str, float], limits: dict[str, Limit]) -> pd.DataFrame:
+def _judged(measured: dict[str, float], limits: dict[str, Bounds]) -> pd.DataFrame:
     rows = []
     for name, limit in limits.items():
         value = measured[name]

@@ -136,12 +136,12 @@ def finite_partition(cells: ScalingCells, gain: float | None) -> Measured:
         other = cells.get((*key[:-1], "finite"))
         if key[-1] == "exact" and key[3] <= 3 and other is not None:
             pairs.setdefault(key[0], []).append((other, cell))
-    trained = {setting: of for setting, of in pairs.items() if all(cell.step for pair in of for cell in pair)}
+    trained = {setting: some for setting, some in pairs.items() if all(cell.step for pair in some for cell in pair)}
     if not pairs:
         return {"absent": "no cell with at most 3 references has both partition functions", "scale": gain}
     if not trained:
         return {"untrained": [f"cells of {setting}" for setting in pairs], "scale": gain}
-    gaps = [finite.values - exact.values for of in trained.values() for finite, exact in of]
+    gaps = [finite.values - exact.values for some in trained.values() for finite, exact in some]
     left_out = "".join(f"; {setting} left out: untrained cells" for setting in pairs if setting not in trained)
     return {
         "values": {"finite - exact": mean_interval(np.mean(gaps, axis=0))},
@@ -199,7 +199,7 @@ def blind_preferences(best: BestModels, points: Mapping[str, pd.DataFrame], tabl
 
 def detected_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame]) -> Measured:
     """Whether Figure 4's method finds a length bias that is there: rho of every algorithm."""
-    values = {_label(name): length_bias.correlation(made) for name, made in points.items()}
+    values = {_label(name): length_bias.correlation(of_policy) for name, of_policy in points.items()}
     return {"values": values, "untrained": best.untrained(points)}
 
 
@@ -272,8 +272,8 @@ def _signs(values: dict[str, Interval], predicted: dict[str, int], single: int, 
 
 def _betas(cells: ScalingCells) -> list[float]:
     """The betas that both settings have, ascending."""
-    of = [{key[1] for key in cells if key[0] == setting and key[-1] == "exact"} for setting in BOTH]
-    return sorted(set.intersection(*of))
+    by_setting = [{key[1] for key in cells if key[0] == setting and key[-1] == "exact"} for setting in BOTH]
+    return sorted(set.intersection(*by_setting))
 
 
 def _numbers(cells: ScalingCells) -> list[int]:

@@ -40,19 +40,19 @@ def recorded(figures: str | Path, profile: str, arms: Mapping[int, str]) -> dict
     arms: of each world the arm's name in it.
     """
     labels = {f"{profile}, {arm}": world for world, arm in arms.items()}
-    found: dict[str, OfWorlds] = {}
+    by_claim: dict[str, OfWorlds] = {}
     for judgement in claims.recorded(figures):
         if judgement.profile in labels and judgement.kind != "exact":
-            found.setdefault(judgement.id, {})[labels[judgement.profile]] = judgement
-    return found
+            by_claim.setdefault(judgement.id, {})[labels[judgement.profile]] = judgement
+    return by_claim
 
 
 def pooled(of_worlds: OfWorlds) -> dict[str, Any]:
     """Arguments of `claims.Ledger.judge` for the worlds together."""
-    testable = {world: one for world, one in sorted(of_worlds.items()) if one.verdict != "not testable"}
+    testable = {world: claim for world, claim in sorted(of_worlds.items()) if claim.verdict != "not testable"}
     out = sorted(set(of_worlds) - set(testable))
     left_out = f"world {', '.join(map(str, out))} left out: {of_worlds[out[0]].reason}" if out else ""
-    effects = [one.effect for one in of_worlds.values() if one.effect is not None]
+    effects = [claim.effect for claim in of_worlds.values() if claim.effect is not None]
     effect = float(np.mean(effects)) if effects else None
     if len(out) > MOST_LEFT_OUT or len(testable) < LEAST_WORLDS:
         few = f"testable in {len(testable)} of {len(of_worlds)} worlds"
@@ -63,8 +63,10 @@ def pooled(of_worlds: OfWorlds) -> dict[str, Any]:
         notes.append(f"not in every world, or of another sign: {', '.join(unequal)}")
     if not values:
         return {"absent": "no interval that all worlds have", "measured": "; ".join(notes), "effect": effect}
-    estimates = {name: [_by_name(one)[name]["estimate"] for one in testable.values()] for name in values}
-    single = "; ".join(f"by world {', '.join(f'{value:.3g}' for value in of)}" for of in list(estimates.values())[:3])
+    estimates = {name: [_by_name(claim)[name]["estimate"] for claim in testable.values()] for name in values}
+    single = "; ".join(
+        f"by world {', '.join(f'{value:.3g}' for value in some)}" for some in list(estimates.values())[:3]
+    )
     return {
         "values": values,
         "predicted": predicted or None,
@@ -78,7 +80,7 @@ def spread(of_worlds: Mapping[str, OfWorlds], judged: Sequence[Judgement]) -> pd
     testable, differ`, the last with the worlds that decide the other way."""
     rows = []
     for pool in judged:
-        verdicts = {world: one.verdict for world, one in sorted(of_worlds[pool.id].items())}
+        verdicts = {world: claim.verdict for world, claim in sorted(of_worlds[pool.id].items())}
         counts = {verdict: list(verdicts.values()).count(verdict) for verdict in claims.rules.VERDICTS}
         decided = ("supported", "contradicted")
         differ = [w for w, verdict in verdicts.items() if verdict in decided and verdict != pool.verdict]
@@ -90,11 +92,11 @@ def estimates(of_worlds: Mapping[str, OfWorlds]) -> pd.DataFrame:
     """Every interval of every world: columns `claim, interval, world, estimate, low, high, effect, verdict`."""
     rows = []
     for claim, worlds in of_worlds.items():
-        for world, one in sorted(worlds.items()):
-            for name, value in _by_name(one).items():
+        for world, judged in sorted(worlds.items()):
+            for name, value in _by_name(judged).items():
                 row = {"claim": claim, "interval": name, "world": world}
                 row |= {end: value[end] for end in ("estimate", "low", "high")}
-                rows.append(row | {"effect": one.effect, "verdict": one.verdict})
+                rows.append(row | {"effect": judged.effect, "verdict": judged.verdict})
     return pd.DataFrame(rows)
 
 
@@ -128,7 +130,7 @@ def draw(of_estimates: pd.DataFrame, judged: Sequence[Judgement]) -> plt.Figure:
 
 def _intervals(testable: Sequence[Judgement]) -> tuple[dict[str, statistics.Interval], dict[str, int], list[str]]:
     """The pool's intervals and predicted signs, and the names that not every world has with the same sign."""
-    of_each = [_by_name(one) for one in testable]
+    of_each = [_by_name(claim) for claim in testable]
     every = list(dict.fromkeys(name for values in of_each for name in values))
     values, predicted, unequal = {}, {}, []
     for name in every:
@@ -141,5 +143,5 @@ def _intervals(testable: Sequence[Judgement]) -> tuple[dict[str, statistics.Inte
     return values, predicted, unequal
 
 
-def _by_name(one: Judgement) -> dict[str, dict[str, Any]]:
-    return {_OF_ONE_WORLD.sub("", name): value for name, value in one.values.items()}
+def _by_name(claim: Judgement) -> dict[str, dict[str, Any]]:
+    return {_OF_ONE_WORLD.sub("", name): value for name, value in claim.values.items()}

@@ -4,3 +4,5 @@ Also progress, errors of one sentence, and masked secrets.
 
 Imports nothing else of this package.
 """
+
+IS_INFRASTRUCTURE = True  # all modules here: they move results around (`qrpo_lib.runs.code_version`)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+from qrpo_lib.runs import environment
 
 VARIABLE = "QRPO_ACCOUNT"
 
@@ -37,18 +37,9 @@ def failed(name: str, folder_name: str, error: str) -> None:
     _append({"failed": name, "folder": folder_name, "error": error})
 
 
-@contextlib.contextmanager
-def kept_in(path: Path) -> Iterator[None]:
+def kept_in(path: Path) -> contextlib.AbstractContextManager[None]:
     """Context in which this process and those that it starts keep their account in this file."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
+    return environment.given({VARIABLE: str(path)})
 
 
 def read(path: Path) -> Account:
@@ -65,10 +56,10 @@ def failed_before() -> dict[str, str]:
     """The first error of what failed twice in this command, by the name of the run folder that it would have made."""
     if not os.environ.get(VARIABLE):
         return {}
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for path in sorted(Path(os.environ[VARIABLE]).parent.glob("*.jsonl")):
-        found |= {noted["folder"]: noted["error"] for noted in _lines(path) if "folder" in noted}
-    return found
+        errors |= {noted["folder"]: noted["error"] for noted in _lines(path) if "folder" in noted}
+    return errors
 
 
 def _append(value: dict) -> None:

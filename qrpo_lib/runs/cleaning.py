@@ -18,14 +18,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 
 from qrpo_lib.runs import folders, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import runs_folder
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)-(?P<key>[0-9a-f]{12})")
 _RUN_FOLDER = "run folder"
@@ -54,9 +53,15 @@ class Found:
     files: tuple[Path, ...] | None = None
 
 
+def record_of(path: Path) -> dict[str, Any] | None:
+    """The record of a run folder; None for anything else than a real folder called NAME-KEY whose record says so."""
+    record = _record(path) if _is_real_folder(path) and _NAME.fullmatch(path.name) else None
+    return record if record and _name(record) == path.name else None
+
+
 def is_run_folder(path: Path) -> bool:
-    """Whether this is a run folder: a real folder called NAME-KEY whose record says the same name and key."""
-    return _is_real_folder(path) and _recorded_name(path) == path.name and bool(_NAME.fullmatch(path.name))
+    """Whether `record_of` has a record."""
+    return record_of(path) is not None
 
 
 def named(name: str) -> list[Found]:
@@ -73,32 +78,32 @@ def named(name: str) -> list[Found]:
     folder = runs_folder()
     if not _NAME.fullmatch(name):
         raise CleaningError(f"{name!r} is not the name of a run folder (NAME-KEY, no path); `qrpo runs` lists them.")
-    found = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
+    attempts = [Found(path, kind, _size(path)) for path, kind in _attempts(folder) if path.name == name]
     path = folder / name
     if not os.path.lexists(path):
-        if not found:
+        if not attempts:
             raise CleaningError(f"There is no run folder {name!r} in {folder}; `qrpo runs` lists them.")
-        return found
+        return attempts
     if not _is_real_folder(path):
         raise CleaningError(f"{path} is a link or a file, not a run folder; remove it yourself if it is not needed.")
-    recorded = _recorded_name(path)
-    if recorded not in (None, name):
+    record = _record(path)
+    if record and _name(record) != name:
         raise CleaningError(
-            f"{path} was not made under this name: its {records.RECORD} is that of {recorded}. Nothing was removed; "
-            "move or remove the folder yourself."
+            f"{path} was not made under this name: its {records.RECORD} is that of {_name(record)}. Nothing was "
+            "removed; move or remove the folder yourself."
         )
-    if recorded is None and not _is_damaged_run_folder(path):
+    if not record and not _is_damaged_run_folder(path):
         raise CleaningError(
             f"{path} has no readable {records.RECORD}: it cannot be told whether the suite made it. Nothing was "
             "removed; move or remove the folder yourself."
         )
-    kind = _RUN_FOLDER if recorded else "damaged run folder"
-    return [Found(path, kind, _size(path)), *found]
+    kind = _RUN_FOLDER if record else "damaged run folder"
+    return [Found(path, kind, _size(path)), *attempts]
 
 
 def unneeded(needed: set[str]) -> list[Found]:
     """Run folders and interrupted attempts whose names are not among these."""
-    return [found for found in _everything() if found.path.name not in needed]
+    return [item for item in _everything() if item.path.name not in needed]
 
 
 def everything() -> list[Found]:
@@ -111,30 +116,30 @@ def damaged() -> list[str]:
     return [
         path.name
         for path in _entries(runs_folder())
-        if _is_real_folder(path) and _recorded_name(path) is None and _is_damaged_run_folder(path)
+        if _is_real_folder(path) and _record(path) is None and _is_damaged_run_folder(path)
     ]
 
 
-def remove(found: Found) -> bool:
+def remove(item: Found) -> bool:
     """Remove it, and return True; False, with nothing removed, if a running command is at work on it."""
-    if found.files is not None:
-        for path in found.files:
+    if item.files is not None:
+        for path in item.files:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # holds something that is not the suite's
-            found.path.rmdir()
+            item.path.rmdir()
         return True
-    if found.path.parent.name == _REMOVED:
-        shutil.rmtree(found.path, ignore_errors=True)  # another `clean` may be at it too
+    if item.path.parent.name == _REMOVED:
+        shutil.rmtree(item.path, ignore_errors=True)  # another `clean` may be at it too
         return True
     with contextlib.ExitStack() as stack:
         try:
-            for lock in _locks(found.path.name):
+            for lock in _locks(item.path.name):
                 stack.enter_context(lock.acquire(timeout=0))
         except Timeout:
             return False
         # Once more: minutes may have passed before the answer.
-        if is_run_folder(found.path) if found.kind == _RUN_FOLDER else _is_real_folder(found.path):
-            remove_own(found.path)
+        if is_run_folder(item.path) if item.kind == _RUN_FOLDER else _is_real_folder(item.path):
+            remove_own(item.path)
     return True
 
 
@@ -156,10 +161,10 @@ def remove_own(path: Path) -> None:
 
 def _everything() -> list[Found]:
     folder = runs_folder()
-    found = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
-    found += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
+    items = [Found(path, _RUN_FOLDER, _size(path)) for path in _entries(folder) if is_run_folder(path)]
+    items += [Found(path, kind, _size(path)) for path, kind in _attempts(folder)]
     left = [path for path in _entries(folder / _REMOVED) if _NAME.fullmatch(path.name.split(".")[0])]
-    return [*found, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]
+    return [*items, *(Found(path, "rest of a removed folder", _size(path)) for path in left if _is_real_folder(path))]
 
 
 def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -170,7 +175,7 @@ def _attempts(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _caches(folder: Path) -> list[Found]:
-    found = []
+    caches = []
     for name, called in _CACHES.items():
         cache = folder / name
         if any(path.is_symlink() for path in (cache, *cache.parents) if folder in path.parents):
@@ -178,8 +183,8 @@ def _caches(folder: Path) -> list[Found]:
         paths = [path for path in sorted(cache.rglob("*")) if called.fullmatch(path.relative_to(cache).as_posix())]
         files = tuple(path for path in paths if path.is_file() and not path.is_symlink())
         if files:
-            found.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))
-    return found
+            caches.append(Found(cache, "cache", sum(path.stat().st_size for path in files), files))
+    return caches
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -193,18 +198,21 @@ def _is_real_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _recorded_name(path: Path) -> str | None:
-    """NAME-KEY as the folder's record says; None if it cannot be read."""
-    record = path / records.RECORD
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What the record in a folder says, if it has a name and a key; None if it cannot be read."""
+    record = folder / records.RECORD
     if record.is_symlink():
         return None
     try:
         says = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(says, dict) or not all(isinstance(says.get(part), str) for part in ("name", "key")):
-        return None
-    return f"{says['name']}-{says['key']}"
+    whole = isinstance(says, dict) and all(isinstance(says.get(part), str) for part in ("name", "key"))
+    return says if whole else None
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"{record['name']}-{record['key']}"
 
 
 def _is_damaged_run_folder(path: Path) -> bool:

@@ -12,7 +12,8 @@ Where reading cannot follow, the code says what it needs. `package_file("worker.
 `package_file("prompts.jsonl")` data: both count with their content. A module of the package used as a value
 (`getattr(losses, name)`) counts whole. Two things are not followed: functions that make a `Step`, which say what is in
 that step's own key; and modules that move results around without determining them, which say
-`IS_INFRASTRUCTURE = True`. What a registry among these chooses, a step lists among its entry points.
+`IS_INFRASTRUCTURE = True`, or whose folder's `__init__` says so of all of its modules. What a registry among these
+chooses, a step lists among its entry points.
 
 Needs nothing outside the standard library, and reads source as text: nothing is imported to be hashed.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -32,8 +34,6 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.runs.errors import InputError
-
-IS_INFRASTRUCTURE = True
 
 # Reading the package takes longer than most commands: where set, gives the folder that remembers versions, if any.
 remember_in: Callable[[], Path | None] | None = None
@@ -84,7 +84,7 @@ class _Module:
     definitions: dict[str, list[_Definition]] = field(default_factory=dict)
     imports: dict[str, _Reference] = field(default_factory=dict)
     effects: list[_Definition] = field(default_factory=list)
-    is_infrastructure: bool = False
+    says_infrastructure: bool = False
 
     @property
     def every_definition(self) -> list[_Definition]:
@@ -116,19 +116,19 @@ class Package:
 
     def file(self, name: str) -> Path:
         """The one file of that name in the package. Raises UnresolvedCodeError for none or several."""
-        found = sorted(path for path in self.root.rglob(name) if "__pycache__" not in path.parts)
-        if len(found) != 1:
-            raise UnresolvedCodeError(f"{self.name} needs one file called {name!r}, and has {len(found)}.")
-        return found[0]
+        files = sorted(path for path in self.root.rglob(name) if "__pycache__" not in path.parts)
+        if len(files) != 1:
+            raise UnresolvedCodeError(f"{self.name} needs one file called {name!r}, and has {len(files)}.")
+        return files[0]
 
     def module_name(self, ending: str) -> str:
         """The full dotted name of the one module whose name ends so. Raises UnresolvedCodeError for none or several."""
         *_, stem = ending.split(".")
         names = [self._dotted(path) for path in sorted(self.root.rglob(f"{stem}.py"))]
-        found = [name for name in names if f".{name}".endswith(f".{ending}")]
-        if len(found) != 1:
-            raise UnresolvedCodeError(f"{self.name} needs one module called {ending!r}, and has {len(found)}.")
-        return found[0]
+        matches = [name for name in names if f".{name}".endswith(f".{ending}")]
+        if len(matches) != 1:
+            raise UnresolvedCodeError(f"{self.name} needs one module called {ending!r}, and has {len(matches)}.")
+        return matches[0]
 
     def has_module(self, dotted: str) -> bool:
         """Whether the package has a module or a sub-package of that dotted name."""
@@ -154,7 +154,7 @@ class Package:
             files |= set(part.files)
             if part not in self._named_by:
                 meant = [self._resolve(reference, part.name)[0] for reference in part.references]
-                self._named_by[part] = [one for definitions in meant for one in definitions]
+                self._named_by[part] = [definition for definitions in meant for definition in definitions]
             waiting += self._named_by[part]
         return hashes | {_sha256("\n".join(sorted(self._of_file(name)))) for name in files}
 
@@ -178,10 +178,10 @@ class Package:
             return parts
         waiting, reached = [method, "__init__", "__post_init__", ""], {}
         while waiting:
-            one = waiting.pop()
-            if one in of_class.methods and one not in reached:
-                reached[one] = of_class.methods[one]
-                waiting += sorted(of_class.methods[one].calls_on_self)
+            called = waiting.pop()
+            if called in of_class.methods and called not in reached:
+                reached[called] = of_class.methods[called]
+                waiting += sorted(of_class.methods[called].calls_on_self)
         return [*(part for part in parts if part is not of_class), *reached.values()]
 
     def _resolve(self, reference: _Reference, where: str) -> tuple[list[_Definition], tuple[str, ...]]:
@@ -191,22 +191,28 @@ class Package:
         """
         module, names = reference.module, list(reference.names)
         while True:
-            found = self._module(module, where)
-            if found.is_infrastructure:
+            content = self._module(module, where)
+            if self._is_infrastructure(module):
                 return [], tuple(names)
             if not names:
-                return found.every_definition, ()
+                return content.every_definition, ()
             name = names.pop(0)
-            if name in found.definitions:
-                return found.definitions[name] + found.effects, tuple(names)
-            if name in found.imports:
-                module, names = found.imports[name].module, [*found.imports[name].names, *names]
+            if name in content.definitions:
+                return content.definitions[name] + content.effects, tuple(names)
+            if name in content.imports:
+                module, names = content.imports[name].module, [*content.imports[name].names, *names]
             elif self.has_module(f"{module}.{name}"):
                 module = f"{module}.{name}"
             elif name.startswith("__"):  # __name__, __version__ and the like
                 return [], (name, *names)
             else:
                 raise UnresolvedCodeError(f"{where} uses {module}.{name}, which is not there.")
+
+    @cache  # noqa: B019 - one package a process
+    def _is_infrastructure(self, dotted: str) -> bool:
+        """Whether a module says so, or a folder that it is in; what a folder says is not said of its `__init__`."""
+        places = [*itertools.accumulate(dotted.split("."), "{}.{}".format)]
+        return any(self._module(one).says_infrastructure for one in places[: -1 if self.is_package(dotted) else None])
 
     def _hash(self, part: _Definition, *, alone: bool = False) -> str:
         """A definition's hash. What it names is in it by content and not by place; `alone`, by its last name."""
@@ -219,7 +225,7 @@ class Package:
         meant, attributes = self._resolve(reference, part.name)
         if alone or not meant:
             return ".".join(["<own>", *(attributes or reference.names[-1:])])
-        return ".".join(["<own>", *sorted(self._hash(one, alone=True) for one in meant), *attributes])
+        return ".".join(["<own>", *sorted(self._hash(definition, alone=True) for definition in meant), *attributes])
 
     def _module(self, dotted: str, where: str = "") -> _Module:
         if dotted not in self._modules:
@@ -277,10 +283,10 @@ def code_version(entries: tuple[Any, ...], source: str | None = None) -> str:
         known, check = path.read_text(encoding="ascii").split()
         if check == _sha256(asked + known):
             return known
-    found = own_package().version(names, source)
+    version = own_package().version(names, source)
     with contextlib.suppress(OSError):
-        _remember(path, f"{found} {_sha256(asked + found)}")
-    return found
+        _remember(path, f"{version} {_sha256(asked + version)}")
+    return version
 
 
 def _remember(path: Path, text: str) -> None:
@@ -340,7 +346,7 @@ def _read(source: str, dotted: str, package: Package) -> _Module:
             module.imports |= ours
             foreign |= theirs
     names = {name for statement in statements for name in _bound(statement)}
-    module.is_infrastructure = "IS_INFRASTRUCTURE" in names
+    module.says_infrastructure = "IS_INFRASTRUCTURE" in names
     own = {name: _Reference(dotted, (name,)) for name in names} | module.imports
     for statement in statements:
         if isinstance(statement, ast.Import | ast.ImportFrom) or _never_runs(statement):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from qrpo_lib.runs import files, paths
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 def folder_sha256(folder: Path, patterns: Sequence[str] = ("*",)) -> str:
     """Hash of the names and contents of a folder's files that match one of the patterns.

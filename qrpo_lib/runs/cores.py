@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _V1_QUOTA, _V1_PERIOD, _V2_LIMIT = "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"
 
 
@@ -43,7 +41,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
             continue
         # In a container the mount may begin at the process's own group: what is not below it is looked for at its top.
         levels = [PurePosixPath(path.lstrip("/")), *PurePosixPath(path.lstrip("/")).parents]
-        quotas += [found for top in tops for level in levels if (found := read(top / level)) is not None]
+        quotas += [quota for top in tops for level in levels if (quota := read(top / level)) is not None]
     return min(quotas, default=None)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 class InputError(ValueError):
     """Something that the suite was given cannot be used. A notebook shows the sentence alone, without a traceback."""

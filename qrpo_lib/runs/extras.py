@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Extra: the modules that it brings, as they are imported.
 MODULES = {
     "notebooks": [

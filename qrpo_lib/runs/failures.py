@@ -13,8 +13,6 @@ from pathlib import Path
 from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Of a disk, of a quota.
 _FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded|ENOSPC")
@@ -34,11 +32,11 @@ def sentence(error: BaseException, *places: Path) -> str:
     Of errors that came one from handling another the first is told first. `places` are where files were being
     written: if the disk of one is full, that is the cause, whatever the error says.
     """
-    chain = _chain(error)
+    chain = [*_causes(error)][::-1]
     told = _told(chain[0]) if len(chain) == 1 else f"{_told(chain[0])} (and then {_told(chain[-1])})"
     if isinstance(error, InputError):
         told = _told(error)
-    if any(_says_full(one) for one in chain):
+    if any(_says_full(cause) for cause in chain):
         return f"The disk is full ({told}): {_REMEDY}"
     return told + full_disk(*places)
 
@@ -69,13 +67,8 @@ def exit_text(code: int | None) -> str:
     return f"its process ended with exit code {code}"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and those it came from, the first one first."""
-    found = list(_causes(error))
-    return found[::-1]
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those it came from, the first one last."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -15,8 +15,6 @@ from typing import Any
 
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _SEAL = b"\nsha256:"
 _SEAL_LENGTH = len(_SEAL) + 64
 _SUMS = "sums.sealed"
@@ -67,8 +65,8 @@ def read_sealed(path: Path) -> bytes | None:
 
 def seal_folder(folder: Path) -> None:
     """Write the checksums of a folder's files into it, as its last file."""
-    made = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in made}
+    members = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in members}
     write_sealed(folder / _SUMS, json.dumps(sums).encode())
 
 
@@ -122,8 +120,8 @@ def parsed_json(path: Path, content: bytes, remedy: str, kind: type = dict) -> A
     except (ValueError, RecursionError):
         raise unreadable(path, "it is empty" if not content else "it is no whole JSON", remedy) from None
     if not isinstance(value, kind):
-        found = "nothing (null)" if value is None else _KINDS[type(value)]
-        raise unreadable(path, f"it holds {found} where {_KINDS[kind]} is expected", remedy)
+        held = "nothing (null)" if value is None else _KINDS[type(value)]
+        raise unreadable(path, f"it holds {held} where {_KINDS[kind]} is expected", remedy)
     return value
 
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _STARTED = time.time()
 _GROUP_WAITS = timedelta(hours=6)
 _others_wait = False
@@ -82,7 +81,7 @@ def complete(
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder
-    clock = records.Clock()
+    clock = records.Stopwatch()
     if shared and not step.is_complete():
         shared()
     if _processes() > 1:
@@ -101,7 +100,7 @@ def is_main_process() -> bool:
 
 
 def _complete_in_group(
-    step: Step, make: Callable, seed: int | None, resumable: bool, clock: records.Clock, *, alone: bool
+    step: Step, make: Callable, seed: int | None, resumable: bool, clock: records.Stopwatch, *, alone: bool
 ) -> Path:
     """`complete` in processes that train together: the main one holds the lock and decides.
 
@@ -185,7 +184,7 @@ def _prepare(step: Step, resumable: bool) -> None:
     step.partial.mkdir(parents=True, exist_ok=True)
 
 
-def _make(step: Step, make: Callable, seed: int | None, clock: records.Clock) -> None:
+def _make(step: Step, make: Callable, seed: int | None, clock: records.Stopwatch) -> None:
     make(step.partial)
     if _code_was_edited(step):
         raise CodeChangedError(

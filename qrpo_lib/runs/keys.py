@@ -12,8 +12,6 @@ from typing import Any
 from qrpo_lib.runs import paths, records
 from qrpo_lib.runs.code_version import code_version
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 @dataclass(frozen=True)
 class Step:
@@ -100,3 +98,8 @@ def with_inputs(*steps: Step) -> Iterator[Step]:
             seen.add(step.key)
             waiting += step.inputs
             yield step
+
+
+def there(*steps: Step) -> set[str]:
+    """Names of the run folders of these steps, and of all that they rest on, as far as they are there."""
+    return {step.folder_name for step in with_inputs(*steps) if step.folder.exists()}

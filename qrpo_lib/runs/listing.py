@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,8 +24,6 @@ from rich.text import Text
 
 from qrpo_lib.runs import cleaning, paths, pipeline
 from qrpo_lib.runs.records import RECORD, RESTORED
-
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 # What has a table of its own; and what is told once, above it, where all rows agree.
 _GROUPED_BY = ("task", "policy", "setting")
@@ -38,7 +35,7 @@ _HEADERS |= {"seconds": "took", "restored": "restored from"}
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One run folder; None where a value does not apply or cannot be known any more.
 
     num_ref_rewards, transform, partition: QRPO's.
@@ -66,22 +63,22 @@ class Row:
     restored: str | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(RunRow))
 
 
-def rows() -> list[Row]:
+def rows() -> list[RunRow]:
     """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
     records = _records()
-    found = [_row(folder, record, records) for folder, record in records.items()]
+    unsorted = [_row(folder, record, records) for folder, record in records.items()]
 
-    def place(row: Row) -> tuple:
+    def place(row: RunRow) -> tuple:
         values = [getattr(row, name) for name in (*_GROUPED_BY, "algorithm", *_CELL, "seed", "started", "folder")]
         return pipeline.place(row.name), row.name, [(value is not None, value or 0) for value in values]
 
-    return sorted(found, key=place)
+    return sorted(unsorted, key=place)
 
 
-def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> list[Row]:
+def matching(candidates: Iterable[RunRow], names: Sequence[str] = (), **wanted: Any) -> list[RunRow]:
     """The rows of these steps or folders (a prefix of the name is enough) whose columns have the wanted values.
 
     None is no wish. Numbers are equal up to rounding, text whatever its case.
@@ -89,32 +86,33 @@ def matching(found: Iterable[Row], names: Sequence[str] = (), **wanted: Any) -> 
     wanted = {name: value for name, value in wanted.items() if value is not None}
     return [
         row
-        for row in found
+        for row in candidates
         if (not names or any(row.name == name or row.folder.startswith(name) for name in names))
         and all(_equal(getattr(row, name), value) for name, value in wanted.items())
     ]
 
 
-def as_json(found: Sequence[Row]) -> str:
+def as_json(listed: Sequence[RunRow]) -> str:
     """A list of objects, one for each row, with all columns."""
-    return json.dumps([asdict(row) for row in found], indent=2)
+    return json.dumps([asdict(row) for row in listed], indent=2)
 
 
-def as_csv(found: Sequence[Row]) -> str:
+def as_csv(listed: Sequence[RunRow]) -> str:
     """A header and a line for each row, all columns; what does not apply is empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in found)
+    writer.writerows(asdict(row) for row in listed)
     return stream.getvalue().rstrip("\n")
 
 
-def render(found: Sequence[Row]) -> RenderableType:
+def render(listed: Sequence[RunRow]) -> RenderableType:
     """A table for each kind of step, task, policy and setting; what all its rows share is told once, above it."""
     parts: list[RenderableType] = []
-    groups: dict[tuple, list[Row]] = {}
-    for row in found:
-        groups.setdefault((_kind(row), *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
+    groups: dict[tuple, list[RunRow]] = {}
+    for row in listed:
+        kind = "notebook" if pipeline.is_notebook(row.name) else row.name
+        groups.setdefault((kind, *(getattr(row, name) for name in _GROUPED_BY)), []).append(row)
     for (kind, *_), of_group in groups.items():
         shared = _shared(of_group)
         told = "".join(f", {_HEADERS.get(name, name)} {value}" for name, value in shared.items())
@@ -122,7 +120,7 @@ def render(found: Sequence[Row]) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def _table(of_group: Sequence[Row], shared: dict[str, str]) -> Table:
+def _table(of_group: Sequence[RunRow], shared: dict[str, str]) -> Table:
     names = [name for name in COLUMNS if name not in (*shared, "name", "key")]
     names = [name for name in names if any(getattr(row, name) is not None for row in of_group)]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
@@ -134,7 +132,7 @@ def _table(of_group: Sequence[Row], shared: dict[str, str]) -> Table:
     return table
 
 
-def _shared(of_group: Sequence[Row]) -> dict[str, str]:
+def _shared(of_group: Sequence[RunRow]) -> dict[str, str]:
     """What the group has in common: what it is grouped by, and what all rows that have a value agree on."""
     shared = {}
     for name in (*_GROUPED_BY, *_TOLD_ONCE):
@@ -142,10 +140,6 @@ def _shared(of_group: Sequence[Row]) -> dict[str, str]:
         if len(values) == 1:
             shared[name] = _shown(name, values.pop())
     return shared
-
-
-def _kind(row: Row) -> str:
-    return "notebook" if pipeline.is_notebook(row.name) else row.name
 
 
 def _shown(name: str, value: Any) -> str:
@@ -170,25 +164,15 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 
 def _records() -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")):
-        if cleaning.is_run_folder(path.parent):
-            found[path.parent.name] = _read(path)
-    return {name: record for name, record in found.items() if record}
+    folders = (path.parent for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")))
+    return {folder.name: record for folder in folders if (record := cleaning.record_of(folder))}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # removed meanwhile
-        return {}
-
-
-def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> Row:
+def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]) -> RunRow:
     parameters = _dict(record.get("parameters"))
     loss, training = _dict(parameters.get("loss")), _dict(parameters.get("training"))
     is_training = bool(training)
-    return Row(
+    return RunRow(
         folder=folder,
         name=record["name"],
         key=record["key"],
@@ -213,21 +197,21 @@ def _row(folder: str, record: dict[str, Any], records: dict[str, dict[str, Any]]
 def _policy_of(record: dict[str, Any], records: dict[str, dict[str, Any]]) -> str | None:
     if pipeline.is_notebook(record["name"]):
         return None
-    found = _inherited(record, records, _policy)
-    return f"{found}, fine-tuned" if found and "sft" in _dict(record.get("inputs")) else found
+    policy = _inherited(record, records, _policy)
+    return f"{policy}, fine-tuned" if policy and "sft" in _dict(record.get("inputs")) else policy
 
 
 def _inherited(record: dict[str, Any], records: dict[str, dict[str, Any]], read) -> str | None:
     """What `read` finds in a record, or in that of the nearest of its inputs."""
     waiting, seen = [record], set()
     while waiting:
-        one = waiting.pop(0)
-        found = read(_dict(one.get("parameters")))
-        if found:
-            return found
-        if pipeline.is_notebook(one["name"]):  # its arm is told; its inputs may be of several
+        current = waiting.pop(0)
+        value = read(_dict(current.get("parameters")))
+        if value:
+            return value
+        if pipeline.is_notebook(current["name"]):  # its arm is told; its inputs may be of several
             return None
-        names = {f"{name}-{key}" for name, key in _dict(one.get("inputs")).items()} - seen
+        names = {f"{name}-{key}" for name, key in _dict(current.get("inputs")).items()} - seen
         seen |= names
         waiting += [records[name] for name in sorted(names) if name in records]
     return None

@@ -10,7 +10,6 @@ from qrpo_lib.runs import code_version
 from qrpo_lib.runs.code_version import own_package
 
 PACKAGE = own_package().root
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 
 def project_root() -> Path:

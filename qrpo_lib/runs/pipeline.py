@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # In the order of the pipeline, in which people are shown them; notebooks come last.
 STEPS = (
     "initial_policy",
@@ -24,6 +22,8 @@ STEPS = (
     "sample_answers",
     "alpaca_answers",
 )
+# Their number depends on results: of each training, for the checkpoints that are reported.
+OF_CHECKPOINTS = ("report", "log_ratios")
 NOTEBOOK = "notebook-"  # how the names of executed notebooks' steps begin
 
 

@@ -32,7 +32,6 @@ from qrpo_lib.runs.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 VARIABLE = "QRPO_PRODUCTS"
 CHOICES = ("torch", "onednn")

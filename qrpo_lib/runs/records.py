@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 RECORD = "record.json"
 REMOVED = "removed.json"  # sub-folders of a complete folder that were removed since (`folders.remove_parts`)
 RESTORED = "restored"  # field of a record whose folder was restored from a committed one, not made here
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 _RECORDED_VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy", "matplotlib", "vllm")
 _VECTOR_INSTRUCTIONS = {"avx512vl": "AVX512", "avx2": "AVX2"}  # flag of the kernel: torch's name
 _PROCESSOR_FIELDS = ("cpu family", "model", "CPU implementer", "CPU part")  # two of x86-64, two of ARM
@@ -123,7 +122,7 @@ def read_all() -> list[tuple[Path, dict[str, Any]]]:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Stopwatch:
     """When a step began to be made: the date, and seconds of wall time and of processor time."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -131,9 +130,8 @@ class Clock:
     processor: float = field(default_factory=times.processor_seconds)
 
 
-def write(step: Step, seed: int | None, clock: Clock) -> None:
+def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
     """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files."""
-    outputs = sorted(path for path in step.partial.rglob("*") if path.is_file() and path.name != RECORD)
     record = {
         "name": step.name,
         "key": step.key,
@@ -141,7 +139,7 @@ def write(step: Step, seed: int | None, clock: Clock) -> None:
         "inputs": {source.name: source.key for source in step.inputs},
         "code": {"entries": entry_names(step.code), "version": code_version(step.code, step.source)},
         "seed": seed,
-        "outputs": {path.relative_to(step.partial).as_posix(): _fingerprint(path) for path in outputs},
+        "outputs": _outputs(step.partial),
         "versions": _versions(),
         "git": _git(),
         "host": socket.gethostname(),
@@ -165,9 +163,7 @@ def write_restored(folder: Path, original: dict[str, Any], origin: dict[str, Any
 
     So versions, processor, commit and times stay those of the run that made the results.
     """
-    outputs = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
-    own = {path.relative_to(folder).as_posix(): _fingerprint(path) for path in outputs}
-    text = json.dumps(original | {"outputs": own, RESTORED: origin}, indent=2) + "\n"
+    text = json.dumps(original | {"outputs": _outputs(folder), RESTORED: origin}, indent=2) + "\n"
     files.write_atomically(folder / RECORD, text.encode())
 
 
@@ -231,8 +227,13 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each file of a folder, but for the record: its size and its hash."""
+    outputs = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+        for path in outputs
+    }
 
 
 def _sha256_of(path: Path) -> str:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
+from qrpo_lib.runs import environment
 
 # Parts of a name, between underscores, that say its value is a secret; and names that end so, as PGPASSWORD does.
 _NAME = re.compile(
@@ -47,13 +46,6 @@ def mask(text: str) -> str:
     return _VALUE.sub("<token>", text)
 
 
-@contextlib.contextmanager
-def hidden() -> Iterator[None]:
+def hidden() -> contextlib.AbstractContextManager[None]:
     """Context in which this process's own environment has no secrets: what is started inside inherits none."""
-    secrets = {name: value for name, value in os.environ.items() if is_secret(name)}
-    for name in secrets:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(secrets)
+    return environment.given(dict.fromkeys(filter(is_secret, os.environ)))

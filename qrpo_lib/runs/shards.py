@@ -14,8 +14,6 @@ from filelock import Timeout
 from qrpo_lib.runs import files, folders, keys
 from qrpo_lib.runs.progress import Report
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 def make_all(step: keys.Step, names: Sequence[str], make: Callable[[int], bytes], report: Report | None = None) -> None:
     """Return once every file in `names` is in `step.shards`, or the step is complete.

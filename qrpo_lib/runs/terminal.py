@@ -12,8 +12,6 @@ if TYPE_CHECKING:  # `qrpo --help` does without
     from rich.console import Console
     from rich.text import Text
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 def make_console() -> Console:
     """A console that prints texts as they are, without markup, emoji or highlighting; styles are given beside them."""

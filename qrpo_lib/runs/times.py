@@ -20,7 +20,6 @@ from qrpo_lib.runs import pipeline
 if TYPE_CHECKING:
     from rich.table import Table
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 NOTEBOOKS = "notebooks"
 
@@ -43,7 +42,7 @@ class Phase:
 def processor_seconds() -> float:
     """Seconds that this process and its children that ended have computed, the kernel's work for them included."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def made_for() -> str | None:
@@ -62,15 +61,15 @@ def phases(records: Iterable[Mapping[str, Any]]) -> list[Phase]:
     for record in records:
         if not _is_notebook(record) and record.get("made_for"):
             within[record["made_for"]] = within.get(record["made_for"], 0.0) + (_seconds(record) or 0.0)
-    found: dict[str, list[tuple[float | None, float]]] = {}
+    by_phase: dict[str, list[tuple[float | None, float]]] = {}
     for record in records:
         seconds = _seconds(record)
         if _is_notebook(record) and seconds is not None:
             seconds = max(0.0, seconds - within.get(record["key"], 0.0))
         name = NOTEBOOKS if _is_notebook(record) else record["name"]
-        found.setdefault(name, []).append((seconds, float(record.get("seconds") or 0.0)))
-    names = sorted(found, key=lambda name: (name == NOTEBOOKS, pipeline.place(name), name))
-    return [_phase(name, found[name]) for name in names]
+        by_phase.setdefault(name, []).append((seconds, float(record.get("seconds") or 0.0)))
+    names = sorted(by_phase, key=lambda name: (name == NOTEBOOKS, pipeline.place(name), name))
+    return [_phase(name, by_phase[name]) for name in names]
 
 
 def last(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -83,17 +82,17 @@ def last(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list(newest.values())
 
 
-def render(found: Iterable[Phase]) -> Table:
+def render(every: Iterable[Phase]) -> Table:
     """A line for each phase and one for all; processor time in seconds, its share, that of one step, wall time."""
     from rich.table import Table
 
-    found = list(found)
-    total = sum(phase.processor_seconds or 0.0 for phase in found)
+    every = list(every)
+    total = sum(phase.processor_seconds or 0.0 for phase in every)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("phase", no_wrap=True)
     for header in ("steps", "processor s", "share", "a step", "wall s"):
         table.add_column(header, justify="right", no_wrap=True)
-    for phase in found:
+    for phase in every:
         seconds = phase.processor_seconds
         known = phase.steps - phase.unknown
         shown = ["not recorded", "", ""]
@@ -101,7 +100,7 @@ def render(found: Iterable[Phase]) -> Table:
             shown = [_shown(seconds), f"{seconds / total:.0%}" if total else "", _shown(seconds / known)]
         note = f" ({phase.unknown} not recorded)" if seconds is not None and phase.unknown else ""
         table.add_row(phase.name + note, str(phase.steps), *shown, _shown(phase.wall_seconds))
-    steps, wall = sum(phase.steps for phase in found), sum(phase.wall_seconds for phase in found)
+    steps, wall = sum(phase.steps for phase in every), sum(phase.wall_seconds for phase in every)
     table.add_row("all", str(steps), _shown(total), "", "", _shown(wall), style="bold")
     return table
 

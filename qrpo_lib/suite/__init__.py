@@ -2,3 +2,5 @@
 
 May import experiment and all below it; knows nothing of results, which notebooks import themselves.
 """
+
+IS_INFRASTRUCTURE = True  # all modules here: they move results around (`qrpo_lib.runs.code_version`)

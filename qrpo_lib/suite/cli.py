@@ -15,8 +15,6 @@ from pathlib import Path
 
 from qrpo_lib.runs import terminal
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _DEFAULT_PROFILE = "tiny"
 _REPORT = "report"  # where the site is written, below the working directory
@@ -27,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a notebook failed, 2 unusable input."""
     terminal.escape_what_cannot_be_encoded()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["train"]:
+    if arguments[:1] == ["train"]:  # which needs nothing but the core
         from qrpo_lib.suite import train
 
         return train.main(arguments[1:])
@@ -78,21 +76,21 @@ def reproduce(options: argparse.Namespace) -> int:
     selected = [job for job in selected if job.id not in unready]
     used = options.cores or cores.available()
     with display.Notebooks(len(selected)) as shown:
-        made = suite_reproduce.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
+        progress = suite_reproduce.reproduce(selected, force=options.force, cores=used, on_change=shown.update)
     if failure:
         _say(("failed ", "red"), failure)
-    for id, error in made.failures.items():
+    for id, error in progress.failures.items():
         _say(("failed ", "red"), f"{id}: {error}")
-    blocked = [*made.names("blocked"), *unready]
+    blocked = [*progress.names("blocked"), *unready]
     for id in blocked:
         _say(f"not run: {id}, which needs what failed")
-    executed = len(made.names("complete")) - len(made.skipped)
+    executed = len(progress.names("complete")) - len(progress.skipped)
     _say(
-        f"{executed} executed, {len(made.skipped)} skipped (complete), {len(made.failures)} failed, "
+        f"{executed} executed, {len(progress.skipped)} skipped (complete), {len(progress.failures)} failed, "
         f"{len(blocked)} not run, in {time.monotonic() - started:.0f} s. "
         f"Figures: {paths.project_root() / 'figures'}"
     )
-    if made.failures or failure:
+    if progress.failures or failure:
         return 1
     for line in headlines.results(profile):
         _say(line)
@@ -166,16 +164,16 @@ def list_runs(options: argparse.Namespace) -> int:
         return 0
     every = listing.rows()
     wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
-    found = listing.matching(every, options.names, **wanted)
+    listed = listing.matching(every, options.names, **wanted)
     if options.json or options.csv:
-        print(listing.as_json(found) if options.json else listing.as_csv(found))
+        print(listing.as_json(listed) if options.json else listing.as_csv(listed))
         return 0
     console = terminal.make_console()
     if not console.is_terminal:  # in a file nothing has to fit a screen
         console.width = _TABLE_WIDTH_OF_A_FILE
-    if found:
-        console.print(listing.render(found))
-    _say(f"{len(found)} of {len(every)} run folders in {paths.runs_folder()}.")
+    if listed:
+        console.print(listing.render(listed))
+    _say(f"{len(listed)} of {len(every)} run folders in {paths.runs_folder()}.")
     for name in cleaning.damaged():
         _say(
             ("corrupted ", "red"), f"{name}: its {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it."
@@ -243,32 +241,32 @@ def clean(options: argparse.Namespace) -> int:
     from qrpo_lib.suite import project_profiles
 
     if options.run is not None:
-        found = cleaning.named(options.run)
+        items = cleaning.named(options.run)
     elif options.all:
-        found = cleaning.everything()
+        items = cleaning.everything()
     else:
-        found = cleaning.unneeded(project_profiles.needed_folders([_absolute(options.profile)]))
-    for one in found:
-        origin = records.restored_from(one.path)
-        kind = f"{one.kind}, restored from {origin}" if origin else one.kind
-        _say(f"{terminal.size(one.size):>9}  {one.path.name}", (f"  {kind}", "dim"))
+        items = cleaning.unneeded(project_profiles.needed_folders([_absolute(options.profile)]))
+    for item in items:
+        origin = records.restored_from(item.path)
+        kind = f"{item.kind}, restored from {origin}" if origin else item.kind
+        _say(f"{terminal.size(item.size):>9}  {item.path.name}", (f"  {kind}", "dim"))
     if options.run is None:
         for name in cleaning.damaged():
             _say(f"Left as it is: {name}, whose {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it.")
-    if not found:
+    if not items:
         _say(f"Nothing to remove in {paths.runs_folder()}.")
         return 0
-    count = f"{len(found)} folder{'s' if len(found) > 1 else ''}"
-    total = f"{count} with {terminal.size(sum(one.size for one in found))} in {paths.runs_folder()}"
+    count = f"{len(items)} folder{'s' if len(items) > 1 else ''}"
+    total = f"{count} with {terminal.size(sum(item.size for item in items))} in {paths.runs_folder()}"
     if options.dry_run:
         _say(f"Would remove {total}; nothing was removed.")
         return 0
     if not options.yes and not _agreed(f"Remove {total}?"):
         return 0 if _can_ask() else 2
-    busy = [one for one in found if not cleaning.remove(one)]
-    for one in busy:
-        _say(f"Left as it is: {one.path.name}; a running command is at work on it.")
-    _say(f"{len(found) - len(busy)} removed.")
+    busy = [item for item in items if not cleaning.remove(item)]
+    for item in busy:
+        _say(f"Left as it is: {item.path.name}; a running command is at work on it.")
+    _say(f"{len(items) - len(busy)} removed.")
     return 0
 
 

@@ -8,8 +8,6 @@ from rich.table import Column
 from qrpo_lib.cluster import task
 from qrpo_lib.runs import terminal
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 class Notebooks:
     """A progress bar over notebooks on a terminal; a line for each event elsewhere."""

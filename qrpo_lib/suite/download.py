@@ -23,15 +23,13 @@ from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, Lee
 from qrpo_lib.runs import files
 from qrpo_lib.steps import released
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"[0-9a-f]{64}  \S.*")
 _NOTES = ".cache"  # of huggingface_hub, in the folder it downloads to
 
 
 @dataclass(frozen=True)
-class Source:
+class HubSource:
     """A model or a dataset at one commit."""
 
     kind: str
@@ -46,30 +44,30 @@ class Source:
         return Path(os.environ["QRPO_DATA"]) / self.name
 
 
-def sources(profile_name: str) -> list[Source]:
+def sources(profile_name: str) -> list[HubSource]:
     """Everything of the hub that a profile uses, each once."""
-    found = []
+    wanted = []
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
         if isinstance(profile.policy, HubPolicy):
-            found.append(Source("model", profile.policy.model, profile.policy.revision))
+            wanted.append(HubSource("model", profile.policy.model, profile.policy.revision))
         if isinstance(profile.task, ChatDataTask | LeetCodeTask):
-            found.append(Source("dataset", profile.task.dataset, profile.task.revision))
-            found.append(Source("model", profile.task.tokenizer, profile.task.tokenizer_revision))
+            wanted.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
+            wanted.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, DatasetTask | PointwiseTask):
-            sources = [one for one in profile.task.all_sources if not one.dataset.endswith(FILE_ENDINGS)]
-            found += [Source("dataset", one.dataset, one.revision) for one in sources]
+            sources = [source for source in profile.task.all_sources if not source.dataset.endswith(FILE_ENDINGS)]
+            wanted += [HubSource("dataset", source.dataset, source.revision) for source in sources]
         if hasattr(getattr(profile.task, "reward", None), "model"):
-            found.append(Source("model", profile.task.reward.model, profile.task.reward.revision))
-        found += [Source("dataset", *one) for one in released.sources(profile)]
+            wanted.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))
+        wanted += [HubSource("dataset", *source) for source in released.sources(profile)]
         if profile.alpaca_eval:
-            found.append(Source("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
+            wanted.append(HubSource("dataset", profile.alpaca_eval.dataset, profile.alpaca_eval.revision))
     # A tokenizer is usually the policy's own, then named without a revision a second time.
-    named = {(one.kind, one.name) for one in found if one.revision}
-    return [one for one in dict.fromkeys(found) if one.revision or (one.kind, one.name) not in named]
+    named = {(source.kind, source.name) for source in wanted if source.revision}
+    return [source for source in dict.fromkeys(wanted) if source.revision or (source.kind, source.name) not in named]
 
 
-def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) -> None:
+def fetch(source: HubSource, api: Any = None, tell: Callable[[str], None] = print) -> None:
     """Download what is not there yet, and check every file.
 
     Raises
@@ -100,10 +98,10 @@ def fetch(source: Source, api: Any = None, tell: Callable[[str], None] = print) 
         api.snapshot_download(source.name, repo_type=source.kind, revision=source.revision, local_dir=folder)
     except (OSError, ValueError) as error:
         raise hub.HubError(f"{source.kind} {source.name} could not be downloaded: {error}") from None
-    for one in described:
-        differs = _differs(folder / one.rfilename, one)
+    for entry in described:
+        differs = _differs(folder / entry.rfilename, entry)
         if differs:
-            raise hub.HubError(f"{folder / one.rfilename} {differs}: remove it and run the same command again.")
+            raise hub.HubError(f"{folder / entry.rfilename} {differs}: remove it and run the same command again.")
     sums = "".join(f"{files.file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
     files.write_atomically(folder / SUMS, sums.encode())  # last: it says that all is there
 
@@ -117,7 +115,7 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def check(source: Source) -> None:
+def check(source: HubSource) -> None:
     """Raise HubError if a file is not what `SHA256SUMS` says, or `SHA256SUMS` not what was written."""
     sums = source.folder / SUMS
     try:

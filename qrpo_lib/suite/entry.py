@@ -6,18 +6,11 @@ import sys
 
 from qrpo_lib.runs import extras
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command of `qrpo_lib.suite.cli`; 2 where an extra of the package is missing."""
     try:
         with extras.needed():
-            given = sys.argv[1:] if arguments is None else arguments
-            if given[:1] == ["train"]:  # which needs nothing but the core
-                from qrpo_lib.suite import train
-
-                return train.main(given[1:])
             from qrpo_lib.suite import cli
 
             return cli.main(arguments)

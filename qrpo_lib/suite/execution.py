@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from qrpo_lib.suite.notebooks import Job
 
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _ACCOUNT = ".account.jsonl"
 # Seconds that a kernel may take to start, and a cell's last outputs to come, on a machine that has much to do.
 _START_SECONDS, _OUTPUT_SECONDS = 600, 60
@@ -86,21 +84,21 @@ def _run_notebook(job: Job, step: keys.Step, folder: Path) -> None:
         raise NotebookError(
             failed or f"its kernel died: something killed it, or memory ran out.{failures.full_disk(*failures.disks())}"
         ) from None
-    made = account.read(noted)
+    kept = account.read(noted)
     (folder / _ACCOUNT).unlink(missing_ok=True)  # that of a command stays: its next notebooks look there
     check_unedited(job, step)
-    if made.failed:
-        raise NotebookError(_first_error(made))
-    rests_on = sorted(made.rests_on | inputs_there(job))
+    if kept.failed:
+        raise NotebookError(_first_error(kept))
+    rests_on = sorted(kept.rests_on | inputs_there(job))
     files.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
 
 
-def _first_error(made: account.Account) -> str:
+def _first_error(kept: account.Account) -> str:
     """What to say of a notebook whose trainings failed; empty if none did."""
-    if not made.failed:
+    if not kept.failed:
         return ""
-    name, error = next(iter(made.failed.items()))
-    others = f" {len(made.failed) - 1} more failed." if len(made.failed) > 1 else ""
+    name, error = next(iter(kept.failed.items()))
+    others = f" {len(kept.failed) - 1} more failed." if len(kept.failed) > 1 else ""
     return f"{name} failed twice: {error}{'' if error.endswith('.') else '.'}{others}"
 
 

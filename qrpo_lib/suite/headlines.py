@@ -12,8 +12,6 @@ from qrpo_lib.paper import claims
 from qrpo_lib.runs import paths
 from qrpo_lib.suite import notebooks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _FIGURE_1 = "figure-1.csv"
 _NAMES = {"initial": "initial policy", "sft": "SFT", "dpo": "DPO", "simpo": "SimPO", "rebel": "REBEL", "qrpo": "QRPO"}
 
@@ -22,7 +20,7 @@ def results(profile_name: str) -> list[str]:
     """Lines with each arm's best models (Figure 1) and the number of verdicts of each kind, as they are published."""
     figures, name = paths.project_root() / "figures", Path(profile_name).stem
     lines = [_best_models(path) for path in sorted((figures / name).glob(f"*/{_FIGURE_1}"))]
-    of_paper = [one for one in claims.of_ledger(claims.recorded(figures)) if one.origin == "paper"]
+    of_paper = [claim for claim in claims.of_ledger(claims.recorded(figures)) if claim.origin == "paper"]
     counted = claims.counts(of_paper, "paper")
     if of_paper:
         lines.append(f"The paper's claims: {', '.join(f'{count} {verdict}' for verdict, count in counted.items())}.")

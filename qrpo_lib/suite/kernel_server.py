@@ -15,8 +15,6 @@ import signal
 import socket
 import sys
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # The variable of a process's environment that says that its notebooks' kernels are forked.
 WANTED = "QRPO_FORKED_KERNELS"
 # Nothing that looks at import whether it is in a notebook (tqdm), starts threads, or is this package's.

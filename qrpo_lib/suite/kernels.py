@@ -24,8 +24,6 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from qrpo_lib.suite import kernel_server
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # What libraries read when they are imported: kernels that differ in it come from different servers.
 _READ_AT_IMPORT = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MATPLOTLIBRC", "PYTHONPATH")
 _SERVERS: dict[tuple, _Server] = {}

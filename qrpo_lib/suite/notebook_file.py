@@ -7,8 +7,6 @@ from pathlib import Path
 
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 class NotebookFileError(InputError):
     """A file is no notebook of format 4."""

@@ -26,18 +26,10 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.paths import project_root, runs_folder
 from qrpo_lib.steps import answers, initial_policy, reference_sampling, rounds
 from qrpo_lib.suite import notebook_file, publishing
-from qrpo_lib.suite.publishing import MANIFEST
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
-__all__ = ["MANIFEST"]  # also found here
 EXECUTED, RESTS_ON = "executed.ipynb", "rests_on.json"
-# Steps whose number depends on results: of each training, for the checkpoints that are reported.
-_ANSWERS_OF_CHECKPOINTS = ("report", "log_ratios")
 _ANSWERS = 8  # that the notebook `initial_policy` shows
 _ITERATIVE_SEEDS = 2  # of the experiment's: four plans each
-# Figure 4 and the claim about it compare all of these.
-_FOUR = {"dpo", "simpo", "rebel", "qrpo"}
 THEORY = ("partition_function", "noise", "asymptotics", "optimal_policy", "reference_sets", "target_error")
 ENUMERATED = ("exactness", "relatives")
 
@@ -89,23 +81,23 @@ class Job:
 
 def jobs(profile_name: str) -> list[Job]:
     """Every execution that a profile's reproduction consists of, in an order that respects `after`."""
-    made = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
-    made += [Job(f"experiments/{name}", f"experiments/{name}") for name in ENUMERATED]
+    ordered = [Job(f"theory/{name}", f"theory/{name}") for name in THEORY]
+    ordered += [Job(f"experiments/{name}", f"experiments/{name}") for name in ENUMERATED]
     makers: dict[str, Job] = {}  # of initial policies, which arms may share
     for arm in profiles.arms(profile_name):
-        made += _jobs_of_arm(profile_name, arm, makers)
-    shown = [job for job in made if job.path in ("results/tables", "results/alpaca_eval")]
+        ordered += _jobs_of_arm(profile_name, arm, makers)
+    shown = [job for job in ordered if job.path in ("results/tables", "results/alpaca_eval")]
     of_tables = tuple(step for job in shown for step in (job.step, *job.inputs))
     after = tuple(job.id for job in shown)
     if shown:
-        made.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
+        ordered.append(Job("results/protocol", "results/protocol", {"profile": profile_name}, of_tables, after))
     # What shows verdicts that other notebooks have published, and the pool's among them.
     together = ["results/worlds"] if profiles.worlds(profile_name) else []
-    steps = [step for job in made for step in (job.step, *job.inputs)]
+    steps = [step for job in ordered for step in (job.step, *job.inputs)]
     for path in (*together, "results/power", "results/claims"):
-        made.append(Job(path, path, {"profile": profile_name}, tuple(steps), tuple(job.id for job in made)))
-        steps += (made[-1].step, *made[-1].inputs)
-    return made
+        ordered.append(Job(path, path, {"profile": profile_name}, tuple(steps), tuple(job.id for job in ordered)))
+        steps += (ordered[-1].step, *ordered[-1].inputs)
+    return ordered
 
 
 def in_world(selected: list[Job], profile_name: str, world: int) -> list[Job]:
@@ -123,41 +115,41 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     if profile.experiment.shows == "relatives":
         return _jobs_of_relatives(profile_name, profile)
     steps, job = sweep.Steps(profile), functools.partial(_job_of_arm, profile_name, profile)
-    made = _jobs_before_training(profile, job, steps, makers)
-    sampling = made[1]
+    ordered = _jobs_before_training(profile, job, steps, makers)
+    sampling = ordered[1]
     grid, scaling = _steps(steps, sweep.grid(profile)), _steps(steps, sweep.scaling(profile))
     transformations = _steps(steps, sweep.transformations(profile))
     # DPO's gain is the scale of the smallest effects that matter (claims.toml).
     dpo = _steps(steps, [run for run in sweep.grid(profile) if run.algorithm == "dpo"])
     possible, every = _steps(steps, sweep.possible(profile)), (*grid, *scaling, *transformations)
-    all_runs = job("experiments/sweep", every, tuple(made), possible=possible, all_cores=True)
-    made.append(all_runs)
+    all_runs = job("experiments/sweep", every, tuple(ordered), possible=possible, all_cores=True)
+    ordered.append(all_runs)
     # Arms for Figure 4 and its cause, not for the paper's comparison.
     if reward_traits.prefers_length(profile) or reward_traits.has_annotator(profile):
-        return [*made, job("results/length_bias", grid, (all_runs,))]
+        return [*ordered, job("results/length_bias", grid, (all_runs,))]
     if profile.experiment.shows == "scaling":
-        return [*made, job("results/scaling", (*scaling, *dpo), (all_runs,))]
-    one = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
-    training = _steps(steps, [sweep.own_run(profile, one["algorithm"], one["seed"])])
+        return [*ordered, job("results/scaling", (*scaling, *dpo), (all_runs,))]
+    trained = {"algorithm": profile.experiment.algorithms[-1], "seed": profile.experiment.seeds[0]}
+    training = _steps(steps, [sweep.own_run(profile, trained["algorithm"], trained["seed"])])
     training += _steps(steps, list(dict.fromkeys([*sweep.figure_6(profile), *sweep.threshold_runs(profile)])))
-    made += [
-        job("experiments/training", training, (all_runs,), parameters=one),
+    ordered += [
+        job("experiments/training", training, (all_runs,), parameters=trained),
         job("results/tables", grid, (all_runs,)),
     ]
     if scaling:
-        made.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
+        ordered.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
     if transformations:
-        made.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
-    if reward_traits.has_lc_reward(profile) and set(profile.experiment.algorithms) >= _FOUR:
-        made.append(job("results/length_bias", grid, (all_runs,)))
+        ordered.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
     if reward_traits.has_lc_reward(profile):
-        made.append(job("results/alpaca_eval", grid, (all_runs,)))
+        if set(profile.experiment.algorithms) == set(profiles.ALGORITHMS):  # Figure 4 and its claim compare them all
+            ordered.append(job("results/length_bias", grid, (all_runs,)))
+        ordered.append(job("results/alpaca_eval", grid, (all_runs,)))
     if profile.experiment.rounds is not None:
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
         plans = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
         last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in plans)
-        made.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
-    return made
+        ordered.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
+    return ordered
 
 
 def _job_of_arm(
@@ -185,23 +177,23 @@ def _jobs_before_training(
     before = (maker,) if maker else ()
     first = job("experiments/initial_policy", (policy,), before, threads=threads, possible=answered)
     makers.setdefault(policy.key, first)
-    made = [first, job("experiments/reference_sampling", (completions,), (first,), threads=threads)]
+    ordered = [first, job("experiments/reference_sampling", (completions,), (first,), threads=threads)]
     if reward_traits.has_stated_properties(profile):
         of_beta = _steps(steps, sweep.of_beta(profile))
-        made.append(job("experiments/task_properties", of_beta, tuple(made), threads=threads))
-    return made
+        ordered.append(job("experiments/task_properties", of_beta, tuple(ordered), threads=threads))
+    return ordered
 
 
 def _jobs_of_relatives(profile_name: str, profile: profiles.Profile) -> list[Job]:
     """A notebook for each study of QRPO beside its relatives; those before it come first, as studies share models."""
-    made: list[Job] = []
+    ordered: list[Job] = []
     for study in profile.experiment.relatives:
         models = relatives.models(profile, study.study)
         inputs = tuple(model.answered(profile, split) for model in models for split in relatives.SPLITS)
         inputs += (relatives.before_training(profile, study.study, "reporting"),)
         path = f"results/beyond_{study.study}"
-        made.append(_job_of_arm(profile_name, profile, path, inputs, tuple(made), all_cores=True))
-    return made
+        ordered.append(_job_of_arm(profile_name, profile, path, inputs, tuple(ordered), all_cores=True))
+    return ordered
 
 
 def _steps(steps: sweep.Steps, wanted: list[sweep.Run]) -> tuple[keys.Step, ...]:
@@ -217,10 +209,10 @@ def select(all_jobs: list[Job], only: list[str]) -> list[Job]:
     """
     chosen: set[str] = set()
     for name in only:
-        found = [job for job in all_jobs if _is_named(job, name)]
-        paths = list(dict.fromkeys(job.path for job in found))
+        named = [job for job in all_jobs if _is_named(job, name)]
+        paths = list(dict.fromkeys(job.path for job in named))
         if len(paths) == 1:
-            chosen |= {job.id for job in found}
+            chosen |= {job.id for job in named}
             continue
         known = list(dict.fromkeys(job.path for job in all_jobs))
         if paths:
@@ -286,7 +278,7 @@ def is_complete(job: Job, whole: set[str] | None = None) -> bool:
 
 def inputs_there(job: Job) -> set[str]:
     """Names of the run folders that the job declares as its inputs, and of theirs, as far as they are there."""
-    return {step.folder_name for step in keys.with_inputs(*job.inputs) if step.folder.exists()}
+    return keys.there(*job.inputs)
 
 
 def is_there(name: str, whole: set[str]) -> bool:
@@ -321,9 +313,9 @@ def needed_folders(all_jobs: list[Job]) -> set[str]:
 
 def _of_trainings(needed: set[str]) -> set[str]:
     """Names of the folders with what a checkpoint of these trainings answers, which results decide, and what for."""
-    found = set()
+    names = set()
     for folder, record in records.read_all():
         inputs = {f"{name}-{key}" for name, key in record.get("inputs", {}).items()}
-        if record["name"] in _ANSWERS_OF_CHECKPOINTS and inputs & needed:
-            found |= {folder.name, *inputs}
-    return found
+        if record["name"] in pipeline.OF_CHECKPOINTS and inputs & needed:
+            names |= {folder.name, *inputs}
+    return names

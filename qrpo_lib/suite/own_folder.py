@@ -19,8 +19,6 @@ from pathlib import Path, PurePosixPath
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.files import file_sha256, write_atomically
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 MARKER = ".qrpo-report.json"
 _NEW = ".qrpo-report.partial"
 
@@ -42,7 +40,7 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
         already and is not on the list. Nothing was changed then.
     """
     before = _listed(folder, maker)
-    made = not folder.exists()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / _NEW
     _write_marker(folder, maker, before)
@@ -55,7 +53,7 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
         _remove_new(new)
         if not before and not _others(folder):
             (folder / MARKER).unlink(missing_ok=True)
-            if made:
+            if is_new:
                 folder.rmdir()
         raise
 

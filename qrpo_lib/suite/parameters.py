@@ -22,8 +22,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebook_file
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # How papermill's injected cell begins (papermill.translators).
 _INJECTED = "# Parameters"
 
@@ -144,10 +142,10 @@ def _check_limit(name: str, value: Any, limit: _Limit | None) -> None:
         return
     if not values:
         raise ParameterError(f"The parameter {name!r} must have at least one value, each {limit.words}.")
-    for one in values:
-        if not limit.holds(_spelled(name, one)):
+    for item in values:
+        if not limit.holds(_spelled(name, item)):
             each = "have values" if isinstance(value, list) else "be"
-            raise ParameterError(f"The parameter {name!r} must {each} {limit.words}, not {one!r}.")
+            raise ParameterError(f"The parameter {name!r} must {each} {limit.words}, not {item!r}.")
 
 
 def _spelled(name: str, value: Any) -> Any:
@@ -167,7 +165,7 @@ def check_parameters(namespace: dict[str, Any]) -> None:
         There is no such profile or arm, or it cannot be used.
     """
     history = [source for source in namespace.get("In", []) if source]
-    declarations = [found for found in map(_declarations, history) if found]
+    declarations = [annotated for annotated in map(_declarations, history) if annotated]
     if not declarations:
         raise ParameterError("Run the cell tagged 'parameters' first.")
     declared = declarations[-1]

@@ -12,12 +12,13 @@ import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import get_args
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qrpo_lib.cluster.task import Task, in_order
+from qrpo_lib.cluster.task import ScheduledTask, in_order
 from qrpo_lib.experiment import grid, relatives
 from qrpo_lib.experiment import jobs as pipeline
 from qrpo_lib.profiles import settings as profiles
@@ -27,13 +28,11 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, plan_memory, plan_sizes
 from qrpo_lib.suite.plan_sizes import Sizes
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 _BYTES_A_TOKEN = 8  # of a completions file: ids, text and log-probability, compressed
 _BYTES_A_PARAMETER = {"bfloat16": 2, "float32": 4}
 _BYTES_TO_RESUME = 12  # a parameter: weights and Adam's two moments in float32
-_STAGES = ("policy", "sft", "sampling", "scoring", "reference_log_probs", "training", "evaluation")
 _REPORTS = "reports"
+_SUMMED = ("steps", "done", "jobs", "tokens", "hours", "disk")  # over all stages
 # Operations a parameter and token: the forward pass, the backward pass, and the forward pass again where activations
 # are not kept (gradient checkpointing).
 _FORWARD, _BACKWARD, _AGAIN = 2, 4, 2
@@ -67,10 +66,10 @@ class Assumptions:
     tokens_a_second: float = _AUTHORS_TOKENS_A_SECOND
 
     def __post_init__(self):
-        for of in fields(self):
-            value = getattr(self, of.name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if value is not None and not 0 < value < math.inf:
-                option = f"--{of.name.replace('_', '-')}"
+                option = f"--{field.name.replace('_', '-')}"
                 raise InputError(f"{option} must be a number above 0, not {value:g}.")
 
     def seconds(self, operations: float) -> float:
@@ -108,7 +107,7 @@ class Cost:
     told: str
 
 
-def tasks_of_arm(profile: Profile) -> list[Task]:
+def tasks_of_arm(profile: Profile) -> list[ScheduledTask]:
     """Every step that the arm is known to need, each after what it needs; the best cells' further seeds come later."""
     before = [pipeline.policy(profile), pipeline.sampling(profile)]
     if profile.experiment.shows == "relatives":
@@ -121,7 +120,7 @@ def tasks_of_arm(profile: Profile) -> list[Task]:
     return list(in_order([*before, *models]).values())
 
 
-def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:
+def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[ScheduledTask]:
     """The tasks whose folders these notebooks read, of those notebooks that are not complete."""
     read = {step.folder_name for job in jobs if not notebooks.is_complete(job) for step in job.inputs}
     arms = [profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)]
@@ -130,25 +129,25 @@ def needed(profile_name: str, jobs: Iterable[notebooks.Job]) -> list[Task]:
 
 def stages(profile_name: str, assumptions: Assumptions) -> list[Stage]:
     """What the profile would run. A step that several arms share is counted in the first of them."""
-    found, seen = [], set()
+    planned, seen = [], set()
     for arm in profiles.arms(profile_name):
         profile = profiles.load(profile_name, arm)
         plan_memory.check(profile, plan_memory.of_arm(profile))
         of_arm = [task for task in tasks_of_arm(profile) if task.name not in seen]
         seen |= {task.name for task in of_arm}
         sizes = plan_sizes.of_arm(profile)
-        kinds = dict.fromkeys([*_STAGES, *(task.kind for task in of_arm)])
+        kinds = dict.fromkeys([*get_args(profiles.Kind), *(task.kind for task in of_arm)])
         for kind in kinds:
             of_kind = [task for task in of_arm if task.kind == kind]
             if of_kind:
-                found.append(_stage(profile, kind, of_kind, assumptions, sizes))
+                planned.append(_stage(profile, kind, of_kind, assumptions, sizes))
         if profile.experiment.shows == "relatives":  # whose answers to the reporting prompts are among its tasks
             continue
-        found += [stage for stage in [_reports(profile, of_arm, assumptions, sizes)] if stage.steps]
-    return found
+        planned += [stage for stage in [_reports(profile, of_arm, assumptions, sizes)] if stage.steps]
+    return planned
 
 
-def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+def _stage(profile: Profile, kind: str, of_kind: list[ScheduledTask], assumed: Assumptions, sizes: Sizes) -> Stage:
     is_open = [not task.step.folder.is_dir() for task in of_kind]
     resources = profile.dispatch.of_kind(kind)
     costs = [_cost(profile, task, assumed, sizes) for task in of_kind]
@@ -168,21 +167,19 @@ def _stage(profile: Profile, kind: str, of_kind: list[Task], assumed: Assumption
     )
 
 
-def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: Sizes) -> Stage:
+def _reports(profile: Profile, of_arm: list[ScheduledTask], assumed: Assumptions, sizes: Sizes) -> Stage:
     """The answers to the reporting prompts, of the checkpoints that are reported, and their log-probabilities."""
     number, with_log_ratios = grid.most_reports(profile)
     trained = {task.name for task in of_arm if task.kind == "training"}
-    made = [record["inputs"].get("training") for _, record in records.read_all() if record["name"] == "report"]
-    done = min(number, sum(f"training-{key}" in trained for key in made))
-    one = _answering(profile, assumed, sizes, "reporting", 1)
+    trainings = [record["inputs"].get("training") for _, record in records.read_all() if record["name"] == "report"]
+    done = min(number, sum(f"training-{key}" in trained for key in trainings))
+    answers = _answering(profile, assumed, sizes, "reporting", 1)
     prompts, repeats = plan_sizes.of_split(profile, sizes, "reporting"), profile.evaluation.of_split("reporting")
     read = prompts * repeats * (_completion_tokens(profile, assumed) + assumed.prompt_tokens)
     passes = assumed.seconds(_FORWARD * 2 * sizes.policy.number * read)
     left, resources = number - done, profile.dispatch.of_kind("evaluation")
     share = left / number if number else 0
-    told = (
-        f"{one.told}; of {with_log_ratios} also {_FORWARD} x 2 x {_short(sizes.policy.number)} x {_short(read)} tokens"
-    )
+    log_ratios = f"{_FORWARD} x 2 x {_short(sizes.policy.number)} x {_short(read)} tokens for log-probabilities"
     return Stage(
         arm=profile.arm,
         kind=_REPORTS,
@@ -190,10 +187,10 @@ def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: 
         done=done,
         jobs=left * resources.workers,
         nodes=resources.nodes,
-        tokens=left * one.tokens,
-        hours=(left * one.seconds + share * with_log_ratios * passes) / 3600,
-        disk=left * one.bytes / 1e9,
-        arithmetic=f"at most, {told} for log-probabilities",
+        tokens=left * answers.tokens,
+        hours=(left * answers.seconds + share * with_log_ratios * passes) / 3600,
+        disk=left * answers.bytes / 1e9,
+        arithmetic=f"at most, {answers.told}; of {with_log_ratios} also {log_ratios}",
         notes=tuple(sizes.notes),
     )
 
@@ -201,7 +198,7 @@ def _reports(profile: Profile, of_arm: list[Task], assumed: Assumptions, sizes: 
 # --- one step of each kind --------------------------------------------------------------------------------------------
 
 
-def _cost(profile: Profile, task: Task, assumed: Assumptions, sizes: Sizes) -> Cost:
+def _cost(profile: Profile, task: ScheduledTask, assumed: Assumptions, sizes: Sizes) -> Cost:
     if task.kind == "evaluation":
         alone = task.step.name in ("reference_evaluation", "relative_evaluation")
         checkpoints = 1 if alone else _checkpoints(profile, sizes)
@@ -233,13 +230,16 @@ def _sft(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
 
 
 def _sampling(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
-    prompts = sizes.train.number + sizes.held_out.number
-    each, length = profile.reference_sampling.sampled, _completion_tokens(profile, assumed)
-    tokens = prompts * each * length
-    seconds = tokens / assumed.tokens_a_second
-    told = f"{prompts:,} prompts x {each} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
+    prompts, each = sizes.train.number + sizes.held_out.number, profile.reference_sampling.sampled
+    return _sampled(profile, assumed, sizes, prompts * each, f"{prompts:,} prompts x {each}")
+
+
+def _sampled(profile: Profile, assumed: Assumptions, sizes: Sizes, completions: float, told: str) -> Cost:
+    """So many completions, with rewards, by one device with the profile's engine."""
+    length = _completion_tokens(profile, assumed)
+    tokens, read = completions * length, completions * (length + assumed.prompt_tokens)
+    seconds, told = tokens / assumed.tokens_a_second, f"{told} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
     if sizes.reward_model.number:
-        read = prompts * each * (length + assumed.prompt_tokens)
         seconds += assumed.seconds(_FORWARD * sizes.reward_model.number * read)
         told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
     return Cost(tokens, seconds, tokens * _BYTES_A_TOKEN, told)
@@ -261,16 +261,10 @@ def _scoring(profile: Profile, assumed: Assumptions, sizes: Sizes) -> Cost:
 
 
 def _answering(profile: Profile, assumed: Assumptions, sizes: Sizes, split: str, policies: int) -> Cost:
-    """Answers of so many policies to the prompts of a split, with rewards, by one device with the profile's engine."""
+    """Answers of so many policies to the prompts of a split."""
     prompts, repeats = plan_sizes.of_split(profile, sizes, split), profile.evaluation.of_split(split)
-    length = _completion_tokens(profile, assumed)
-    written = policies * prompts * repeats * length
-    read = policies * prompts * repeats * (length + assumed.prompt_tokens)
-    seconds = written / assumed.tokens_a_second + assumed.seconds(_FORWARD * sizes.reward_model.number * read)
-    told = f"{policies} x {prompts:,} prompts x {repeats} x {length:.0f} tokens at {assumed.tokens_a_second:.0f}/s"
-    if sizes.reward_model.number:
-        told += f", then {_FORWARD} x {_short(sizes.reward_model.number)} x {_short(read)} tokens scored"
-    return Cost(written, seconds, written * _BYTES_A_TOKEN, told)
+    told = f"{policies} x {prompts:,} prompts x {repeats}"
+    return _sampled(profile, assumed, sizes, policies * prompts * repeats, told)
 
 
 def _training(profile: Profile, assumed: Assumptions, sizes: Sizes, reference: bool) -> Cost:
@@ -340,13 +334,13 @@ def _completion_tokens(profile: Profile, assumed: Assumptions) -> float:
     return assumed.completion_tokens or min(_AUTHORS_COMPLETION_TOKENS, most / 2)
 
 
-def resuming_disk(profile_name: str, found: list[Stage]) -> tuple[int, float]:
+def resuming_disk(profile_name: str, planned: list[Stage]) -> tuple[int, float]:
     """Trainings that run at once, and the GB of what they have on disk until they are evaluated.
 
     Each has one checkpoint to resume from, for a moment the one that takes its place, and the policies of all.
     """
     at_once = profiles.load(profile_name).dispatch.simultaneous
-    still = {stage.arm: stage.steps - stage.done for stage in found if stage.kind == "training"}
+    still = {stage.arm: stage.steps - stage.done for stage in planned if stage.kind == "training"}
     of_arms = []
     for arm, number in still.items():
         profile = profiles.load(profile_name, arm)
@@ -360,27 +354,28 @@ def resuming_disk(profile_name: str, found: list[Stage]) -> tuple[int, float]:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def render(profile_name: str, found: list[Stage], assumed: Assumptions) -> Group:
+def render(profile_name: str, planned: list[Stage], assumed: Assumptions) -> Group:
     """The table, its sums, how each estimate comes about, and what it assumes."""
     settings = profiles.load(profile_name).dispatch
     device = "GPU" if any(resources.gpus_per_node for resources in settings.resources.values()) else "device"
     columns = ("arm", "stage", "steps", "done", "jobs", "nodes a job", "tokens", f"{device}-hours", "disk (GB)")
     table = Table(*columns, box=None, pad_edge=False)
-    for one in found:
-        cells = (one.steps, one.done, one.jobs, one.nodes, _short(one.tokens), f"{one.hours:,.1f}", f"{one.disk:,.1f}")
-        table.add_row(one.arm, one.kind, *map(str, cells))
-    total = [sum(getattr(one, name) for one in found) for name in ("steps", "done", "jobs", "tokens", "hours", "disk")]
-    steps, done, jobs, tokens, hours, disk = total
+    for stage in planned:
+        sizes = (_short(stage.tokens), f"{stage.hours:,.1f}", f"{stage.disk:,.1f}")
+        cells = (stage.steps, stage.done, stage.jobs, stage.nodes, *sizes)
+        table.add_row(stage.arm, stage.kind, *map(str, cells))
+    total = {name: sum(getattr(stage, name) for stage in planned) for name in _SUMMED}
+    steps, done, jobs, tokens, hours, disk = total.values()
     table.add_row(
         "all", "", str(steps), str(done), str(jobs), "", _short(tokens), f"{hours:,.1f}", f"{disk:,.1f}", style="bold"
     )
     lines = ["", "One step of each stage, unless it is done:"]
-    lines += [f"  {one.arm}, {one.kind}: {one.arithmetic}" for one in found]
-    notes = dict.fromkeys(note for one in found if one.done < one.steps for note in one.notes)
+    lines += [f"  {stage.arm}, {stage.kind}: {stage.arithmetic}" for stage in planned]
+    notes = dict.fromkeys(note for stage in planned if stage.done < stage.steps for note in stage.notes)
     lines += ["", "Of the sizes:", *(f"  {note}." for note in notes)] if notes else []
     memory = _memory(profile_name)
     lines += ["", "Memory in training:", *memory] if memory else []
-    at_once, while_running = resuming_disk(profile_name, found)
+    at_once, while_running = resuming_disk(profile_name, planned)
     if at_once:
         lines += [
             "",
@@ -416,9 +411,9 @@ def _memory(profile_name: str) -> list[str]:
     beside = "" if limit is None else f" of {limit:g}"
     lines = []
     for arm in arms:
-        found = plan_memory.of_arm(arm)
-        lines += [f"  {arm.arm}: {one.told()}{beside}" for one in found]
-        if not found and arm.dispatch.of_kind("training").gpus_per_node:
+        needs = plan_memory.of_arm(arm)
+        lines += [f"  {arm.arm}: {need.told()}{beside}" for need in needs]
+        if not needs and arm.dispatch.of_kind("training").gpus_per_node:
             why = "no local copy whose config.json tells its layers"
             lines.append(f"  {arm.arm}: UNKNOWN for {getattr(arm.policy, 'model', arm.policy.source)} ({why})")
     return lines

@@ -16,8 +16,6 @@ from qrpo_lib.runs.errors import InputError
 from qrpo_lib.steps import initial_policy, shifts
 from qrpo_lib.suite import plan_sizes
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 GIB = 2**30
 # Of logits in float32 (`qrpo_lib.training.log_probs`): of a tile, and of all that are kept for the backward pass.
 _TILE_BYTES = 4 * 2**25
@@ -73,7 +71,7 @@ def of_arm(profile: Profile) -> list[Memory]:
         return []
     parameters, settings = plan_sizes.policy(profile).number, profile.training
     longest = settings.max_tokens or profile.reference_sampling.max_new_tokens
-    found = []
+    memories = []
     kinds = {"training": (settings.micro_batch_size, 2)}
     if profile.sft and any(map(shifts.is_tuned_first, profile.experiment.settings or [settings.setting])):
         kinds["sft"] = (profile.sft.micro_batch_size, 1)
@@ -81,18 +79,18 @@ def of_arm(profile: Profile) -> list[Memory]:
         states = _states(profile, profile.dispatch.of_kind(kind), parameters, shape)
         tokens = rows * sides * longest
         taken = activations(shape, tokens, checkpointing=settings.gradient_checkpointing, size=_residual(profile))
-        found.append(Memory(kind, *states, taken))
-    return found
+        memories.append(Memory(kind, *states, taken))
+    return memories
 
 
-def check(profile: Profile, found: list[Memory]) -> None:
+def check(profile: Profile, needs: list[Memory]) -> None:
     """Raises InputError for a job that needs more than the profile's `dispatch.gpu_memory_gb`."""
     limit = profile.dispatch.gpu_memory_gb
-    for one in found:
-        if limit is not None and one.total > limit * GIB:
+    for need in needs:
+        if limit is not None and need.total > limit * GIB:
             remedy = "" if profile.training.gradient_checkpointing else "set training.gradient_checkpointing = true, "
             raise InputError(
-                f"The arm {profile.arm} does not fit its GPUs of {limit:g} GiB: {one.told()}. To make it fit, {remedy}"
+                f"The arm {profile.arm} does not fit its GPUs of {limit:g} GiB: {need.told()}. To make it fit, {remedy}"
                 "take a smaller micro_batch_size or max_tokens, or more GPUs a job."
             )
 
@@ -149,8 +147,8 @@ def _shape(profile: Profile) -> Shape | None:
     """By the configuration where there is one, else of a model that is known."""
     if not isinstance(profile.policy, HubPolicy):
         return None
-    made = initial_policy.step(profile).folder
-    folder = made if made.is_dir() else hub.local_copy(profile.policy.model)
+    converted = initial_policy.step(profile).folder
+    folder = converted if converted.is_dir() else hub.local_copy(profile.policy.model)
     known = _SHAPES.get(profile.policy.model)
     return (_of_configuration(folder) if folder else None) or known
 

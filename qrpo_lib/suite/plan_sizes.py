@@ -19,8 +19,6 @@ from qrpo_lib.steps import initial_policy
 from qrpo_lib.tasks import hub_task
 from qrpo_lib.tasks import registry as tasks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # Parameters of the models that the suite or its own profiles name.
 _PARAMETERS = {
     "allenai/Llama-3.1-Tulu-3-8B-SFT": 8.03e9,
@@ -34,6 +32,7 @@ _PROMPTS = {
     "HuggingFaceH4/ultrafeedback_binarized": (61_024, 1_995),
     "newfacade/LeetCodeDataset": (2_563, 223),
 }
+_PAPERS_DATASETS = dict(zip(("magpieair", "ultrafeedback", "leetcode"), _PROMPTS, strict=True))
 _PAPERS_POLICY, _PAPERS_REWARD_MODEL = 8e9, 7.5e9
 
 
@@ -77,7 +76,7 @@ def prompts(profile: Profile) -> tuple[Size, Size]:
         counts = json.loads((prepared.folder / hub_task.COUNTS).read_text(encoding="utf-8"))
         return Size(counts["train"]["remain"]), Size(counts["test"]["remain"])
     folder = hub.local_copy(task.dataset)
-    train, held_out = _PROMPTS.get(task.dataset) or _PROMPTS[_papers_dataset(task)]
+    train, held_out = _PROMPTS.get(task.dataset) or _PROMPTS[_PAPERS_DATASETS[task.name]]
     if folder:
         rows = [hub.rows(folder, split) for split in (task.train_split, task.test_split)]
         if None not in rows:
@@ -103,11 +102,6 @@ def of_split(profile: Profile, sizes: Sizes, split: str) -> int:
     return sum(prompt.split == split for prompt in tasks.of(profile.task).prompts(profile.seed))
 
 
-def _papers_dataset(task: ChatDataTask | LeetCodeTask) -> str:
-    places = {"magpieair": 0, "ultrafeedback": 1, "leetcode": 2}
-    return list(_PROMPTS)[places[task.name]]
-
-
 def policy(profile: Profile) -> Size:
     """Parameters of the policy: by arithmetic, of the run folder or the local copy, or of a model that is known."""
     settings = profile.policy
@@ -117,8 +111,8 @@ def policy(profile: Profile) -> Size:
         return Size(settings.vocabulary_size * width + layers + width)
     if not isinstance(settings, HubPolicy):
         return Size(_PARAMETERS["smollm2"])
-    made = initial_policy.step(profile).folder
-    return _model(settings.model, made if made.is_dir() else None, _PAPERS_POLICY)
+    converted = initial_policy.step(profile).folder
+    return _model(settings.model, converted if converted.is_dir() else None, _PAPERS_POLICY)
 
 
 def reward_model(profile: Profile) -> Size:
@@ -129,9 +123,9 @@ def reward_model(profile: Profile) -> Size:
 
 def _model(name: str, folder: Path | None, papers: float) -> Size:
     folder = folder or hub.local_copy(name)
-    found = _parameters(folder) if folder else None
-    if found is not None:
-        return Size(found)
+    parameters = _parameters(folder) if folder else None
+    if parameters is not None:
+        return Size(parameters)
     if name in _PARAMETERS:
         return Size(_PARAMETERS[name])
     why = "no readable config.json or weights in its local copy" if folder else "no local copy"

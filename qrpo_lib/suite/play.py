@@ -20,7 +20,6 @@ from qrpo_lib.theory import figures as theory_figures
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 _DRAWS = 4000  # of an estimate, for one picture
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 NOTEBOOKS = "notebooks"
 _SMOL = "requirements-smol.txt"
 

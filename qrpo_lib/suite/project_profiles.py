@@ -20,8 +20,6 @@ from qrpo_lib.runs import paths, pipeline, records
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 # A .toml file with one of these at its top level is meant as a profile; `pyproject.toml` and the like have none.
 _MARKS = {"extends", "arms"}
 _MARKED_LINE = re.compile(r"^\s*(extends\s*=|\[arms\b)", re.MULTILINE)
@@ -61,9 +59,9 @@ def needed_folders(further: Iterable[str] = ()) -> set[str]:
 def files() -> list[Path]:
     """The .toml files that are meant as profiles, beside the suite's own."""
     root = paths.project_root()
-    found = [*_below(root), *sorted(Path.cwd().glob("*.toml")), *_of_executed_notebooks()]
+    candidates = [*_below(root), *sorted(Path.cwd().glob("*.toml")), *_of_executed_notebooks()]
     own = profiles.FOLDER.resolve()
-    every = dict.fromkeys(path.resolve() for path in found)
+    every = dict.fromkeys(path.resolve() for path in candidates)
     return [path for path in every if path.is_file() and path.parent != own and _is_profile(path)]
 
 

@@ -14,8 +14,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs.code_version import package_file
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 SHOWN = ("tiny", "smol", "gh200", "gh200-released")
 _KEY = re.compile(r"\{(\??)([a-z0-9_.]+)\}")
 _NOTHING = "–"
@@ -41,38 +39,34 @@ def content() -> dict[str, Any]:
 
 def page() -> str:
     """docs/protocol.md."""
-    found = content()
-    parts = [_HEADER.format(**found, short=found["commit"][:7]).strip()]
+    known = content()
+    parts = [_HEADER.format(**known, short=known["commit"][:7]).strip()]
     section = None
-    for item in found["items"]:
+    for item in known["items"]:
         if item["section"] != section:
             section = item["section"]
-            parts.append(f"## {_section(section)}")
-        parts.append(_item(item, found))
+            parts.append(f"## {'Appendix' if section.startswith('L') else 'Section'} {section}")
+        parts.append(_item(item, known))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(name: str) -> str:
-    return f"Appendix {name}" if name.startswith("L") else f"Section {name}"
-
-
-def _item(item: dict[str, str], found: dict[str, Any]) -> str:
+def _item(item: dict[str, str], known: dict[str, Any]) -> str:
     lines = [f"### {item['title']}", ""]
     lines.append(f"- **Paper.** {item['paper']}")
-    lines.append(f"- **Authors' code.** {item['code']} {_files(item['file'], found)}")
+    lines.append(f"- **Authors' code.** {item['code']} {_files(item['file'], known)}")
     lines += [f"- **{name}.** {told}" for name, told in _told(item).items()]
     lines.append(f"- **Why.** {item['why']}")
     return "\n".join(lines)
 
 
-def _files(names: str, found: dict[str, Any]) -> str:
+def _files(names: str, code: dict[str, Any]) -> str:
     """Links to files of the authors; a name without folder is in the folder of the one before."""
     links, folder = [], ""
     for name in names.split(", "):
         path = name if "/" in name or not folder else f"{folder}/{name}"
         folder = path.rpartition("/")[0]
         kind = "tree" if path.endswith("/") else "blob"
-        links.append(f"[{path.rstrip('/').rpartition('/')[2]}]({found['repository']}/{kind}/{found['commit']}/{path})")
+        links.append(f"[{path.rstrip('/').rpartition('/')[2]}]({code['repository']}/{kind}/{code['commit']}/{path})")
     return f"({', '.join(links)})"
 
 
@@ -91,7 +85,7 @@ def _of_profile(name: str, item: dict[str, str]) -> str:
         by_told.setdefault(shown(profiles.load(name, arm), item), []).append(arm)
     if len(by_told) == 1:
         return next(iter(by_told))
-    return "; ".join(f"{told} ({', '.join(of)})" for told, of in by_told.items())
+    return "; ".join(f"{told} ({', '.join(some)})" for told, some in by_told.items())
 
 
 def shown(profile: Profile, item: dict[str, str]) -> str:
@@ -108,16 +102,16 @@ def shown(profile: Profile, item: dict[str, str]) -> str:
 
 def _value(profile: Profile, key: str) -> Any:
     """A setting by its dotted name, None where the profile has none; of several studies the first."""
-    found: Any = profile
+    value: Any = profile
     for part in key.split("."):
-        if isinstance(found, dict):
-            found = found.get(part)
+        if isinstance(value, dict):
+            value = value.get(part)
         else:
-            found = found[0] if isinstance(found, list) and found else found
-            found = getattr(found, part, None)
-        if found is None or found == []:
+            value = value[0] if isinstance(value, list) and value else value
+            value = getattr(value, part, None)
+        if value is None or value == []:
             return None
-    return found
+    return value
 
 
 def _text(value: Any) -> str:

@@ -9,8 +9,6 @@ from typing import Any
 from qrpo_lib.runs import files, folders, records
 from qrpo_lib.runs.paths import project_root
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 MANIFEST = "manifest.json"
 # Inside a notebook's run folder, what it made to be published.
 FIGURES = "figures"

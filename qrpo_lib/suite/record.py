@@ -13,8 +13,6 @@ from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import paths, terminal
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 ALL = "all"  # the name of the record of a profile without worlds
 # Notebooks that compute all they show from what a record holds.
 NOTEBOOKS = (
@@ -93,12 +91,12 @@ def restore(profile_name: str, world: int | None, tell: Tell, *, any_code: bool 
         record.read(folder)  # before any work
     for called, folder in wanted.items():
         origin = f"figures/{name}/record/{called}"
-        found = record.restore(_known(profile_name, parts[called]), folder, origin, any_code=any_code)
-        tell(f"{origin}: {len(found.put_back)} results put back, {len(found.there)} were there.")
-        if found.by_other_code:
-            tell(f"{len(found.by_other_code)} of them were made by other code than today's: their folders say so.")
-        if found.stale:
-            tell(_about_stale(found.stale, any_code))
+        restored = record.restore(_known(profile_name, parts[called]), folder, origin, any_code=any_code)
+        tell(f"{origin}: {len(restored.put_back)} results put back, {len(restored.there)} were there.")
+        if restored.by_other_code:
+            tell(f"{len(restored.by_other_code)} of them were made by other code than today's: their folders say so.")
+        if restored.stale:
+            tell(_about_stale(restored.stale, any_code))
     tell(f"Next: `qrpo reproduce --profile {profile_name} --recorded`: ledger, tables and figures without training.")
 
 
@@ -131,7 +129,7 @@ def _parts(profile_name: str, world: int | None) -> dict[str, list[str]]:
     if not worlds:
         return {ALL: profiles.arms(profile_name)}
     chosen = worlds if world is None else (world,)
-    return {f"world-{one}": [arms[one] for arms in of_worlds if one in arms] for one in chosen}
+    return {f"world-{number}": [arms[number] for arms in of_worlds if number in arms] for number in chosen}
 
 
 def _known(profile_name: str, arms: list[str]) -> Known:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qrpo_lib.cluster import dispatch
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress, ScheduledTask
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account, keys, paths, records
@@ -17,11 +17,9 @@ from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.suite import execution, kernel_server, plan, publishing
 from qrpo_lib.suite.notebooks import Job, is_complete, is_there
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 @dataclass(frozen=True, eq=False)
-class Notebook(Task):
+class Notebook(ScheduledTask):
     """The task of executing a notebook and publishing what it made.
 
     job: what is executed. force: whether it is even if it is complete. whole: as in `notebooks.check_folders`.
@@ -94,7 +92,7 @@ def tasks(selected: list[Job], cores: int, accounts: Path, force: bool = False) 
     force: execute notebooks even if they are complete.
     """
     whole: set[str] = set()
-    made: dict[str, Notebook] = {}
+    by_id: dict[str, Notebook] = {}
     for job in selected:
         step, busy = job.step, max(cores, job.threads) if job.all_cores else job.threads
         environment = {
@@ -106,10 +104,10 @@ def tasks(selected: list[Job], cores: int, accounts: Path, force: bool = False) 
             "PYTHONIOENCODING": "utf-8",
             kernel_server.WANTED: "1",
         }
-        needs = tuple(made[needed] for needed in job.after if needed in made)
+        needs = tuple(by_id[needed] for needed in job.after if needed in by_id)
         known = {"cores": busy, "environment": environment, "job": job, "force": force, "whole": whole}
-        made[job.id] = Notebook(job.id, execution.execute, (job, step, force), needs, **known)
-    return list(made.values())
+        by_id[job.id] = Notebook(job.id, execution.execute, (job, step, force), needs, **known)
+    return list(by_id.values())
 
 
 def make_steps(profile: str, selected: list[Job]) -> tuple[str, list[str]]:

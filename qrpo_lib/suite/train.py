@@ -17,8 +17,6 @@ from typing import Any, NoReturn
 from qrpo_lib.runs import extras
 from qrpo_lib.runs.errors import InputError
 
-IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
-
 
 @dataclass
 class Own:

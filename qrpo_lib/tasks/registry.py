@@ -5,6 +5,7 @@ The key of a step counts the code of the task in use alone, since it lists that 
 
 from __future__ import annotations
 
+import pkgutil
 from functools import cache
 
 from qrpo_lib.models import hub
@@ -15,44 +16,24 @@ from qrpo_lib.tasks.base import Task
 IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could give
 
 
+# Of each kind of settings the class of the task, which is imported when it is asked for.
+_CLASSES = {
+    profiles.TopicsTask: "topics:Topics",
+    profiles.SketchesTask: "sketches:Sketches",
+    profiles.WrittenTask: "written_prompts:WrittenPrompts",
+    profiles.ChatDataTask: "preference_data:ChatData",
+    profiles.DatasetTask: "own_data:OwnData",
+    profiles.PointwiseTask: "own_data:OwnData",
+    profiles.ExpressionsTask: "expressions:Expressions",
+    profiles.ProblemsTask: "problems:OwnProblems",
+    profiles.LeetCodeTask: "leetcode_data:LeetCode",
+}
+
+
 @cache
 def of(settings: profiles.Task) -> Task:
     """The task that the settings describe: one object a process, so that a reward remembers what it has judged."""
-    return _class_of(settings)(settings)
-
-
-def _class_of(settings: profiles.Task) -> type[Task]:
-    if isinstance(settings, profiles.TopicsTask):
-        from qrpo_lib.tasks.topics import Topics
-
-        return Topics
-    if isinstance(settings, profiles.SketchesTask):
-        from qrpo_lib.tasks.sketches import Sketches
-
-        return Sketches
-    if isinstance(settings, profiles.WrittenTask):
-        from qrpo_lib.tasks.written_prompts import WrittenPrompts
-
-        return WrittenPrompts
-    if isinstance(settings, profiles.ChatDataTask):
-        from qrpo_lib.tasks.preference_data import ChatData
-
-        return ChatData
-    if isinstance(settings, profiles.DatasetTask | profiles.PointwiseTask):
-        from qrpo_lib.tasks.own_data import OwnData
-
-        return OwnData
-    if isinstance(settings, profiles.ExpressionsTask):
-        from qrpo_lib.tasks.expressions import Expressions
-
-        return Expressions
-    if isinstance(settings, profiles.ProblemsTask):
-        from qrpo_lib.tasks.problems import OwnProblems
-
-        return OwnProblems
-    from qrpo_lib.tasks.leetcode_data import LeetCode
-
-    return LeetCode
+    return pkgutil.resolve_name(f"qrpo_lib.tasks.{_CLASSES[type(settings)]}")(settings)
 
 
 def check_available(profile: Profile) -> None:

@@ -13,7 +13,7 @@ from scipy import optimize, special
 
 
 @dataclass(frozen=True)
-class Profile:
+class NormalisedTransform:
     """A normalised transformation: f = -s^k + remainder(s), s = 1 - t in [0, 1], with `order` k its class.
 
     `remainder` is exact for small s (no cancellation). `derivatives` are f''(1), f'''(1), f''''(1) for k = 1;
@@ -56,19 +56,19 @@ def _by_series(s, function, coefficients):
 
 
 PROFILES = {
-    "identity": Profile("identity", np.zeros_like, (0.0, 0.0, 0.0)),
-    "square": Profile("square", lambda s: s**2 / 2, (1 / 2, 0.0, 0.0)),
-    "sqrt": Profile("sqrt", _sqrt_remainder, (-1 / 4, -1 / 8, -5 / 64)),
-    "log": Profile("log", _log_remainder, (-1 / 2, -1 / 3, -1 / 4)),
+    "identity": NormalisedTransform("identity", np.zeros_like, (0.0, 0.0, 0.0)),
+    "square": NormalisedTransform("square", lambda s: s**2 / 2, (1 / 2, 0.0, 0.0)),
+    "sqrt": NormalisedTransform("sqrt", _sqrt_remainder, (-1 / 4, -1 / 8, -5 / 64)),
+    "log": NormalisedTransform("log", _log_remainder, (-1 / 2, -1 / 3, -1 / 4)),
     # exp(t - 1) - 1 shares its second derivative with the square: the next order decides between the two
-    "exponential": Profile("exponential", _exponential_remainder, (1 / 2, -1 / 6, 1 / 24)),
+    "exponential": NormalisedTransform("exponential", _exponential_remainder, (1 / 2, -1 / 6, 1 / 24)),
 }
 HIGHER_PROFILES = {
-    "-(1-t)^2": Profile("-(1-t)^2", np.zeros_like, (0.0, 0.0, 0.0), order=2),
-    "-(1-t)^2-(1-t)^3": Profile("-(1-t)^2-(1-t)^3", lambda s: -(s**3), (-1.0, 0.0, 0.0), order=2),
-    "-(1-t)^2-(1-t)^4": Profile("-(1-t)^2-(1-t)^4", lambda s: -(s**4), (0.0, -1.0, 0.0), order=2),
-    "-(1-t)^3": Profile("-(1-t)^3", np.zeros_like, (0.0, 0.0, 0.0), order=3),
-    "-(1-t)^3-(1-t)^4": Profile("-(1-t)^3-(1-t)^4", lambda s: -(s**4), (-1.0, 0.0, 0.0), order=3),
+    "-(1-t)^2": NormalisedTransform("-(1-t)^2", np.zeros_like, (0.0, 0.0, 0.0), order=2),
+    "-(1-t)^2-(1-t)^3": NormalisedTransform("-(1-t)^2-(1-t)^3", lambda s: -(s**3), (-1.0, 0.0, 0.0), order=2),
+    "-(1-t)^2-(1-t)^4": NormalisedTransform("-(1-t)^2-(1-t)^4", lambda s: -(s**4), (0.0, -1.0, 0.0), order=2),
+    "-(1-t)^3": NormalisedTransform("-(1-t)^3", np.zeros_like, (0.0, 0.0, 0.0), order=3),
+    "-(1-t)^3-(1-t)^4": NormalisedTransform("-(1-t)^3-(1-t)^4", lambda s: -(s**4), (-1.0, 0.0, 0.0), order=3),
 }
 
 # --- Laplace's expansion of Z_f (Appendix K) ------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def laplace_coefficients(derivatives) -> np.ndarray:
     return np.array([1.0, a, 3 * a**2 - b, 15 * a**3 - 10 * a * b + c])
 
 
-def laplace_errors(profile: Profile, betas) -> np.ndarray:
+def laplace_errors(profile: NormalisedTransform, betas) -> np.ndarray:
     """Relative errors |partial sum / Z_f - 1| of Laplace's expansion with 1, 2, 3, 4 terms: (4, betas)."""
     betas = np.asarray(betas, dtype=float)
     partial = np.cumsum(laplace_coefficients(profile.derivatives)[:, None] * betas ** np.arange(4)[:, None], axis=0)
@@ -93,7 +93,7 @@ def laplace_errors(profile: Profile, betas) -> np.ndarray:
     return np.abs(np.expm1(np.log(partial) - exact))
 
 
-def scaled_log_partition(profile: Profile, beta: float) -> float:
+def scaled_log_partition(profile: NormalisedTransform, beta: float) -> float:
     """log(Z_f(beta) / beta^(1/k)) for a profile of class k, by quadrature; tends to log Gamma(1 + 1/k)."""
     distance, weights = _nodes(beta, profile.order)
     return float(special.logsumexp(profile(distance) / beta + np.log(weights)))
@@ -102,7 +102,7 @@ def scaled_log_partition(profile: Profile, beta: float) -> float:
 # --- KL between optimal policies (Appendix J) -----------------------------------------------------------------------
 
 
-def kl_divergence(f: Profile, g: Profile, beta: float, beta_g: float | None = None) -> float:
+def kl_divergence(f: NormalisedTransform, g: NormalisedTransform, beta: float, beta_g: float | None = None) -> float:
     """KL(pi*_f || pi*_g) in nats.
 
     The policies' densities over the quantile reward are exp(f/beta)/Z. Computed as the integral of
@@ -146,7 +146,7 @@ def leading_kl(order: int, differing: int, difference: float) -> tuple[float, fl
     return 2 * (differing - order) / order, difference**2 * (moments[1] - moments[0] ** 2) / 2
 
 
-def derived_kl(f: Profile, g: Profile) -> tuple[float, float]:
+def derived_kl(f: NormalisedTransform, g: NormalisedTransform) -> tuple[float, float]:
     """`leading_kl` for two profiles of one class, from their expansions."""
     for step, (a, b) in enumerate(zip(f.expansion, g.expansion, strict=True), start=1):
         if a != b:
@@ -182,7 +182,7 @@ def _extrapolate(x, values) -> tuple[float, float]:
 # --- the rule that scales beta (Appendix B) -------------------------------------------------------------------------
 
 
-def best_scaled_kl(f: Profile, g: Profile, beta: float) -> tuple[float, float]:
+def best_scaled_kl(f: NormalisedTransform, g: NormalisedTransform, beta: float) -> tuple[float, float]:
     """(smallest KL(pi*_f at beta || pi*_g at c beta) over constants c, the c): what tuning g's beta can reach."""
     centre = g.order * math.log(beta) / f.order - math.log(beta)  # widths beta^(1/k) and (c beta)^(1/k) alike
     smallest = optimize.minimize_scalar(

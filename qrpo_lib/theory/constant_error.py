@@ -53,9 +53,9 @@ def best_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: floa
     if c_over_beta > -_NOTHING:
         return connected_policy(log_optimum, log_data, c_over_beta)
     every = (_stationary(log_optimum, log_data, c_over_beta, alone) for alone in (None, *range(len(log_data))))
-    found = [one for one in every if one is not None]
+    points = [point for point in every if point is not None]
     data = np.exp(log_data)
-    return min(found, key=lambda one: squared_error(one.log_policy, log_optimum, data, c_over_beta))
+    return min(points, key=lambda point: squared_error(point.log_policy, log_optimum, data, c_over_beta))
 
 
 def connected_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: float) -> Best:
@@ -66,12 +66,12 @@ def connected_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta:
     """
     if abs(c_over_beta) < _NOTHING:
         return Best(log_optimum.copy())
-    found = _stationary(log_optimum, log_data, c_over_beta, None)
-    if found is None:
-        found = _stationary(log_optimum, log_data, c_over_beta, int(np.argmax(log_optimum - log_data)))
-    if found is None:
+    stationary = _stationary(log_optimum, log_data, c_over_beta, None)
+    if stationary is None:
+        stationary = _stationary(log_optimum, log_data, c_over_beta, int(np.argmax(log_optimum - log_data)))
+    if stationary is None:
         raise ValueError(f"no policy is at a minimum for c/beta = {c_over_beta}.")
-    return found
+    return stationary
 
 
 def _stationary(log_optimum, log_data, c_over_beta: float, alone: int | None) -> Best | None:
@@ -141,8 +141,8 @@ def numerical_policy(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta:
         return float(data @ residual**2), weighted - weighted.sum() * np.exp(policy)
 
     start = log_optimum if start is None else start
-    found = optimize.minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 20_000})
-    return special.log_softmax(found.x)
+    result = optimize.minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 20_000})
+    return special.log_softmax(result.x)
 
 
 def second_order_kl(log_optimum: np.ndarray, log_data: np.ndarray, c_over_beta: float) -> float:
@@ -164,7 +164,7 @@ def reference_data_factor(beta: float, transform="identity") -> float:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Gain:
     """What a policy gains over the reference: mean reward, its KL in nats, and the objective reward - beta KL."""
 
     reward: float
@@ -172,7 +172,7 @@ class Outcome:
     objective: float
 
 
-def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
+def outcome(log_policy, log_ref, rewards, beta: float) -> Gain:
     """What a policy gains over the reference policy, in the rewards' unit at strength beta.
 
     Parameters
@@ -184,7 +184,7 @@ def outcome(log_policy, log_ref, rewards, beta: float) -> Outcome:
     policy = np.exp(log_policy)
     gain = float((policy - np.exp(log_ref)) @ rewards)
     kl = float(policy @ (log_policy - log_ref))
-    return Outcome(gain, kl, gain - beta * kl)
+    return Gain(gain, kl, gain - beta * kl)
 
 
 def _other_branch(log_minus: float) -> float:

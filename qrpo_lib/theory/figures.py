@@ -164,9 +164,9 @@ def reference_sets_figure(table: pd.DataFrame):
         for axis, (pair, rows) in zip(axes, table.groupby("pair", sort=False), strict=True):
             ends = []
             for color, (beta, of_beta) in zip(colors, rows.groupby("beta"), strict=True):
-                for references, of in of_beta.groupby("references"):
+                for references, of_references in of_beta.groupby("references"):
                     line = "--" if references == "apart" else "-"
-                    axis.plot(of["n"], of["mean_quantile"], line, color=color, marker=".")
+                    axis.plot(of_references["n"], of_references["mean_quantile"], line, color=color, marker=".")
                 ends.append((of_beta.sort_values("n")["mean_quantile"].iloc[-1], rf"$\beta$ = {beta:g}", color))
             axis.set(xscale="log", xlabel="reference rewards n", title=f"{pair} pairs: shared solid, apart dashed")
         axes[0].set_ylabel("mean true quantile of the limit")

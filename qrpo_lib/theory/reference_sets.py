@@ -89,8 +89,8 @@ class ReferenceSet:
         f = transforms.get(transform) if isinstance(transform, str) else transform
         log_z = f.log_partition(beta) if log_z is None else log_z
         losses = (f(f.clamp(np.arange(self.n + 1) / self.n, self.n)) - beta * log_z) ** 2
-        found = {side: float(self.rank(side) @ losses) for side in SIDES}
-        return found | {"both": sum(found.values()) / 2}
+        of_sides = {side: float(self.rank(side) @ losses) for side in SIDES}
+        return of_sides | {"both": sum(of_sides.values()) / 2}
 
     def _parts(self, side: str) -> list[tuple[float, int, int]]:
         """The law given F as a mixture: probability, how many references are surely at or below, how many are free."""

@@ -299,11 +299,11 @@ def reference_sets_table(betas, counts, candidates: int) -> pd.DataFrame:
     """
     rows = []
     for shared, pair, beta, n in itertools.product((False, True), ("random", "best"), betas, counts):
-        of = reference_sets.ReferenceSet(n, candidates, pair, shared)
-        limit = reference_sets.generalised_limit(of, "identity", beta)
+        reference_set = reference_sets.ReferenceSet(n, candidates, pair, shared)
+        limit = reference_sets.generalised_limit(reference_set, "identity", beta)
         row = {"references": "shared" if shared else "apart", "pair": pair, "beta": beta, "n": n}
         row |= {"mean_quantile": limit.mean_quantile, "kl": limit.kl}
-        rows.append(row | {"loss_at_start": of.loss_at_start("identity", beta)["both"]})
+        rows.append(row | {"loss_at_start": reference_set.loss_at_start("identity", beta)["both"]})
     return pd.DataFrame(rows)
 
 

@@ -11,7 +11,7 @@ from scipy import special
 
 
 @dataclass(frozen=True)
-class Fit:
+class TabularFit:
     """What gradient descent reached: log-probabilities, loss after each step, and whether it met the tolerance."""
 
     log_policy: np.ndarray
@@ -112,7 +112,7 @@ def gradient(log_policy, log_ref, rewards, beta: float, data) -> np.ndarray:
     return weighted - weighted.sum() * np.exp(log_policy)
 
 
-def fit(log_ref, rewards, beta: float, data=None, tolerance: float = 1e-6, max_steps: int = 100_000) -> Fit:
+def fit(log_ref, rewards, beta: float, data=None, tolerance: float = 1e-6, max_steps: int = 100_000) -> TabularFit:
     """Gradient descent on `loss` from pi_ref, until every log-ratio is near its target.
 
     The step is the inverse of a bound on the curvature.
@@ -147,7 +147,7 @@ def fit(log_ref, rewards, beta: float, data=None, tolerance: float = 1e-6, max_s
         logits = policy - (weighted - weighted.sum() * probabilities) / curvature
         logits -= logits.max()
         policy = logits - np.log(np.exp(logits).sum())
-    return Fit(policy, np.array(losses), bool(np.abs(residual).max() <= beta * tolerance))
+    return TabularFit(policy, np.array(losses), bool(np.abs(residual).max() <= beta * tolerance))
 
 
 def _residual(log_policy, log_ref, rewards, beta):

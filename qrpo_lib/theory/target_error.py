@@ -55,10 +55,10 @@ def estimated_z_table(betas, counts, repeats: int, seed: int) -> pd.DataFrame:
 
 def _standard_errors(drawn: np.ndarray, mean: float, std: float) -> float:
     """How many standard errors the draws' mean and standard deviation are off, the larger one of the two."""
-    found, error = noise.standard_deviation(drawn)
+    drawn_std, error = noise.standard_deviation(drawn)
     off = [abs(drawn.mean() - mean) / (std / np.sqrt(len(drawn))) if std > 1e-9 else 0.0]
     if error > 1e-9:
-        off.append(abs(found - std) / error)
+        off.append(abs(drawn_std - std) / error)
     return float(max(off))
 
 
@@ -69,13 +69,13 @@ def target_error_figure(table: pd.DataFrame) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(13, 4))
         ends: list[tuple[float, str, str]] = []
         colors = style.ordered_colors(rows["beta"].nunique())
-        for color, (beta, of) in zip(colors, rows.groupby("beta"), strict=True):
-            ends.append((of.sort_values("n")["std"].iloc[-1], rf"$\beta$ = {beta:g}", color))
-            axes[0].plot(of["n"], -of["bias"], color=color)
-            axes[0].plot(of["n"], -of["simulated_bias"], ".", color=color, markersize=9)
-            axes[1].plot(of["n"], of["jackknife_bias"] / of["bias"], color=color)
-            axes[2].plot(of["n"], of["std"], color=color)
-            axes[2].plot(of["n"], of["simulated_std"], ".", color=color, markersize=9)
+        for color, (beta, of_beta) in zip(colors, rows.groupby("beta"), strict=True):
+            ends.append((of_beta.sort_values("n")["std"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+            axes[0].plot(of_beta["n"], -of_beta["bias"], color=color)
+            axes[0].plot(of_beta["n"], -of_beta["simulated_bias"], ".", color=color, markersize=9)
+            axes[1].plot(of_beta["n"], of_beta["jackknife_bias"] / of_beta["bias"], color=color)
+            axes[2].plot(of_beta["n"], of_beta["std"], color=color)
+            axes[2].plot(of_beta["n"], of_beta["simulated_std"], ".", color=color, markersize=9)
         titles = (
             r"target too high by, in $\sigma$ (dots: simulated)",
             "bias left by the jackknife, a share",
@@ -226,8 +226,8 @@ def minimiser_differences(betas, doses, completions: int, seed: int) -> pd.DataF
         optimum, every = prompt(beta, completions, seed)
         for (name, log_data), dose in itertools.product(every.items(), doses):
             starts = [optimum] + [optimum + 5 * row for row in np.eye(completions) if dose < 0]
-            found = [constant_error.numerical_policy(optimum, log_data, dose, start) for start in starts]
-            least = min(found, key=lambda p: constant_error.squared_error(p, optimum, np.exp(log_data), dose))
+            policies = [constant_error.numerical_policy(optimum, log_data, dose, start) for start in starts]
+            least = min(policies, key=lambda p: constant_error.squared_error(p, optimum, np.exp(log_data), dose))
             best = constant_error.best_policy(optimum, log_data, dose)
             rows.append((beta, name, dose, tabular.kl(least, best.log_policy)))
     return pd.DataFrame(rows, columns=["beta", "data", "dose", "kl"])
@@ -278,16 +278,16 @@ def constant_error_figure(table: pd.DataFrame) -> plt.Figure:
         ends: list[tuple[float, str, str]] = []
         colors = style.ordered_colors(table["beta"].nunique())
         for color, (beta, of_beta) in zip(colors, table.groupby("beta"), strict=True):
-            for data, of in of_beta.groupby("data"):
+            for data, of_data in of_beta.groupby("data"):
                 line = "-" if data == "off-policy" else "--"
                 if data == "off-policy":
-                    ends.append((of.sort_values("dose")["kl_to_data"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+                    ends.append((of_data.sort_values("dose")["kl_to_data"].iloc[-1], rf"$\beta$ = {beta:g}", color))
                 # the KL to pi* is 0 at c = 0, which the scale does not have: the line is broken there
-                broken = np.searchsorted(of["dose"], 0.0)
-                shown = [np.insert(of[column].to_numpy(), broken, np.nan) for column in ("dose", "kl_to_optimum")]
+                broken = np.searchsorted(of_data["dose"], 0.0)
+                shown = [np.insert(of_data[column].to_numpy(), broken, np.nan) for column in ("dose", "kl_to_optimum")]
                 axes[0].plot(*shown, line, color=color)
-                axes[1].plot(of["dose"], of["kl_to_data"], line, color=color)
-                near = of[of["dose"].between(0, 1)]
+                axes[1].plot(of_data["dose"], of_data["kl_to_data"], line, color=color)
+                near = of_data[of_data["dose"].between(0, 1)]
                 axes[0].plot(near["dose"], near["second_order"], ":", color=color, linewidth=1)
         for axis, title in zip(axes, ("to $\\pi^*$ (second order dotted)", "to the data"), strict=True):
             axis.set(xlabel=r"error of all targets, $c/\beta$ in nats", title=f"KL {title}")
@@ -330,10 +330,10 @@ def estimated_z_policy_figure(table: pd.DataFrame) -> plt.Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
         ends = []
         colors = style.ordered_colors(table["beta"].nunique())
-        for color, (beta, of) in zip(colors, table.groupby("beta"), strict=True):
-            left.plot(of["n"], of["share_of_objective"], color=color, marker=".")
-            ends.append((of.sort_values("n")["share_of_objective"].iloc[-1], rf"$\beta$ = {beta:g}", color))
-            right.plot(of["kl"], of["reward"], ".", color=color, markersize=9)
+        for color, (beta, of_beta) in zip(colors, table.groupby("beta"), strict=True):
+            left.plot(of_beta["n"], of_beta["share_of_objective"], color=color, marker=".")
+            ends.append((of_beta.sort_values("n")["share_of_objective"].iloc[-1], rf"$\beta$ = {beta:g}", color))
+            right.plot(of_beta["kl"], of_beta["reward"], ".", color=color, markersize=9)
         kl = np.geomspace(table["kl"].min() / 2, table["kl"].max() * 2, 100)
         right.plot(kl, np.sqrt(2 * kl), color="black", linewidth=0.8)
         left.set(xscale="log", xlabel="reference rewards n", title="objective gained, share of the optimum's")

@@ -37,7 +37,7 @@ class ReferenceRewards(Protocol):
 
 
 @dataclass
-class Preparation:
+class RowPreparation:
     """Makes rows of datasets, all of the same form, and remembers what they are.
 
     reference: gives the reference policy, where that is not the model.

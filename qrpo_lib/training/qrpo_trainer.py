@@ -47,7 +47,7 @@ from qrpo_lib.training import (
 from qrpo_lib.training.configuration import Objective
 from qrpo_lib.training.order import RandomBatches
 from qrpo_lib.training.policy_trainer import PolicyTrainer
-from qrpo_lib.training.prepared_data import Preparation, ReferenceRewards
+from qrpo_lib.training.prepared_data import ReferenceRewards, RowPreparation
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
 _SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
@@ -111,7 +111,7 @@ class QRPOTrainer(PolicyTrainer):
         processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
         self._reference_given, self._reference_loaded = ref_model, None
         reference = None if ref_model is None else lambda: self._given_reference(args)
-        self._preparation = Preparation(args, base, processing_class, reference_rewards, reference)
+        self._preparation = RowPreparation(args, base, processing_class, reference_rewards, reference)
         has_adapter = peft_config is not None or is_peft_model(model)
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
         train, *others = self._preparation.datasets(

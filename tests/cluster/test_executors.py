@@ -12,7 +12,7 @@ import toys
 from submitit.core.utils import DelayedSubmission
 
 from qrpo_lib.cluster import executors, journal, work
-from qrpo_lib.cluster.task import After, Job
+from qrpo_lib.cluster.task import After, SubmittedJob
 from qrpo_lib.profiles.settings import Dispatch, Resources
 
 HERE = Path(__file__).parent
@@ -73,7 +73,9 @@ def test_states_of_squeue_are_understood(monkeypatch):
     lines += ["6 CANCELLED None", "7 CANCELLED DependencyNeverSatisfied", "8 PENDING launch failed requeued held"]
     monkeypatch.setattr(shutil, "which", lambda program, **_: program)
     monkeypatch.setattr(executors, "_output", lambda command: lines)
-    found = executors.Slurm(Dispatch(where="slurm")).states([Job(id) for id in ("3_0", "4", "5", "6", "7", "8")])
+    found = executors.Slurm(Dispatch(where="slurm")).states(
+        [SubmittedJob(id) for id in ("3_0", "4", "5", "6", "7", "8")]
+    )
     states = {"3_0": "running", "3_1": "pending", "4": "ended", "5": "ended", "6": "cancelled", "7": "ended"}
     assert {id: state for id, (state, _) in found.items()} == states | {"8": "pending"}
     assert found["8"][1] == "launch failed requeued held"
@@ -104,7 +106,7 @@ def test_jobs_of_an_unanswered_submission_get_what_they_are_to_call(runs_folder)
 @pytest.mark.parametrize("damage", [b"", b"\x80\x04", b"cno.such\nmodule\n.", b"null"])
 def test_a_damaged_result_of_a_job_counts_as_none(tmp_path, damage):
     (tmp_path / "7_0_result.pkl").write_bytes(damage)
-    job = Job("7", tmp_path)
+    job = SubmittedJob("7", tmp_path)
     assert executors.Submitted(Dispatch()).outcome(job) == ("lost", "")
     shutil.copy(tmp_path / "7_0_result.pkl", tmp_path / "7_1_result.pkl")
     (tmp_path / "7_1_result.pkl").write_bytes(pickle.dumps(("error", "Traceback ...\nValueError: x")))

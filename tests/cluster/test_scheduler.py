@@ -8,7 +8,7 @@ from in_memory import InMemory, following
 
 from qrpo_lib.cluster import dispatch, executors, journal, scheduler
 from qrpo_lib.cluster.scheduler import Retries, Scheduler
-from qrpo_lib.cluster.task import ALIVE, After, Job, SubmissionError, Task
+from qrpo_lib.cluster.task import ALIVE, After, ScheduledTask, SubmissionError, SubmittedJob
 from qrpo_lib.profiles.settings import Resources
 
 
@@ -347,7 +347,7 @@ class Local:
     def submit(self, tasks, after):
         (task,) = tasks
         self.begun.append(task.name)
-        self.jobs[task.name] = Job(task.name, state="running")
+        self.jobs[task.name] = SubmittedJob(task.name, state="running")
         self.most = max(self.most, sum(job.state in ALIVE for job in self.jobs.values()))
         return {task.name: [task.name]}
 
@@ -384,9 +384,9 @@ def local(ends, *tasks, cores=2, retries=ONCE_MORE):
 
 
 def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is_room_for():
-    first = Task("first", never)
-    others = [Task(f"alone{number}", never) for number in range(3)]
-    after = [Task(f"after{number}", never, needs=(first,)) for number in range(4)]
+    first = ScheduledTask("first", never)
+    others = [ScheduledTask(f"alone{number}", never) for number in range(3)]
+    after = [ScheduledTask(f"after{number}", never, needs=(first,)) for number in range(4)]
     executor, progress = local({}, *others, *after)
     assert executor.begun[0] == "first"
     assert executor.most == 2
@@ -395,9 +395,9 @@ def test_what_most_others_wait_for_comes_first_and_no_more_at_once_than_there_is
 
 def test_a_model_is_evaluated_before_the_next_one_is_trained():
     """So the first runs of a sweep are complete early, and no more checkpoints than needed are on the disk."""
-    pairs = Task("pairs", never)
-    models = [Task(f"train{number}", never, needs=(pairs,)) for number in range(3)]
-    evaluated = [Task(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
+    pairs = ScheduledTask("pairs", never)
+    models = [ScheduledTask(f"train{number}", never, needs=(pairs,)) for number in range(3)]
+    evaluated = [ScheduledTask(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
     executor, _ = local({}, *evaluated, cores=1)
     expected = [name for number in range(3) for name in (f"train{number}", f"evaluate{number}")]
     assert executor.begun == ["pairs", *expected]
@@ -405,23 +405,29 @@ def test_a_model_is_evaluated_before_the_next_one_is_trained():
 
 def test_a_folder_that_happens_to_have_the_name_of_a_task_is_not_its_result(runs_folder):
     (runs_folder / "first").mkdir(parents=True)
-    executor, progress = local({}, Task("first", never))
+    executor, progress = local({}, ScheduledTask("first", never))
     assert executor.begun == ["first"]
     assert progress.names("complete") == ["first"]
 
 
 def test_one_that_wants_all_cores_runs_alone():
-    executor, _ = local({}, Task("small", never), Task("all", never, cores=8), Task("other", never), cores=2)
+    executor, _ = local(
+        {}, ScheduledTask("small", never), ScheduledTask("all", never, cores=8), ScheduledTask("other", never), cores=2
+    )
     assert sorted(executor.begun) == ["all", "other", "small"]
     started = Local(2)
-    tasks = [Task("all", never, cores=8), Task("other", never)]
+    tasks = [ScheduledTask("all", never, cores=8), ScheduledTask("other", never)]
     Scheduler(tasks, started).advance()
     assert started.begun == ["all"]
 
 
 def test_what_fails_is_tried_once_more_after_all_others_and_then_told_with_its_first_error():
     ends = {"bad": [("error", "KeyError: a"), ("error", "KeyError: b")], "late": [("lost", "killed"), ("success", "")]}
-    tasks = [Task("bad", never), Task("late", never), *(Task(f"good{number}", never) for number in range(3))]
+    tasks = [
+        ScheduledTask("bad", never),
+        ScheduledTask("late", never),
+        *(ScheduledTask(f"good{number}", never) for number in range(3)),
+    ]
     executor, progress = local(ends, *tasks, cores=1)
     assert executor.begun == ["bad", "late", "good0", "good1", "good2", "bad", "late"]
     assert progress.failures == {"bad": "KeyError: a (the last time: KeyError: b)"}
@@ -430,7 +436,7 @@ def test_what_fails_is_tried_once_more_after_all_others_and_then_told_with_its_f
     assert set(progress.seconds) == {"late", "good0", "good1", "good2"}
 
 
-class Looking(Task):
+class Looking(ScheduledTask):
     """A task that looks itself if what it reads is there."""
 
     looks_itself = True
@@ -440,7 +446,7 @@ class Looking(Task):
 
 
 def test_a_task_that_looks_itself_starts_if_what_it_reads_is_there_all_the_same():
-    bad, slow = Task("bad", never), Task("slow", never)
+    bad, slow = ScheduledTask("bad", never), ScheduledTask("slow", never)
     tasks = [Looking(f"{name} {number}", never, needs=(bad, slow)) for number, name in enumerate(["there", "missing"])]
     executor, progress = local({"bad": [("error", "x")]}, *tasks, retries=Retries(0, 0))
     assert progress.names("blocked") == ["missing 1"]
@@ -454,5 +460,5 @@ def test_an_interrupt_stops_what_was_begun():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Scheduler([Task("a", never)], executor).run(interrupted)
+        Scheduler([ScheduledTask("a", never)], executor).run(interrupted)
     assert executor.jobs == {}

@@ -6,7 +6,7 @@ import pytest
 import toys
 
 from qrpo_lib.cluster import task
-from qrpo_lib.cluster.task import Progress, Task, in_order
+from qrpo_lib.cluster.task import Progress, ScheduledTask, in_order
 from qrpo_lib.runs import keys
 
 
@@ -15,25 +15,25 @@ def never():
 
 
 def test_what_most_others_wait_for_comes_first_and_each_after_what_it_needs():
-    first = Task("first", never)
-    others = [Task(f"alone{number}", never) for number in range(3)]
-    after = [Task(f"after{number}", never, needs=(first,)) for number in range(4)]
+    first = ScheduledTask("first", never)
+    others = [ScheduledTask(f"alone{number}", never) for number in range(3)]
+    after = [ScheduledTask(f"after{number}", never, needs=(first,)) for number in range(4)]
     assert list(in_order([*others, *after])) == ["first", *(one.name for one in [*others, *after])]
 
 
 def test_a_model_is_evaluated_before_the_next_one_is_trained():
     """So the first runs of a sweep are complete early, and no more checkpoints than needed are on the disk."""
-    pairs = Task("pairs", never)
-    models = [Task(f"train{number}", never, needs=(pairs,)) for number in range(3)]
-    evaluated = [Task(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
+    pairs = ScheduledTask("pairs", never)
+    models = [ScheduledTask(f"train{number}", never, needs=(pairs,)) for number in range(3)]
+    evaluated = [ScheduledTask(f"evaluate{number}", never, needs=(model,)) for number, model in enumerate(models)]
     expected = [name for number in range(3) for name in (f"train{number}", f"evaluate{number}")]
     assert list(in_order(evaluated)) == ["pairs", *expected]
 
 
 def test_why_is_the_first_error_of_what_a_task_needs():
-    shared = Task("shared", never)
-    between = Task("between", never, needs=(shared,))
-    last = Task("last", never, needs=(Task("made", never), between))
+    shared = ScheduledTask("shared", never)
+    between = ScheduledTask("between", never, needs=(shared,))
+    last = ScheduledTask("last", never, needs=(ScheduledTask("made", never), between))
     progress = Progress(in_order([last]))
     assert progress.why(last) == ""
     progress.failures["shared"] = "The disk is full"
@@ -43,7 +43,7 @@ def test_why_is_the_first_error_of_what_a_task_needs():
 
 
 def test_time_left_is_the_mean_of_what_was_done():
-    progress = Progress(in_order(Task(f"task{number}", never) for number in range(10)))
+    progress = Progress(in_order(ScheduledTask(f"task{number}", never) for number in range(10)))
     assert progress.seconds_left() is None
     progress.status |= {"task0": "complete", "task1": "complete", "task2": "failed", "task3": "running"}
     progress.seconds |= {"task0": 2.0, "task1": 4.0}
@@ -57,10 +57,10 @@ def test_time_left_is_the_mean_of_what_was_done():
 
 def test_what_its_process_tells_is_read_and_the_share_is_one(runs_folder):
     """By the key of its step; of one without, by its name, which may be no file's."""
-    told = Task("a [b]/c", never)
+    told = ScheduledTask("a [b]/c", never)
     assert told.told == runs_folder / ".status" / "a-b-c.json"
     step = keys.Step("toy", {})
-    assert Task.of(step, never).told == runs_folder / ".status" / f"{step.key}.json"
+    assert ScheduledTask.of(step, never).told == runs_folder / ".status" / f"{step.key}.json"
     assert told.state() == ("", 0.0)
     told.told.parent.mkdir(parents=True)
     for done, share in ((3, 0.25), (99, 1.0), (-1, 0.0)):
@@ -71,7 +71,7 @@ def test_what_its_process_tells_is_read_and_the_share_is_one(runs_folder):
 
 def test_a_task_is_complete_with_its_steps_folder_alone(runs_folder):
     made = toys.task("made")
-    without = Task("made", never)
+    without = ScheduledTask("made", never)
     assert not made.is_complete()
     assert not made.accept()
     toys.perform(made.step, "write", {})

@@ -10,7 +10,7 @@ import pytest
 
 from qrpo_lib.cluster import workers
 from qrpo_lib.cluster.scheduler import Scheduler
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.cluster.workers import Workers
 from qrpo_lib.runs import progress
 
@@ -86,7 +86,7 @@ def run(executor, tasks, seen=None):
 
 
 def tasks_of(folder, *names):
-    return [Task(name, write, (str(folder), name)) for name in names]
+    return [ScheduledTask(name, write, (str(folder), name)) for name in names]
 
 
 def processes(folder, names):
@@ -121,8 +121,12 @@ def test_the_sweeps_of_a_notebook_share_their_processes(tmp_path, runs_folder, m
 
 def test_what_fails_is_tried_once_more_listed_and_stops_nothing(made, tmp_path):
     folder = str(tmp_path)
-    tasks = [Task("bad", fail, (folder,)), Task("late", fail_once, (folder,)), Task("dead", die, (folder,))]
-    tasks += [Task("different", fail_differently, (folder,)), Task("full", full, (folder,))]
+    tasks = [
+        ScheduledTask("bad", fail, (folder,)),
+        ScheduledTask("late", fail_once, (folder,)),
+        ScheduledTask("dead", die, (folder,)),
+    ]
+    tasks += [ScheduledTask("different", fail_differently, (folder,)), ScheduledTask("full", full, (folder,))]
     progress = run(made, tasks + tasks_of(tmp_path, *(f"good{i}" for i in range(4))))
     assert progress.failures.pop("full").startswith("The disk is full")
     assert progress.failures == {
@@ -137,7 +141,7 @@ def test_what_fails_is_tried_once_more_listed_and_stops_nothing(made, tmp_path):
 
 
 def test_a_process_that_left_is_told_with_the_last_line_of_its_log(made, runs_folder):
-    told = run(made, [Task("leaving", leave, ("",))]).failures["leaving"]
+    told = run(made, [ScheduledTask("leaving", leave, ("",))]).failures["leaving"]
     log = runs_folder / ".status" / "leaving.log"
     assert told == f"its process ended with exit code 3 (the last line of {log}: what it said last)."
 
@@ -185,16 +189,16 @@ def test_each_task_has_its_own_environment_status_and_log_and_no_secrets(made, t
     made.cores = 1
     folder = str(tmp_path)
     tasks = [
-        Task("own", look, (folder, "VARIABLE"), environment={"VARIABLE": "of this task"}),
-        Task("what it tells", look, (folder, "QRPO_STATUS")),
-        Task("secret", look, (folder, "HF_TOKEN")),
+        ScheduledTask("own", look, (folder, "VARIABLE"), environment={"VARIABLE": "of this task"}),
+        ScheduledTask("what it tells", look, (folder, "QRPO_STATUS")),
+        ScheduledTask("secret", look, (folder, "HF_TOKEN")),
     ]
     run(made, tasks)
     assert (tmp_path / "VARIABLE").read_text() == "of this task"
     assert (tmp_path / "QRPO_STATUS").read_text() == str(runs_folder / ".status" / "what-it-tells.json")
     assert (tmp_path / "HF_TOKEN").read_text() == "None"
     (tmp_path / "VARIABLE").unlink()
-    run(made, [Task("another", look, (folder, "VARIABLE"))])
+    run(made, [ScheduledTask("another", look, (folder, "VARIABLE"))])
     assert (tmp_path / "VARIABLE").read_text() == "None"
     assert (runs_folder / ".status" / "what-it-tells.log").read_text() == "seen\n"
 
@@ -204,7 +208,7 @@ def test_a_killed_parent_leaves_no_worker(tmp_path):
         "import os, sys, time; sys.path.insert(0, sys.argv[2]); os.environ['QRPO_RUNS'] = sys.argv[1]\n"
         "from pathlib import Path; import test_workers as t\n"
         "if __name__ == '__main__':\n"
-        "    t.run(t.Workers(1), [t.Task('a', t.wait_long, (sys.argv[1],))])\n"
+        "    t.run(t.Workers(1), [t.ScheduledTask('a', t.wait_long, (sys.argv[1],))])\n"
     )
     script = tmp_path / "parent.py"
     script.write_text(code)
@@ -232,6 +236,6 @@ def test_what_a_process_tells_is_seen_while_it_works(made, tmp_path, runs_folder
         if states[-1][1]:
             (tmp_path / "seen").touch()
 
-    Scheduler([Task("telling", tell, (str(tmp_path),))], made).run(look)
+    Scheduler([ScheduledTask("telling", tell, (str(tmp_path),))], made).run(look)
     assert states[0] in (("", 0.0), ("training 0/1", 0.0), ("training 1/4 loss 2.5", 0.25))
     assert states[-1] == ("training 1/4 loss 2.5", 0.25)

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from qrpo_lib.cluster.task import Job
+from qrpo_lib.cluster.task import SubmittedJob
 from qrpo_lib.experiment import grid, jobs, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles import settings as profiles
@@ -213,7 +213,7 @@ class Making:
         return next((error for part, error in self.failing.items() if part in name), None)
 
     def look(self, names):
-        return {name: [Job(name)] for name in names if name in self.seen}
+        return {name: [SubmittedJob(name)] for name in names if name in self.seen}
 
     def outcome(self, job):
         error = self.error(job.id)

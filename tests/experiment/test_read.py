@@ -62,7 +62,7 @@ def test_log_ratios_stand_beside_the_answers_they_are_of(profile, run):
 
 
 def test_failures_are_listed_with_their_first_error():
-    outcome = train.Outcome(2, failed={"dpo, seed 0": "ValueError: beta"})
+    outcome = train.SweepOutcome(2, failed={"dpo, seed 0": "ValueError: beta"})
     assert read.failures(outcome).to_dict("records") == [{"run": "dpo, seed 0", "error": "ValueError: beta"}]
 
 
@@ -73,7 +73,7 @@ def test_the_overview_counts_what_is_done_and_what_failed(profile):
     lost, qrpo = grid.with_seed(first, 77), next(run for run in cells if run.algorithm == "qrpo")
     for run in (*simpo, first, second, qrpo):
         run.step(profile).folder.mkdir(parents=True)
-    outcome = train.Outcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
+    outcome = train.SweepOutcome(5, seconds={first.name: 2.0, second.name: 3.5, qrpo.name: 0.26, "another's": 99.0})
     outcome.failed[lost.name] = "ValueError: beta"
     table = read.overview(profile, [*simpo, first, second, lost, qrpo, first], outcome)
     expected = [("simpo", 1, 1, 0, np.nan), ("dpo", 3, 2, 1, 2.8), ("qrpo", 1, 1, 0, 0.3)]
@@ -82,4 +82,4 @@ def test_the_overview_counts_what_is_done_and_what_failed(profile):
     for (_, row), (algorithm, runs, done, failed, seconds) in zip(table.iterrows(), expected, strict=True):
         assert (row["algorithm"], row["runs"], row["done"], row["failed"]) == (algorithm, runs, done, failed)
         assert row["seconds"] == pytest.approx(seconds, nan_ok=True)
-    assert "seconds" not in read.overview(profile, [first], train.Outcome(1))  # where nothing was trained now
+    assert "seconds" not in read.overview(profile, [first], train.SweepOutcome(1))  # where nothing was trained now

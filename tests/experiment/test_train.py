@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from qrpo_lib.cluster.task import Progress, Task
+from qrpo_lib.cluster.task import Progress, ScheduledTask
 from qrpo_lib.experiment import train
 
 
 @pytest.fixture
 def now(runs_folder):
     """The state of six trainings, two of which run and have told what is in their status files."""
-    tasks = {name: Task(name, print) for name in ("done", "bad", "first", "second", "young", "waiting")}
+    tasks = {name: ScheduledTask(name, print) for name in ("done", "bad", "first", "second", "young", "waiting")}
     progress = Progress(tasks)
     progress.status |= {"done": "complete", "bad": "failed", "first": "running", "second": "running", "young": "queued"}
     for name, done, total, detail in (("first", 35, 140, "loss 0.31"), ("second", 140, 140, "loss 0.2")):
@@ -38,6 +38,6 @@ def test_what_cannot_be_read_counts_for_nothing(now, content):
 
 
 def test_of_many_the_first_few_are_listed(runs_folder):
-    progress = Progress({str(i): Task(str(i), print) for i in range(9)})
+    progress = Progress({str(i): ScheduledTask(str(i), print) for i in range(9)})
     progress.status |= dict.fromkeys(progress.status, "running")
     assert train._told(progress)[2] == "starting; starting; starting; starting; 5 more"

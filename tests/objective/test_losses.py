@@ -25,6 +25,22 @@ def _logps(pairs):
     return [pairs[f"{ref}{side}_logps"] for ref in ("", "ref_") for side in ("chosen", "rejected")]
 
 
+@pytest.mark.parametrize("partition", ["exact", "finite"])
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (1, 2, 3)])
+def test_targets_have_the_shape_of_the_rewards_whose_references_come_last(shape, partition):
+    generator = torch.Generator().manual_seed(1)
+    rewards = torch.randn(shape, generator=generator, dtype=torch.float64)
+    ref_rewards = torch.randn(*shape, 4, generator=generator, dtype=torch.float64)
+    found = losses.calibrated_target(rewards, ref_rewards, beta=0.3, partition=partition)
+    assert found.shape == shape
+    alone = zip(rewards.reshape(-1), ref_rewards.reshape(-1, 4), found.reshape(-1), strict=True)
+    log_z = transforms.get("identity").log_partition(0.3)
+    if partition == "finite":
+        log_z = transforms.finite_log_partition("identity", 0.3, 4)
+    for reward, references, target in alone:
+        assert float(target) == pytest.approx(float((references <= reward).double().mean()) - 0.3 * log_z, rel=1e-6)
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.1, 0.003, 3e-4])
 def test_qrpo_is_equation_11(beta, pairs):
     loss = losses.qrpo(

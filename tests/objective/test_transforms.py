@@ -399,6 +399,20 @@ def test_many_narrow_peaks_are_right_or_refused():
     assert found == pytest.approx(100 + np.log(0.02), abs=2e-3)  # 61 whole periods and no part of one
 
 
+def test_more_peaks_than_are_looked_at_are_refused_where_they_count(monkeypatch):
+    """Five equal triangles, of which at most so many get panels of their own; a scan has seen all five."""
+    places = np.array([0.1003, 0.3007, 0.5011, 0.7013, 0.9017])
+
+    def triangles(t):
+        return np.maximum(0, 1 - np.abs(t[..., None] - places) / 2e-5).max(-1)
+
+    expected = np.logaddexp(np.log(5 * 2 * 2e-5 * 0.05 * np.expm1(20)), np.log1p(-10 * 2e-5))
+    assert transforms.log_partition(triangles, 0.05) == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setattr(transforms, "_MOST_EXTREMA", 2)
+    with pytest.raises(transforms.UnresolvedPartitionError, match="more than 2 peaks too narrow"):
+        transforms.log_partition(triangles, 0.05)
+
+
 @pytest.mark.parametrize("name", ["identity", "log", "square", "sqrt"])
 def test_partition_functions_take_names_too(name):
     f = transforms.get(name)

@@ -108,7 +108,7 @@ def test_limits(limit, value, expected):
 def test_one_number_outside_its_limit_is_enough():
     limits = {"kl": {"below": 1.0}, "ratio": {"above": 2.0}}
     outcome = rules.exact({"kl": 0.5, "ratio": 1.0}, limits)
-    assert outcome == rules.Outcome("contradicted", "outside its limit: ratio")
+    assert outcome == rules.Decision("contradicted", "outside its limit: ratio")
 
 
 @pytest.mark.parametrize(

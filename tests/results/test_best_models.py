@@ -279,10 +279,13 @@ def test_scaling_is_found_where_it_is_and_not_where_it_is_not(profile, judge):
 def test_the_slope_uses_all_numbers_of_references():
     """Against a straight line, and a bump in the middle that the two ends do not see."""
     numbers = [1, 3, 10, 50]
-    line = {("offline", 0.1, 1e-4, n, "exact"): studies.Cell(1, 0.0, np.full((2, 5), 0.3 * np.log(n))) for n in numbers}
+    line = {
+        ("offline", 0.1, 1e-4, n, "exact"): studies.ReportedCell(1, 0.0, np.full((2, 5), 0.3 * np.log(n)))
+        for n in numbers
+    }
     np.testing.assert_allclose(studies.scaling_slopes(line)["offline"], 0.3 * np.log(50))
     bump = dict(line)
-    bump["offline", 0.1, 1e-4, 3, "exact"] = studies.Cell(1, 0.0, np.full((2, 5), 5.0))
+    bump["offline", 0.1, 1e-4, 3, "exact"] = studies.ReportedCell(1, 0.0, np.full((2, 5), 5.0))
     rewards = [0.0, 5.0, 0.3 * np.log(10), 0.3 * np.log(50)]
     expected = np.polyfit(np.log(numbers), rewards, 1)[0] * np.log(50)
     np.testing.assert_allclose(studies.scaling_slopes(bump)["offline"], expected)
@@ -292,7 +295,7 @@ def test_figure_3_shows_the_rates_that_the_profile_names():
     """Of two betas and rates: the rate of each beta that the profile names, whichever is better."""
     profile = profiles.load("gh200", "llama-magpieair")
     cells = {
-        (setting, beta, rate, n, "exact"): studies.Cell(1, rate, np.full((1, 4), rate))
+        (setting, beta, rate, n, "exact"): studies.ReportedCell(1, rate, np.full((1, 4), rate))
         for setting in ("offline", "off-policy")
         for beta in (0.003, 0.01, 0.1)
         for rate in (1e-7, 3e-7, 1e-6)
@@ -325,7 +328,7 @@ def test_a_higher_reward_of_the_finite_partition_would_be_found(profile, judge):
 
     def finite(change, step=4):
         made = {
-            (*key[:-1], "finite"): studies.Cell(
+            (*key[:-1], "finite"): studies.ReportedCell(
                 step if key[0] == "offline" else 4, cell.selection, cell.values + change
             )
             for key, cell in cells.items()

@@ -8,12 +8,12 @@ from qrpo_lib.results import studies
 
 # values of a cell: (2 seeds, 2 prompts)
 CELLS = {
-    ("offline", 0.1, 1e-6, 1, "exact"): studies.Cell(4, 0.0, np.array([[1.0, 2.0], [3.0, 4.0]])),
-    ("offline", 0.1, 1e-5, 1, "exact"): studies.Cell(0, 0.0, np.array([[3.0, 2.0], [1.0, 0.0]])),
-    ("offline", 0.1, 1e-6, 50, "exact"): studies.Cell(4, 0.0, np.full((2, 2), 10.0)),
-    ("offline", 0.1, 1e-6, 1, "finite"): studies.Cell(0, 0.0, np.full((2, 2), 1000.0)),
-    ("offline", 0.3, 1e-6, 1, "exact"): studies.Cell(0, 0.0, np.full((2, 2), 1000.0)),
-    ("off-policy", 0.1, 1e-6, 1, "exact"): studies.Cell(0, 0.0, np.full((2, 2), 1000.0)),
+    ("offline", 0.1, 1e-6, 1, "exact"): studies.ReportedCell(4, 0.0, np.array([[1.0, 2.0], [3.0, 4.0]])),
+    ("offline", 0.1, 1e-5, 1, "exact"): studies.ReportedCell(0, 0.0, np.array([[3.0, 2.0], [1.0, 0.0]])),
+    ("offline", 0.1, 1e-6, 50, "exact"): studies.ReportedCell(4, 0.0, np.full((2, 2), 10.0)),
+    ("offline", 0.1, 1e-6, 1, "finite"): studies.ReportedCell(0, 0.0, np.full((2, 2), 1000.0)),
+    ("offline", 0.3, 1e-6, 1, "exact"): studies.ReportedCell(0, 0.0, np.full((2, 2), 1000.0)),
+    ("off-policy", 0.1, 1e-6, 1, "exact"): studies.ReportedCell(0, 0.0, np.full((2, 2), 1000.0)),
 }
 
 

@@ -19,7 +19,9 @@ def test_which_data_are_best_at_which_beta(judge):
     def cells(rewards):
         generator = np.random.default_rng(0)
         return {
-            (setting, beta, 1e-4, n, "exact"): studies.Cell(4, 0.0, generator.normal(reward, 0.02, size=(3, 50)))
+            (setting, beta, 1e-4, n, "exact"): studies.ReportedCell(
+                4, 0.0, generator.normal(reward, 0.02, size=(3, 50))
+            )
             for (setting, beta), reward in rewards.items()
             for n in (1, 3, 50)
         }

@@ -247,6 +247,19 @@ def test_infrastructure_is_not_followed_and_a_module_as_a_value_counts_whole(tmp
     )
 
 
+def test_a_folder_says_infrastructure_of_all_modules_below_it_and_not_of_itself(tmp_path):
+    def of(half, whole, mark="IS_INFRASTRUCTURE = True\n"):
+        work = "from lib.moving import whole\nfrom lib.moving.parts import tools\n\n"
+        work += "def make(n):\n    return whole(tools.half(n))\n"
+        folder = {"moving/__init__.py": f"{mark}\ndef whole(n):\n    return {whole}", "moving/parts/__init__.py": ""}
+        return version(
+            tmp_path, {"work.py": work, **folder, "moving/parts/tools.py": f"def half(n):\n    return {half}"}
+        )
+
+    assert of("n / 2", "n") == of("n // 2", "n") != of("n / 2", "n + 0")
+    assert of("n / 2", "n", mark="") != of("n // 2", "n", mark="")
+
+
 def test_files_and_code_of_other_processes_count_by_content_wherever_they_lie(tmp_path):
     work = "from lib.paths import package_file\n\n"
     work += "def make():\n    return package_file('data.txt'), package_file('run.py')\n"

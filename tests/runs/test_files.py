@@ -28,6 +28,19 @@ def test_every_flipped_bit_and_every_cut_is_seen(tmp_path):
     assert files.read_sealed(path) is None
 
 
+def test_all_of_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "file", [], os.fsync
+
+    def watched(descriptor):
+        synced.append((os.fstat(descriptor).st_size, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    files.write_atomically(path, b"some content")
+    assert synced == [(len(b"some content"), False)]
+    assert path.read_bytes() == b"some content"
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

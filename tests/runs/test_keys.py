@@ -31,6 +31,15 @@ def test_key_depends_on_parameters_inputs_and_code():
     assert step(a=1, b=2).key == step(b=2, a=1).key
 
 
+def test_of_steps_and_what_they_rest_on_those_that_are_there_are_named(runs_folder):
+    first, lost = step(a=1), step(a=2)
+    last = Step("last", {}, inputs=(Step("middle", {}, inputs=(first, lost)),))
+    for one in (first, last):
+        one.folder.mkdir(parents=True)
+    assert keys.there(last, first) == {first.folder_name, last.folder_name}
+    assert keys.there(lost) == keys.there() == set()
+
+
 def test_a_key_is_the_hash_of_its_determinants_as_the_docs_say():
     """Written out: another way to compute keys would make every result anew."""
     source = step(a=1)

@@ -200,7 +200,7 @@ CHAIN = [
 def test_a_row_says_what_its_record_and_those_it_rests_on_say(runs_folder):
     rows = written(runs_folder, *CHAIN)
     trained = rows["training"]
-    assert trained == listing.Row(
+    assert trained == listing.RunRow(
         folder="training-dddddddddddd",
         name="training",
         key="d" * 12,

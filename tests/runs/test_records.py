@@ -109,6 +109,13 @@ def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, mon
     assert json.loads((folders.complete(step(a=2), write("x")) / records.RECORD).read_text())["gpus"] == []
 
 
+def test_memory_is_recorded_in_mebibytes(runs_folder, monkeypatch):
+    usage = types.SimpleNamespace(ru_maxrss=3 * 2**20, ru_utime=0.0, ru_stime=0.0)  # in KiB, as Linux has it
+    monkeypatch.setattr(records.resource, "getrusage", lambda who: usage)
+    folder = folders.complete(step(a=1), write("x"))
+    assert json.loads((folder / records.RECORD).read_text())["peak_memory_mb"] == 3 * 2**10
+
+
 # --- which commit the code is of --------------------------------------------------------------------------------------
 
 

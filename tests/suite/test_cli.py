@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from qrpo_lib.runs import folders, keys, paths
-from qrpo_lib.suite import cli, notebooks
+from qrpo_lib.suite import cli, notebooks, publishing
 
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
@@ -67,7 +67,7 @@ def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_p
     (job,) = notebooks.select(notebooks.jobs("tiny"), ["theory/noise"])
     folders.complete(job.step, lambda folder: (folder / notebooks.EXECUTED).write_text("{}"))
     (modules,) = imported("reproduce --only theory/noise")
-    assert (tmp_path / "figures" / notebooks.MANIFEST).exists()  # it was looked at, and published
+    assert (tmp_path / "figures" / publishing.MANIFEST).exists()  # it was looked at, and published
     assert not {name.split(".")[0] for name in modules} & (HEAVY | {"nbformat", "jsonschema", "jupyter_client"})
     assert not list((runs_folder / ".status").glob("*"))
 

@@ -105,6 +105,16 @@ def test_every_module_has_a_test_file_beside_it():
     assert [test for test in TESTED_IN.values() if not (ROOT / "tests" / test).is_file()] == []
 
 
+def test_one_name_stands_for_one_class():
+    """So that a reader who meets `Task` need not ask which one."""
+    places = {}
+    for path, source in modules(own_package().root).items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path)
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 DESCRIBED = '''
 class Public:
     def method(self, a, b, *, c, **d):

@@ -11,7 +11,7 @@ def test_tables_and_progress_take_nothing_for_markup(capsys):
     shown = Table("a [x] column")
     shown.add_row("chat [x] :smile:")
     terminal.make_console().print(shown)
-    progress = task.Progress({"theory/[x]": task.Task("theory/[x]", print)})
+    progress = task.Progress({"theory/[x]": task.ScheduledTask("theory/[x]", print)})
     progress.status["theory/[x]"], progress.failures["theory/[x]"] = "failed", "[/red]"
     with display.Notebooks(1) as shown:
         shown.update(progress)

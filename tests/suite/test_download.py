@@ -38,7 +38,7 @@ class Hub:
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     monkeypatch.setenv("QRPO_DATA", str(tmp_path))
-    return download.Source("model", "owner/name", COMMIT)
+    return download.HubSource("model", "owner/name", COMMIT)
 
 
 def test_a_download_is_found_by_the_jobs_and_not_done_twice(source):
@@ -85,7 +85,7 @@ def test_a_copy_of_somebody_elses_is_not_overwritten(source):
 
 def test_without_a_commit_nothing_is_downloaded(source):
     with pytest.raises(hub.HubError, match="names no revision"):
-        download.fetch(download.Source("model", "owner/name", None), Hub())
+        download.fetch(download.HubSource("model", "owner/name", None), Hub())
 
 
 def test_the_papers_models_and_datasets_are_each_wanted_once():
@@ -117,7 +117,7 @@ def test_a_damaged_list_of_sums_is_refused(source, damage):
 def test_a_folder_of_ones_own_is_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("QRPO_DATA", str(tmp_path / "data"))
     told = []
-    download.fetch(download.Source("model", str(tmp_path), None), api=Hub(), tell=told.append)
+    download.fetch(download.HubSource("model", str(tmp_path), None), api=Hub(), tell=told.append)
     assert told == [f"a folder of your own: {tmp_path}"]
     with pytest.raises(hub.HubError, match=f"There is no folder {tmp_path}/gone, which the profile names as its model"):
-        download.fetch(download.Source("model", f"{tmp_path}/gone", None), api=Hub(), tell=told.append)
+        download.fetch(download.HubSource("model", f"{tmp_path}/gone", None), api=Hub(), tell=told.append)

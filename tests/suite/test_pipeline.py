@@ -19,7 +19,7 @@ from points import Fault  # noqa: E402
 from qrpo_lib.paper import claims  # noqa: E402
 from qrpo_lib.runs import paths  # noqa: E402
 from qrpo_lib.runs.records import RECORD  # noqa: E402
-from qrpo_lib.suite import notebooks  # noqa: E402
+from qrpo_lib.suite import notebooks, publishing  # noqa: E402
 
 SMALLEST = Path(__file__).parents[1] / "data" / "smallest.toml"
 SMALLEST_BEYOND = SMALLEST.with_name("smallest-beyond.toml")
@@ -90,7 +90,7 @@ def test_figures_tables_and_claims_are_published(complete):
         "smallest/claims.md",
     } <= names
     assert "smallest/chat/claims/qrpo-raises-reward.json" in names
-    assert notebooks.MANIFEST in names
+    assert publishing.MANIFEST in names
 
 
 def test_a_second_run_skips_everything(complete):
@@ -129,7 +129,7 @@ def test_another_complete_run_gives_the_same_bytes_even_if_killed(complete, proj
         assert set(kept) <= set(records(root)), point
         kept = records(root)
         others = {name for name, content in published(root).items() if content != whole.get(name)}
-        assert others <= {notebooks.MANIFEST}, point  # which names what there is so far
+        assert others <= {publishing.MANIFEST}, point  # which names what there is so far
     reproduce(root)
     assert published(root) == whole
     assert {name: content for name, content in records(root).items() if name in kept} == kept

@@ -25,7 +25,7 @@ def test_a_published_file_that_was_replaced_by_hand_is_not_removed(tmp_path, run
         publishing.publish(job.id, job.step.folder)
         (tmp_path / "figures" / "tiny" / "old.csv").write_text("mine")
     assert (tmp_path / "figures" / "tiny" / "old.csv").read_text() == "mine"
-    assert sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text())) == ["tiny/new.csv"]
+    assert sorted(json.loads((tmp_path / "figures" / publishing.MANIFEST).read_text())) == ["tiny/new.csv"]
 
 
 def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_folder, monkeypatch):
@@ -42,7 +42,7 @@ def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_
 
         folders.complete(job.step, make)
         publishing.publish(job.id, job.step.folder)
-        return sorted(json.loads((tmp_path / "figures" / notebooks.MANIFEST).read_text()))
+        return sorted(json.loads((tmp_path / "figures" / publishing.MANIFEST).read_text()))
 
     assert published("tiny", "old.csv", {"n": 1}) == ["tiny/old.csv"]
     assert published("smol", "old.csv", {"n": 2}) == ["smol/old.csv", "tiny/old.csv"]
@@ -52,10 +52,10 @@ def test_a_figure_that_a_job_no_longer_makes_leaves_the_manifest(tmp_path, runs_
 
 def test_manifest_lists_every_committed_figure():
     figures = paths.PACKAGE.parent / "figures"
-    manifest = json.loads((figures / notebooks.MANIFEST).read_text())
+    manifest = json.loads((figures / publishing.MANIFEST).read_text())
     files = {p.relative_to(figures).as_posix(): p for p in figures.rglob("*") if p.is_file()}
     # Benchmarks are no notebooks of the suite.
-    files = {name: p for name, p in files.items() if name != notebooks.MANIFEST and not name.startswith("benchmarks/")}
+    files = {name: p for name, p in files.items() if name != publishing.MANIFEST and not name.startswith("benchmarks/")}
     assert set(manifest) == set(files)
     for name, path in files.items():
         assert manifest[name]["sha256"] == file_sha256(path), name
@@ -75,14 +75,14 @@ def test_a_damaged_manifest_is_refused_and_status_sees_it(runs_folder, tmp_path,
     monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
     (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / notebooks.MANIFEST).write_text(content)
+    (tmp_path / "figures" / publishing.MANIFEST).write_text(content)
     monkeypatch.setattr(notebooks, "jobs", lambda profile: [notebooks.Job("theory/noise", "theory/noise")])
     assert cli.main(["reproduce", "--only", "noise"]) == 2
     refused = " ".join(capsys.readouterr().out.split())
     assert cli.main(["status"]) == 1
     seen = " ".join(capsys.readouterr().out.split())
     for text in (refused, seen):
-        assert str(tmp_path / "figures" / notebooks.MANIFEST) in text
+        assert str(tmp_path / "figures" / publishing.MANIFEST) in text
         assert why in text
         assert "remove it" in text
     assert not runs_folder.exists() or not list(runs_folder.glob("*-*"))

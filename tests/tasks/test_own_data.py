@@ -55,7 +55,7 @@ def task_of(folder, **replaced):
         text = text.replace(old, new)
     (folder / "changed.toml").write_text(text)
     settings = profiles.load(folder / "changed.toml").task
-    return registry._class_of(settings)(settings)
+    return registry.of.__wrapped__(settings)  # a new object, which remembers nothing
 
 
 def test_an_own_profile_has_at_most_twelve_lines(folder):

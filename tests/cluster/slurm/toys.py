@@ -6,14 +6,16 @@ import os
 import time
 from pathlib import Path
 
-from qrpo_lib.cluster.task import Task
+from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.runs import files, folders, keys, paths
 
 
-def task(name: str, action: str = "write", *, needs=(), kind: str = "training", group: bool = False, **options) -> Task:
+def task(
+    name: str, action: str = "write", *, needs=(), kind: str = "training", group: bool = False, **options
+) -> ScheduledTask:
     """A task whose job does `action`, a function of this module, with `options`."""
     step = keys.Step(name, {"action": action, **options}, inputs=tuple(need.step for need in needs))
-    return Task.of(step, perform, (step, action, options), needs, kind=kind, group=group)
+    return ScheduledTask.of(step, perform, (step, action, options), needs, kind=kind, group=group)
 
 
 def perform(step: keys.Step, action: str, options: dict) -> None:
