@@ -18,22 +18,22 @@ IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could 
 
 # Of each kind of settings the class of the task, which is imported when it is asked for.
 _CLASSES = {
-    profiles.TopicsTask: "topics:Topics",
-    profiles.SketchesTask: "sketches:Sketches",
-    profiles.WrittenTask: "written_prompts:WrittenPrompts",
-    profiles.ChatDataTask: "preference_data:ChatData",
-    profiles.DatasetTask: "own_data:OwnData",
-    profiles.PointwiseTask: "own_data:OwnData",
-    profiles.ExpressionsTask: "expressions:Expressions",
-    profiles.ProblemsTask: "problems:OwnProblems",
-    profiles.LeetCodeTask: "leetcode_data:LeetCode",
+    profiles.TopicsTask: "qrpo_lib.tasks.topics:Topics",
+    profiles.SketchesTask: "qrpo_lib.tasks.sketches:Sketches",
+    profiles.WrittenTask: "qrpo_lib.tasks.written_prompts:WrittenPrompts",
+    profiles.ChatDataTask: "qrpo_lib.tasks.preference_data:ChatData",
+    profiles.DatasetTask: "qrpo_lib.tasks.own_data:OwnData",
+    profiles.PointwiseTask: "qrpo_lib.tasks.own_data:OwnData",
+    profiles.ExpressionsTask: "qrpo_lib.tasks.expressions:Expressions",
+    profiles.ProblemsTask: "qrpo_lib.tasks.problems:OwnProblems",
+    profiles.LeetCodeTask: "qrpo_lib.tasks.leetcode_data:LeetCode",
 }
 
 
 @cache
 def of(settings: profiles.Task) -> Task:
     """The task that the settings describe: one object a process, so that a reward remembers what it has judged."""
-    return pkgutil.resolve_name(f"qrpo_lib.tasks.{_CLASSES[type(settings)]}")(settings)
+    return pkgutil.resolve_name(_CLASSES[type(settings)])(settings)
 
 
 def check_available(profile: Profile) -> None:

@@ -339,6 +339,7 @@ def _mended(source: str, old: str, new: str) -> str:
     package, _, module = old.rpartition(".")
     if module not in source or source.startswith("%"):
         return source
+    source = source.replace(f'"{old}:', f'"{new}:')  # of what a table names, to be imported when it is asked for
     lines = source.splitlines()
     for node in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]:
         indent, names = " " * node.col_offset, [alias.name for alias in node.names]
