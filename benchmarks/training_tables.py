@@ -72,7 +72,7 @@ def growth_figure(data: pd.DataFrame) -> plt.Figure:
             sizes = sorted(data[data.grows == what][what].unique())
             axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small")
             axis.minorticks_off()
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     axes[0, 0].set_title(f"Vocabulary {data[data.grows == 'tokens'].vocabulary.iloc[0]:,}")
     axes[0, 1].set_title(f"{data[data.grows == 'vocabulary'].tokens.iloc[0]:,} tokens a sequence")
     return figure
