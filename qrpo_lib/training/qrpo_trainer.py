@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -446,8 +447,17 @@ def _check_optimizer(args: QRPOConfig, model: Any, given: tuple[Any, Any]) -> No
                 stand_in = kind([number], **settings)
         what = f"the schedule {args.lr_scheduler_type.value} (lr_scheduler_kwargs={args.lr_scheduler_kwargs})"
         if schedule is None:
-            warmup, options = args.get_warmup_steps(10), args.lr_scheduler_kwargs
-            get_scheduler(args.lr_scheduler_type, stand_in, warmup, 10, scheduler_specific_kwargs=options)
+            # Where the number of steps is not known yet, one at which warming up ends before the training does.
+            steps = args.max_steps if args.max_steps > 0 else max(1000, 2 * math.ceil(args.warmup_steps))
+            options = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs}
+            made = get_scheduler(args.lr_scheduler_type, stand_in, args.get_warmup_steps(steps), steps, **options)
+            for factor in getattr(made, "lr_lambdas", ()):
+                factor(steps)
+    except ZeroDivisionError as error:
+        raise InputError(
+            f"With warmup_steps={args.warmup_steps} and max_steps={args.max_steps} {what} has no step left after its "
+            "warm-up: give fewer warmup_steps."
+        ) from error
     except Exception as error:  # whatever packages and their settings come up with
         raise InputError(f"With these settings {what} cannot be made: {_said(error)}") from error
 

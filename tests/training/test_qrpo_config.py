@@ -55,6 +55,7 @@ from qrpo_lib.runs.errors import InputError
         ({"adam_beta1": 1.5}, "adamw.* cannot be made: Invalid beta"),
         ({"optim_args": "x"}, r"\(optim_args=x\) cannot be made"),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, "the schedule cosine .* cannot be made: .*cycles"),
+        ({"lr_scheduler_type": "polynomial", "max_steps": 5, "warmup_steps": 5}, "no step left after its warm-up"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "cannot be made: .*num_decay_steps"),
         ({"gradient_checkpointing_kwargs": {"every": 2}}, "gradient_checkpointing_kwargs has no every"),
         ({"log_level": "loud"}, "no log_level 'loud'"),
