@@ -175,8 +175,15 @@ def alpaca_answers(profile: Profile, algorithm: Algorithm | None, seed: int, che
 
 
 def _of_step(step: keys.Step, profile: Profile) -> ScheduledTask:
-    kind, run = _MAKERS[step.name]
-    return _task(step, run, (profile,), _needs(step, profile), kind, profile)
+    kind, _ = _MAKERS[step.name]
+    return _task(step, _make, (step.name, profile), _needs(step, profile), kind, profile)
+
+
+def _make(name: str, profile: Profile) -> Path:
+    """Make a step that a profile alone determines, of the user's data only if the policy would see all of them."""
+    if name != "initial_policy":
+        tasks.check_template(profile, initial_policy.run(profile))
+    return _MAKERS[name][1](profile)
 
 
 def _needs(step: keys.Step, profile: Profile) -> tuple[ScheduledTask, ...]:

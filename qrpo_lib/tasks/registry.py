@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pkgutil
 from functools import cache
+from pathlib import Path
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
+from qrpo_lib.profiles.own_data import OWN_TASKS
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.tasks.base import Task
 
@@ -47,3 +49,22 @@ def check_available(profile: Profile) -> None:
             hub.check(*released.of(tuned), "dataset")
     if profile.alpaca_eval and profile.task.completions != "solution":
         hub.check(profile.alpaca_eval.dataset, profile.alpaca_eval.revision, "dataset")
+
+
+def check_template(profile: Profile, policy: Path) -> None:
+    """Raise TemplateError if the policy's chat template leaves out part of the user's conversations, a system message.
+
+    Tried with one prompt of each role that they begin with; a task of the suite has none of these.
+    """
+    from transformers import AutoTokenizer
+
+    from qrpo_lib.training import conversations
+
+    if profile.task.name not in OWN_TASKS:
+        return
+    prompts = [conversations.decoded(row.prompt) for row in of(profile.task).rows]
+    by_role = {prompt[0]["role"]: prompt for prompt in prompts if not isinstance(prompt, str)}
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    for prompt in by_role.values():
+        conversations.check_answers_begin(tokenizer, prompt)
+        conversations.check_first_is_told(tokenizer, prompt)

@@ -1,5 +1,8 @@
 """Where steps are made: with a cluster nothing heavy is left to the process of a notebook."""
 
+import json
+
+import hub_copies
 import pandas as pd
 import pytest
 
@@ -10,6 +13,22 @@ from qrpo_lib.results import best_models, rounds, samples
 from qrpo_lib.steps import answers, initial_policy, reference_evaluation
 from qrpo_lib.steps.rounds import Plan
 from qrpo_lib.suite import notebooks
+from qrpo_lib.tasks import registry as tasks
+from qrpo_lib.training.conversations import TemplateError
+
+# Data of one's own for a policy in a folder.
+OWN = """extends = "smol"
+unset = ["arms.code"]
+policy = { source = "hub", model = "./my-model", pad_token = "<pad>", temperature = 0.7, top_p = 0.9 }
+[arms.chat.task]
+name = "pointwise"
+dataset = "rows.jsonl"
+reward = { kind = "python", function = "my_reward.py:reward" }
+[experiment]
+algorithms = ["qrpo"]
+[training]
+setting = "offline"
+"""
 
 
 @pytest.fixture
@@ -103,3 +122,22 @@ def test_training_and_evaluation_are_jobs_of_their_own_and_each_is_after_what_it
     assert jobs.report(*arguments, 0).step.name == "reference_evaluation"
     assert run.step(profile).key == tasks["evaluation"].step.key
     assert run.training(profile).key == tasks["training"].step.key
+
+
+def test_a_template_that_leaves_out_the_system_message_is_refused_before_sampling(tmp_path, runs_folder):
+    hub_copies.chat_model(tmp_path / "my-model")
+    turns = [{"role": "system", "content": "very deep"}, {"role": "user", "content": "what is"}]
+    rows = [{"prompt": [turns[0], turns[1] | {"content": f"what is {i}"}], "completion": "the sea"} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "my_reward.py").write_text("def reward(prompts, completions):\n    return [1.0] * len(prompts)\n")
+    (tmp_path / "mine.toml").write_text(OWN)
+    profile = profiles.load(str(tmp_path / "mine.toml"), "chat")
+    tasks.check_template(profile, initial_policy.run(profile))
+
+    tokenizer = hub_copies.tokenizer()
+    tokenizer.chat_template = hub_copies.TEMPLATE.replace("in messages", "in messages if m.role != 'system'")
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    task = jobs.sampling(profile)
+    with pytest.raises(TemplateError, match="leaves out the message of the role system"):
+        task.make(*task.arguments)
+    assert not task.step.folder.exists()
