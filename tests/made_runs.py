@@ -70,7 +70,7 @@ def make(profile, wanted, effect, slope=lambda run: 0.0):
             [_evaluation(settings, run.seed, step, effect(run) * step / STEPS[-1], slope(run)) for step in STEPS[1:]]
         )
         training = steps[run].inputs[0]
-        folders.complete(training, lambda folder, run=run: _write_history(effect(run), folder))
+        folders.complete(training, lambda folder, run=run: _write_history(run, effect(run), folder))
         folders.complete(steps[run], _writing(answers[answers["split"] == "selection"]))
         for step in STEPS[1:]:
             rows = answers[(answers["step"] == step) & (answers["split"] == "reporting")]
@@ -111,8 +111,8 @@ def _writing(answers):
     return lambda folder: answers.reset_index(drop=True).to_parquet(folder / evaluation.EVALUATION)
 
 
-def _write_history(effect, folder):
-    _history(effect).to_csv(folder / fitting.HISTORY, index=False)
+def _write_history(run, effect, folder):
+    _history(run, effect).to_csv(folder / fitting.HISTORY, index=False)
 
 
 def _write_log_ratios(answers, folder):
@@ -164,9 +164,14 @@ def _evaluation(profile, seed, step, effect, slope):
     return frame.assign(token_ids=[[1]] * len(frame))[[*evaluation.RECORDED, "token_ids"]]
 
 
-def _history(effect):
-    rows = []
+def _history(run, effect):
+    rows, pairwise = [], {} if run.algorithm == "qrpo" else {"implicit_reward_accuracy": 0.75}
     for step in STEPS:
         values = {"chosen_log_ratio": effect * step, "rejected_log_ratio": -step, "loss": 1.0}
-        rows.append({"step": step, "split": "validation"} | values | {"chosen_quantile": 0.9, "rejected_quantile": 0.4})
+        rows.append(
+            {"step": step, "split": "validation"}
+            | values
+            | pairwise
+            | {"chosen_quantile": 0.9, "rejected_quantile": 0.4}
+        )
     return pd.DataFrame(rows)

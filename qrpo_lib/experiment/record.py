@@ -4,13 +4,13 @@
     record.restore(known, folder)                           # and back, where the key is still the same
 
 `steps.parquet` has a row for each run folder: its name, what identifies the run, the run's own `record.json`, its
-`settings_key`, by which a result is known whose code has changed since, and the text of small files. The other tables
-have a row for each answer or completion, with the run folder's name: `answers` (rewards, lengths), `log_ratios`,
-`completions` (the reference policy's) and `rounds`. `about.json` has their SHA-256.
+`settings_key`, by which a result is known whose code has changed since, and the text of a small file. The other tables
+have a row for each answer, completion or step of a training, with the run folder's name: `answers` (rewards, lengths),
+`log_ratios`, `completions` (the reference policy's), `rounds` and `histories`. `about.json` has their SHA-256.
 
-Rewards and log-probabilities are rounded to `BITS` significant bits, or as many as are asked for, but never what a
-choice is made by (the selection prompts' rewards). A restored folder lacks what was not kept: policies, tokens (of
-completions their number stays), and texts but for those that a notebook shows.
+Rewards, log-probabilities and histories are rounded to about `BITS` significant bits, or as many as are asked for, but
+never what a choice is made by (the selection prompts' rewards). A restored folder lacks what was not kept: policies,
+tokens (of completions their number stays), and texts but for those that a notebook shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,9 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 ABOUT, STEPS = "about.json", "steps.parquet"
 LIMIT_BYTES = 30 * 2**20  # of all records that are committed
-# Significant bits of a reward. What that costs on tiny's results is in docs/runs.md; 53 keep everything.
-BITS = 10
-_SMALL = (fitting.HISTORY, fitting.PAIRS)
+# Significant bits of an answer's reward. What that costs on tiny's results is in docs/runs.md; 53 keep everything.
+BITS, FULL_BITS = 8, 53
+_HISTORIES = "histories"  # the table of what trainings logged: numbers, which take less room than their text
 # Of a run's own record: what says where it ran, and what is said anew of a restored folder.
 _NOT_KEPT = ("host", "slurm_job", "outputs", records.RESTORED)
 _FOLDER_THEN = "folder_then"  # of what other code made, in the record of its restored folder: its name then
@@ -90,9 +90,16 @@ _TABLES = {
         ("prompt_id", "reward", "length", "log_ratio"),
     ),
 }
-# Columns that are rounded, with how many more bits than a reward: of log-probabilities small differences count.
-# Rewards of the selection prompts never are.
-_ROUNDED = {"reward": 0, "log_ratio": 0, "logp": 6, "ref_logp": 6}
+# Columns that are rounded, with how many more bits than an answer's reward: of log-probabilities small differences
+# count, and of reference rewards whether two are equal. Rewards of the selection prompts are in a column of their own.
+_ROUNDED = {
+    "answers": {"reward": 0, "logp": 6},
+    "log_ratios": {"logp": 6, "ref_logp": 6},
+    "completions": {"reward": 2},
+    "rounds": {"reward": 0, "log_ratio": 0},
+}
+_MORE_OF_HISTORIES = 6  # of every number
+_EXACT = "reward_of_selection"
 
 
 @dataclass
@@ -118,7 +125,8 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     folder: which gets the tables; those of an earlier record there are replaced.
     profile_name: told in the record.
     world: its number, told in the record; None for a profile without worlds.
-    bits: significant bits that are kept of rewards of reporting answers, and 6 more of log-probabilities; 53 keep all.
+    bits: significant bits that are kept of rewards of reporting answers, 2 more of reference rewards, and 6 more of
+        log-probabilities and of what trainings logged; 53 keep all.
 
     Raises
     ------
@@ -133,13 +141,17 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     reported = {
         f"report-{record['inputs'].get('report')}" for record in there.values() if record["name"] == "log_ratios"
     }
-    rows, parts = [], {name: [] for name in _TABLES}
+    rows, parts = [], {name: [] for name in (*_TABLES, _HISTORIES)}
     for name, record in there.items():
         source = paths.runs_folder() / name
         records.check(source)
         run = known.run_of(record)
         row = {"folder": name, "kind": record["name"], "world": world} | _columns(run, record)
-        row |= {small: _text(source / small) for small in _SMALL} | {"left_out": None, "table": None, "dtypes": None}
+        row |= {fitting.PAIRS: _text(source / fitting.PAIRS), fitting.HISTORY: None}
+        row |= {"left_out": None, "table": None, "dtypes": None}
+        for history in _history(source):
+            row[fitting.HISTORY] = ",".join(history.columns)
+            parts[_HISTORIES].append(history.assign(folder=name))
         for table, layout in _TABLES.items():
             if record["name"] in layout.steps:
                 frame = pd.read_parquet(source / layout.source).reset_index(drop=True)
@@ -147,7 +159,7 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
                 texts = name in reported or record["name"] == "reference_evaluation" or known.has_texts(name)
                 kept = _kept(frame, layout, record["name"], texts)
                 parts[table].append(kept.assign(folder=name, seed=row["seed"]))
-        held = {*_SMALL, _TABLES[row["table"]].source} if row["table"] else set(_SMALL)
+        held = {fitting.PAIRS, fitting.HISTORY} | ({_TABLES[row["table"]].source} if row["table"] else set())
         original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
         row |= {"left_out": json.dumps(sorted(set(record["outputs"]) - held)), "record": json.dumps(original)}
         row["settings_key"] = known.step_of(record).settings_key
@@ -155,8 +167,9 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     contents = {STEPS: _parquet(pd.DataFrame(rows), ("folder", "kind"))}
     for name, frames in parts.items():
         if frames:
-            contents[f"{name}.parquet"] = _table_content(pd.concat(frames, ignore_index=True), _TABLES[name], bits)
-    kept_bits = {name: bits + more for name, more in _ROUNDED.items()}
+            contents[f"{name}.parquet"] = _table_content(pd.concat(frames, ignore_index=True), name, bits)
+    kept_bits = {name: {column: bits + more for column, more in columns.items()} for name, columns in _ROUNDED.items()}
+    kept_bits[_HISTORIES] = bits + _MORE_OF_HISTORIES
     about = {"profile": profile_name, "world": world, "significant_bits": kept_bits, "steps": len(rows)}
     about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     for path in folder.glob("*.parquet"):
@@ -212,8 +225,8 @@ def restore(known: Known, folder: Path, origin: str, *, any_code: bool = False) 
         if step.folder_name != row["folder"]:
             said |= {"from": f"{origin} (by other code than today's)", _FOLDER_THEN: row["folder"]}
             original |= {"key": step.key, "inputs": {source.name: source.key for source in step.inputs}}
-        rows = by_folder[row["table"]][row["folder"]] if isinstance(row["table"], str) else None
-        put_back = folders.restore(step, lambda into, row=row, rows=rows: _fill(into, row, rows), original, said)
+        of_row = {name: frames[row["folder"]] for name, frames in by_folder.items() if row["folder"] in frames}
+        put_back = folders.restore(step, lambda into, row=row, of=of_row: _fill(into, row, of), original, said)
         (restored.put_back if put_back else restored.there).append(step.folder_name)
         if put_back and step.folder_name != row["folder"]:
             restored.by_other_code.append(row["folder"])
@@ -237,7 +250,10 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
         content = path.read_bytes() if path.is_file() else None
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
             raise files.unreadable(path, "it is missing" if content is None else "it is not what was written", remedy)
-        tables[path.stem] = pd.read_parquet(io.BytesIO(content))
+        frame = pd.read_parquet(io.BytesIO(content))
+        if _EXACT in frame:
+            frame["reward"] = frame["reward"].astype("float64").fillna(frame.pop(_EXACT).astype("float64"))
+        tables[path.stem] = frame
     return tables
 
 
@@ -280,16 +296,18 @@ def _kept(frame: pd.DataFrame, layout: _Table, kind: str, texts: bool) -> pd.Dat
     return kept.assign(place=pd.array([pd.NA] * len(kept) if in_order else place, dtype="Int32"))
 
 
-def _fill(folder: Path, row: pd.Series, rows: pd.DataFrame | None) -> None:
-    """Write the files of a step's folder that the record holds."""
+def _fill(folder: Path, row: pd.Series, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the files of a step's folder that the record holds, from its rows of each table."""
     import pandas as pd
 
-    for name in _SMALL:
-        if isinstance(row[name], str):
-            files.write_atomically(folder / name, row[name].encode())
-    if rows is None:
+    if isinstance(row[fitting.PAIRS], str):
+        files.write_atomically(folder / fitting.PAIRS, row[fitting.PAIRS].encode())
+    if isinstance(row[fitting.HISTORY], str):
+        columns = row[fitting.HISTORY].split(",")
+        tables[_HISTORIES][columns].to_csv(folder / fitting.HISTORY, index=False, float_format="%.9g")
+    if not isinstance(row["table"], str):
         return
-    layout, dtypes = _TABLES[row["table"]], json.loads(row["dtypes"])
+    rows, layout, dtypes = tables[row["table"]], _TABLES[row["table"]], json.loads(row["dtypes"])
     by = ["place"] if rows["place"].notna().all() else [name for name in layout.order if name in dtypes]
     rows = rows.sort_values(by, kind="stable", ignore_index=True)
     if "token_ids" in dtypes:
@@ -300,26 +318,39 @@ def _fill(folder: Path, row: pd.Series, rows: pd.DataFrame | None) -> None:
     rows.to_parquet(folder / layout.source)
 
 
+def _history(folder: Path) -> Iterator[pd.DataFrame]:
+    """What a training logged, if the folder is one's."""
+    import pandas as pd
+
+    if (folder / fitting.HISTORY).is_file():
+        yield pd.read_csv(folder / fitting.HISTORY)
+
+
 def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _table_content(frame: pd.DataFrame, layout: _Table, bits: int) -> bytes:
+def _table_content(frame: pd.DataFrame, name: str, bits: int) -> bytes:
     """A table's Parquet file: like rows beside each other, small types, floats as they take least."""
     import numpy as np
 
-    near = [name for name in layout.near if name in frame]
-    frame = frame.sort_values(near, kind="stable", ignore_index=True).drop(columns="seed")
-    free = frame["split"] != "selection" if "split" in frame else np.full(len(frame), True)
-    for name in _ROUNDED.keys() & set(frame):
-        rounded = significant(frame[name].to_numpy(np.float64), bits + _ROUNDED[name])
-        frame[name] = frame[name].where(~free, rounded)
-    for name in frame.select_dtypes("float64"):
-        values = frame[name].to_numpy()
+    if name == _HISTORIES:
+        more = dict.fromkeys(frame.select_dtypes("float"), _MORE_OF_HISTORIES)
+    else:
+        more, near = _ROUNDED[name], [column for column in _TABLES[name].near if column in frame]
+        frame = frame.sort_values(near, kind="stable", ignore_index=True).drop(columns="seed")
+    exact = frame["split"] == "selection" if "split" in frame and "reward" in frame else None
+    for column in more.keys() & set(frame):
+        rounded = significant(frame[column].to_numpy(np.float64), bits + more[column])
+        frame[column] = rounded if exact is None else frame[column].where(exact, rounded)
+    if exact is not None and bits < FULL_BITS:
+        frame[_EXACT], frame["reward"] = frame["reward"].where(exact), frame["reward"].mask(exact)
+    for column in frame.select_dtypes("float64"):
+        values = frame[column].to_numpy()
         if np.array_equal(values.astype(np.float32).astype(np.float64), values, equal_nan=True):
-            frame[name] = values.astype(np.float32)  # without loss
-    for name in frame.select_dtypes("int64"):
-        frame[name] = frame[name].astype(np.int32)
+            frame[column] = values.astype(np.float32)  # without loss
+    for column in frame.select_dtypes("int64"):
+        frame[column] = frame[column].astype(np.int32)
     return _parquet(frame, ("folder", "split", "finish_reason", "role", "prompt_id", "text", "prompt"))
 
 
@@ -332,19 +363,21 @@ def significant(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _parquet(frame: pd.DataFrame, dictionary: tuple[str, ...]) -> bytes:
-    """The smaller of two Parquet files: floats as they are, or by their bytes."""
-    return min(_encoded(frame, dictionary), key=len)
+    """A Parquet file whose numbers are stored as they are or byte by byte, each column as it takes less."""
+    import pandas as pd
+
+    numbers = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    split = [name for name in numbers if len(_encoded(frame[[name]], (), [name])) < len(_encoded(frame[[name]], ()))]
+    return _encoded(frame, dictionary, split)
 
 
-def _encoded(frame: pd.DataFrame, dictionary: tuple[str, ...]) -> Iterator[bytes]:
+def _encoded(frame: pd.DataFrame, dictionary: tuple[str, ...], split: Sequence[str] = ()) -> bytes:
+    """A Parquet file: the columns of `dictionary` by their different values, those of `split` byte by byte."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    floats = [name for name, kind in frame.dtypes.items() if str(kind).startswith("float")]
-    for split in ([], floats):
-        stream = io.BytesIO()
-        options = {"compression": "zstd", "compression_level": _LEVEL, "data_page_size": _PAGE}
-        options |= {"row_group_size": _PAGE, "use_byte_stream_split": split or False}
-        parquet.write_table(table, stream, use_dictionary=[name for name in dictionary if name in frame], **options)
-        yield stream.getvalue()
+    table, stream = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), io.BytesIO()
+    options = {"compression": "zstd", "compression_level": _LEVEL, "data_page_size": _PAGE, "row_group_size": _PAGE}
+    by_value = [name for name in dictionary if name in frame]
+    parquet.write_table(table, stream, use_dictionary=by_value, use_byte_stream_split=list(split) or False, **options)
+    return stream.getvalue()

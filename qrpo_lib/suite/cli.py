@@ -435,7 +435,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 def _add_record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", type=int, help="of this world alone, of a profile that has several")
     if parser.prog.endswith("record"):
-        told = "significant bits of rewards that decide no choice (default: 10; 53 keep all)"
+        told = "significant bits of rewards that decide no choice (default: 8; 53 keep all)"
         parser.add_argument("--bits", type=_positive, help=told)
     else:
         parser.add_argument("--any-code", action="store_true", help="also what other code than today's has made")

@@ -184,7 +184,27 @@ def test_rounding_leaves_alone_what_choices_rest_on(made, tmp_path):
     off = (after["logp"].astype("float64") / before["logp"].astype("float64") - 1).abs()
     assert 0 < off.max() <= 2.0 ** -(record.BITS + 6)
     said = json.loads((tmp_path / record.ABOUT).read_text())["significant_bits"]
-    assert said["reward"] == record.BITS < said["logp"]
+    assert said["answers"]["reward"] == record.BITS < said["log_ratios"]["logp"]
+    before, after = (record.read(folder)["histories"] for folder in (root / "record", tmp_path))
+    off = (after["chosen_log_ratio"] / before["chosen_log_ratio"] - 1).abs()
+    assert 0 < off.max() <= 2.0 ** -said["histories"]
+    assert after["step"].equals(before["step"])
+
+
+def test_what_a_training_logged_comes_back_with_its_columns(made, emptied):
+    """Trainings of different algorithms log different columns, which one table holds."""
+    profile, folder, _ = emptied
+    _, root, _, _ = made
+    record.restore(Known([profile]), folder, "record")
+    steps = [run.training(profile) for run in grid.grid(profile)]
+    columns = set()
+    for step in steps:
+        before, after = (
+            pd.read_csv(runs / step.folder_name / fitting.HISTORY) for runs in (root / "runs", paths.runs_folder())
+        )
+        pd.testing.assert_frame_equal(before, after, check_dtype=False, rtol=1e-8)
+        columns.add(tuple(after.columns))
+    assert len(columns) > 1
 
 
 def test_rounding_moves_no_mean_by_more_than_half_of_the_last_bit(made, tmp_path):
