@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,27 +143,10 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
     }
     rows, parts = [], {name: [] for name in (*_TABLES, _HISTORIES)}
     for name, record in there.items():
-        source = paths.runs_folder() / name
-        records.check(source)
-        run = known.run_of(record)
-        row = {"folder": name, "kind": record["name"], "world": world} | _columns(run, record)
-        row |= {fitting.PAIRS: _text(source / fitting.PAIRS), fitting.HISTORY: None}
-        row |= {"left_out": None, "table": None, "dtypes": None}
-        for history in _history(source):
-            row[fitting.HISTORY] = ",".join(history.columns)
-            parts[_HISTORIES].append(history.assign(folder=name))
-        for table, layout in _TABLES.items():
-            if record["name"] in layout.steps:
-                frame = pd.read_parquet(source / layout.source).reset_index(drop=True)
-                row |= {"table": table, "dtypes": json.dumps({name: str(kind) for name, kind in frame.dtypes.items()})}
-                texts = name in reported or record["name"] == "reference_evaluation" or known.has_texts(name)
-                kept = _kept(frame, layout, record["name"], texts)
-                parts[table].append(kept.assign(folder=name, seed=row["seed"]))
-        held = {fitting.PAIRS, fitting.HISTORY} | ({_TABLES[row["table"]].source} if row["table"] else set())
-        original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
-        row |= {"left_out": json.dumps(sorted(set(record["outputs"]) - held)), "record": json.dumps(original)}
-        row["settings_key"] = known.step_of(record).settings_key
-        rows.append(row)
+        row, of_step = _recorded(known, name, record, name in reported)
+        rows.append({"folder": name, "kind": record["name"], "world": world} | row)
+        for table, frame in of_step.items():
+            parts[table].append(frame)
     contents = {STEPS: _parquet(pd.DataFrame(rows), ("folder", "kind"))}
     for name, frames in parts.items():
         if frames:
@@ -178,6 +161,34 @@ def write(known: Known, folder: Path, profile_name: str, world: int | None = Non
         files.write_atomically(folder / name, content)
     files.write_atomically(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return sum(map(len, contents.values()))
+
+
+def _recorded(
+    known: Known, name: str, record: dict[str, Any], is_reported: bool
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """A run folder's row of `steps`, and its rows of other tables by their names. Raises CorruptedRunError."""
+    import pandas as pd
+
+    source, tables = paths.runs_folder() / name, {}
+    records.check(source)
+    row = _columns(known.run_of(record), record)
+    row |= {fitting.PAIRS: _text(source / fitting.PAIRS), fitting.HISTORY: None}
+    row |= {"left_out": None, "table": None, "dtypes": None}
+    if (source / fitting.HISTORY).is_file():
+        history = pd.read_csv(source / fitting.HISTORY)
+        row[fitting.HISTORY] = ",".join(history.columns)
+        tables[_HISTORIES] = history.assign(folder=name)
+    for table, layout in _TABLES.items():
+        if record["name"] in layout.steps:
+            frame = pd.read_parquet(source / layout.source).reset_index(drop=True)
+            row |= {"table": table, "dtypes": json.dumps({name: str(kind) for name, kind in frame.dtypes.items()})}
+            texts = is_reported or record["name"] == "reference_evaluation" or known.has_texts(name)
+            kept = _kept(frame, layout, record["name"], texts)
+            tables[table] = kept.assign(folder=name, seed=row["seed"])
+    held = {fitting.PAIRS, fitting.HISTORY} | ({_TABLES[row["table"]].source} if row["table"] else set())
+    original = {key: value for key, value in record.items() if key not in _NOT_KEPT}
+    row |= {"left_out": json.dumps(sorted(set(record["outputs"]) - held)), "record": json.dumps(original)}
+    return row | {"settings_key": known.step_of(record).settings_key}, tables
 
 
 def _to_record(known: Known, profile_name: str) -> dict[str, dict[str, Any]]:
@@ -316,14 +327,6 @@ def _fill(folder: Path, row: pd.Series, tables: Mapping[str, pd.DataFrame]) -> N
     blank = {name: None for name in dtypes if name not in rows}
     rows = rows.assign(**blank)[list(dtypes)].astype({n: kind for n, kind in dtypes.items() if kind != "object"})
     rows.to_parquet(folder / layout.source)
-
-
-def _history(folder: Path) -> Iterator[pd.DataFrame]:
-    """What a training logged, if the folder is one's."""
-    import pandas as pd
-
-    if (folder / fitting.HISTORY).is_file():
-        yield pd.read_csv(folder / fitting.HISTORY)
 
 
 def _text(path: Path) -> str | None:
