@@ -348,7 +348,8 @@ def available_isolation() -> Isolation:
         f"Solutions run with limits and a filter of system calls only: {reason}. They cannot change files, use the"
         " network or sockets, start processes or signal any, nor read this process's memory, but they can read what"
         " this user can read: files (devices and named pipes among them, where what is read is gone), and other"
-        f" processes of this user. {_INSTALL} for untrusted models.",
+        " processes of this user, solutions that are judged at the same time among them: their answers, and their"
+        f" pipes, so that they fail. {_INSTALL} for untrusted models.",
         WeakIsolationWarning,
         stacklevel=3,
     )
