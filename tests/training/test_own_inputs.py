@@ -51,11 +51,23 @@ def answer(text):
         ({"prompt": messages_of([{"type": "image"}])}, r"a message of prompt has a part that is no text \('image'\)"),
         ({"images": ["a.png"]}, "row 1: it has images"),
         ({"image": b"..."}, "row 1: it has image"),
+        ({"reward": "1_0"}, "row 1: reward must be one number, not '1_0'"),
+        ({"reference_rewards": []}, "0 to 3 reference rewards each: leave rows out"),
+        ({"ref_logps": 5.0}, "row 1: ref_logps must be the logarithm of a probability"),
+        ({"chat_template_kwargs": {5: 1}, "prompt": messages_of("w3")}, "row 1: chat_template_kwargs cannot set 5"),
+        ({"chat_template_kwargs": {"messages": []}, "prompt": messages_of("w3")}, "cannot set messages"),
     ],
 )
 def test_rows_that_would_be_misread(changes, said, words, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, [ROW, ROW | changes], words)
+
+
+def test_the_log_probability_of_a_completion_that_is_cut_is_not_that_of_the_whole(words, tmp_path):
+    row = ROW | {"completion": "w5 w6 w7", "ref_logps": -9.0}
+    trainer(tmp_path, [row], words, changes={"max_length": 6})
+    with pytest.raises(InputError, match="row 0: its ref_logps is of the whole completion, which is cut at 5 tokens"):
+        trainer(tmp_path, [row], words, changes={"max_length": 5})
 
 
 def test_parts_of_text_are_a_text(words, tmp_path):
