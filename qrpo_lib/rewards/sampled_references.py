@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -228,12 +229,22 @@ def sampled_texts(
         places = [place for place, (_, is_text) in enumerate(prompts) if is_text == of_text]
         if not places:
             continue
-        ending = tokenizer
+        ending = _with_end(tokenizer, model)
         if not of_text and tokenizer.chat_template is not None:  # without one, the rows are token ids
             ending = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
         for one in _drawn(model, ending, [prompts[place][0] for place in places], engines.resolve(engine), settings):
             texts[places[one.prompt_index]].append(one.text)
     return texts
+
+
+def _with_end(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer; where it has no end-of-sequence token, a copy with that of the model."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer
+    changed = copy.copy(tokenizer)
+    end = conversations.end_tokens(tokenizer, getattr(model, "generation_config", None))[0]
+    changed.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return changed
 
 
 def _drawn(

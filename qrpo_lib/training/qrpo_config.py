@@ -176,6 +176,8 @@ class QRPOConfig(DPOConfig):
             raise InputError(f"QRPOTrainer has no {self.optim.value}: it steps before the gradient is whole.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
+        if not isinstance(self.model_init_kwargs, dict | None):
+            raise InputError(f"model_init_kwargs must be a dictionary, or JSON of one, not {self.model_init_kwargs!r}.")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
         self._check_trackers()

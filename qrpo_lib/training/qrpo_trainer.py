@@ -96,7 +96,7 @@ class QRPOTrainer(PolicyTrainer):
         peft_config: Any | None = None,
     ):
         args = QRPOConfig(f"{_name_of(model) or 'policy'}-QRPO") if args is None else args
-        run_checks.check_kinds(args, train_dataset, processing_class, callbacks)
+        run_checks.check_kinds(model, args, train_dataset, processing_class, callbacks)
         run_checks.check_adapter(model, peft_config)
         run_checks.check_evaluation(args, eval_dataset, callbacks)
         if isinstance(model, str | Path):

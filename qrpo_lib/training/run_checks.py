@@ -24,10 +24,12 @@ from qrpo_lib.training.qrpo_config import QRPOConfig
 _SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 
-def check_kinds(args: Any, train_dataset: Any, processing_class: Any, callbacks: Any) -> None:
+def check_kinds(model: Any, args: Any, train_dataset: Any, processing_class: Any, callbacks: Any) -> None:
     """Raises InputError for arguments of another kind than they must be."""
     if not isinstance(args, QRPOConfig):
         raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
+    if isinstance(model, str) and not model.strip():
+        raise InputError("model names no folder or model of the hub: it is an empty text.")
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise InputError("fsdp shares a model among processes: start them with accelerate launch, or leave fsdp out.")
     if callbacks is not None and not (isinstance(callbacks, list | tuple) and all(map(_is_callback, callbacks))):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from small_llama import CHAT, EOS, VOCABULARY, llama, made_up_rows, made_up_tokenizer, tokenizer_of_words
@@ -171,6 +172,14 @@ def test_references_of_one_prompt_are_scored_with_the_columns_of_each_row(words,
     assert texts[:3] == texts[3:]  # sampled once
 
 
+def test_the_end_token_may_be_the_models_alone(words, tmp_path):
+    references = [SampledReferences(length, n=np.int64(4), max_new_tokens=6) for _ in range(2)]
+    trainer(tmp_path, [bare()], words, reference_rewards=references[0])
+    words.eos_token, words.pad_token = None, "w2"
+    trainer(tmp_path, [bare()], words, reference_rewards=references[1])
+    assert sampled_texts(references[0]) == sampled_texts(references[1])
+
+
 def test_a_reward_is_given_what_it_names(words, tmp_path):
     made = trainer(
         tmp_path,
@@ -338,6 +347,7 @@ class Unreachable(Exception):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"model": " "}, "model names no folder or model of the hub"),
         ({"tokenizer": "name"}, "processing_class must be a tokenizer, not a str"),
         ({"tokenizer": Processor()}, "must be a tokenizer, its .tokenizer, not a Processor"),
         ({"changes": {"eval_strategy": "steps"}}, "eval_strategy asks for evaluations.*pass eval_dataset"),

@@ -59,6 +59,7 @@ from qrpo_lib.runs.errors import InputError
         ({"lr_scheduler_type": "warmup_stable_decay"}, "cannot be made: .*num_decay_steps"),
         ({"gradient_checkpointing_kwargs": {"every": 2}}, "gradient_checkpointing_kwargs has no every"),
         ({"log_level": "loud"}, "no log_level 'loud'"),
+        ({"model_init_kwargs": "bfloat16"}, "model_init_kwargs must be a dictionary, or JSON of one, not 'bfloat16'"),
         ({"optim": "galore_adamw_layerwise"}, "no galore_adamw_layerwise"),
     ],
 )
