@@ -180,21 +180,21 @@ def tokenised(
         raise InputError(f"There are no {name} rows.")
     of = sides(data[0], name)
     found, sources, counts, first_reason = [], [], Counter({"left out": 0, "cut": 0}), ""
-    tried: set[str] = set()  # roles that a conversation began with
+    tried: set[tuple] = set()  # kinds of messages, by role and place
     for number, row in enumerate(data):
         try:
             if sides(row, name) != of:
                 raise InputError("it has another form than the first row: pairs and single completions do not mix.")
             one = _tokens(row, of, tokenizer, ends) | _numbers(row, of)
             if not _has(row, "prompt_ids"):
-                _check_template(tokenizer, row, tried)
+                _check_template(tokenizer, row, of, tried)
         except conversations.UnusableAnswer as error:
             counts["left out"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
             continue
         except jinja2.TemplateError as error:  # which templates raise for roles that they do not take
             raise conversations.TemplateError(f"{name} row {number}: the chat template refuses it ({error}).") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
             kind = type(error) if isinstance(error, InputError) else InputError
             raise kind(f"{name} row {number}: {error}") from None
         room = None if max_length is None else max_length - len(one["prompt_ids"])
@@ -224,14 +224,43 @@ def _check_uncut(row: Mapping, column: str, said: str, max_length: int | None) -
         )
 
 
-def _check_template(tokenizer: Any, row: Mapping, tried: set[str]) -> None:
-    """Raises TemplateError for a template that does not write all of such conversations; each kind is tried once."""
+def _check_template(tokenizer: Any, row: Mapping, of: tuple[str, ...], tried: set[tuple]) -> None:
+    """Raises TemplateError for a template that does not write all of a conversation; each kind of turn is tried once.
+
+    Answers are all looked for, but for their white space: some templates leave out what stands before </think>.
+    """
     prompt, options = prompt_of(row), template_options(row)
-    if isinstance(prompt, str) or prompt[0]["role"] in tried:
+    if isinstance(prompt, str):
         return
-    tried.add(prompt[0]["role"])
-    conversations.check_answers_begin(tokenizer, prompt, **options)
-    conversations.check_first_is_told(tokenizer, prompt, **options)
+    if not tried:
+        conversations.check_answers_begin(tokenizer, prompt, **options)
+    for place, message in enumerate(prompt):
+        kind, content = (message["role"], place == 0, place == len(prompt) - 1), message.get("content")
+        # of a turn that calls tools, some templates write the call alone
+        if kind not in tried and isinstance(content, str) and content.strip() and not message.get("tool_calls"):
+            tried.add(kind)
+            _check_told(tokenizer, prompt, place, options)
+    for text in TEXTS[of]:
+        answer = conversations.text_of(completion_of(row, text))
+        turns = [*prompt, {"role": "assistant", "content": answer}]
+        written = conversations.applied(tokenizer, turns, tokenize=False, **options)
+        if "".join(answer.split()) not in "".join(written.split()):
+            raise conversations.TemplateError(
+                f"The chat template does not write all of {text}, such as what stands before </think>: take that out "
+                "of it, or use a template that writes it."
+            )
+
+
+def _check_told(tokenizer: Any, prompt: list[Mapping], place: int, options: Mapping[str, Any]) -> None:
+    """Raises TemplateError if the template leaves out the message at this place."""
+    message = prompt[place]
+    changed = [*prompt[:place], {**message, "content": message["content"] + " x"}, *prompt[place + 1 :]]
+    written = [conversations.applied(tokenizer, one, tokenize=False, **options) for one in (prompt, changed)]
+    if written[0] == written[1]:
+        raise conversations.TemplateError(
+            f"The chat template leaves out the message of the role {message['role']} at place {place}, which the model "
+            "would never see: put it into the request, or use a template that writes it."
+        )
 
 
 def prompt_of(row: Mapping) -> str | list[Mapping]:

@@ -264,9 +264,12 @@ class QRPOTrainer(PolicyTrainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs):
         """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference.
 
-        Raises InputError for a checkpoint of another run.
+        Goes on from `args.resume_from_checkpoint`, unless told otherwise. Raises InputError for a checkpoint of another
+        run, or one that is not whole.
         """
         run_identity.check(self.args.output_dir, self._identity)
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         if not isinstance(resume_from_checkpoint, str | Path | bool | None):
             raise InputError(f"resume_from_checkpoint must be a folder or True, not {resume_from_checkpoint!r}.")
         folder = resume_from_checkpoint

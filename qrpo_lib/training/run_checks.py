@@ -25,7 +25,17 @@ _SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 
 def check_kinds(model: Any, args: Any, train_dataset: Any, processing_class: Any, callbacks: Any) -> None:
-    """Raises InputError for arguments of another kind than they must be."""
+    """Look through the arguments of a `QRPOTrainer`.
+
+    Parameters
+    ----------
+    model, args, train_dataset, processing_class, callbacks: as they were given.
+
+    Raises
+    ------
+    InputError
+        One is of another kind than it must be.
+    """
     if not isinstance(args, QRPOConfig):
         raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
     if isinstance(model, str) and not model.strip():
@@ -103,10 +113,19 @@ def _check_given_optimizer(model: Any, given: Any, new_weights: bool) -> None:
 
 
 def check_optimizer(args: QRPOConfig, model: Any, given: tuple[Any, Any], *, new_weights: bool) -> None:
-    """Raises InputError for an optimizer or schedule that cannot be made: its package is missing, its settings wrong.
+    """Make optimizer and schedule of one number, before any work: the Trainer makes its own first when training begins.
 
-    Both are made here of one number, before any work; the Trainer would make its own first when training begins.
-    `new_weights`: whether those that are trained are yet to be made.
+    Parameters
+    ----------
+    args: the settings.
+    model: that is trained.
+    given: `optimizers` of the trainer.
+    new_weights: whether the weights that are trained are yet to be made, of an adapter.
+
+    Raises
+    ------
+    InputError
+        One cannot be made, as its package is missing or its settings are wrong, or is of no weight that is trained.
     """
     _check_given_optimizer(model, given, new_weights)
     optimizer, schedule = given

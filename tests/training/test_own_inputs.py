@@ -111,6 +111,40 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
         trainer(tmp_path, rows, words)
 
 
+ANSWERS_END = CHAT.partition("{% for m in messages %}")[2]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "said"),
+    [
+        ("{{ 1 / 0 }}" + CHAT, messages_of("w3"), "row 1: division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", messages_of("w3"), "row 1: maximum recursion depth"),
+        (
+            "{% for m in messages if m['role'] != 'tool' %}" + ANSWERS_END,
+            [*messages_of("w3"), {"role": "tool", "content": "w9"}],
+            "row 1: The chat template leaves out the message of the role tool at place 1",
+        ),
+        (
+            "{% for m in (messages[-2:] if messages[-1]['role'] == 'assistant' else messages[-1:]) %}" + ANSWERS_END,
+            [*messages_of("w9"), *answer("w8"), *messages_of("w3")],
+            "row 1: The chat template leaves out the message of the role user at place 0",
+        ),
+        (
+            CHAT.replace("m['content']", "m['content'].split('w6')[-1]"),
+            messages_of("w3"),
+            "row 1: The chat template does not write all of completion",
+        ),
+    ],
+)
+def test_templates_that_leave_something_out(template, prompt, said, words, tmp_path):
+    """Rows of one turn are written rightly by most of them."""
+    words.chat_template = template
+    row = ROW | {"prompt": prompt, "completion": answer("w6 w5")}
+    first = ROW if "row 1: d" in said or "row 1: m" in said else ROW | {"prompt": messages_of("w3"), "completion": "w5"}
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, [first, row], words)
+
+
 def test_a_template_without_a_generation_prompt(words, tmp_path):
     """Its header would be sampled, and scored, with each reference; one without any header is right, as Mistral's."""
     words.chat_template = CHAT.partition("{% if add_generation_prompt")[0]
