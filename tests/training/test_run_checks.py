@@ -93,6 +93,15 @@ def test_a_run_that_has_ended_within_an_epoch_makes_no_step_more(run):
     assert all(torch.equal(trained[name].cpu(), saved[name]) for name in saved)
 
 
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    """The Trainer would log it as 0, and save what weights of NaN it leaves."""
+    rows = [row | {"chosen_reward": 1e200, "rejected_reward": -1e200} for row in ROWS]
+    model = llama()
+    with pytest.raises(InputError, match="The loss is not finite: rewards of the batch are too large"):
+        trainer(tmp_path, rows, model=model, changes={"loss_type": "rebel"}).train()
+    assert all(weights.isfinite().all() for weights in model.parameters())
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:100])
 
