@@ -125,9 +125,9 @@ def completed(
     settings = {"max_new_tokens": max_new_tokens, "seed": seed}
     bare = [row for row in data if row.get("completion") is None and row.get("chosen") is None]
     whole = [row for row in data if row.get("completion") is not None or row.get("chosen") is not None]
-    prompts = requests(bare)  # before any work
+    prompts = requests(bare)
     if bare:
-        sampled = evaluated(model, tokenizer, prompts, reward, repeats=references + 2, **settings)
+        sampled = evaluated(model, tokenizer, bare, reward, repeats=references + 2, **settings)
         for number, some in sampled.groupby("number"):
             texts, scores = some["text"].tolist(), some["reward"].tolist()
             for i in (0, 1):
@@ -191,7 +191,7 @@ def quantiles(data: Sequence[dict[str, Any]]) -> np.ndarray:
 def evaluated(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Any],
+    data: Sequence[dict[str, Any]],
     reward: Any,
     *,
     repeats: int,
@@ -203,13 +203,13 @@ def evaluated(
     Parameters
     ----------
     model, tokenizer: the policy.
-    prompts: texts, or messages.
+    data: rows with a prompt, and what the reward reads beside it.
     reward: of completions.
     repeats: completions of each prompt.
     max_new_tokens: of a completion.
     seed: of the sampling.
 
-    Raises InputError where there are no prompts.
+    Raises InputError where there are no rows, or a column that the reward reads is missing.
     """
     import pandas as pd
 
@@ -217,8 +217,11 @@ def evaluated(
     from qrpo_lib.rewards.sampled_references import sampled_texts
     from qrpo_lib.training import conversations
 
-    if not len(prompts):
+    if not len(data):
         raise InputError("There are no prompts to evaluate on.")
+    prompts = requests(data)
+    names = {name for row in data for name in row} - {"prompt", "chosen", "rejected", "completion"}
+    python_function.check_columns(reward, {"prompts", "completions", *names})  # before any work
     ids = [(conversations.prompt_ids(tokenizer, prompt), isinstance(prompt, str)) for prompt in prompts]
     settings = {"n": repeats, "max_new_tokens": max_new_tokens, "seed": seed}
     texts = [text for some in sampled_texts(model, tokenizer, ids, **settings) for text in some]
@@ -226,7 +229,8 @@ def evaluated(
     of = [prompts[number] for number in numbers]
     columns = {"number": numbers, "prompt": [_text(one) for one in of], "text": texts}
     answers = list(map(conversations.as_completion, of, texts))
-    return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, answers, {})})
+    told = {name: [data[number].get(name) for number in numbers] for name in sorted(names)}
+    return pd.DataFrame(columns | {"reward": python_function.scores(reward, of, answers, told)})
 
 
 def difference(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:

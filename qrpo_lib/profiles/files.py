@@ -540,7 +540,7 @@ def _names_a_file(key: str, value: str) -> bool:
     """Whether a value names a file: one of data, or of a reward in Python."""
     if key == "function":
         return ".py:" in value
-    return key in ("dataset", "test_dataset") and value.endswith(FILE_ENDINGS)
+    return key in ("dataset", "test_dataset") and value.lower().endswith(FILE_ENDINGS)
 
 
 def _are_words(value: Any) -> bool:

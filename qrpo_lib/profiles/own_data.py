@@ -74,6 +74,8 @@ class OwnDataSettings(Settings):
     def _one_or_several(self):
         if (self.dataset is None) == (not self.sources):
             raise ValueError("say where the rows are: either dataset, or [[task.sources]] for a mixture")
+        if len({(one.dataset, one.revision, one.train_split) for one in self.sources}) < len(self.sources):
+            raise ValueError("sources names the same rows twice: weight says how much of a source counts")
         return self
 
     @property

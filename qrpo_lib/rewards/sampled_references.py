@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,10 +56,10 @@ class SampledReferences:
         seed: int = 0,
     ):
         for setting, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise InputError(f"{setting} must be an integer of at least 1, got {value!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError(f"seed must be an integer, got {seed!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+            raise InputError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}.")
         engines.resolve(engine)
         if isinstance(reward_fn, str):
             reward_fn = python_function.load(reward_fn)
@@ -65,8 +67,8 @@ class SampledReferences:
         self._reward = getattr(reward_fn, "score", reward_fn)
         if not callable(self._reward):
             raise InputError("reward_fn must be a function of prompts and completions, or name one.")
-        self.n, self._engine, self._batch_size, self._seed = n, engine, batch_size, seed
-        self._max_new_tokens = max_new_tokens
+        self.n, self._engine, self._batch_size, self._seed = int(n), engine, int(batch_size), int(seed)
+        self._max_new_tokens = int(max_new_tokens)
         self.completions: list[tuple[Any, str, float]] = []
 
     def complete(self, found: Any, data: Sequence[Mapping], model: Any, tokenizer: Any, *, name: str) -> None:
@@ -227,12 +229,22 @@ def sampled_texts(
         places = [place for place, (_, is_text) in enumerate(prompts) if is_text == of_text]
         if not places:
             continue
-        ending = tokenizer
+        ending = _with_end(tokenizer, model)
         if not of_text and tokenizer.chat_template is not None:  # without one, the rows are token ids
             ending = conversations.ending_turns(tokenizer, getattr(model, "generation_config", None))
         for one in _drawn(model, ending, [prompts[place][0] for place in places], engines.resolve(engine), settings):
             texts[places[one.prompt_index]].append(one.text)
     return texts
+
+
+def _with_end(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer; where it has no end-of-sequence token, a copy with that of the model."""
+    if tokenizer.eos_token_id is not None:
+        return tokenizer
+    changed = copy.copy(tokenizer)
+    end = conversations.end_tokens(tokenizer, getattr(model, "generation_config", None))[0]
+    changed.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return changed
 
 
 def _drawn(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -446,7 +447,7 @@ def init(options: argparse.Namespace) -> int:
     from qrpo_lib.suite import project
 
     written = project.create(options.folder)
-    _say(f"{len(written)} files written. Next: cd {options.folder} && qrpo reproduce")
+    _say(f"{len(written)} files written. Next: cd {shlex.quote(str(options.folder))} && qrpo reproduce")
     return 0
 
 

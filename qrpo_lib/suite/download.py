@@ -55,8 +55,8 @@ def sources(profile_name: str) -> list[HubSource]:
             wanted.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
             wanted.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, DatasetTask | PointwiseTask):
-            sources = [source for source in profile.task.all_sources if not source.dataset.endswith(FILE_ENDINGS)]
-            wanted += [HubSource("dataset", source.dataset, source.revision) for source in sources]
+            sources = [one for one in profile.task.all_sources if not one.dataset.lower().endswith(FILE_ENDINGS)]
+            wanted += [HubSource("dataset", one.dataset, one.revision) for one in sources]
         if hasattr(getattr(profile.task, "reward", None), "model"):
             wanted.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))
         wanted += [HubSource("dataset", *source) for source in released.sources(profile)]

@@ -103,7 +103,7 @@ def _parsed(arguments: list[str]) -> tuple[Own, Any]:
 
 
 def _refused(said: str) -> NoReturn:
-    raise InputError(f"{said}.")
+    raise InputError(f"{said.rstrip('.')}.")
 
 
 def _check(own: Own, config: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,9 @@ from qrpo_lib.runs.errors import InputError, about
 from qrpo_lib.tasks.base import Demonstration, Prompt, Split, Task
 
 _REFERENCES = "reference_rewards"
+_COMPUTED = ("prompt_ids", "ref_logps", "ref_chosen_logps", "ref_rejected_logps")  # by the profile's policy
 _SAVED = "state.json"  # of `Dataset.save_to_disk`, which has one split
+_NOT_ROWS = (".gz", ".zip", ".zst", ".bz2", ".xz", ".ndjson", ".txt", ".tsv", ".xlsx", ".arrow")  # endings of files
 _NOT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "reward", "chosen_reward", "rejected_reward")
 
 
@@ -64,7 +67,7 @@ class OwnData(Task):
             if not any(row.split == split for row in rows):
                 raise InputError(
                     f"The data {self.settings.shown} leave no rows for the split {split}: give more rows with "
-                    "different prompts, or a larger held_out."
+                    f"different prompts, or a {'smaller' if split == 'train' else 'larger'} held_out."
                 )
         return rows
 
@@ -147,6 +150,11 @@ class OwnData(Task):
         for one in self.settings.all_sources:
             if _is_file(one.dataset):
                 _check_file(one)
+            elif not one.dataset.strip() or Path(one.dataset).suffix.lower() in _NOT_ROWS:
+                raise InputError(
+                    f"The profile's dataset {one.dataset!r} is no file of rows by its ending: files end in "
+                    f"{', '.join(FILE_ENDINGS)}, and are not compressed."
+                )
             else:
                 hub.check(one.dataset, one.revision, "dataset")
         kinds.check_available(self.settings.reward)
@@ -175,6 +183,8 @@ class OwnData(Task):
         from qrpo_lib.training import conversations, preference_rows, samples
 
         wanted = samples.PAIR if self.settings.completions == "pairs" else samples.POINTWISE
+        if not len(data):
+            raise InputError(f"There are no rows in {source.dataset}.")
         rows, reason = [], ""
         for number, given in enumerate(data):
             said = f"{source.dataset}, row {number}"
@@ -198,6 +208,11 @@ class OwnData(Task):
             rows.append(row)
         if not rows:
             raise InputError(f"None of the rows of {source.dataset} can be used. {reason}")
+        if reason:
+            left_out = len(data) - len(rows)
+            warnings.warn(
+                f"{left_out} rows of {source.dataset} cannot be used and are left out ({reason})", stacklevel=2
+            )
         return rows
 
     def _references_of(self, given: Mapping, said: str) -> tuple[float, ...]:
@@ -235,7 +250,7 @@ class _OfReadable:
 
 def _check_said(given: Mapping, said: str) -> None:
     """Raises InputError for what `QRPOTrainer` heeds in a row and a profile would not."""
-    names = [name for name in ("tools", "chat_template_kwargs") if given.get(name)]
+    names = [name for name in ("tools", "chat_template_kwargs", *_COMPUTED) if given.get(name)]
     names += ["weight"] if given.get("weight") not in (None, 1) else []
     if names:
         raise InputError(f"{said}: {', '.join(names)} of a row is for QRPOTrainer, not for a profile: leave it out.")
@@ -319,7 +334,7 @@ def _hash(text: str) -> str:
 
 
 def _is_file(name: str) -> bool:
-    return name.endswith(FILE_ENDINGS)
+    return name.lower().endswith(FILE_ENDINGS)
 
 
 def _check_file(source: Source) -> None:

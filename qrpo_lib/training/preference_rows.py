@@ -31,7 +31,7 @@ _IMAGES = ("image", "images")
 _NESTED = (*row_files.TEXT_COLUMNS, "tools", "chat_template_kwargs")  # columns that may hold objects in lists
 _WRITTEN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")  # of a message, by templates
 # What `apply_chat_template` is told here, so that no row can say it.
-_NOT_OPTIONS = ("conversation", "tokenizer", "tokenize", "add_generation_prompt", "continue_final_message")
+_NOT_OPTIONS = ("conversation", "messages", "tokenizer", "tokenize", "add_generation_prompt", "continue_final_message")
 _NOT_OPTIONS += ("return_dict", "return_tensors", "return_assistant_tokens_mask", "padding", "truncation", "max_length")
 
 
@@ -71,10 +71,12 @@ def load(source: Any, name: str) -> Sequence[Mapping]:
         return source if source.format["type"] == "custom" else _as_written(source.with_format(None))
     if isinstance(source, str | Path):
         path = Path(source)
-        if path.is_dir() and (path / "dataset_info.json").exists():
-            return _as_written(load_from_disk(str(path)))
+        if not str(source).strip():
+            raise InputError(f"{name} names no file, folder or dataset of the hub: it is an empty text.")
         try:
-            if path.suffix.lower() in row_files.ENDINGS:
+            if path.is_dir() and (path / "dataset_info.json").exists():
+                found = load_from_disk(str(path))
+            elif path.suffix.lower() in row_files.ENDINGS:
                 found = row_files.read(path, name)
             elif path.is_file():
                 raise InputError(
@@ -178,21 +180,21 @@ def tokenised(
         raise InputError(f"There are no {name} rows.")
     of = sides(data[0], name)
     found, sources, counts, first_reason = [], [], Counter({"left out": 0, "cut": 0}), ""
-    tried: set[str] = set()  # roles that a conversation began with
+    tried: set[tuple] = set()  # kinds of messages, by role and place
     for number, row in enumerate(data):
         try:
             if sides(row, name) != of:
                 raise InputError("it has another form than the first row: pairs and single completions do not mix.")
             one = _tokens(row, of, tokenizer, ends) | _numbers(row, of)
             if not _has(row, "prompt_ids"):
-                _check_template(tokenizer, row, tried)
+                _check_template(tokenizer, row, of, tried)
         except conversations.UnusableAnswer as error:
             counts["left out"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
             continue
         except jinja2.TemplateError as error:  # which templates raise for roles that they do not take
             raise conversations.TemplateError(f"{name} row {number}: the chat template refuses it ({error}).") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
             kind = type(error) if isinstance(error, InputError) else InputError
             raise kind(f"{name} row {number}: {error}") from None
         room = None if max_length is None else max_length - len(one["prompt_ids"])
@@ -201,9 +203,11 @@ def tokenised(
             said = f"its prompt has {len(one['prompt_ids'])} tokens, and max_length or the context is {max_length}."
             first_reason = first_reason or f"{name} row {number}: {said}"
             continue
-        for column in map(samples.ids_column, of):
-            counts["cut"] += room is not None and len(one[column]) > room
-            one[column] = one[column][:room]
+        for side, column in zip(of, map(samples.ids_column, of), strict=True):
+            if room is not None and len(one[column]) > room:
+                _check_uncut(one, f"ref_{side}logps", f"{name} row {number}", max_length)
+                counts["cut"] += 1
+                one[column] = one[column][:room]
         found.append(one)
         sources.append(number)
     if not found:
@@ -211,14 +215,52 @@ def tokenised(
     return Rows(found, sources, dict(counts), first_reason.removesuffix("."))
 
 
-def _check_template(tokenizer: Any, row: Mapping, tried: set[str]) -> None:
-    """Raises TemplateError for a template that does not write all of such conversations; each kind is tried once."""
+def _check_uncut(row: Mapping, column: str, said: str, max_length: int | None) -> None:
+    """Raises InputError for a row whose completion is cut, and that holds the log-probability of the whole."""
+    if column in row:
+        raise InputError(
+            f"{said}: its {column} is of the whole completion, which is cut at {max_length} tokens: leave the column "
+            "out, so that it is computed, or give a larger max_length."
+        )
+
+
+def _check_template(tokenizer: Any, row: Mapping, of: tuple[str, ...], tried: set[tuple]) -> None:
+    """Raises TemplateError for a template that does not write all of a conversation; each kind of turn is tried once.
+
+    Answers are all looked for, but for their white space: some templates leave out what stands before </think>.
+    """
     prompt, options = prompt_of(row), template_options(row)
-    if isinstance(prompt, str) or prompt[0]["role"] in tried:
+    if isinstance(prompt, str):
         return
-    tried.add(prompt[0]["role"])
-    conversations.check_answers_begin(tokenizer, prompt, **options)
-    conversations.check_first_is_told(tokenizer, prompt, **options)
+    if not tried:
+        conversations.check_answers_begin(tokenizer, prompt, **options)
+    for place, message in enumerate(prompt):
+        kind, content = (message["role"], place == 0, place == len(prompt) - 1), message.get("content")
+        # of a turn that calls tools, some templates write the call alone
+        if kind not in tried and isinstance(content, str) and content.strip() and not message.get("tool_calls"):
+            tried.add(kind)
+            _check_told(tokenizer, prompt, place, options)
+    for text in TEXTS[of]:
+        answer = conversations.text_of(completion_of(row, text))
+        turns = [*prompt, {"role": "assistant", "content": answer}]
+        written = conversations.applied(tokenizer, turns, tokenize=False, **options)
+        if "".join(answer.split()) not in "".join(written.split()):
+            raise conversations.TemplateError(
+                f"The chat template does not write all of {text}, such as what stands before </think>: take that out "
+                "of it, or use a template that writes it."
+            )
+
+
+def _check_told(tokenizer: Any, prompt: list[Mapping], place: int, options: Mapping[str, Any]) -> None:
+    """Raises TemplateError if the template leaves out the message at this place."""
+    message = prompt[place]
+    changed = [*prompt[:place], {**message, "content": message["content"] + " x"}, *prompt[place + 1 :]]
+    written = [conversations.applied(tokenizer, one, tokenize=False, **options) for one in (prompt, changed)]
+    if written[0] == written[1]:
+        raise conversations.TemplateError(
+            f"The chat template leaves out the message of the role {message['role']} at place {place}, which the model "
+            "would never see: put it into the request, or use a template that writes it."
+        )
 
 
 def prompt_of(row: Mapping) -> str | list[Mapping]:
@@ -269,7 +311,7 @@ def template_options(row: Mapping) -> dict[str, Any]:
         raise InputError(f"tools must be a list, not {_shown(tools)}.")
     if options is not None and not isinstance(options, Mapping):
         raise InputError(f"chat_template_kwargs must be an object with names and values, not {_shown(options)}.")
-    unknown = [name for name in options or () if name in _NOT_OPTIONS]
+    unknown = [str(name) for name in options or () if not isinstance(name, str) or name in _NOT_OPTIONS]
     if unknown:
         raise InputError(f"chat_template_kwargs cannot set {', '.join(unknown)}: leave it out.")
     return ({"tools": tools} if tools else {}) | dict(options or {})
@@ -304,10 +346,16 @@ def _tokens(row: Mapping, of: tuple[str, ...], tokenizer: Any, ends: Sequence[in
 
 
 def _ids(row: Mapping, column: str) -> list[int]:
-    ids = [int(token) for token in row[column]]
-    if any(token != given for token, given in zip(ids, row[column], strict=True)):
-        raise InputError(f"{column} must be token ids, whole numbers.")
-    return ids
+    given = row.get(column)
+    if given is None:
+        raise InputError(f"it has token ids, but no {column}.")
+    if not isinstance(given, str | bytes | Mapping | Set):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            tokens = list(given)
+            ids = [int(token) for token in tokens]
+            if all(token == one for token, one in zip(ids, tokens, strict=True)):
+                return ids
+    raise InputError(f"{column} must be a list of token ids, whole numbers, not {_shown(given)}.")
 
 
 def _in_form(name: str, given: Any) -> str | list[Mapping]:
@@ -355,6 +403,9 @@ def _numbers(row: Mapping, of: tuple[str, ...]) -> dict[str, Any]:
     """What else a row says, under the names that training uses."""
     names = (*REWARDS[of], "weight", *samples.reference_columns(of))
     found: dict[str, Any] = {name: as_number(row[name], name) for name in names if row.get(name) is not None}
+    likely = next((name for name in samples.reference_columns(of) if found.get(name, 0) > 0), None)
+    if likely is not None:
+        raise InputError(f"{likely} must be the logarithm of a probability, at most 0, not {found[likely]:g}.")
     references = reference_rewards_of(row)
     return found if references is None else found | {"ref_rewards": references}
 
@@ -374,7 +425,7 @@ def reference_rewards_of(row: Mapping) -> list[float] | None:
 def as_number(value: Any, name: str) -> float:
     """One number of a row, also written as a text, as in CSV. Raises InputError for anything else."""
     try:
-        if getattr(value, "shape", ()) == ():
+        if getattr(value, "shape", ()) == () and not (isinstance(value, str) and "_" in value):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
@@ -406,8 +457,12 @@ def _shown(value: Any) -> str:
 
 def _says_its_prompt(row: Mapping) -> bool:
     """Whether the prompt is the row's `prompt`: beside whole conversations, a text repeats their first turn."""
-    whole = conversations.is_conversation(row.get("chosen") or "") and len(row["chosen"]) > 1
+    whole = _is_conversation(row.get("chosen")) and len(row["chosen"]) > 1
     return _has(row, "prompt") and not (isinstance(row["prompt"], str) and whole)
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, Sequence) and conversations.is_conversation(value)
 
 
 def _has(row: Mapping, *names: str) -> bool:
@@ -418,7 +473,7 @@ def _has(row: Mapping, *names: str) -> bool:
 def _shared_turns(row: Mapping) -> int:
     """How many messages both sides of a conversational pair begin with, the last turn of each aside."""
     chosen, rejected = row["chosen"], row["rejected"]
-    if not (conversations.is_conversation(chosen) and conversations.is_conversation(rejected)):
+    if not (_is_conversation(chosen) and _is_conversation(rejected)):
         raise InputError("it has no prompt: only conversational pairs may leave it out.")
     shared, most = 0, min(len(chosen), len(rejected)) - 1
     while shared < most and chosen[shared] == rejected[shared]:

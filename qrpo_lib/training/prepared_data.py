@@ -161,9 +161,9 @@ class RowPreparation:
         """Raises InputError for rows with different numbers of reference rewards, where nothing says how many count."""
         counts = {len(row["ref_rewards"]) for row in rows if "ref_rewards" in row}
         if self.args.num_reference_rewards is None and len(counts) > 1:
+            count = f"say with num_reference_rewards how many count, at most {min(counts)}, or " if min(counts) else ""
             raise InputError(
-                f"The {name} rows have {min(counts)} to {max(counts)} reference rewards each: say with "
-                f"num_reference_rewards how many count, at most {min(counts)}, or leave rows out."
+                f"The {name} rows have {min(counts)} to {max(counts)} reference rewards each: {count}leave rows out."
             )
 
     def _checked(self, rows: list[dict], name: str) -> list[dict]:
@@ -214,10 +214,11 @@ def _from_file(found: Rows, data: Sequence[Mapping], path: Path, name: str) -> N
     column = preference_rows.REFERENCE_REWARDS
     of_prompt = {}
     for number, row in enumerate(preference_rows.load(path, "reference_rewards")):
-        if row.get("prompt") is None or row.get(column) is None:
-            raise InputError(f"Row {number} of {path} needs the columns prompt and {column}.")
         with about(f"Row {number} of {path}"):
-            key, values = _key(row), preference_rows.as_numbers(row[column], column)
+            values = preference_rows.reference_rewards_of(row)
+            if row.get("prompt") is None or values is None:
+                raise InputError(f"it needs the columns prompt and {column}.")
+            key = _key(row)
         if of_prompt.setdefault(key, values) != values:
             raise InputError(
                 f"Row {number} of {path} has other {column} for a prompt than a row before: merge the two."

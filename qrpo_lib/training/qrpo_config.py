@@ -38,6 +38,7 @@ _NOT_HERE = (
     "activation_offloading",
     "sync_ref_model",
     "padding_free",
+    "pad_token",  # padding is never read
     "use_liger_kernel",
     "router_aux_loss_coef",
     "fp16_full_eval",  # which leave the policy in that type
@@ -157,7 +158,12 @@ class QRPOConfig(DPOConfig):
             raise InputError("dataloader_persistent_workers does nothing: set dataloader_num_workers, or leave it out.")
         if self.num_train_epochs == 0 and self.max_steps <= 0:
             raise InputError("num_train_epochs is 0, and no max_steps is given: nothing would be trained.")
-        if self.output_dir is not None and not isinstance(self.output_dir, str | os.PathLike):
+        if self.dataloader_num_workers < 0:
+            raise InputError(f"dataloader_num_workers must be at least 0, not {self.dataloader_num_workers}.")
+        folder = self.output_dir
+        if folder is not None and not (
+            isinstance(folder, str | os.PathLike) and str(folder) and "\0" not in str(folder)
+        ):
             raise InputError(f"output_dir must be a folder, not {self.output_dir!r}.")
 
     def _check(self) -> None:
@@ -176,6 +182,8 @@ class QRPOConfig(DPOConfig):
             raise InputError(f"QRPOTrainer has no {self.optim.value}: it steps before the gradient is whole.")
         if not self.disable_dropout:
             raise InputError("QRPOTrainer trains without dropout: leave disable_dropout out.")
+        if not isinstance(self.model_init_kwargs, dict | None):
+            raise InputError(f"model_init_kwargs must be a dictionary, or JSON of one, not {self.model_init_kwargs!r}.")
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length must be at least 2, a token to read and one to write, not {self.max_length}.")
         self._check_trackers()

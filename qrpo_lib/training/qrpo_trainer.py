@@ -9,9 +9,7 @@ The suite's own steps train with the same class, `PolicyTrainer`: here is what d
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    get_scheduler,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, get_last_checkpoint
-from transformers.training_args import ParallelMode
+from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.utils import create_model_from_path, use_adapter
 
 from qrpo_lib.runs import products
@@ -41,6 +37,7 @@ from qrpo_lib.training import (
     model_card,
     parallel,
     reference_logps,
+    run_checks,
     run_identity,
     samples,
     suite_trainer,
@@ -51,7 +48,6 @@ from qrpo_lib.training.policy_trainer import PolicyTrainer
 from qrpo_lib.training.prepared_data import ReferenceRewards, RowPreparation
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
-_SPECIAL_TOKENS = ("eos_token_id", "pad_token_id", "bos_token_id")
 Rows = Any  # a Dataset, a list of rows, a file or a hub id (`preference_rows.load`)
 
 
@@ -100,13 +96,14 @@ class QRPOTrainer(PolicyTrainer):
         peft_config: Any | None = None,
     ):
         args = QRPOConfig(f"{_name_of(model) or 'policy'}-QRPO") if args is None else args
-        _check_kinds(args, train_dataset, processing_class, peft_config, callbacks)
-        _check_evaluation(args, eval_dataset)
+        run_checks.check_kinds(model, args, train_dataset, processing_class, callbacks)
+        run_checks.check_adapter(model, peft_config)
+        run_checks.check_evaluation(args, eval_dataset, callbacks)
         if isinstance(model, str | Path):
             processing_class = processing_class or _tokenizer_of(model, _revision(args))
             model = _model_of(model, _loading(args))
         guard.check_kind(model)
-        _check_optimizer(args, model, optimizers)
+        run_checks.check_optimizer(args, model, optimizers, new_weights=peft_config is not None)
         base = causal_lm.without_adapter(model)
         run_identity.check_unmarked(model)
         processing_class = processing_class or _tokenizer_of(getattr(model.config, "_name_or_path", ""))
@@ -117,7 +114,7 @@ class QRPOTrainer(PolicyTrainer):
         self._given_log_probs = guard.plain_log_probs(model) if has_adapter and ref_model is None else None
         train, *others = self._preparation.datasets(
             [("train", train_dataset), *_named(eval_dataset)],
-            lambda: self._check_before_work(args, model, peft_config),
+            lambda: self._check_before_work(args, model, peft_config, eval_dataset),
         )
         try:
             super().__init__(
@@ -134,17 +131,20 @@ class QRPOTrainer(PolicyTrainer):
         except InputError:
             raise
         except (ValueError, NotImplementedError, ImportError) as error:  # what transformers and TRL refuse
-            raise InputError(_said(error)) from error
+            raise InputError(run_checks.said(error)) from error
         self._begin()
 
     # --- data and reference -----------------------------------------------------------------------------------------
 
-    def _check_before_work(self, args: QRPOConfig, model: Any, peft_config: Any) -> None:
-        """Raises InputError for what would show only once references are sampled."""
+    def _check_before_work(self, args: QRPOConfig, model: Any, peft_config: Any, eval_dataset: Any) -> None:
+        """Raises InputError for what would show only once references are sampled, or the first epoch is over."""
+        if args.metric_for_best_model is not None and eval_dataset is not None:
+            prefixes = [f"eval_{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else ["eval_"]
+            run_checks.check_metric(args.metric_for_best_model, prefixes, self._metrics(args.loss_type))
         if peft_config is None:
-            _check_weights(model)
+            run_checks.check_weights(model)
         if peft_config is None and not is_peft_model(model):
-            _check_generation_config(model, self._preparation.tokenizer)
+            run_checks.check_generation_config(model, self._preparation.tokenizer)
         if self._preparation.reference_rewards is not None:
             causal_lm.without_dropout(model)
             guard.check(model, self._preparation.longest)
@@ -153,6 +153,14 @@ class QRPOTrainer(PolicyTrainer):
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output_dir {args.output_dir} cannot be made: {error.strerror}.") from None
+
+    def _metrics(self, algorithm: str) -> list[str]:
+        """What an evaluation measures of rows that hold all that they can."""
+        of = self._preparation.of
+        names = [f"{side}{what}" for side in of for what in ("logps", "reward", "lengths")]
+        columns = dict.fromkeys([*names, *samples.reference_columns(of)], torch.ones(1))
+        columns["ref_rewards"] = torch.ones(1, 3)
+        return ["loss", *samples.sample_metrics(algorithm, columns, self._preparation.loss_settings)]
 
     def _set_signature_columns_if_needed(self):
         of = self._preparation.of
@@ -163,13 +171,13 @@ class QRPOTrainer(PolicyTrainer):
     def _begin(self) -> None:
         """Before any step: dropout off, the guard, what the run is, and log pi_ref of all rows, computed once."""
         causal_lm.without_dropout(self.model)
-        _check_weights(self.model)
+        run_checks.check_weights(self.model)
         size = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < size:
             raise InputError(f"{len(self.train_dataset)} rows fill no batch of {size}: leave dataloader_drop_last out.")
         guard.check(self.model, self._preparation.longest)
         if not is_peft_model(self.model):
-            _check_generation_config(self.model, self.processing_class)
+            run_checks.check_generation_config(self.model, self.processing_class)
         with self._reference() as reference:
             if self._reference_given is not None:
                 self._preparation.check_reference(reference)
@@ -256,20 +264,39 @@ class QRPOTrainer(PolicyTrainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args, **kwargs):
         """Trains, as `transformers.Trainer.train`; a model object whose training is interrupted is no reference.
 
-        Raises InputError for a checkpoint of another run.
+        Goes on from `args.resume_from_checkpoint`, unless told otherwise. Raises InputError for a checkpoint of another
+        run, or one that is not whole.
         """
         run_identity.check(self.args.output_dir, self._identity)
-        if resume_from_checkpoint is True and get_last_checkpoint(self.args.output_dir) is None:
-            raise InputError(f"There is no checkpoint in {self.args.output_dir}: leave resume_from_checkpoint out.")
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
         if not isinstance(resume_from_checkpoint, str | Path | bool | None):
             raise InputError(f"resume_from_checkpoint must be a folder or True, not {resume_from_checkpoint!r}.")
-        if isinstance(resume_from_checkpoint, str | Path):
-            if not Path(resume_from_checkpoint).is_dir():
-                raise InputError(f"There is no checkpoint {resume_from_checkpoint}.")
-            run_identity.check(Path(resume_from_checkpoint).parent, self._identity)
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+            if folder is None:
+                raise InputError(f"There is no checkpoint in {self.args.output_dir}: leave resume_from_checkpoint out.")
+        if isinstance(folder, str | Path):
+            if folder == "" or not Path(folder).is_dir():
+                raise InputError(f"There is no checkpoint {folder or 'without a name'}.")
+            run_identity.check(Path(folder).parent, self._identity)
+            run_checks.check_checkpoint(Path(folder))
         if self.is_world_process_zero():
             run_identity.begin(self.args.output_dir, self._identity)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As the suite's. Raises InputError for one that is not finite, which the Trainer would log as 0."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not (found[0] if return_outputs else found).isfinite():
+            raise InputError("The loss is not finite: rewards of the batch are too large; divide all by a number.")
+        return found
+
+    def _init_training_state(self, max_steps, updates_of_epoch, num_train_epochs, *args):
+        """As the Trainer's, which would make one more step where a run has ended within an epoch."""
+        begun = super()._init_training_state(max_steps, updates_of_epoch, num_train_epochs, *args)
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else begun
 
     def _get_train_sampler(self, train_dataset=None):
         args = self.args
@@ -333,7 +360,7 @@ class QRPOTrainer(PolicyTrainer):
             super().init_hf_repo(token, **options)
         except Exception as error:  # of the network, of whichever client the hub's library has
             raise InputError(
-                f"The model cannot be pushed to the hub ({_said(error)}): leave push_to_hub out, and call "
+                f"The model cannot be pushed to the hub ({run_checks.said(error)}): leave push_to_hub out, and call "
                 "trainer.push_to_hub() once the hub can be reached."
             ) from error
 
@@ -370,35 +397,6 @@ def _of_adapter(model: Any) -> dict[str, Any]:
     return {f"adapter's {name}": json.loads(json.dumps(value, default=str)) for name, value in sorted(kept.items())}
 
 
-def _check_kinds(args: Any, train_dataset: Any, processing_class: Any, peft_config: Any, callbacks: Any) -> None:
-    """Raises InputError for arguments of another kind than they must be."""
-    if not isinstance(args, QRPOConfig):
-        raise InputError(f"args must be a QRPOConfig, not a {type(args).__name__}.")
-    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise InputError("fsdp shares a model among processes: start them with accelerate launch, or leave fsdp out.")
-    if callbacks is not None and not (isinstance(callbacks, list | tuple) and all(map(_is_callback, callbacks))):
-        raise InputError("callbacks must be a list of transformers.TrainerCallback.")
-    if Path(args.output_dir).is_file():
-        raise InputError(f"output_dir must be a folder, and {args.output_dir} is a file.")
-    if train_dataset is None:
-        raise InputError("train_dataset is missing: a dataset, a list of rows, a file or a hub id.")
-    if processing_class is not None and not isinstance(processing_class, PreTrainedTokenizerBase):
-        hint = ", its .tokenizer" if hasattr(processing_class, "tokenizer") else ""
-        raise InputError(f"processing_class must be a tokenizer{hint}, not a {type(processing_class).__name__}.")
-    if peft_config is None:
-        return
-    if importlib.util.find_spec("peft") is None:
-        raise InputError("peft_config needs the package peft: pip install 'qrpo-lib[peft]'.")
-    from peft import PeftConfig
-
-    if not isinstance(peft_config, PeftConfig):
-        raise InputError(f"peft_config must be one of peft's, LoraConfig(...), not a {type(peft_config).__name__}.")
-
-
-def _is_callback(one: Any) -> bool:
-    return issubclass(one if isinstance(one, type) else type(one), TrainerCallback)
-
-
 def _named(given: Any) -> list[tuple[str, Rows]]:
     """Rows for evaluation with what errors call them."""
     if given is None:
@@ -419,80 +417,6 @@ def _name_of(model: Any) -> str:
     return Path(given or "").name
 
 
-def _check_evaluation(args: QRPOConfig, eval_dataset: Any) -> None:
-    """Raises InputError where evaluations are asked for, and there is nothing to evaluate on."""
-    asked = [name for name in ("eval_on_start", "load_best_model_at_end") if getattr(args, name)]
-    asked += ["eval_strategy"] if args.eval_strategy != IntervalStrategy.NO else []
-    asked += ["save_strategy"] if args.save_strategy == SaveStrategy.BEST else []
-    if asked and eval_dataset is None:
-        raise InputError(f"{asked[0]} asks for evaluations, and there are no rows for them: pass eval_dataset.")
-
-
-def _check_optimizer(args: QRPOConfig, model: Any, given: tuple[Any, Any]) -> None:
-    """Raises InputError for an optimizer or schedule that cannot be made: its package is missing, its settings wrong.
-
-    Both are made here of one number, before any work; the Trainer would make its own first when training begins.
-    """
-    optimizer, schedule = given
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError("optimizers must be a torch optimizer that is made, and a schedule of it or None.")
-    number = torch.nn.Parameter(torch.zeros(1))
-    stand_in: Any = torch.optim.SGD([number], lr=args.learning_rate)
-    what = f"the optimizer {args.optim.value} (optim_args={args.optim_args})"
-    try:
-        if optimizer is None:
-            kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
-            is_class = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
-            if is_class and not {"params", "model"} & settings.keys():
-                stand_in = kind([number], **settings)
-        what = f"the schedule {args.lr_scheduler_type.value} (lr_scheduler_kwargs={args.lr_scheduler_kwargs})"
-        if schedule is None:
-            # Where the number of steps is not known yet, one at which warming up ends before the training does.
-            steps = args.max_steps if args.max_steps > 0 else max(1000, 2 * math.ceil(args.warmup_steps))
-            options = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs}
-            made = get_scheduler(args.lr_scheduler_type, stand_in, args.get_warmup_steps(steps), steps, **options)
-            for factor in getattr(made, "lr_lambdas", ()):
-                factor(steps)
-    except ZeroDivisionError as error:
-        raise InputError(
-            f"With warmup_steps={args.warmup_steps} and max_steps={args.max_steps} {what} has no step left after its "
-            "warm-up: give fewer warmup_steps."
-        ) from error
-    except Exception as error:  # whatever packages and their settings come up with
-        raise InputError(f"With these settings {what} cannot be made: {_said(error)}") from error
-
-
-def _check_generation_config(model: Any, tokenizer: Any) -> None:
-    """Raises InputError for settings with which transformers would not save the model once it is trained.
-
-    It saves what it has read as it is, whatever that says, unless training gives it other special tokens.
-    """
-    config = getattr(model, "generation_config", None)
-    if config is None:
-        return
-    tokens = [(getattr(config, name, None), getattr(tokenizer, name, None)) for name in _SPECIAL_TOKENS]
-    stays = all(new is None or new == old or (isinstance(old, list) and new in old) for old, new in tokens)
-    if stays and getattr(config, "_original_object_hash", None) == hash(config):
-        return
-    try:
-        config.validate(strict=True)
-    except ValueError as error:
-        raise InputError(
-            f"The model could not be saved with its generation_config, which contradicts itself: {_said(error)}"
-        ) from None
-
-
-def _check_weights(model: torch.nn.Module) -> None:
-    low = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
-    if low:
-        raise InputError(
-            f"The weights to be trained are {', '.join(sorted(low))}: small updates are lost on them; call "
-            "model.float(), and bf16=True still runs the forward pass in bfloat16."
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("No weight of the model is to be trained: all have requires_grad=False.")
-
-
 def _loading(args: QRPOConfig) -> dict[str, Any]:
     given = args.model_init_kwargs
     # whole, where the Trainer moves it: without a map TRL would spread it over all GPUs
@@ -509,7 +433,12 @@ def _model_of(name: str | Path, loading: Mapping[str, Any]) -> Any:
     try:
         return create_model_from_path(str(name), **loading)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        why = _not_there(name) or f"is it there, and whole? ({_said(error)})"
+        why = _not_there(name) or f"is it there, and whole? ({run_checks.said(error)})"
+        if (Path(name) / "adapter_config.json").is_file():
+            why = (
+                "it is an adapter alone. Pass the object peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER, "
+                "is_trainable=True)."
+            )
         raise InputError(f"The model {name} cannot be loaded: {why}") from error
 
 
@@ -520,7 +449,7 @@ def _tokenizer_of(name: str | Path, loading: Mapping[str, Any] | None = None) ->
     try:
         return AutoTokenizer.from_pretrained(name, **(loading or {}))
     except (OSError, ValueError, ImportError, KeyError) as error:
-        why = _not_there(name) or f"{_said(error)} Where it is somewhere else, pass processing_class."
+        why = _not_there(name) or f"{run_checks.said(error)} Where it is somewhere else, pass processing_class."
         raise InputError(f"The tokenizer of {name} cannot be loaded: {why}") from error
 
 
@@ -529,9 +458,3 @@ def _not_there(name: str | Path) -> str | None:
     path = Path(name)
     is_path = isinstance(name, Path) or path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
     return "there is no such folder." if is_path and not path.is_dir() else None
-
-
-def _said(error: Exception) -> str:
-    """The message of somebody else's error, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 400 else text[:400] + " ..."

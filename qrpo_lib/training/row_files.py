@@ -6,6 +6,7 @@ looks like one. In CSV, lists are JSON text: messages as well as `reference_rewa
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -72,8 +73,10 @@ def _json_lines(text: str, path: Path) -> list[dict]:
 
 
 def _json(text: str, path: Path) -> list[dict]:
-    """A list of objects; or JSON lines, whatever the file is called."""
+    """A list of objects; or JSON lines, whatever the file is called; or one object, over several lines."""
     if not text.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return _json_lines(json.dumps(json.loads(text)), path)
         return _json_lines(text, path)
     try:
         rows = json.loads(text)

@@ -128,6 +128,22 @@ def test_rows_without_completions_get_two_and_others_keep_theirs():
         your_own.evaluated(llama(), tokenizer_of_words(), [], reward, repeats=1, max_new_tokens=1)
 
 
+def test_the_reward_is_told_the_columns_of_the_rows():
+    """As `QRPOTrainer` and a profile tell it, also of rows without completions and of those that are held out."""
+
+    def reward(completions, target):
+        return [float(value) for value in target]
+
+    data = [{"prompt": "w3", "target": 5}, {"prompt": "w4", "target": 7}]
+    model, tokenizer, settings = llama(), tokenizer_of_words(), {"max_new_tokens": 2}
+    found = your_own.completed(data, model, tokenizer, reward, references=2, **settings)
+    assert [(row["reward"], row["reference_rewards"]) for row in found] == [(5, [5, 5])] * 2 + [(7, [7, 7])] * 2
+    frame = your_own.evaluated(model, tokenizer, data, reward, repeats=2, **settings)
+    assert frame["reward"].tolist() == [5, 5, 7, 7]
+    with pytest.raises(InputError, match="asks for target, which the rows do not have"):
+        your_own.evaluated(None, tokenizer, [{"prompt": "w3"}], reward, repeats=2, **settings)
+
+
 def test_quantiles_of_pairs_and_of_completions_as_a_dataset_has_them():
     """Its rows have all columns, with None in those that are not theirs."""
     references = {"reference_rewards": [0.0, 1.0, 2.0, 3.0]}

@@ -110,6 +110,7 @@ def test_samples_are_those_of_the_policy_at_temperature_one():
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
         ({"batch_size": True}, "batch_size must be an integer of at least 1"),
         ({"seed": "0"}, "seed must be an integer"),
+        ({"seed": 2**70}, r"seed must be an integer from 0 to 2\*\*32 - 1"),
     ],
 )
 def test_what_cannot_be_used(arguments, said):
@@ -228,9 +229,9 @@ def test_texts_and_conversations_end_where_each_ends(tmp_path, monkeypatch):
         assert [isinstance(prompt, str) for prompt, _, _ in references.completions] == [
             isinstance(row["prompt"], str) for row in some for _ in range(2)
         ]
-    requests = [talk, "w3", talk]
+    data = [{"prompt": prompt} for prompt in (talk, "w3", talk)]
     frame = your_own.evaluated(
-        model, tokenizer, requests, lambda prompts: [len(one) for one in prompts], repeats=2, max_new_tokens=2
+        model, tokenizer, data, lambda prompts: [len(one) for one in prompts], repeats=2, max_new_tokens=2
     )
     assert frame["number"].tolist() == [0, 0, 1, 1, 2, 2]
     assert frame["reward"].tolist() == [1, 1, 2, 2, 1, 1]

@@ -164,6 +164,9 @@ def test_pointwise_is_qrpos_alone(folder):
         ([pair(0)] * 9, "no rows for the split"),
         ([pair(i) | {"weight": 1.0} for i in range(8)] + [pair(8) | {"weight": 2.0}], "weight of a row is for"),
         ([pair(i) | {"tools": [{"name": "x"}]} for i in range(9)], "tools of a row is for QRPOTrainer"),
+        ([pair(i) | {"prompt_ids": [1]} for i in range(9)], "token ids, but no|prompt_ids of a row is for QRPOTrainer"),
+        ([pair(i) | {"ref_chosen_logps": -1.0} for i in range(9)], "ref_chosen_logps of a row is for QRPOTrainer"),
+        ([], "is empty"),
         ([pair(i) | {"chosen_reward": [1.0]} for i in range(9)], "row 0: chosen_reward must be one number"),
         ([pair(i) | {"reference_rewards": 0.5} for i in range(9)], "row 0: reference_rewards must be a list"),
         ([pair(i) | {"prompt": "a"} for i in range(9)], "row 0: its prompt is a text"),
@@ -270,6 +273,27 @@ def test_a_source_of_which_no_row_is_taken(folder):
 def test_a_file_has_no_splits_and_no_revision(more, said, folder):
     with pytest.raises(InputError, match=said):
         task_of(folder, **{'dataset = "rows.jsonl"': f'dataset = "rows.jsonl"\n{more}'}).check_available()
+
+
+def test_a_file_is_known_by_its_ending(folder):
+    (folder / "rows.jsonl").rename(folder / "ROWS.JSONL")
+    assert len(task_of(folder, **{'"rows.jsonl"': '"ROWS.JSONL"'}).rows) == 20
+    for name in ("rows.jsonl.gz", "rows.txt", " "):
+        with pytest.raises(InputError, match="is no file of rows by its ending"):
+            task_of(folder, **{'"rows.jsonl"': f'"{name}"'}).check_available()
+
+
+def test_rows_that_are_left_out_are_counted(folder):
+    unusable = pair(3) | {"chosen": [{"role": "user", "content": "no answer"}]}
+    write(folder / "rows.jsonl", [pair(i) for i in range(20)] + [unusable] * 2)
+    with pytest.warns(UserWarning, match=r"2 rows of .* are left out \(.*row 20: A completion must be"):
+        assert len(task_of(folder).rows) == 20
+
+
+def test_a_source_is_named_once(folder):
+    twice = 'sources = [{ dataset = "rows.jsonl" }, { dataset = "rows.jsonl", weight = 2.0 }]'
+    with pytest.raises(ProfileError, match="sources names the same rows twice"):
+        task_of(folder, **{'dataset = "rows.jsonl"': twice})
 
 
 def test_a_folder_that_datasets_saved(folder):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from small_llama import CHAT, EOS, VOCABULARY, llama, made_up_rows, made_up_tokenizer, tokenizer_of_words
@@ -51,11 +52,23 @@ def answer(text):
         ({"prompt": messages_of([{"type": "image"}])}, r"a message of prompt has a part that is no text \('image'\)"),
         ({"images": ["a.png"]}, "row 1: it has images"),
         ({"image": b"..."}, "row 1: it has image"),
+        ({"reward": "1_0"}, "row 1: reward must be one number, not '1_0'"),
+        ({"reference_rewards": []}, "0 to 3 reference rewards each: leave rows out"),
+        ({"ref_logps": 5.0}, "row 1: ref_logps must be the logarithm of a probability"),
+        ({"chat_template_kwargs": {5: 1}, "prompt": messages_of("w3")}, "row 1: chat_template_kwargs cannot set 5"),
+        ({"chat_template_kwargs": {"messages": []}, "prompt": messages_of("w3")}, "cannot set messages"),
     ],
 )
 def test_rows_that_would_be_misread(changes, said, words, tmp_path):
     with pytest.raises(InputError, match=said):
         trainer(tmp_path, [ROW, ROW | changes], words)
+
+
+def test_the_log_probability_of_a_completion_that_is_cut_is_not_that_of_the_whole(words, tmp_path):
+    row = ROW | {"completion": "w5 w6 w7", "ref_logps": -9.0}
+    trainer(tmp_path, [row], words, changes={"max_length": 6})
+    with pytest.raises(InputError, match="row 0: its ref_logps is of the whole completion, which is cut at 5 tokens"):
+        trainer(tmp_path, [row], words, changes={"max_length": 5})
 
 
 def test_parts_of_text_are_a_text(words, tmp_path):
@@ -96,6 +109,40 @@ def test_what_a_template_says_about_a_system_message(words, tmp_path):
     rows = [*conversation(), *conversation([{"role": "system", "content": "w9"}, *messages_of("w3")])]
     with pytest.raises(InputError, match="row 1: The chat template leaves out the message of the role system"):
         trainer(tmp_path, rows, words)
+
+
+ANSWERS_END = CHAT.partition("{% for m in messages %}")[2]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "said"),
+    [
+        ("{{ 1 / 0 }}" + CHAT, messages_of("w3"), "row 1: division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", messages_of("w3"), "row 1: maximum recursion depth"),
+        (
+            "{% for m in messages if m['role'] != 'tool' %}" + ANSWERS_END,
+            [*messages_of("w3"), {"role": "tool", "content": "w9"}],
+            "row 1: The chat template leaves out the message of the role tool at place 1",
+        ),
+        (
+            "{% for m in (messages[-2:] if messages[-1]['role'] == 'assistant' else messages[-1:]) %}" + ANSWERS_END,
+            [*messages_of("w9"), *answer("w8"), *messages_of("w3")],
+            "row 1: The chat template leaves out the message of the role user at place 0",
+        ),
+        (
+            CHAT.replace("m['content']", "m['content'].split('w6')[-1]"),
+            messages_of("w3"),
+            "row 1: The chat template does not write all of completion",
+        ),
+    ],
+)
+def test_templates_that_leave_something_out(template, prompt, said, words, tmp_path):
+    """Rows of one turn are written rightly by most of them."""
+    words.chat_template = template
+    row = ROW | {"prompt": prompt, "completion": answer("w6 w5")}
+    first = ROW if "row 1: d" in said or "row 1: m" in said else ROW | {"prompt": messages_of("w3"), "completion": "w5"}
+    with pytest.raises(InputError, match=said):
+        trainer(tmp_path, [first, row], words)
 
 
 def test_a_template_without_a_generation_prompt(words, tmp_path):
@@ -157,6 +204,14 @@ def test_references_of_one_prompt_are_scored_with_the_columns_of_each_row(words,
     assert second == [10 * value for value in first]
     texts = sampled_texts(references)
     assert texts[:3] == texts[3:]  # sampled once
+
+
+def test_the_end_token_may_be_the_models_alone(words, tmp_path):
+    references = [SampledReferences(length, n=np.int64(4), max_new_tokens=6) for _ in range(2)]
+    trainer(tmp_path, [bare()], words, reference_rewards=references[0])
+    words.eos_token, words.pad_token = None, "w2"
+    trainer(tmp_path, [bare()], words, reference_rewards=references[1])
+    assert sampled_texts(references[0]) == sampled_texts(references[1])
 
 
 def test_a_reward_is_given_what_it_names(words, tmp_path):
@@ -326,6 +381,7 @@ class Unreachable(Exception):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"model": " "}, "model names no folder or model of the hub"),
         ({"tokenizer": "name"}, "processing_class must be a tokenizer, not a str"),
         ({"tokenizer": Processor()}, "must be a tokenizer, its .tokenizer, not a Processor"),
         ({"changes": {"eval_strategy": "steps"}}, "eval_strategy asks for evaluations.*pass eval_dataset"),

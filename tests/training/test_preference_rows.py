@@ -67,6 +67,16 @@ def test_unusable_and_too_long_rows_are_left_out_and_counted(letters):
         ({"prompt": "a", "chosen": "b"}, "have the columns prompt, chosen"),
         ({"prompt": "", "completion": "b"}, "prompt is empty"),
         ({"prompt": [*USER, *answer("c")], "completion": answer("d")}, "ends with the assistant's turn"),
+        ({"prompt": "a", "chosen": 5, "rejected": 6}, "chosen is neither a text nor a list of messages, but a int"),
+        ({"prompt": "a", "chosen": answer("c")[0], "rejected": "c"}, "chosen is neither .* but a dict"),
+        ({"chosen": [*USER, *answer("c")], "rejected": 5}, "it has no prompt"),
+        ({"prompt_ids": 5, "completion_ids": [5]}, "prompt_ids must be a list of token ids, whole numbers, not 5"),
+        ({"prompt_ids": "345", "completion_ids": [5]}, "prompt_ids must be a list of token ids"),
+        ({"prompt_ids": [[3]], "completion_ids": [5]}, "prompt_ids must be a list of token ids"),
+        ({"prompt_ids": [3, None], "completion_ids": [5]}, "prompt_ids must be a list of token ids"),
+        ({"prompt_ids": [float("nan")], "completion_ids": [5]}, "prompt_ids must be a list of token ids"),
+        ({"prompt_ids": {3: 4}, "completion_ids": [5]}, "prompt_ids must be a list of token ids"),
+        ({"prompt_ids": [3], "chosen_ids": [5], "rejected_ids": None}, "it has token ids, but no rejected_ids"),
     ],
 )
 def test_rows_that_cannot_be_used(row, said, letters):
@@ -143,14 +153,20 @@ def test_lines_of_json_end_at_newlines_alone(between, tmp_path):
     [
         (["a", "b"], "must hold dictionaries"),
         ({"prompt": ["a"]}, "not dict"),
+        (" ", "train names no file, folder or dataset of the hub"),
+        ("torn", r"torn cannot be read as rows \(ArrowInvalid"),
         ([{0: "a", 1: "b"}], "has a column called 0: names of columns are texts"),
         ("rows.txt", r"cannot be read as rows .* Files end in .jsonl"),
     ],
 )
 def test_what_are_no_rows(source, said, tmp_path, monkeypatch):
+    from datasets import Dataset
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.txt").write_text("a")
-    source = str(tmp_path / source) if isinstance(source, str) else source
+    Dataset.from_list([ROW]).save_to_disk(tmp_path / "torn")
+    next((tmp_path / "torn").glob("*.arrow")).write_bytes(b"a")
+    source = str(tmp_path / source) if isinstance(source, str) and source.strip() else source
     with pytest.raises(InputError, match=said):
         preference_rows.load(source, "train")
 

@@ -47,6 +47,13 @@ def test_a_file_of_references_for_prompts_that_are_none(prompt, said, tmp_path):
         trainer(tmp_path, rows, reference_rewards=path)
 
 
+def test_a_file_of_references_calls_them_as_rows_may(words, tmp_path):
+    path = tmp_path / "references.jsonl"
+    path.write_text(json.dumps({"prompt": ROW["prompt"], "ref_rewards": [0.0, 1.0]}))
+    row = {name: value for name, value in ROW.items() if name != "reference_rewards"}
+    assert trainer(tmp_path, [row], words, reference_rewards=path).train_dataset["ref_rewards"][:] == [[0.0, 1.0]]
+
+
 def test_a_file_with_two_answers_for_one_prompt(words, tmp_path):
     row = {name: value for name, value in ROW.items() if name != "reference_rewards"}
     path = tmp_path / "references.jsonl"

@@ -59,6 +59,11 @@ from qrpo_lib.runs.errors import InputError
         ({"lr_scheduler_type": "warmup_stable_decay"}, "cannot be made: .*num_decay_steps"),
         ({"gradient_checkpointing_kwargs": {"every": 2}}, "gradient_checkpointing_kwargs has no every"),
         ({"log_level": "loud"}, "no log_level 'loud'"),
+        ({"output_dir": ""}, "output_dir must be a folder, not ''"),
+        ({"output_dir": "a\0b"}, "output_dir must be a folder"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers must be at least 0"),
+        ({"pad_token": "t3"}, "no pad_token"),
+        ({"model_init_kwargs": "bfloat16"}, "model_init_kwargs must be a dictionary, or JSON of one, not 'bfloat16'"),
         ({"optim": "galore_adamw_layerwise"}, "no galore_adamw_layerwise"),
     ],
 )

@@ -75,6 +75,7 @@ def test_json_may_hold_rows_of_several_forms_and_lines(tmp_path):
     assert loaded(tmp_path, "rows.json", json.dumps(rows, indent=1)) == rows
     assert loaded(tmp_path, "rows.json", "\n".join(map(json.dumps, rows))) == rows
     assert loaded(tmp_path, "ROWS.JSONL", json.dumps(ROW)) == [ROW]
+    assert loaded(tmp_path, "rows.json", json.dumps(ROW, indent=1)) == [ROW]
 
 
 @pytest.mark.parametrize(
