@@ -13,6 +13,7 @@ from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.profiles.own_data import OWN_TASKS
 from qrpo_lib.profiles.settings import Profile
+from qrpo_lib.runs.errors import about
 from qrpo_lib.tasks.base import Task
 
 IS_INFRASTRUCTURE = True  # a registry: what it gives counts, not what it could give
@@ -52,19 +53,24 @@ def check_available(profile: Profile) -> None:
 
 
 def check_template(profile: Profile, policy: Path) -> None:
-    """Raise TemplateError if the policy's chat template leaves out part of the user's conversations, a system message.
+    """Raise TemplateError if the policy's chat template leaves out part of the user's rows, such as a system message.
 
-    Tried with one prompt of each role that they begin with; a task of the suite has none of these.
+    A task of the suite has no conversations but a request and its answer.
     """
     from transformers import AutoTokenizer
 
-    from qrpo_lib.training import conversations
+    from qrpo_lib.training import conversations, preference_rows, samples
 
     if profile.task.name not in OWN_TASKS:
         return
-    prompts = [conversations.decoded(row.prompt) for row in of(profile.task).rows]
-    by_role = {prompt[0]["role"]: prompt for prompt in prompts if not isinstance(prompt, str)}
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    for prompt in by_role.values():
-        conversations.check_answers_begin(tokenizer, prompt)
-        conversations.check_first_is_told(tokenizer, prompt)
+    tokenizer, tried = AutoTokenizer.from_pretrained(policy), set()
+    for row in of(profile.task).rows:
+        sides, texts = (
+            (samples.POINTWISE, [row.chosen]) if row.rejected is None else (samples.PAIR, [row.chosen, row.rejected])
+        )
+        answers = [[{"role": "assistant", "content": text}] for text in texts]
+        given = {"prompt": conversations.decoded(row.prompt)} | dict(
+            zip(preference_rows.TEXTS[sides], answers, strict=True)
+        )
+        with about(f"{profile.task.shown}, {row.id}"):
+            preference_rows.check_template(tokenizer, given, sides, tried)

@@ -187,7 +187,7 @@ def tokenised(
                 raise InputError("it has another form than the first row: pairs and single completions do not mix.")
             one = _tokens(row, of, tokenizer, ends) | _numbers(row, of)
             if not _has(row, "prompt_ids"):
-                _check_template(tokenizer, row, of, tried)
+                check_template(tokenizer, row, of, tried)
         except conversations.UnusableAnswer as error:
             counts["left out"] += 1
             first_reason = first_reason or f"{name} row {number}: {error}"
@@ -224,10 +224,21 @@ def _check_uncut(row: Mapping, column: str, said: str, max_length: int | None) -
         )
 
 
-def _check_template(tokenizer: Any, row: Mapping, of: tuple[str, ...], tried: set[tuple]) -> None:
-    """Raises TemplateError for a template that does not write all of a conversation; each kind of turn is tried once.
+def check_template(tokenizer: Any, row: Mapping, of: tuple[str, ...], tried: set[tuple]) -> None:
+    """Whether the chat template writes all of a row's conversation.
 
-    Answers are all looked for, but for their white space: some templates leave out what stands before </think>.
+    Parameters
+    ----------
+    tokenizer: of the model.
+    row: with a prompt and its completions.
+    of: the row's completions, `samples.PAIR` or `samples.POINTWISE`.
+    tried: kinds of turns that other rows have shown to be written, to which this row's are added. Answers are all
+        looked for, but for their white space: some templates leave out what stands before </think>.
+
+    Raises
+    ------
+    TemplateError
+        It leaves out a message, or part of an answer.
     """
     prompt, options = prompt_of(row), template_options(row)
     if isinstance(prompt, str):

@@ -124,7 +124,7 @@ def test_training_and_evaluation_are_jobs_of_their_own_and_each_is_after_what_it
     assert run.training(profile).key == tasks["training"].step.key
 
 
-def test_a_template_that_leaves_out_the_system_message_is_refused_before_sampling(tmp_path, runs_folder):
+def test_a_template_that_leaves_out_part_of_a_conversation_is_refused_before_sampling(tmp_path, runs_folder):
     hub_copies.chat_model(tmp_path / "my-model")
     turns = [{"role": "system", "content": "very deep"}, {"role": "user", "content": "what is"}]
     rows = [{"prompt": [turns[0], turns[1] | {"content": f"what is {i}"}], "completion": "the sea"} for i in range(20)]
@@ -135,9 +135,13 @@ def test_a_template_that_leaves_out_the_system_message_is_refused_before_samplin
     tasks.check_template(profile, initial_policy.run(profile))
 
     tokenizer = hub_copies.tokenizer()
-    tokenizer.chat_template = hub_copies.TEMPLATE.replace("in messages", "in messages if m.role != 'system'")
-    tokenizer.save_pretrained(tmp_path / "my-model")
-    task = jobs.sampling(profile)
-    with pytest.raises(TemplateError, match="leaves out the message of the role system"):
-        task.make(*task.arguments)
-    assert not task.step.folder.exists()
+    for old, new, said in (
+        ("in messages", "in messages if m.role != 'system'", "leaves out the message of the role system"),
+        ("m['content']", "m['content'].split('the ')[-1]", "does not write all of completion"),
+    ):
+        tokenizer.chat_template = hub_copies.TEMPLATE.replace(old, new)
+        tokenizer.save_pretrained(tmp_path / "my-model")
+        task = jobs.sampling(profile)
+        with pytest.raises(TemplateError, match=said):
+            task.make(*task.arguments)
+        assert not task.step.folder.exists()
