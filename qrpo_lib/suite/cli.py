@@ -421,7 +421,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add(write_protocol, "protocol", profile=False)
     commands.add_parser("train", help="Train a policy of your own on your own rows.", add_help=False)
     created = add(init, "init", profile=False)
-    created.add_argument("folder", metavar="FOLDER", type=Path, help="where the notebooks are copied to")
+    created.add_argument("folder", metavar="FOLDER", type=_folder, help="where the notebooks are copied to")
     reported = add(build_report, "report")
     reported.add_argument("--output", default=_REPORT, metavar="FOLDER", help=f"where to write it (default: {_REPORT})")
     cleaned = add(clean, "clean")
@@ -459,6 +459,12 @@ def _add_filters(listed: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="for programs: a list of objects with all columns")
     form.add_argument("--csv", action="store_true", help="for programs: a table with all columns")
     form.add_argument("--times", action="store_true", help="where time went: processor seconds of each kind of step")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it has no name; the one you are in is .")
+    return Path(text).expanduser()
 
 
 def _positive(text: str) -> int:

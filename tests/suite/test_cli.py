@@ -136,6 +136,16 @@ def test_a_number_of_cores_that_is_none_is_refused(cores, capsys):
     assert "give 1 or more" in capsys.readouterr().err
 
 
+def test_init_makes_the_folder_that_was_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["init", "~/my copy"]) == 0
+    assert (tmp_path / "my copy" / "notebooks").is_dir()
+    assert f"cd '{tmp_path}/my copy' && qrpo reproduce" in capsys.readouterr().out
+    with pytest.raises(SystemExit):  # not this folder, as Python's empty path is
+        cli.main(["init", ""])
+    assert "it has no name" in capsys.readouterr().err
+
+
 def test_status_shows_what_reproduce_would_refuse(runs_folder, monkeypatch, capsys):
     source = keys.Step("work", {})
     folders.complete(source, lambda folder: (folder / "x").write_text("x"))
