@@ -18,6 +18,8 @@ from qrpo_lib.training import causal_lm, conversations, guard, preference_rows, 
 from qrpo_lib.training.preference_rows import Rows
 from qrpo_lib.training.qrpo_config import QRPOConfig
 
+_LARGEST_TARGET = 1e18  # whose square is a float32
+
 
 class ReferenceRewards(Protocol):
     """What computes rewards of reference completions, such as `qrpo_lib.SampledReferences`."""
@@ -166,7 +168,20 @@ class RowPreparation:
                 f"The {name} rows have {min(counts)} to {max(counts)} reference rewards each: {count}leave rows out."
             )
 
+    def _check_differences(self, rows: list[dict], name: str) -> None:
+        """Raises InputError for rewards whose squared difference is no float32; the Trainer logs such a loss as 0."""
+        beta = self.loss_settings["beta"]
+        for number, row in enumerate(rows):
+            regressed_on = (row.get("chosen_reward", 0.0) - row.get("rejected_reward", 0.0)) / beta
+            if abs(regressed_on) > _LARGEST_TARGET:
+                raise InputError(
+                    f"{name} row {number}: chosen_reward less rejected_reward over beta is {regressed_on:.3g}, whose "
+                    "square is not finite: divide the rewards by a number."
+                )
+
     def _checked(self, rows: list[dict], name: str) -> list[dict]:
+        if self.args.loss_type == "rebel":
+            self._check_differences(rows, name)
         try:
             return samples.checked(
                 rows,

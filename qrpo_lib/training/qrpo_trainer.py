@@ -286,13 +286,6 @@ class QRPOTrainer(PolicyTrainer):
             run_identity.begin(self.args.output_dir, self._identity)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As the suite's. Raises InputError for one that is not finite, which the Trainer would log as 0."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not (found[0] if return_outputs else found).isfinite():
-            raise InputError("The loss is not finite: rewards of the batch are too large; divide all by a number.")
-        return found
-
     def _init_training_state(self, max_steps, updates_of_epoch, num_train_epochs, *args):
         """As the Trainer's, which would make one more step where a run has ended within an epoch."""
         begun = super()._init_training_state(max_steps, updates_of_epoch, num_train_epochs, *args)
