@@ -37,7 +37,7 @@ IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
 ABOUT, STEPS = "about.json", "steps.parquet"
 LIMIT_BYTES = 30 * 2**20  # of all records that are committed
-# Significant bits of an answer's reward. What that costs on tiny's results is in docs/runs.md; 53 keep everything.
+# Significant bits of an answer's reward. What that costs is in docs/runs.md; 53 keep everything.
 BITS, FULL_BITS = 8, 53
 _HISTORIES = "histories"  # the table of what trainings logged: numbers, which take less room than their text
 # Of a run's own record: what says where it ran, and what is said anew of a restored folder.
