@@ -536,11 +536,16 @@ def _place_copies(table: Table, folder: Path, path: tuple[str, ...] = ()) -> Non
                 table[key] = os.path.expanduser(value)
 
 
+def is_file_of_rows(name: str) -> bool:
+    """Whether a dataset is a file, by the ending of its name."""
+    return name.lower().endswith(FILE_ENDINGS)
+
+
 def _names_a_file(key: str, value: str) -> bool:
     """Whether a value names a file: one of data, or of a reward in Python."""
     if key == "function":
         return ".py:" in value
-    return key in ("dataset", "test_dataset") and value.lower().endswith(FILE_ENDINGS)
+    return key in ("dataset", "test_dataset") and is_file_of_rows(value)
 
 
 def _are_words(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from qrpo_lib.models import hub
 from qrpo_lib.profiles import settings as profiles
-from qrpo_lib.profiles.files import FILE_ENDINGS
+from qrpo_lib.profiles.files import is_file_of_rows
 from qrpo_lib.profiles.settings import ChatDataTask, DatasetTask, HubPolicy, LeetCodeTask, PointwiseTask
 from qrpo_lib.runs import files
 from qrpo_lib.steps import released
@@ -55,7 +55,7 @@ def sources(profile_name: str) -> list[HubSource]:
             wanted.append(HubSource("dataset", profile.task.dataset, profile.task.revision))
             wanted.append(HubSource("model", profile.task.tokenizer, profile.task.tokenizer_revision))
         if isinstance(profile.task, DatasetTask | PointwiseTask):
-            sources = [one for one in profile.task.all_sources if not one.dataset.lower().endswith(FILE_ENDINGS)]
+            sources = [one for one in profile.task.all_sources if not is_file_of_rows(one.dataset)]
             wanted += [HubSource("dataset", one.dataset, one.revision) for one in sources]
         if hasattr(getattr(profile.task, "reward", None), "model"):
             wanted.append(HubSource("model", profile.task.reward.model, profile.task.reward.revision))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qrpo_lib.models import hub
-from qrpo_lib.profiles.files import FILE_ENDINGS
+from qrpo_lib.profiles.files import FILE_ENDINGS, is_file_of_rows
 from qrpo_lib.profiles.own_data import Source
 from qrpo_lib.rewards import kinds
 from qrpo_lib.runs import files
@@ -95,7 +95,7 @@ class OwnData(Task):
         said, sources = self.settings.references, self.settings.all_sources
         if said is not None:
             return said == "given"
-        return all(_is_file(one.dataset) and _has_references(_first_row(one)) for one in sources)
+        return all(is_file_of_rows(one.dataset) and _has_references(_first_row(one)) for one in sources)
 
     def given_references(self, *, beside_scores: bool) -> dict[str, list[float]]:
         """Of each prompt id the reference rewards that its row comes with, where `has_references`.
@@ -148,7 +148,7 @@ class OwnData(Task):
     def check_available(self) -> None:
         """Raise `hub.HubError`, or InputError for a file that is not there."""
         for one in self.settings.all_sources:
-            if _is_file(one.dataset):
+            if is_file_of_rows(one.dataset):
                 _check_file(one)
             elif not one.dataset.strip() or Path(one.dataset).suffix.lower() in _NOT_ROWS:
                 raise InputError(
@@ -333,10 +333,6 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_file(name: str) -> bool:
-    return name.lower().endswith(FILE_ENDINGS)
-
-
 def _check_file(source: Source) -> None:
     if not Path(source.dataset).is_file():
         raise InputError(f"There is no file {source.dataset}, which the profile names as its data.")
@@ -355,10 +351,10 @@ def _check_file(source: Source) -> None:
 def _test_file(source: Source) -> Path:
     """The file of held-out rows. Raises InputError unless it and the train rows are files."""
     path = Path(source.test_dataset)
-    if not _is_file(source.dataset) or not path.is_file():
+    if not is_file_of_rows(source.dataset) or not path.is_file():
         raise InputError(
             f"There is no file {path}, which the profile names as its test_dataset."
-            if _is_file(source.dataset)
+            if is_file_of_rows(source.dataset)
             else f"test_dataset is for rows in files: {source.dataset} has splits, name one as test_split."
         )
     return path
@@ -383,7 +379,7 @@ def _first_row(source: Source) -> Mapping:
 def _loaded(source: Source, split: str) -> Sequence[Mapping]:
     from qrpo_lib.training import preference_rows
 
-    if not _is_file(source.dataset):
+    if not is_file_of_rows(source.dataset):
         folder = hub.local_copy(source.dataset)
         if folder is None or not (folder / _SAVED).is_file():
             return preference_rows.load(hub.dataset(source.dataset, source.revision, split), source.dataset)
@@ -395,7 +391,7 @@ def _loaded(source: Source, split: str) -> Sequence[Mapping]:
 
 
 def _identity(source: Source) -> dict[str, str | None]:
-    if not _is_file(source.dataset):
+    if not is_file_of_rows(source.dataset):
         return hub.identity(source.dataset, source.revision)
     _check_file(source)
     return {"content": files.file_sha256(Path(source.dataset))}

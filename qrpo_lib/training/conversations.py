@@ -208,19 +208,6 @@ def check_answers_begin(tokenizer: Any, prompt: str | Sequence[Mapping], **optio
         )
 
 
-def check_first_is_told(tokenizer: Any, prompt: str | Sequence[Mapping], **options: Any) -> None:
-    """Raises TemplateError if the template leaves out the message that a conversation begins with, as of a system."""
-    if isinstance(prompt, str) or not isinstance(prompt[0].get("content"), str):
-        return
-    changed = {**prompt[0], "content": prompt[0]["content"] + " x"}
-    written = [applied(tokenizer, [one, *prompt[1:]], tokenize=False, **options) for one in (prompt[0], changed)]
-    if written[0] == written[1]:
-        raise TemplateError(
-            f"The chat template leaves out the message of the role {prompt[0]['role']}, which the model would never "
-            "see: put it into the request, or use a template that writes it."
-        )
-
-
 def _ended(tokenizer: Any, ids: list[int], ends: Sequence[int], *, of_template: bool) -> list[int]:
     """The ids up to their first end token, which must be the last thing that they say."""
     first = next((place for place, token in enumerate(ids) if token in ends), None)
