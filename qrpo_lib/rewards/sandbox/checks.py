@@ -6,8 +6,8 @@ that it is entitled to, to return values, and no other.
 
 Nearly all tests compare one value with one that is known. Both have a form in which equal values are equal texts
 (`sandbox_worker.encoder`); the solution's side brings its value into it, in its own time, and here digests are
-compared. What a test of another form compares is decoded: small values here, others in a process with limits
-(`judge`).
+compared. What a test of another form compares is decoded: small values here, if the test does not loop over them, others
+in a process with limits (`judge`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import collections
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-from qrpo_lib.rewards.sandbox import worker
+from qrpo_lib.rewards.sandbox import vacuous, worker
 from qrpo_lib.rewards.sandbox.reply import Digest
 
 # Values that are decoded and compared here: so few that whatever they are, it takes no time.
 _SMALL_BYTES = 4096
-# A range is as long as it says in a few characters; this one, as a list, is about as long as an answer may be.
+# As a list, it is about as long as an answer may be.
 _LONGEST_RANGE = 1 << 20
 
 
@@ -106,12 +106,11 @@ _TRUSTED: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
 }
 # Turn a call's value into another before it is compared. Around a call and nothing else, they are evaluated with it,
 # so that a result may be any iterable. Predicates are not among them: those are verdicts.
-_CONVERSIONS = frozenset(
-    [
-        *("Counter", "abs", "dict", "float", "frozenset", "int", "len", "list", "map", "max", "min", "reversed", "set"),
-        *("sorted", "str", "sum", "tuple"),
-    ]
-)
+_CONVERSIONS = frozenset(worker.CONVERSIONS)
+# Builtins of known values alone, in tests that call the solution by other names: it could define its own.
+_OF_KNOWN = {name: getattr(builtins, name) for name in ("ascii", "bin", "chr", "divmod", "hex", "oct", "ord", "pow", "repr")}
+_NODES = {"is_same_list": "list", "is_same_tree": "tree"}
+_BUILTIN = frozenset(dir(builtins))
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.
 _NOT_OF_VALUES = frozenset(("Counter", "bytes", "dict", "frozenset", "range", "set"))
 # Methods of plain values: with arguments, they are part of a test's verdict.
@@ -124,41 +123,70 @@ _BINDING = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp)
 
 
+class Call(NamedTuple):
+    """A call into the solution, as the worker takes it.
+
+    source: of the call, in the solution's own names.
+    conversion: source of what is done with its value `_`, in the worker's names; empty for nothing.
+    read_as: "list" or "tree" where the test compares the value as one.
+    """
+
+    source: str
+    conversion: str = ""
+    read_as: str = ""
+
+
 @dataclass(frozen=True)
 class Check:
     """A test, split.
 
-    calls: sources to evaluate in the sandbox.
+    calls: what to evaluate in the sandbox.
     expected: the digest that the one call's value must have; None where `verdict` decides.
     verdict: source of an expression of the calls' values, `_0`, `_1` and so on.
     names: what of the solution the calls begin with.
+    is_quick: whether the expression takes little time for all short values: it has no loop.
     """
 
-    calls: tuple[str, ...]
+    calls: tuple[Call, ...]
     expected: Digest | None
     verdict: str
     names: frozenset[str]
+    is_quick: bool
 
-    def holds(self, answers: Sequence[Digest] | Sequence[bytes]) -> bool | None:
-        """Whether the assertion holds for the calls' answers. None: they are too long to be compared here.
+    def holds(self, answers: Sequence[Digest] | Sequence[bytes | None]) -> bool | None:
+        """Whether the assertion holds for the calls' answers. None: deciding may take too long for this process.
 
-        Answers are what the untrusted side sent, digests where `expected` is one. Whatever goes wrong with them means
-        that the assertion does not hold.
+        Answers are what the untrusted side sent, digests where `expected` is one, None for a call that raised.
+        Whatever goes wrong with them means that the assertion does not hold.
         """
         if self.expected is not None:
             return list(answers) == [self.expected]
-        if sum(map(len, answers)) > _SMALL_BYTES or any(b'"range"' in answer for answer in answers):
+        given = [answer for answer in answers if answer is not None]
+        if not self.is_quick or sum(map(len, given)) > _SMALL_BYTES or any(map(_may_be_long, given)):
             return None
         return decided(self.verdict, answers)
 
 
-def decided(verdict: str, answers: Sequence[bytes]) -> bool:
+def _may_be_long(answer: bytes) -> bool:
+    """Whether a range may be in it, which is as long as it says in a few characters, however these are written."""
+    try:
+        return '"range"' in worker.dumped(decode(answer))
+    except (UndecodableError, RecursionError):
+        return False
+
+
+def decided(verdict: str, answers: Sequence[bytes | None]) -> bool:
     """The truth of an expression of values. One that raises is false, and so is one of values that are none."""
     try:
-        names = {f"_{i}": plain(decode(answer)) for i, answer in enumerate(answers)}
-        return bool(eval(_compiled(verdict), {"__builtins__": {}} | _TRUSTED | names))
+        names = {f"_{i}": plain(decode(answer)) for i, answer in enumerate(answers) if answer is not None}
+        return bool(evaluated(verdict, names))
     except Exception:  # also RecursionError, MemoryError: nothing of this is the suite's fault
         return False
+
+
+def evaluated(verdict: str, names: dict[str, Any]) -> Any:
+    """The value of an expression of trusted names and these."""
+    return eval(_compiled(verdict), {"__builtins__": {}} | _TRUSTED | _OF_KNOWN | names)
 
 
 @lru_cache(maxsize=1 << 10)
@@ -176,7 +204,7 @@ def split(test: str) -> Check:
         raise ValueError(f"The test `{shown}` is not Python: {error}.") from None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"The test `{shown}` must be one assert statement.")
-    splitter = _Splitter(test)
+    splitter = _Splitter(test, body[0].test)
     try:
         splitter.check_form(body[0].test)
         expression = splitter.visit(body[0].test)
@@ -187,9 +215,22 @@ def split(test: str) -> Check:
         ) from None
     if not splitter.calls:
         raise ValueError(f"The test `{shown}` calls nothing of the solution.")
-    expected = _expected(expression, splitter.literals) if len(splitter.calls) == 1 else None
-    verdict = "" if expected else ast.unparse(ast.fix_missing_locations(expression))
-    return Check(tuple(splitter.calls), expected, verdict, frozenset(splitter.names))
+    calls, names = tuple(splitter.calls), frozenset(splitter.names)
+    expected = _expected(expression, splitter.literals) if len(calls) == 1 else None
+    if expected:
+        return Check(calls, expected, "", names, is_quick=True)
+    verdict = ast.unparse(ast.fix_missing_locations(expression))
+    if vacuous.holds_for_all(expression, verdict, [calls.index(call) for call in calls], evaluated):
+        raise ValueError(f"The test `{shown}` passes every solution: whatever the calls return, it holds.")
+    return Check(calls, expected, verdict, names, _is_quick(expression))
+
+
+def _is_quick(expression: ast.expr) -> bool:
+    """Whether it has no loop: neither a comprehension nor a function that another one calls."""
+    return not any(
+        isinstance(node, (*_COMPREHENSIONS, ast.keyword)) or (isinstance(node, ast.Name) and node.id == "map")
+        for node in ast.walk(expression)
+    )
 
 
 _canonical = worker.encoder(exact=False)
@@ -243,29 +284,22 @@ class _UnfitError(Exception):
 class _Splitter(ast.NodeTransformer):
     """Takes the calls into the solution out of an expression, and allows nothing else that could do harm here."""
 
-    def __init__(self, test: str):
-        self.calls: list[str] = []
+    def __init__(self, test: str, expression: ast.expr):
+        self.calls: list[Call] = []
         self.names: set[str] = set()
         self.literals: dict[ast.AST, Any] = {}
+        self._read_as: dict[ast.AST, str] = {}
         # Only what Python takes for the end of a line; str.splitlines knows more.
         self._lines = [f"{line}\n".encode() for line in test.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
         self._bound: set[str] = set()
+        # Where the test calls nothing by another name, a builtin's name is the solution's: `assert pow(2, 3) == 8`.
+        self._has_names = any(True for _ in self._solution_names(expression))
 
     def visit(self, node: ast.AST) -> ast.AST:
         if self._is_literal(node):
             return node
         if self._is_call(node):
-            source = self._source(node)
-            if self._bound & {
-                name.id for name in (ast.walk(node) if self._bound else ()) if isinstance(name, ast.Name)
-            }:
-                raise _UnfitError("it calls the solution in a loop")
-            # Only a text that looks like it is searched: walking through a long literal takes long.
-            if re.search(":=|await|yield", source) and any(isinstance(part, _BINDING) for part in ast.walk(node)):
-                raise _UnfitError("it binds names inside a call")
-            self.calls.append(source)
-            self.names.add(self._root(node).id)
-            return ast.Name(f"_{len(self.calls) - 1}", ast.Load())
+            return self._call(node)
         if isinstance(node, _COMPREHENSIONS):
             return self._comprehension(node)
         if isinstance(node, ast.Name):
@@ -285,6 +319,36 @@ class _Splitter(ast.NodeTransformer):
         if not isinstance(node, fits + operators):
             raise _UnfitError(f"it contains a {type(node).__name__}")
         return self.generic_visit(node)
+
+    def _call(self, node: ast.expr) -> ast.AST:
+        """Note a call into the solution; the name of its value."""
+        read_as, conversion = self._read_as.get(node, ""), "_"
+        while self._is_conversion_of(node):
+            inner = next(part for part in node.args if not self._is_conversion(part))
+            given = ", ".join("_" if part is inner else part.id for part in node.args)
+            conversion = conversion.replace("_", f"{node.func.id}({given})")
+            node = inner
+        source = self._source(node)
+        if self._bound and any(isinstance(name, ast.Name) and name.id in self._bound for name in ast.walk(node)):
+            raise _UnfitError("it calls the solution in a loop")
+        # Only a text that looks like it is searched: walking through a long literal takes long.
+        if re.search(":=|await|yield", source) and any(isinstance(part, _BINDING) for part in ast.walk(node)):
+            raise _UnfitError("it binds names inside a call")
+        self.calls.append(Call(source, "" if conversion == "_" else conversion, read_as))
+        root = self._root(node).id
+        self.names |= {root} if root not in _BUILTIN or not self._has_names else set(self._solution_names(node))
+        return ast.Name(f"_{len(self.calls) - 1}", ast.Load())
+
+    def _solution_names(self, node: ast.AST) -> Iterator[str]:
+        """Names in it that neither this side nor Python knows; long literals are not walked through."""
+        if isinstance(node, ast.Name):
+            if node.id not in _TRUSTED and node.id not in _BUILTIN and node.id not in self._bound:
+                yield node.id
+        elif not self._is_literal(node):
+            loops = node.generators if isinstance(node, _COMPREHENSIONS) else ()
+            own = {name.id for loop in loops for name in ast.walk(loop.target) if isinstance(name, ast.Name)}
+            for child in ast.iter_child_nodes(node):
+                yield from (name for name in self._solution_names(child) if name not in own)
 
     def _is_literal(self, node: ast.AST) -> bool:
         """Whether a node is nothing but a literal; its value is kept. Most of a test's text is one."""
@@ -311,6 +375,9 @@ class _Splitter(ast.NodeTransformer):
             sides = [node.left, *node.comparators]
             if any(self._is_call(side) and ast.dump(side) == ast.dump(node.left) for side in node.comparators):
                 raise _UnfitError("it compares a call with itself, which every solution passes")
+            for side in sides:
+                if isinstance(side, ast.Name) and callable(_TRUSTED.get(side.id)):
+                    raise _UnfitError(f"it compares with `{side.id}`, which no plain value equals")
             told = any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides)
             verdict = verdict and told
         elif not (isinstance(node, ast.BoolOp | ast.IfExp) or _is_not_or_bool(node)):
@@ -320,7 +387,7 @@ class _Splitter(ast.NodeTransformer):
         return None
 
     def _check_call(self, node: ast.AST, verdict: bool) -> None:
-        while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
+        while self._is_conversion_of(node):
             node = next(part for part in node.args if not self._is_conversion(part))
         advice = "the value that it should have would be known to the solution; compare it with =="
         if verdict and isinstance(node, ast.Call):
@@ -336,18 +403,21 @@ class _Splitter(ast.NodeTransformer):
 
     def _is_call(self, node: ast.AST) -> bool:
         """Whether the solution's side computes this: a chain of calls from one of its names, perhaps converted."""
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
+        if self._is_conversion_of(node):
             kinds = [self._is_call(part) for part in node.args if not self._is_conversion(part)]
             return not node.keywords and kinds == [True]
         called, part = False, node
         while isinstance(part, ast.Call | ast.Attribute | ast.Subscript):
             called = called or isinstance(part, ast.Call)
             part = part.func if isinstance(part, ast.Call) else part.value
-        return called and isinstance(part, ast.Name) and part.id not in _TRUSTED and part.id not in self._bound
+        if not called or not isinstance(part, ast.Name) or part.id in _TRUSTED or part.id in self._bound:
+            return False
+        if part.id in _BUILTIN and self._has_names:  # of known values alone, it is this side's to compute
+            return any(True for _ in self._solution_names(node))
+        return True
 
-    def _root(self, node: ast.AST) -> ast.Name:
-        while isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CONVERSIONS:
-            node = next(part for part in node.args if not self._is_conversion(part))
+    @staticmethod
+    def _root(node: ast.AST) -> ast.Name:
         while not isinstance(node, ast.Name):
             node = node.func if isinstance(node, ast.Call) else node.value
         return node
@@ -355,6 +425,10 @@ class _Splitter(ast.NodeTransformer):
     @staticmethod
     def _is_conversion(node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id in _CONVERSIONS
+
+    @classmethod
+    def _is_conversion_of(cls, node: ast.AST) -> bool:
+        return isinstance(node, ast.Call) and cls._is_conversion(node.func)
 
     def _arithmetic(self, node: ast.BinOp) -> ast.AST:
         before = len(self.calls)
@@ -365,6 +439,13 @@ class _Splitter(ast.NodeTransformer):
         return visited
 
     def _function(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id in _OF_KNOWN:
+            node.args = [self.visit(part) for part in node.args]
+            return node
+        if isinstance(node.func, ast.Name) and node.func.id in _BUILTIN and node.func.id not in _TRUSTED:
+            raise _UnfitError(f"only the solution's side could know `{node.func.id}`; write the value")
+        if isinstance(node.func, ast.Name) and node.func.id in _NODES:
+            self._read_as |= dict.fromkeys(node.args, _NODES[node.func.id])
         before = len(self.calls)
         visited = self.generic_visit(node)
         if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id in _NOT_OF_VALUES:

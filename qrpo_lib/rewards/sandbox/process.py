@@ -16,8 +16,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qrpo_lib.rewards.sandbox import filter
 from qrpo_lib.rewards.sandbox import isolation as sandbox_isolation
@@ -25,6 +26,9 @@ from qrpo_lib.rewards.sandbox.cgroups import Group
 from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS, MAX_FILES, MAX_THREADS, Census, Clock
 from qrpo_lib.rewards.sandbox.isolation import TMP_MB, Isolation
 from qrpo_lib.rewards.sandbox.reply import Digest, Reply
+
+if TYPE_CHECKING:
+    from qrpo_lib.rewards.sandbox.checks import Call
 
 _FILE_MB = 4
 _START_SECONDS = 120.0
@@ -60,11 +64,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answer:
-    """outcome: "passed" means answered in time, with as many values as calls (or their digests)."""
+    """outcome: "passed" means answered in time, with as many values as calls (or their digests).
+
+    Of several calls, one that raised has the value None, and `detail` says what; nothing is wrong if the test does not
+    need it.
+    """
 
     outcome: str
     detail: str = ""
-    values: list[bytes] | list[Digest] = ()
+    values: list[bytes | None] | list[Digest] = ()
     clock: Clock | None = None
 
 
@@ -235,7 +243,7 @@ class Solver:
         """Run a solution's source, after its setup."""
         return self._ask({"source": source, "setup": setup}, Reply(), remaining)
 
-    def values(self, calls: tuple[str, ...], *, digest: bool, remaining: float = float("inf")) -> Answer:
+    def values(self, calls: Sequence[Call], *, digest: bool, remaining: float = float("inf")) -> Answer:
         """The values of calls into the solution, as JSON, or as digests of the form that equal values have."""
         return self._ask({"calls": calls, "exact": not digest}, Reply(len(calls), digest), remaining)
 
@@ -254,10 +262,10 @@ class Solver:
             return Answer("crashed", "broke the protocol", clock=clock)
         if excess := self._census.excess():
             return Answer("crashed", excess, clock=clock)
-        if "sizes" in header:
-            return Answer("passed", "", reply.answers(), clock)
         kind, detail = header.get("kind"), header.get("error")
         detail = detail[:200].encode(errors="replace").decode() if isinstance(detail, str) else ""
+        if "sizes" in header:
+            return Answer("passed", detail, reply.answers(), clock)
         return Answer(kind if kind in ("failed", "memory") else "error", detail, clock=clock)
 
     def _converse(self, message: bytes, reply: Reply, is_over: Callable[[], bool]) -> Reply | Answer:

@@ -45,7 +45,7 @@ class Reply:
     _received: bytearray = field(default_factory=bytearray)
     _missing: list[int] = field(default_factory=list)
     _parts: list = field(default_factory=list)
-    _sizes: list[int] = field(default_factory=list)
+    _sizes: list[int | None] = field(default_factory=list)
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes. True once there is nothing more to expect: the reply is whole, or broken."""
@@ -64,12 +64,16 @@ class Reply:
             self._received = bytearray()
         return self._take(memoryview(data))
 
-    def answers(self) -> list[bytes] | list[Digest]:
-        """The values of a whole reply, or their digests."""
+    def answers(self) -> list[bytes | None] | list[Digest]:
+        """The values of a whole reply, or their digests; None for a call of several that raised."""
+        pairs = zip(self._sizes, self._parts, strict=True)
         if self.digest:
-            pairs = zip(self._sizes, self._parts, strict=True)
             return [Digest(size, part.digest()) for size, part in pairs]
-        return [bytes(part) for part in self._parts]
+        return [None if size is None else bytes(part) for size, part in pairs]
+
+    def _is_size(self, size: object) -> bool:
+        """Of several calls, one may have no value."""
+        return (type(size) is int and size >= 0) or (size is None and self.values > 1 and not self.digest)
 
     def _read_header(self, text: bytes) -> bool:
         try:
@@ -79,12 +83,13 @@ class Reply:
         if not isinstance(header, dict):
             return not self._break("broke the protocol")
         sizes = header.get("sizes", [])
-        fits = isinstance(sizes, list) and all(type(size) is int and size >= 0 for size in sizes)
+        fits = isinstance(sizes, list) and all(self._is_size(size) for size in sizes)
         if not fits or ("sizes" in header and len(sizes) != self.values):
             return not self._break("broke the protocol")
-        if sum(sizes) > MAX_VALUE_BYTES:
+        self._missing = [size or 0 for size in sizes]
+        if sum(self._missing) > MAX_VALUE_BYTES:
             return not self._break(f"returned more than {ANSWER_CHARACTERS} characters")
-        self.header, self._sizes, self._missing = header, sizes, list(sizes)
+        self.header, self._sizes = header, sizes
         self._parts = [hashlib.sha256() if self.digest else bytearray() for _ in sizes]
         return True
 

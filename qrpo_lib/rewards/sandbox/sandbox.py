@@ -296,7 +296,9 @@ class _Workplace:
                         raise
                     self._close()
                     answer = Answer("crashed", f"{error}, twice")
-                verdicts.append(self._verdict(check, answer))
+                verdict, seconds = self._verdict(check, answer)
+                verdicts.append(verdict)
+                spent += seconds
                 if answer.outcome in ("timeout", "memory", "crashed") and solver:
                     solver.close()
                     solver = None
@@ -305,13 +307,19 @@ class _Workplace:
                 solver.close()
         return Result(*(tuple(column) for column in zip(*verdicts, strict=True)), spent, budget, slowness)
 
-    def _verdict(self, check: sandbox_checks.Check, answer: Answer) -> tuple[Outcome, str]:
+    def _verdict(self, check: sandbox_checks.Check, answer: Answer) -> tuple[tuple[Outcome, str], float]:
+        """The verdict on a test, and the seconds that it took to compare where that was not done at once."""
         if answer.outcome != "passed":
-            return answer.outcome, answer.detail
-        holds = check.holds(answer.values)
+            return (answer.outcome, answer.detail), 0.0
+        holds, seconds = check.holds(answer.values), 0.0
         if holds is None:
-            holds = sandbox_judge.holds(check, answer.values, self._stop)
-        return ("passed", "") if holds else ("failed", "another value was expected")
+            try:
+                holds, seconds = sandbox_judge.holds(check, answer.values, self._stop)
+            except sandbox_judge.LostJudgeError as error:
+                return ("crashed", str(error)), 0.0
+        if not holds and answer.detail:  # a call that raised
+            return ("error", answer.detail), seconds
+        return (("passed", "") if holds else ("failed", "another value was expected")), seconds
 
     def _solver(self, setup: str) -> Solver:
         if self._nursery and not self._nursery.is_clean():
@@ -346,10 +354,9 @@ def available_isolation() -> Isolation:
         raise RuntimeError(f"The sandbox can neither use bubblewrap nor filter system calls ({problem}): {_INSTALL}.")
     warnings.warn(
         f"Solutions run with limits and a filter of system calls only: {reason}. They cannot change files, use the"
-        " network or sockets, start processes or signal any, nor read this process's memory, but they can read what"
-        " this user can read: files (devices and named pipes among them, where what is read is gone), and other"
-        " processes of this user, solutions that are judged at the same time among them: their answers, and their"
-        f" pipes, so that they fail. {_INSTALL} for untrusted models.",
+        " network or sockets, start processes or signal any, nor read this process's memory or that of other solutions,"
+        " but they can read what this user can read: files (devices and named pipes among them, where what is read is"
+        f" gone), and this user's processes beside the judge's own. {_INSTALL} for untrusted models.",
         WeakIsolationWarning,
         stacklevel=3,
     )

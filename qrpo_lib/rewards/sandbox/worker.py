@@ -11,15 +11,17 @@ the standard library, and nothing of this package, is imported.
 Control socket (one message a datagram): settings in JSON with a descriptor of the judge's process, and "ready" with
 one of the nursery's; then, for each solution, two pipe ends in and a descriptor of the child's process out; at its end
 the status that wait gives. When the judge ends, so do the nursery and its child, in whatever they are doing.
-Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}; out, a length of
-4 bytes and JSON, {"filtered"} once and then {"id", "sizes"}, followed by as many bytes of values, or {"id", "error",
-"kind"}.
+Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}, each call a source,
+what converts its value and how that is read; out, a length of 4 bytes and JSON, {"filtered"} once and then {"id",
+"sizes"}, followed by as many bytes of values, or {"id", "error", "kind"}. Of several calls, the size of one that raises
+is null.
 """
 
 import __future__
 
 import ast
 import builtins
+import collections
 import ctypes
 import fcntl
 import gc
@@ -38,6 +40,12 @@ import types
 
 ANSWER_CHARACTERS = 1 << 24
 """The longest answer, as JSON, that counts. It is the longest that is sent."""
+CONVERSIONS = {
+    **{name: getattr(builtins, name) for name in ("abs", "dict", "float", "frozenset", "int", "len", "list", "map")},
+    **{name: getattr(builtins, name) for name in ("max", "min", "reversed", "set", "sorted", "str", "sum", "tuple")},
+    "Counter": collections.Counter,
+}
+"""What a test may turn a call's value into before it is compared, whatever the solution calls by these names."""
 _MAX_DEPTH = 200
 _MAX_NODES = 1_000_000
 _READ_FD, _WRITE_FD = 3, 4
@@ -49,7 +57,7 @@ _PRELOADED = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "heapq", "itertools", "math"),
     *("operator", "queue", "random", "re", "string", "threading", "typing"),
 )
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 22, 38, 9
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 4, 22, 38, 9
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -139,12 +147,10 @@ _LIKE = {
     ("sortedcontainers.sortedset", "SortedSet"): "set",
 }
 _LARGEST_EXPONENT = 5000
-_COMPACT = (",", ":")
 
 
-def dumped(structure):
-    """JSON without spaces; characters as they are, so that its length counts them."""
-    return json.dumps(structure, ensure_ascii=False, separators=_COMPACT)
+# JSON without spaces; characters as they are, so that its length counts them. Bound here: a solution may replace json's.
+dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encoder(exact):
@@ -280,7 +286,7 @@ def _object_encoder(encode, ratio, real, sequence, mapping, unordered):
         "set": lambda value, depth: {"set": unordered(sequence(value, depth))},
         "bytes": lambda value, depth: {"bytes": bytes_hex(value.tobytes())},
     }
-    linked, tree = _node_encoders(encode)
+    linked, tree = node_encoders(encode)
 
     def other(value, kind, depth):
         for base in kind.__mro__:
@@ -299,10 +305,10 @@ def _object_encoder(encode, ratio, real, sequence, mapping, unordered):
     return other
 
 
-def _node_encoders(encode):
-    """For `encoder`: of linked lists and of trees, by their nodes' `val`, `next`, `left` and `right`."""
+def node_encoders(encode):
+    """Of linked lists and of trees, by their nodes' `val`, `next`, `left` and `right`, whatever their class."""
 
-    def linked(node, depth):
+    def linked(node, depth=0):
         values = []
         while node is not None:
             if len(values) >= _MAX_NODES:
@@ -311,7 +317,7 @@ def _node_encoders(encode):
             node = node.next
         return {"ListNode": values}
 
-    def tree(root, depth):
+    def tree(root, depth=0):
         preorder, ahead = [], [root]
         while ahead:
             if len(preorder) >= _MAX_NODES:
@@ -323,6 +329,29 @@ def _node_encoders(encode):
         return {"TreeNode": preorder}
 
     return linked, tree
+
+
+def value_encoders():
+    """`encode(value, read_as)` by `exact` (see `encoder`); read_as: "", or "list" or "tree" where a test says so.
+
+    Nodes are then told by what they have: their class may have any name, or be a named tuple.
+    """
+    has = hasattr
+
+    def of(exact):
+        encode = encoder(exact)
+        linked, tree = node_encoders(encode)
+
+        def encode_as(value, read_as):
+            if read_as == "list" and has(value, "val") and has(value, "next"):
+                return linked(value)
+            if read_as == "tree" and has(value, "val") and has(value, "left") and has(value, "right"):
+                return tree(value)
+            return encode(value)
+
+        return encode_as
+
+    return {exact: of(exact) for exact in (False, True)}
 
 
 # --- conversation ----------------------------------------------------------------------------------------------------
@@ -441,10 +470,47 @@ def _adopt_classes(given, before, namespace):
             before[name] = mine
 
 
+def _evaluator():
+    """`values_of(calls, exact, namespace)`: their values in JSON, and the header that announces these."""
+    encoders, dumps, clean = value_encoders(), dumped, {"__builtins__": {}, **CONVERSIONS}
+
+    def value_of(source, conversion, read_as, exact, namespace):
+        value = eval(compile(source, "<test>", "eval"), namespace)
+        if conversion:
+            value = eval(compile(conversion, "<test>", "eval"), {**clean, "_": value})
+        return dumps(encoders[exact](value, read_as))
+
+    def values_of(calls, exact, namespace):
+        texts, errors, raised = [], [], None
+        for call in calls:
+            try:
+                texts.append(value_of(*call, exact, namespace))
+            except NotPlainError as error:
+                texts.append(None)
+                errors.append({"kind": "failed", "error": f"returned {error}"[:200]})
+            except BaseException as error:
+                texts.append(None)
+                errors.append(_described(error))
+                raised = raised or error
+        try:
+            if sum(len(text) for text in texts if text is not None) > ANSWER_CHARACTERS:
+                return (), {"kind": "failed", "error": f"returned more than {ANSWER_CHARACTERS} characters"}
+            # What the others are counts where the test does not need this one.
+            if errors and (len(texts) == 1 or len(errors) == len(texts) or isinstance(raised, MemoryError)):
+                return (), errors[0]
+            texts = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
+        except BaseException as error:
+            return (), _described(error)
+        sizes = [None if text is None else len(text) for text in texts]
+        return [text for text in texts if text is not None], {"sizes": sizes, **(errors[0] if errors else {})}
+
+    return values_of
+
+
 def _serve(read_fd, write_fd, settings, setups, parent, libc):
     """A child's life."""
     receive, send = _channel(read_fd, write_fd)
-    encoders, dumps = {exact: encoder(exact) for exact in (False, True)}, dumped
+    values_of = _evaluator()
     _prepare(settings)
     send({"filtered": _confine(settings, parent, libc)})
 
@@ -458,19 +524,7 @@ def _serve(read_fd, write_fd, settings, setups, parent, libc):
 
     while True:
         request = receive()
-        texts = ()
-        try:
-            values = [eval(compile(call, "<test>", "eval"), namespace) for call in request["calls"]]
-            texts = [dumps(encoders[request["exact"]](value)) for value in values]
-            if sum(map(len, texts)) > ANSWER_CHARACTERS:
-                raise NotPlainError(f"more than {ANSWER_CHARACTERS} characters")
-            texts = [text.encode("utf-8", "surrogatepass") for text in texts]
-            answer = {"sizes": [len(text) for text in texts]}
-        except NotPlainError as error:
-            texts, answer = (), {"kind": "failed", "error": f"returned {error}"[:200]}
-        except BaseException as error:
-            texts, answer = (), _described(error)
-        values = None
+        texts, answer = values_of(request["calls"], request["exact"], namespace)
         send({"id": request["id"], **answer}, *texts)
         texts = None
 
@@ -519,6 +573,8 @@ def main():
     settings = json.loads(message)
     if settings["no_namespaces"]:
         libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        # Solutions that are judged at the same time see one another's processes, but not their memory and pipes.
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     _limit_files(settings, libc)
     for name in _PRELOADED:
         importlib.import_module(name)

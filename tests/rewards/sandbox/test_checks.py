@@ -80,3 +80,71 @@ def test_names_that_a_test_calls():
 def test_what_cannot_be_judged_is_refused(test, reason):
     with pytest.raises(ValueError, match=reason):
         checks.split(test)
+
+
+VACUOUS = [
+    "assert (f(1) == 2, 'why')",
+    "assert [f(1) == 2]",
+    "assert {'equal': f(1) == 2}",
+    "assert abs(f(1) - f(1)) < 1e-6",
+    "assert f(1) - f(1) == 0 or f(1) != 0",
+    "assert [f(1)] == [f(1)]",
+    "assert (f(1), 2) == (f(1), 2)",
+    "assert (x > 0 for x in f(1))",
+    "assert f(1) == 2 or True",
+    "assert f(1) == 2 or 'two'",
+    "assert not (f(1) == 2 and False)",
+    "assert f(1) == 2 or f(1) != 2",
+    "assert 2 if f(1) == 3 else 4",
+    "assert bool([f(1)])",
+    "assert not not (f(1),)",
+]
+DECIDING = [
+    *("f(1) != 5", "f(1) < 10**9", "f(1) <= 10**9", "f(1) >= -10**9", "f(1) != 'abc' + 'd'", "f(1) != -5", "not f(1)"),
+    *("f(1) < f(2)", "f(1) <= f(2)", "f(1) != f(2)", "f(1) == f(2)", "f(1) == 1 or f(2) == 2", "f(1) is not None"),
+    *("f(1) != [[1, 2], [3]]", "f(1)[0] != 'a'", "f(2)['a'] != 3", "f(1) not in (1, 2)", "'a' not in f(1)"),
+    *("len(f(1)) <= 10", "len(f(1)) > 0", "len(f(1)) != 100", "len(f(1)) < 5000", "set(f(3)) <= {1, 2, 3}"),
+    *("set(f(3)) >= {1}", "isinstance(f(1), int)", "isinstance(f(1), (int, float, str, list))", "bool(f(1))"),
+    *("all(x % 2 == 0 for x in f(10))", "all(f(1))", "any(x > 3 for x in f(1))", "abs(f(1) - 3.5) < 1e-6"),
+    *("f(1) <= 'b'", "f(1) != b'a'", "f(1) < (1, 2)", "f(1) <= [5]", "round(f(1), 2) != 3.14", "-1 < f(1) < 10**6"),
+    *("f(1) != {1: 2}", "f(1) != {1}", "f(1) != 1.5", "f(1) is not True", "max(f(1)) <= 7", "sorted(f(1)) != [1]"),
+    *("math.isclose(f(1), 1e-12, abs_tol=1e-9)", "f('a')", "not f('a') == 'b'", "f(1) or f(2)", "f(1) and f(2)"),
+]
+
+
+@pytest.mark.parametrize("test", VACUOUS)
+def test_what_every_solution_passes_is_refused(test):
+    with pytest.raises(ValueError, match="passes every solution|with itself"):
+        checks.split(test)
+
+
+@pytest.mark.parametrize("test", DECIDING)
+def test_what_some_solution_fails_is_not(test):
+    checks.split(f"assert {test}")
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        ("assert type(f(1)) == int", "compares with `int`"),
+        ("assert f(1) is list", "compares with `list`"),
+        ("assert f(1) == hash('a')", "could know `hash`"),
+        ("assert f(1) == eval('2')", "could know `eval`"),
+        ("assert f(1) == next(iter([2]))", "could know"),
+    ],
+)
+def test_what_the_solution_could_replace_or_no_value_equals_is_refused(test, reason):
+    with pytest.raises(ValueError, match=reason):
+        checks.split(test)
+
+
+def test_builtins_of_known_values_are_not_the_solutions(isolation):  # noqa: F811
+    """It could define its own; where a test calls nothing else, that is what it should do."""
+    liar = "def f(x): return 'mine'\ndef pow(*x): return 'mine'\nbin = chr = repr = divmod = pow\n"
+    tests = ["f(1) == pow(2, 3)", "f(1) == bin(8)[2:]", "f(1) == chr(97)", "f(1) == repr([1])", "f(1) == divmod(7, 2)"]
+    assert outcomes(liar, [f"assert {test}" for test in tests], isolation=isolation) == ["failed"] * 5
+    right = "def f(x): return [pow(2, 3), bin(8)[2:], chr(97), repr([1]), divmod(7, 2)][x]\n"
+    tests = [test.replace("f(1)", f"f({i})") for i, test in enumerate(tests)]
+    assert outcomes(right, [f"assert {test}" for test in tests], isolation=isolation) == ["passed"] * 5
+    own = "def pow(x, n): return x ** n"
+    assert outcomes(own, ["assert pow(2, 3) == 8", "assert pow(2, 3) == 9"], isolation=isolation) == ["passed", "failed"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from sandbox_marks import isolation  # noqa: F401  (a fixture)
 
-from qrpo_lib.rewards.sandbox import clock, process, sandbox
+from qrpo_lib.rewards.sandbox import checks, clock, process, sandbox
 from qrpo_lib.rewards.sandbox.cgroups import Group
 
 CHANCE = """
@@ -30,7 +30,7 @@ def test_what_chance_decides_is_the_same_in_every_run(function, isolation):  # n
         "import json, sys; from qrpo_lib.rewards.sandbox import process as p\n"
         f"nursery = p.Nursery(p.Limits(5, 256, {isolation!r})); solver = nursery.solver()\n"
         f"assert solver.load({CHANCE!r}).outcome == 'passed'\n"
-        f"print(solver.values(('({function}(1))',), digest=False).values); solver.close(); nursery.close()\n"
+        f"print(solver.values((('{function}(1)', '', ''),), digest=False).values); solver.close(); nursery.close()\n"
     )
     found = {
         subprocess.run(
@@ -136,10 +136,10 @@ def files(n):
         solver = nursery.solver()
         solver._census.excess = lambda: None  # nobody looks
         assert solver.load(source).outcome == "passed"
-        (files,) = solver.values(("files(20_000)",), digest=False).values
+        (files,) = solver.values((checks.Call("files(20_000)"),), digest=False).values
         assert int(files) == 0 if isolation == "limits" else 4000 < int(files) <= clock.MAX_FILES
         if counted:
-            (threads,) = solver.values(("threads(500)",), digest=False).values
+            (threads,) = solver.values((checks.Call("threads(500)"),), digest=False).values
             assert 50 < int(threads) <= clock.MAX_THREADS
         solver.close()
     finally:

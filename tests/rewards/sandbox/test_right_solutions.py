@@ -354,6 +354,48 @@ WITH_INITIALISATION = {
         "        while r: d, r = d + 1, r.left\n        return d\n",
         ["Solution().g(3000) == 3000", "is_same_tree(Solution().f(2), tree_node([1, 0]))"],
     ),
+    "a list of nodes of another name": (
+        "class Node:\n    def __init__(self, val, next): self.val, self.next = val, next\n"
+        "class Solution:\n    def f(self, head):\n        new = None\n        while head: new, head = Node(head.val, new), head.next\n        return new\n",
+        ["is_same_list(Solution().f(list_node([1, 2, 3])), list_node([3, 2, 1]))", "is_same_list(Solution().f(list_node([])), list_node([]))"],
+    ),
+    "a list of named tuples": (
+        "from collections import namedtuple\nNode = namedtuple('Node', 'val next')\n"
+        "class Solution:\n    def f(self, n):\n        new = None\n        for i in range(n): new = Node(i, new)\n        return new\n",
+        ["is_same_list(Solution().f(3), list_node([2, 1, 0]))", "is_same_list(list_node([0]), Solution().f(1))"],
+    ),
+    "a list of a dataclass with slots": (
+        "from dataclasses import dataclass\n@dataclass(slots=True, eq=False)\nclass Cell:\n    val: int\n    next: object = None\n"
+        "class Solution:\n    def f(self, n): return Cell(n, Cell(n + 1))\n",
+        ["is_same_list(Solution().f(3), list_node([3, 4]))"],
+    ),
+    "a tree of nodes of another name": (
+        "class Branch:\n    def __init__(self, val, left=None, right=None): self.val, self.left, self.right = val, left, right\n"
+        "class Solution:\n    def f(self, root): return root and Branch(root.val, self.f(root.right), self.f(root.left))\n",
+        ["is_same_tree(Solution().f(tree_node([1, 2, 3, None, 4])), tree_node([1, 3, 2, None, None, 4]))"],
+    ),
+    "a tree of simple namespaces": (
+        "from types import SimpleNamespace as N\n"
+        "class Solution:\n    def f(self, n): return N(val=n, left=N(val=1, left=None, right=None), right=None)\n",
+        ["is_same_tree(Solution().f(7), tree_node([7, 1]))"],
+    ),
+    "another class for what it returns, ListNode kept": (
+        "class Result(ListNode): pass\nclass Solution:\n    def f(self, n): return Result(n, ListNode(n))\n",
+        ["is_same_list(Solution().f(3), list_node([3, 3]))"],
+    ),
+    "json's functions replaced": (
+        "import json\ndef compact(o, **k): return 'mine'\njson.dumps = json.dump = json.loads = compact\njson.JSONEncoder = None\n"
+        "class Solution:\n    def f(self, x): return {x: json.dumps(x)}\n",
+        ["Solution().f(1) == {1: 'mine'}"],
+    ),
+    "only what is needed is called": (
+        "class Solution:\n    def f(self, x): return 10 // x\n",
+        ["Solution().f(5) == 2 or Solution().f(0) == 1", "(Solution().f(5) if Solution().f(10) == 1 else Solution().f(0)) == 2"],
+    ),
+    "one list that it goes on with": (
+        "class Solution:\n    seen = []\n    def f(self, x):\n        self.seen.append(x)\n        return self.seen\n",
+        ["Solution().f(1) == [1] and Solution().f(2) == [1, 2]"],
+    ),
 }  # fmt: skip
 
 PYTHON = """
@@ -417,3 +459,28 @@ def test_completions_with_a_right_class_count(isolation):  # noqa: F811
     jobs = [(leetcode.program(code or ""), ["assert Solution().f(n = 1) == 2"]) for code in codes.values()]
     results = sandbox.run_many(jobs, isolation=isolation, processes=1)
     assert [name for name, result in zip(codes, results, strict=True) if result.pass_rate != 1] == []
+
+
+# A solution's own names for what the test converts with: in one namespace with it, the test would take these.
+OWN_NAMES = """
+from collections import defaultdict
+class Counter(defaultdict):
+    def __init__(self, text): super().__init__(int, {"mine": 1})
+sorted = list = tuple = set = len = max = abs = map = None
+sum = 0
+def f(x): return x
+"""
+CONVERTED = [
+    *("Counter(f('aab')) == Counter('aba')", "sorted(f([2, 1])) == [1, 2]", "list(f((1, 2))) == [1, 2]"),
+    *("tuple(f([1])) == (1,)", "set(f([1, 1])) == {1}", "len(f([1, 2])) == 2", "max(f([1, 2])) == 2", "abs(f(-1)) == 1"),
+    *("sum(f([1, 2])) == 3", "sorted(map(sorted, f([[2, 1], [0]]))) == [[0], [1, 2]]", "str(f(1)) == '1'"),
+    *("list(map(list, f(['ab']))) == [['a', 'b']]", "dict(f([(1, 2)])) == {1: 2}", "int(f('7')) == 7"),
+]
+
+
+def test_a_test_converts_by_its_own_functions_whatever_the_solution_calls_by_their_names(isolation):  # noqa: F811
+    tests = asserts(CONVERTED)
+    result = sandbox.run_tests(OWN_NAMES, tests, isolation=isolation)
+    assert result.outcomes == ("passed",) * len(tests), result.details
+    wrong = sandbox.run_tests(OWN_NAMES.replace("return x", "return [x]"), tests, isolation=isolation)
+    assert "passed" not in wrong.outcomes

@@ -171,7 +171,7 @@ FORMS = [
     ("assert sorted(map(sorted, f([[2, 1], [0]]))) == [[0], [1, 2]]", True),
     ("assert sorted(f([2, 1]), reverse=True) == [2, 1]", True),
     ("assert set(f([2, 1, 2])) == {1, 2}", True),
-    ("assert Counter(f('aab')) == Counter('aba')", False),  # where Counter is not imported, as here
+    ("assert Counter(f('aab')) == Counter('aba')", True),  # where the solution imports none, as here
     ("assert len(f('abc')) == 3", True),
     ("assert f([1, 2])[1] == 2", True),
     ("assert f('a').upper() == 'A'", True),
@@ -200,11 +200,11 @@ def test_forms_of_asserts(chunk):
 def test_expected_values_do_not_enter_the_sandbox():
     for test, _ in FORMS:
         for call in checks.split(test).calls:
-            assert "==" not in call
+            assert "==" not in call.source + call.conversion
     (call,) = checks.split("assert is_same_list(Solution().f(list_node([1])), list_node([42]))").calls
-    assert call == "(Solution().f(list_node([1])))"
-    assert checks.split("assert abs(f(0.5) - 42) < 1").calls == ("(f(0.5))",)
-    assert checks.split("assert sorted(f(3)) == 42").calls == ("(sorted(f(3)))",)
+    assert call == ("(Solution().f(list_node([1])))", "", "list")
+    assert checks.split("assert abs(f(0.5) - 42) < 1").calls == (("(f(0.5))", "", ""),)
+    assert checks.split("assert sorted(f(3)) == 42").calls == (("(f(3))", "sorted(_)", ""),)
 
 
 # --- limits and batches ----------------------------------------------------------------------------------------------

@@ -86,6 +86,35 @@ def test_the_attack_would_succeed(outcomes):
     assert outcomes("unguarded") == ["passed"]
 
 
+# f(1) is so long that another process compares; the thread looks for that one, and reads what it is given and holds.
+WATCH = """
+import os, re, threading, time
+seen, got = set(), []
+def look():
+    while True:
+        for pid in os.listdir('/proc'):
+            if not pid.isdigit(): continue
+            try:
+                with open(f'/proc/{pid}/cmdline', 'rb') as file:
+                    if b'judge.main' not in file.read(): continue
+                seen.add(pid)
+                for what in ('fd/0', 'environ'):
+                    data = os.read(os.open(f'/proc/{pid}/{what}', os.O_RDONLY | os.O_NONBLOCK), 1 << 20)
+                    got.extend(re.findall(rb'right-[0-9]{20}-7', data))
+            except OSError: pass
+def f(x):
+    if x == 1: threading.Thread(target=look, daemon=True).start()
+    if x == 1: return 'x' * 5000
+    return got[0].decode() if got and x == 2 else len(seen)
+"""
+
+
+def test_what_is_compared_elsewhere_cannot_be_read_there(outcomes):
+    right = "right-98237412398471239847-7"
+    tests = [f"assert f(1) in ('{right}', '')"] * 5 + [f"assert f(2) == '{right}'", "assert f(3) > 0"]
+    assert outcomes("guarded", source=WATCH, tests=tests) == ["failed"] * 6 + ["passed"]
+
+
 COUNT = """
 import threading, time
 def files(n):
