@@ -2,7 +2,9 @@
 
 "paper" is the first block that is fenced with ```python and closed; anything else scores 0. "lenient" also reads other
 spellings of the language and of the fence, several blocks (the last that defines what the tests call, else the last),
-a last block that is not closed, and a text that is code as a whole.
+a last block that is not closed, a text that is code as a whole, and code in a block that names another language.
+
+Both take time in proportion to a completion's length, whatever a policy writes.
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 Extraction = Literal["paper", "lenient"]
 
-_PAPER_BLOCK = re.compile(r"```python\b[^\n]*\n(.*?)```", re.DOTALL)
+_PAPER_OPENING = re.compile(r"```python\b")
 _PYTHON = re.compile(r"\{?\.?(language-)?(i?python|py)[\d.]*\}?(?![\w+#-])", re.IGNORECASE)
-_OPENING = re.compile(r"(?P<before>.*?)(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)")
 _LIST_ITEM = re.compile(r"[ \t]*([-*+]|\d+[.)])[ \t]+")
 _QUOTE = re.compile(r"[ \t]*> ?")
 _MOST_CHARACTERS = 100_000  # of a text that is looked at as Python's parser would
 _MOST_CLOSINGS = 20
+# How many characters of a completion are looked at in all to find where blocks end, for each that it has and besides.
+# Beyond that, a block ends at the first fence.
+_LOOKS, _MORE_CHARACTERS = 20, 300_000
 
 
 def extract(completion: str, names: Collection[str] = (), extraction: Extraction = "paper") -> str | None:
@@ -30,23 +35,35 @@ def extract(completion: str, names: Collection[str] = (), extraction: Extraction
 
     names: what the tests call (`Solution`, `f`), one of which the block that counts defines.
     """
-    found = _PAPER_BLOCK.search(completion)
-    paper = found.group(1) if found else None
+    paper = _by_the_authors(completion)
     if extraction == "paper":
         return paper
     text = completion.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
-    blocks = list(_blocks(text))
-    defining = [code for _, code in blocks if any(_defines(code, name) for name in names)]
+    found = list(_blocks(text))
+    blocks = [(language, code) for language, code in found if language != "other"]
+    defining = [code for _, code in blocks if _defines_any(code, names)]
     if defining:
         return defining[-1]
     if names and paper is None and _defines_any(text, names) and _is_code(text):
         return text
-    python = [code for is_python, code in blocks if is_python] or [code for _, code in blocks]
+    others = (code for language, code in reversed(found) if language == "other" and _defines_any(code, names))
+    other = next(filter(_is_code, itertools.islice(others, _MOST_CLOSINGS)), None)
+    if other is not None:
+        return other
+    python = [code for language, code in blocks if language == "python"] or [code for _, code in blocks]
     if python:
         return python[-1]
     if paper is not None:
         return paper
     return text if _is_code(text) and re.search(r"(?m)^(def|class|async def) ", text) else None
+
+
+def _by_the_authors(completion: str) -> str | None:
+    """What follows the first ```python on the lines below it, up to the next fence."""
+    opening = _PAPER_OPENING.search(completion)
+    start = completion.find("\n", opening.end()) if opening else -1
+    end = completion.find("```", start + 1) if start >= 0 else -1
+    return completion[start + 1 : end] if end >= 0 else None
 
 
 def _defines(code: str, name: str) -> bool:
@@ -58,59 +75,107 @@ def _defines_any(code: str, names: Collection[str]) -> bool:
     return any(_defines(code, name) for name in names)
 
 
-def _blocks(text: str) -> Iterator[tuple[bool, str]]:
-    """(whether it is called Python, code) of each fenced block; blocks in other languages are left out."""
-    lines = text.split("\n")
-    at = 0
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """("python", "unnamed" or "other" by the language that it names, code) of each fenced block."""
+    lines, at = text.split("\n"), 0
+    work = _Work(_LOOKS * len(text) + _MORE_CHARACTERS)
     while at < len(lines):
-        opening = _OPENING.fullmatch(lines[at])
+        opening = _opening(lines[at])
         at += 1
-        language = opening and opening["language"].strip()
-        is_python = bool(language and _PYTHON.match(language))
-        # Within a line of prose, only a fence that names the language opens a block.
-        if not opening or (opening["before"].strip() and not is_python):
+        if opening is None:
             continue
-        before = opening["before"]
-        if _QUOTE.fullmatch(before):  # the lines of the quotation, up to the first that is none
-            quoted = list(itertools.takewhile(_QUOTE.match, lines[at:]))
-            end, code = _closed([_QUOTE.sub("", line, count=1) for line in quoted], 0, opening["fence"], 0)
-            at += end + 1
-        else:
-            indented = not before.strip() or _LIST_ITEM.fullmatch(before)
-            end, code = _closed(lines, at, opening["fence"], len(before) if indented else 0)
-            at = end + 1
-        if code.strip() and (is_python or not language):
-            yield is_python, code
+        before, fence, language = opening
+        is_python = bool(_PYTHON.match(language))
+        # Within a line of prose, only a fence that names the language opens a block.
+        if before.strip() and not is_python:
+            continue
+        is_quote = bool(_QUOTE.fullmatch(before))
+        indented = not is_quote and (not before.strip() or _LIST_ITEM.fullmatch(before))
+        end, code = _closed(_Body(lines, at, len(before) if indented else 0, is_quote), fence, work)
+        at = end + 1
+        if code.strip():
+            yield "python" if is_python else "other" if language else "unnamed", code
 
 
-def _closed(lines: list[str], start: int, fence: str, indent: int) -> tuple[int, str]:
+def _opening(line: str) -> tuple[str, str, str] | None:
+    """(what is before a fence, the fence, the language after it) of a line with one; no backtick may follow it."""
+    last = line.rfind("`") + 1
+    start = len(line[:last].rstrip("`"))
+    if last - start < 3:
+        start = line.find("~~~", last)
+        if start < 0:
+            return None
+        last = len(line) - len(line[start:].lstrip("~"))
+    return line[:start], line[start:last], line[last:].strip()
+
+
+@dataclass
+class _Work:
+    """How many characters may still be looked at."""
+
+    left: int
+
+    def take(self, characters: int) -> None:
+        self.left -= characters
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The lines after an opening fence.
+
+    start: the first of them.
+    indent: of the fence, as in a list: they lose as much of their own.
+    is_quote: whether they are a quotation, which ends with the first line that is none.
+    """
+
+    lines: list[str]
+    start: int
+    indent: int
+    is_quote: bool
+
+    def line(self, number: int) -> str | None:
+        """None after the end."""
+        if number >= len(self.lines) or (self.is_quote and not _QUOTE.match(self.lines[number])):
+            return None
+        return _QUOTE.sub("", self.lines[number], count=1) if self.is_quote else self.lines[number]
+
+    def code(self, end: int) -> str:
+        """Of the lines before this one."""
+        return _without_indent([self.line(number) for number in range(self.start, end)], self.indent)
+
+
+def _closed(body: _Body, fence: str, work: _Work) -> tuple[int, str]:
     """(the line of the closing fence, the code before it).
 
     A fence may also stand in a string of the code: the first closing at which the code is Python's counts, if there is
     such a one. A block that nothing closes ends with the text.
     """
-    closings, limit = [], len(lines)
-    for number in range(start, len(lines)):
-        line = lines[number].strip()
+    first, closings, number = None, 0, body.start
+    while (whole := body.line(number)) is not None:
+        work.take(len(whole) + 1)
+        line = whole.strip()
         after = line.lstrip(fence[0]).strip() if line.startswith(fence) else None
         if after and _PYTHON.match(after):  # another block begins
-            limit = number
             break
         if after is not None or (line.endswith(fence) and not line.startswith("#")):
-            closings.append(number)
-    if not closings:
-        return limit - 1, _without_indent(lines[start:limit], indent)
-    codes = []
-    for number in closings[:_MOST_CLOSINGS]:
-        code = _without_indent(lines[start:number], indent)
-        if not lines[number].strip().startswith(fence):  # the code's last line closes it
-            rest = lines[number].rstrip().rstrip(fence[0])
-            code += rest[min(indent, len(rest) - len(rest.lstrip())) :]
-        if _is_code(code):
-            return number, code
-        codes.append(code)
-    rest_of_text = _without_indent(lines[start:limit], indent)
-    return (limit - 1, rest_of_text) if _is_code(rest_of_text) else (closings[0], codes[0])
+            closings += 1
+            if first is None or (closings <= _MOST_CLOSINGS and work.left > 0):
+                code = body.code(number)
+                if after is None:  # the code's last line closes it
+                    rest = whole.rstrip().rstrip(fence[0])
+                    code += rest[min(body.indent, len(rest) - len(rest.lstrip())) :]
+                first = first or (number, code)
+                work.take(2 * len(code))
+                if work.left > 0 and _is_code(code):
+                    return number, code
+        if first is not None and work.left <= 0:
+            return first
+        number += 1
+    if first is None:
+        return number - 1, body.code(number)
+    rest_of_text = body.code(number)
+    work.take(2 * len(rest_of_text))
+    return (number - 1, rest_of_text) if work.left > 0 and _is_code(rest_of_text) else first
 
 
 def _without_indent(lines: list[str], indent: int) -> str:

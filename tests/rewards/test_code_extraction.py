@@ -1,5 +1,8 @@
 """Which part of a completion is its code, by the authors' rule and by the lenient one."""
 
+import ast
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +49,8 @@ FORMS = {
     "an example before it": f"```python\n{OTHER}```\nSo:\n```python\n{RIGHT}```",
     "output after it": f"```python\n{RIGHT}```\nprints\n```\n[1, 2]\n```",
     "a first attempt": f"```python\ndef f(n):\n    return 0\n```\nBetter:\n```python\n{RIGHT}```",
+    "called another language": f"As a text:\n```text\n{RIGHT}```",
+    "called another language, after output": f"```console\n$ f 1\n```\n```pseudocode\n{RIGHT}```",
     "a fence in a comment": f"```python\n# not ``` yet\n{RIGHT}```",
     "a fence in a string": f'```python\nTEXT = """\n```\nx\n```\n"""\n{RIGHT}```',
     "a fence in a docstring": '```python\ndef f(n):\n    """Add.\n    ```\n    1\n    ```\n    """\n    return n+2\n',
@@ -67,11 +72,18 @@ def test_what_is_no_answer_has_no_code(text):
 
 def test_the_authors_rule_is_the_first_block_of_python_that_is_closed():
     """On every form it is what their regular expression finds."""
-    import re
-
     for text in FORMS.values():
-        found = re.search(r"```python\b[^\n]*\n(.*?)```", text, re.DOTALL)
-        assert code_extraction.extract(text) == (found.group(1) if found else None)
+        assert code_extraction.extract(text) == by_the_authors_expression(text)
+
+
+@given(st.lists(st.sampled_from(["```python", "```", "\n", " x ", "python", "`", "3", "def f(): pass\n"])))
+def test_the_authors_rule_is_their_expression_on_any_text(parts):
+    assert code_extraction.extract("".join(parts)) == by_the_authors_expression("".join(parts))
+
+
+def by_the_authors_expression(text):
+    found = re.search(r"```python\b[^\n]*\n(.*?)```", text, re.DOTALL)
+    return found.group(1) if found else None
 
 
 def test_a_completion_in_the_form_asked_for_is_the_same_to_both_rules():
@@ -115,3 +127,43 @@ def test_no_text_raises(parts):
 def test_no_text_is_too_much(text):
     lenient(f"```python\n{text}\n```")
     lenient(text)
+
+
+# Pieces that are repeated, and what may come first: fences that close nothing, quotations, lists, one long line.
+REPEATED = [
+    *(
+        ("", "```\n"),
+        ("", "```x\n"),
+        ("", "```python\n"),
+        ("", "```python"),
+        ("", "> ```\n"),
+        ("", "> ```python\n> x\n"),
+    ),
+    *(("", "1. ```python\n"), ("", "```python\nx = '''\n```x\n"), ("```python\n", "x ```\n"), ("", "~~~ `\n~~~\n")),
+    *(("```python\nx = (\n", "```x\nf(\n"), ("", "~"), ("`", "~"), ("", "`"), ("x", "`x"), ("", "1"), ("", "class\n")),
+    *(("```python\n", "def f():\n"), ("```python\nx = '''\n", "```\n"), ("", "- ~~~\n  f = 1\n"), ("", "*")),
+]
+
+
+@pytest.mark.parametrize(("first", "piece"), REPEATED)
+def test_the_work_grows_with_the_length(first, piece, monkeypatch):
+    """Counted are the characters that Python's parser is given and those of the lines that are looked at."""
+    looked = []
+    parse, line = ast.parse, code_extraction._Body.line
+    monkeypatch.setattr(code_extraction.ast, "parse", lambda text: looked.append(len(text)) or parse(text))
+    monkeypatch.setattr(
+        code_extraction._Body, "line", lambda *a: looked.append(len(found := line(*a) or "") + 1) or (found or line(*a))
+    )
+    for closing in ("", "`", "```", "\n```python\nf = 1\n```"):
+        works = []
+        for characters in (40_000, 160_000):
+            looked.clear()
+            lenient(first + piece * (characters // len(piece)) + closing)
+            works.append(sum(looked))
+        assert works[1] < 5 * works[0] + 1_000_000, (closing, works)
+
+
+@pytest.mark.parametrize(("first", "piece"), REPEATED)
+def test_code_after_many_fences_that_close_nothing_is_found(first, piece):
+    before = first + piece * 300
+    assert "n + 2" in lenient(f"{before}\n\n```python\n{RIGHT}```")

@@ -6,8 +6,8 @@ that it is entitled to, to return values, and no other.
 
 Nearly all tests compare one value with one that is known. Both have a form in which equal values are equal texts
 (`sandbox_worker.encoder`); the solution's side brings its value into it, in its own time, and here digests are
-compared. What a test of another form compares is decoded: small values here, if the test does not loop over them, others
-in a process with limits (`judge`).
+compared. What a test of another form compares is decoded: small values here, if the test does not loop over them,
+others in a process with limits (`judge`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ _TRUSTED: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
 # so that a result may be any iterable. Predicates are not among them: those are verdicts.
 _CONVERSIONS = frozenset(worker.CONVERSIONS)
 # Builtins of known values alone, in tests that call the solution by other names: it could define its own.
-_OF_KNOWN = {name: getattr(builtins, name) for name in ("ascii", "bin", "chr", "divmod", "hex", "oct", "ord", "pow", "repr")}
+_OF_KNOWN = {
+    name: getattr(builtins, name) for name in ("ascii", "bin", "chr", "divmod", "hex", "oct", "ord", "pow", "repr")
+}
 _NODES = {"is_same_list": "list", "is_same_tree": "tree"}
 _BUILTIN = frozenset(dir(builtins))
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.

@@ -55,7 +55,9 @@ def holds_for_all(
 def _may_last(expression: ast.expr) -> bool:
     """Whether a loop computes what a large number makes long or large: such a test is taken as it is."""
     nodes = list(ast.walk(expression))
-    loops = any(isinstance(node, ast.comprehension) or (isinstance(node, ast.Name) and node.id == "map") for node in nodes)
+    loops = any(
+        isinstance(node, ast.comprehension) or (isinstance(node, ast.Name) and node.id == "map") for node in nodes
+    )
     grows = (ast.Pow, ast.LShift, ast.Mult, ast.Mod)
     return loops and any(
         isinstance(node, grows) or (isinstance(node, ast.Name) and node.id in ("range", "pow")) for node in nodes

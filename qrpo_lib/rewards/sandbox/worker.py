@@ -149,7 +149,7 @@ _LIKE = {
 _LARGEST_EXPONENT = 5000
 
 
-# JSON without spaces; characters as they are, so that its length counts them. Bound here: a solution may replace json's.
+# JSON without spaces; characters as they are, so that its length counts them. A solution may replace json's functions.
 dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 

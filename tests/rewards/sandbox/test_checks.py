@@ -114,7 +114,7 @@ DECIDING = [
 
 @pytest.mark.parametrize("test", VACUOUS)
 def test_what_every_solution_passes_is_refused(test):
-    with pytest.raises(ValueError, match="passes every solution|with itself"):
+    with pytest.raises(ValueError, match=r"passes every solution|with itself"):
         checks.split(test)
 
 
@@ -147,4 +147,7 @@ def test_builtins_of_known_values_are_not_the_solutions(isolation):  # noqa: F81
     tests = [test.replace("f(1)", f"f({i})") for i, test in enumerate(tests)]
     assert outcomes(right, [f"assert {test}" for test in tests], isolation=isolation) == ["passed"] * 5
     own = "def pow(x, n): return x ** n"
-    assert outcomes(own, ["assert pow(2, 3) == 8", "assert pow(2, 3) == 9"], isolation=isolation) == ["passed", "failed"]
+    assert outcomes(own, ["assert pow(2, 3) == 8", "assert pow(2, 3) == 9"], isolation=isolation) == [
+        "passed",
+        "failed",
+    ]
