@@ -2,7 +2,7 @@
 
 "paper" is the first block that is fenced with ```python and closed; anything else scores 0. "lenient" also reads other
 spellings of the language and of the fence, several blocks (the last that defines what the tests call, else the last),
-a last block that is not closed, a text that is code as a whole, and code in a block that names another language.
+a last block that is not closed, and a text that is code as a whole.
 
 Both take time in proportion to a completion's length, whatever a policy writes.
 """
@@ -10,7 +10,6 @@ Both take time in proportion to a completion's length, whatever a policy writes.
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 import warnings
 from collections.abc import Collection, Iterator
@@ -39,18 +38,13 @@ def extract(completion: str, names: Collection[str] = (), extraction: Extraction
     if extraction == "paper":
         return paper
     text = completion.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
-    found = list(_blocks(text))
-    blocks = [(language, code) for language, code in found if language != "other"]
+    blocks = list(_blocks(text))
     defining = [code for _, code in blocks if _defines_any(code, names)]
     if defining:
         return defining[-1]
     if names and paper is None and _defines_any(text, names) and _is_code(text):
         return text
-    others = (code for language, code in reversed(found) if language == "other" and _defines_any(code, names))
-    other = next(filter(_is_code, itertools.islice(others, _MOST_CLOSINGS)), None)
-    if other is not None:
-        return other
-    python = [code for language, code in blocks if language == "python"] or [code for _, code in blocks]
+    python = [code for is_python, code in blocks if is_python] or [code for _, code in blocks]
     if python:
         return python[-1]
     if paper is not None:
@@ -75,8 +69,8 @@ def _defines_any(code: str, names: Collection[str]) -> bool:
     return any(_defines(code, name) for name in names)
 
 
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """("python", "unnamed" or "other" by the language that it names, code) of each fenced block."""
+def _blocks(text: str) -> Iterator[tuple[bool, str]]:
+    """(whether it is called Python, code) of each fenced block; blocks in other languages are left out."""
     lines, at = text.split("\n"), 0
     work = _Work(_LOOKS * len(text) + _MORE_CHARACTERS)
     while at < len(lines):
@@ -93,8 +87,8 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
         indented = not is_quote and (not before.strip() or _LIST_ITEM.fullmatch(before))
         end, code = _closed(_Body(lines, at, len(before) if indented else 0, is_quote), fence, work)
         at = end + 1
-        if code.strip():
-            yield "python" if is_python else "other" if language else "unnamed", code
+        if code.strip() and (is_python or not language):
+            yield is_python, code
 
 
 def _opening(line: str) -> tuple[str, str, str] | None:

@@ -49,8 +49,6 @@ FORMS = {
     "an example before it": f"```python\n{OTHER}```\nSo:\n```python\n{RIGHT}```",
     "output after it": f"```python\n{RIGHT}```\nprints\n```\n[1, 2]\n```",
     "a first attempt": f"```python\ndef f(n):\n    return 0\n```\nBetter:\n```python\n{RIGHT}```",
-    "called another language": f"As a text:\n```text\n{RIGHT}```",
-    "called another language, after output": f"```console\n$ f 1\n```\n```pseudocode\n{RIGHT}```",
     "a fence in a comment": f"```python\n# not ``` yet\n{RIGHT}```",
     "a fence in a string": f'```python\nTEXT = """\n```\nx\n```\n"""\n{RIGHT}```',
     "a fence in a docstring": '```python\ndef f(n):\n    """Add.\n    ```\n    1\n    ```\n    """\n    return n+2\n',

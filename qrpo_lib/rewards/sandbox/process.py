@@ -66,14 +66,15 @@ class Limits:
 class Answer:
     """outcome: "passed" means answered in time, with as many values as calls (or their digests).
 
-    Of several calls, one that raised has the value None, and `detail` says what; nothing is wrong if the test does not
-    need it.
+    Of several calls, one that raised has the value None; what it raised, as outcome and detail, is in `raised`. Nothing
+    is wrong if the test does not need it.
     """
 
     outcome: str
     detail: str = ""
     values: list[bytes | None] | list[Digest] = ()
     clock: Clock | None = None
+    raised: tuple[str, str] | None = None
 
 
 class Nursery:
@@ -264,9 +265,10 @@ class Solver:
             return Answer("crashed", excess, clock=clock)
         kind, detail = header.get("kind"), header.get("error")
         detail = detail[:200].encode(errors="replace").decode() if isinstance(detail, str) else ""
+        raised = (kind if kind in ("failed", "memory") else "error", detail)
         if "sizes" in header:
-            return Answer("passed", detail, reply.answers(), clock)
-        return Answer(kind if kind in ("failed", "memory") else "error", detail, clock=clock)
+            return Answer("passed", "", reply.answers(), clock, raised if detail else None)
+        return Answer(*raised, clock=clock)
 
     def _converse(self, message: bytes, reply: Reply, is_over: Callable[[], bool]) -> Reply | Answer:
         """Send a message and receive a reply, until `is_over()`. Nothing that the other side does holds this one up."""

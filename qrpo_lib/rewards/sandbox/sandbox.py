@@ -317,8 +317,8 @@ class _Workplace:
                 holds, seconds = sandbox_judge.holds(check, answer.values, self._stop)
             except sandbox_judge.LostJudgeError as error:
                 return ("crashed", str(error)), 0.0
-        if not holds and answer.detail:  # a call that raised
-            return ("error", answer.detail), seconds
+        if not holds and answer.raised:
+            return answer.raised, seconds
         return (("passed", "") if holds else ("failed", "another value was expected")), seconds
 
     def _solver(self, setup: str) -> Solver:

@@ -83,9 +83,13 @@ def _around(known: list[Any]) -> Iterator[Any]:
         if isinstance(value, int | float):
             yield from (value + 1, value - 1, -value)
         elif isinstance(value, str | bytes | list | tuple):
-            yield from (value + value[-1:], value[:-1], value * _LONG if len(value) < _LONG else value)
+            yield from (value + value[-1:], value[:-1])
         elif isinstance(value, set | frozenset):
             yield from (value | {"another"}, set())
+        if hasattr(value, "__len__"):
+            if len(value) >= _LONG:
+                continue
+            yield from (value * _LONG,) if hasattr(value, "__mul__") else ()
         yield from ([value], [value] * _LONG, [[value] * 3] * 3)
         try:
             yield {value}

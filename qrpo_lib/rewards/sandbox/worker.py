@@ -384,6 +384,8 @@ def _channel(read_fd, write_fd):
 
 
 def _described(error):
+    if type(error) is NotPlainError:
+        return {"kind": "failed", "error": f"returned {error}"[:200]}
     kind = "memory" if isinstance(error, MemoryError) else "error"
     try:
         text = f"{type(error).__name__}: {error}"
@@ -481,23 +483,20 @@ def _evaluator():
         return dumps(encoders[exact](value, read_as))
 
     def values_of(calls, exact, namespace):
-        texts, errors, raised = [], [], None
+        texts, errors = [], []
         for call in calls:
             try:
                 texts.append(value_of(*call, exact, namespace))
-            except NotPlainError as error:
-                texts.append(None)
-                errors.append({"kind": "failed", "error": f"returned {error}"[:200]})
             except BaseException as error:
                 texts.append(None)
                 errors.append(_described(error))
-                raised = raised or error
         try:
             if sum(len(text) for text in texts if text is not None) > ANSWER_CHARACTERS:
-                return (), {"kind": "failed", "error": f"returned more than {ANSWER_CHARACTERS} characters"}
-            # What the others are counts where the test does not need this one.
-            if errors and (len(texts) == 1 or len(errors) == len(texts) or isinstance(raised, MemoryError)):
-                return (), errors[0]
+                return (), _described(NotPlainError(f"more than {ANSWER_CHARACTERS} characters"))
+            # What one of several raises does not matter where the test does not need it; but there is no more memory.
+            out_of_memory = [error for error in errors if error["kind"] == "memory"]
+            if out_of_memory or (errors and len(texts) == 1):
+                return (), (out_of_memory or errors)[0]
             texts = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
         except BaseException as error:
             return (), _described(error)

@@ -490,3 +490,12 @@ def test_a_test_converts_by_its_own_functions_whatever_the_solution_calls_by_the
     assert result.outcomes == ("passed",) * len(tests), result.details
     wrong = sandbox.run_tests(OWN_NAMES.replace("return x", "return [x]"), tests, isolation=isolation)
     assert "passed" not in wrong.outcomes
+
+
+def test_of_several_calls_one_that_raises_fails_the_test_only_where_it_is_needed(isolation):  # noqa: F811
+    source = "def f(x):\n    if x == 7: return object()\n    if x == 8: [0] * 10 ** 12\n    return 10 // x\n"
+    tests = ["f(5) == 2 or f(0) == 1", "f(5) == 3 or f(0) == 1", "f(0) == 1 or f(5) == 2", "f(0) == f(1)"]
+    tests += ["f(5) == 2 or f(7) == 1", "f(7) == 1 or f(5) == 2", "f(5) == 2 or f(8) == 1", "f(0) == 1"]
+    result = sandbox.run_tests(source, asserts(tests), isolation=isolation)
+    expected = ("passed", "error", "error", "error", "passed", "failed", "memory", "error")
+    assert result.outcomes == expected, result.details
