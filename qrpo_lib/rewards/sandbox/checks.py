@@ -260,7 +260,7 @@ def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | No
             if any(isinstance(part, ast.Name) and part.id == "_0" for part in ast.walk(known[0])):
                 return None
             tree = ast.fix_missing_locations(ast.Expression(known[0]))
-            value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED)
+            value = eval(compile(tree, "<test>", "eval"), {"__builtins__": {}} | _TRUSTED | _OF_KNOWN)
         text = worker.dumped(_canonical(value) if compares else _of_nodes(value, kind))
     except Exception:  # it raises, or is no plain value: then evaluating the whole says what follows
         return None
