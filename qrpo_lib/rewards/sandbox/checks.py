@@ -81,9 +81,9 @@ def tree_node(values: list) -> Tree | None:
 
 def _same(kind: type[_Nodes]) -> Any:
     def same(a: Any, b: Any) -> bool:
-        if a is None or b is None:
-            return a is b
-        return type(a) is type(b) is kind and a.values == b.values
+        if not all(value is None or type(value) is kind for value in (a, b)):
+            raise TypeError("no node")  # as the initialisation's own would raise AttributeError
+        return a is b if a is None or b is None else a.values == b.values
 
     return same
 
@@ -111,6 +111,28 @@ _CONVERSIONS = frozenset(worker.CONVERSIONS)
 _OF_KNOWN = {
     name: getattr(builtins, name) for name in ("ascii", "bin", "chr", "divmod", "hex", "oct", "ord", "pow", "repr")
 }
+# What a loop may call for each element and still be quick.
+_CHEAP = frozenset(
+    (
+        "abs",
+        "all",
+        "any",
+        "bool",
+        "enumerate",
+        "float",
+        "isinstance",
+        "len",
+        "max",
+        "min",
+        "sorted",
+        "str",
+        "sum",
+        "zip",
+    )
+)
+_FEW = 100
+# Whose argument is iterated over: any iterable will do.
+_ITERATE = frozenset(("all", "any", "enumerate", "list", "max", "min", "reversed", "sorted", "sum", "tuple", "zip"))
 _NODES = {"is_same_list": "list", "is_same_tree": "tree"}
 _BUILTIN = frozenset(dir(builtins))
 # Could be made to work for ever, or to hash values that collide, by a value that the solution chooses.
@@ -130,7 +152,7 @@ class Call(NamedTuple):
 
     source: of the call, in the solution's own names.
     conversion: source of what is done with its value `_`, in the worker's names; empty for nothing.
-    read_as: "list" or "tree" where the test compares the value as one.
+    read_as: "list" or "tree" where the test compares the value as one, "iterable" where it iterates over it.
     """
 
     source: str
@@ -206,10 +228,17 @@ def split(test: str) -> Check:
         raise ValueError(f"The test `{shown}` is not Python: {error}.") from None
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError(f"The test `{shown}` must be one assert statement.")
-    splitter = _Splitter(test, body[0].test)
     try:
-        splitter.check_form(body[0].test)
-        expression = splitter.visit(body[0].test)
+        return _split(test, shown, body[0].test)
+    except RecursionError:
+        raise ValueError(f"The test `{shown}` is nested too deeply, or has too many terms.") from None
+
+
+def _split(test: str, shown: str, condition: ast.expr) -> Check:
+    splitter = _Splitter(test, condition)
+    try:
+        splitter.check_form(condition)
+        expression = splitter.visit(condition)
     except _UnfitError as error:
         raise ValueError(
             f"The test `{shown}` cannot be judged outside the solution's reach: {error}. Compare the value of a call"
@@ -221,18 +250,34 @@ def split(test: str) -> Check:
     expected = _expected(expression, splitter.literals) if len(calls) == 1 else None
     if expected:
         return Check(calls, expected, "", names, is_quick=True)
-    verdict = ast.unparse(ast.fix_missing_locations(expression))
-    if vacuous.holds_for_all(expression, verdict, [calls.index(call) for call in calls], evaluated):
+    first = {f"_{i}": f"_{calls.index(call)}" for i, call in enumerate(calls)}
+    if vacuous.is_always_true(expression, first, lambda known: evaluated(known, {})):
         raise ValueError(f"The test `{shown}` passes every solution: whatever the calls return, it holds.")
-    return Check(calls, expected, verdict, names, _is_quick(expression))
+    return Check(calls, expected, ast.unparse(ast.fix_missing_locations(expression)), names, _is_quick(expression))
 
 
 def _is_quick(expression: ast.expr) -> bool:
-    """Whether it has no loop: neither a comprehension nor a function that another one calls."""
-    return not any(
-        isinstance(node, (*_COMPREHENSIONS, ast.keyword)) or (isinstance(node, ast.Name) and node.id == "map")
-        for node in ast.walk(expression)
-    )
+    """Whether it takes little time and memory for all short values, whatever is in them.
+
+    A loop does if what it does with each element takes time in proportion to that one's length, and adds no loop.
+    """
+    nodes = list(ast.walk(expression))
+    loops = [node for node in nodes if isinstance(node, _COMPREHENSIONS)]
+    if any(isinstance(node, ast.Name) and node.id == "map" for node in nodes):
+        return False
+    if any(isinstance(node, ast.keyword) and node.arg == "key" for node in nodes):
+        return False
+    inside = [part for loop in loops for part in ast.walk(loop) if part is not loop]
+    return len(loops) <= 1 and all(_is_cheap(part) for part in inside)
+
+
+def _is_cheap(node: ast.AST) -> bool:
+    """Whether this, done with one element after the other, takes no time to speak of."""
+    if isinstance(node, ast.BinOp):  # "%9999999d" % x, "x" * n and a ** b are as large as the solution says
+        return isinstance(node.op, ast.Add | ast.Sub)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _CHEAP
+    return not (isinstance(node, _LITERALS[1:]) and sum(1 for _ in ast.walk(node)) > _FEW)
 
 
 _canonical = worker.encoder(exact=False)
@@ -304,6 +349,11 @@ class _Splitter(ast.NodeTransformer):
             return self._call(node)
         if isinstance(node, _COMPREHENSIONS):
             return self._comprehension(node)
+        if isinstance(node, ast.Starred):
+            self._read_as[node.value] = "iterable"
+        if isinstance(node, ast.Compare):
+            pairs = zip(node.ops, node.comparators, strict=True)
+            self._read_as |= {side: "iterable" for op, side in pairs if isinstance(op, ast.In | ast.NotIn)}
         if isinstance(node, ast.Name):
             if node.id not in _TRUSTED and node.id not in self._bound:
                 raise _UnfitError(f"only the solution's side could know `{node.id}`")
@@ -376,8 +426,9 @@ class _Splitter(ast.NodeTransformer):
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             if any(self._is_call(side) and ast.dump(side) == ast.dump(node.left) for side in node.comparators):
-                raise _UnfitError("it compares a call with itself, which every solution passes")
-            for side in sides:
+                raise _UnfitError("it compares a call with itself, which says nothing of a solution")
+            among = [part for side in sides if isinstance(side, ast.Tuple | ast.List | ast.Set) for part in side.elts]
+            for side in [*sides, *among]:
                 if isinstance(side, ast.Name) and callable(_TRUSTED.get(side.id)):
                     raise _UnfitError(f"it compares with `{side.id}`, which no plain value equals")
             told = any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides)
@@ -392,6 +443,11 @@ class _Splitter(ast.NodeTransformer):
         while self._is_conversion_of(node):
             node = next(part for part in node.args if not self._is_conversion(part))
         advice = "the value that it should have would be known to the solution; compare it with =="
+        root = self._root(node).id
+        if root in ("eval", "exec", "compile"):
+            raise _UnfitError(f"it has the solution's side call {root}: {advice}")
+        if root in _BUILTIN and self._has_names and any(isinstance(part, ast.Compare) for part in ast.walk(node)):
+            raise _UnfitError(f"it compares inside of {root}(...): {advice}")
         if verdict and isinstance(node, ast.Call):
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             if len(given) > 1 and any(self._is_call(part) for part in given):
@@ -443,11 +499,15 @@ class _Splitter(ast.NodeTransformer):
     def _function(self, node: ast.Call) -> ast.AST:
         if isinstance(node.func, ast.Name) and node.func.id in _OF_KNOWN:
             node.args = [self.visit(part) for part in node.args]
+            node.keywords = [self.visit(part) for part in node.keywords]
             return node
         if isinstance(node.func, ast.Name) and node.func.id in _BUILTIN and node.func.id not in _TRUSTED:
             raise _UnfitError(f"only the solution's side could know `{node.func.id}`; write the value")
         if isinstance(node.func, ast.Name) and node.func.id in _NODES:
             self._read_as |= dict.fromkeys(node.args, _NODES[node.func.id])
+        several = isinstance(node.func, ast.Name) and (node.func.id not in ("max", "min") or len(node.args) == 1)
+        if several and node.func.id in _ITERATE:
+            self._read_as |= dict.fromkeys(node.args, "iterable")
         before = len(self.calls)
         visited = self.generic_visit(node)
         if len(self.calls) > before and isinstance(node.func, ast.Name) and node.func.id in _NOT_OF_VALUES:
@@ -463,8 +523,11 @@ class _Splitter(ast.NodeTransformer):
         if len(node.generators) != 1 or node.generators[0].is_async:
             raise _UnfitError("it has nested loops")
         (loop,) = node.generators
+        self._read_as[loop.iter] = "iterable"
         loop.iter = self.visit(loop.iter)
         names = {name.id for name in ast.walk(loop.target) if isinstance(name, ast.Name)}
+        if any(re.fullmatch(r"_\d+", name) for name in names):
+            raise _UnfitError(f"its loop uses the name {min(names)}, which means a call's value here")
         self._bound |= names
         loop.ifs = [self.visit(condition) for condition in loop.ifs]
         node.elt = self.visit(node.elt)
@@ -502,7 +565,10 @@ class UndecodableError(Exception):
 def decode(data: bytes) -> Any:
     """The JSON in some bytes of the untrusted side. Raises UndecodableError."""
     try:
-        return json.loads(data.decode("utf-8", "surrogatepass"))
+        text = data.decode("utf-8", "surrogatepass")
+        if len(text) > worker.ANSWER_CHARACTERS:
+            raise UndecodableError("more characters than an answer may have")
+        return json.loads(text)
     except (ValueError, RecursionError, MemoryError):
         raise UndecodableError("not JSON") from None
 

@@ -1,6 +1,6 @@
 """Verdicts that take longer than a comparison of short values, in a process of their own.
 
-    python -P -s -S -c "..." ROOT < question
+    python -P -s -S -c "..." ROOT SOCKET
 
 Values that somebody chose can make comparing them slow, and a loop over them larger than they are. The process holds an
 expected value and no solution. It has limits of time and memory; where they do not suffice, the test has failed.
@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,9 +25,9 @@ from qrpo_lib.rewards.sandbox import checks, isolation
 from qrpo_lib.rewards.sandbox.clock import LOOK_SECONDS
 from qrpo_lib.runs.code_version import own_package
 
-SECONDS, MEMORY_MB = 10, 4096
+SECONDS, MEMORY_MB = 10, 2048
 _MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from qrpo_lib.rewards.sandbox import judge; judge."
-_READY = b"ready\n"
+_READY = b"!"
 
 
 class LostJudgeError(Exception):
@@ -48,38 +49,58 @@ def _asked(check: checks.Check, answers: Sequence[bytes | None], stop: threading
     sizes = [None if answer is None else len(answer) for answer in answers]
     header = json.dumps({"verdict": check.verdict, "sizes": sizes}).encode() + b"\n"
     python, root = os.path.realpath(sys.executable), str(own_package().root.parent)
-    command = [python, "-P", "-s", "-S", "-c", f"{_MAIN}{main.__name__}()", root]
+    ours, theirs = socket.socketpair()
+    command = [python, "-P", "-s", "-S", "-c", f"{_MAIN}{main.__name__}()", root, str(theirs.fileno())]
     environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}  # a random hash seed: nobody can prepare for it
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd="/"
-    )
-    with process:
-        # Not before it says so is it safe from being read by a solution that runs at the same time.
-        if process.stdout.readline() == _READY:
-            with suppress(BrokenPipeError), process.stdin:  # it has reached a limit
-                process.stdin.writelines([header, *(answer for answer in answers if answer is not None)])
-        while not stop.is_set():
-            try:
-                status = process.wait(LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-            if status == -signal.SIGKILL:  # its own limits end it by other signals
-                raise LostJudgeError("the process that compares was ended from outside, twice")
-            said = process.stdout.read().split()
-            return (said[0] == b"True", float(said[1])) if len(said) == 2 else (False, float(SECONDS))
-        process.kill()
+    nothing = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+    with ours:
+        with theirs:
+            process = subprocess.Popen(command, **nothing, pass_fds=(theirs.fileno(),), env=environment, cwd="/")
+        with process:
+            if ours.recv(len(_READY)) == _READY:
+                with suppress(OSError):  # it has reached a limit
+                    for part in (header, *(answer for answer in answers if answer is not None)):
+                        ours.sendall(part)
+            while not stop.is_set():
+                try:
+                    status = process.wait(LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+                if status == -signal.SIGKILL:  # its own limits end it by other signals
+                    raise LostJudgeError("the process that compares was ended from outside, twice")
+                said = ours.recv(1 << 10).split() if status == 0 else ()
+                return (said[0] == b"True", float(said[1])) if said else (False, float(SECONDS))
+            process.kill()
     return False, 0.0
 
 
 def main() -> None:
-    """Read a question, write the answer."""
+    """Read a question, write the answer.
+
+    A solution that runs at the same time may have opened this process's memory and descriptors in /proc before they
+    were guarded, and what is open stays so. Hence a child that has never been without guard answers, by a socket, which
+    cannot be opened there.
+    """
     isolation.end_with_parent()
     isolation.guard()
+    connection, own = socket.socket(fileno=int(sys.argv[2])), os.getpid()
+    child = os.fork()
+    if child:
+        connection.close()
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            os.kill(own, os.WTERMSIG(status))
+        os._exit(os.waitstatus_to_exitcode(status))
+    isolation.end_with_parent()
+    if os.getppid() != own:  # it had ended before
+        os._exit(1)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
-    sys.stdout.buffer.write(_READY)
-    sys.stdout.buffer.flush()
+    connection.sendall(_READY)
     start = time.process_time()
-    header = json.loads(sys.stdin.buffer.readline())
-    answers = [None if size is None else sys.stdin.buffer.read(size) for size in header["sizes"]]
-    print(checks.decided(header["verdict"], answers), time.process_time() - start)
+    with connection.makefile("rb") as question:
+        header = json.loads(question.readline())
+        answers = [None if size is None else question.read(size) for size in header["sizes"]]
+    holds = checks.decided(header["verdict"], answers)
+    connection.sendall(f"{holds} {time.process_time() - start}".encode())
+    os._exit(0)

@@ -332,9 +332,10 @@ def node_encoders(encode):
 
 
 def value_encoders():
-    """`encode(value, read_as)` by `exact` (see `encoder`); read_as: "", or "list" or "tree" where a test says so.
+    """`encode(value, read_as)` by `exact` (see `encoder`); read_as: "", or what a test takes the value for.
 
-    Nodes are then told by what they have: their class may have any name, or be a named tuple.
+    "list" or "tree": nodes are told by what they have; their class may have any name, or be a named tuple. "iterable":
+    what is no plain value, such as a generator, counts by its elements.
     """
     has = hasattr
 
@@ -347,6 +348,13 @@ def value_encoders():
                 return linked(value)
             if read_as == "tree" and has(value, "val") and has(value, "left") and has(value, "right"):
                 return tree(value)
+            if read_as == "iterable":
+                try:
+                    return encode(value)
+                except NotPlainError:
+                    if not has(value, "__iter__"):
+                        raise
+                value = [*value]
             return encode(value)
 
         return encode_as

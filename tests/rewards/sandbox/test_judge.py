@@ -90,11 +90,33 @@ def test_a_process_that_is_lost_is_replaced_once(monkeypatch):
 def test_nothing_is_told_before_the_process_is_guarded(monkeypatch):
     """Until then a solution that runs at the same time may read what it is told."""
     program = """
-import select, sys
-early = select.select([0], [], [], 0.5)[0]
-print("early" if early else "ready", flush=True)
-sys.stdin.buffer.read()
-def main(): print(True, 0.5)
+import select, socket, sys
+connection = socket.socket(fileno=int(sys.argv[2]))
+early = select.select([connection], [], [], 0.5)[0]
+connection.sendall(b"early" if early else b"!")
+while not connection.recv(1 << 20).endswith(b"7777]"): pass
+connection.sendall(b"True 0.5")
+def main(): pass
 """
     monkeypatch.setattr(judge, "_MAIN", program)
     assert judge.holds(CHECK, [THERE], threading.Event()) == (True, 0.5)
+
+
+QUICK = [
+    *("all(isinstance(x, int) for x in f(1))", "sorted(f(1), reverse=True) == [2, 1]", "[x + 1 for x in f(1)] == [2]"),
+    *("math.isclose(f(2), 1.41, rel_tol=1e-3)", "max(f(1), default=None) == 2", "all(len(x) < 4 for x in f(1))"),
+    *("any(x > y for x, y in zip(f(1), f(2)))", "all(abs(a - b) < 1e-6 for a, b in zip(f(1), [1.0, 2.0]))"),
+]
+
+
+@pytest.mark.parametrize("test", QUICK)
+def test_ordinary_loops_need_no_process(test, monkeypatch):
+    monkeypatch.setattr(judge, "holds", lambda *_: pytest.fail("a process was asked"))
+    check = checks.split(f"assert {test}")
+    assert check.holds([b"[2,1]"] * len(check.calls)) in (True, False)
+
+
+def test_a_forged_reply_may_have_as_many_characters_as_an_answer():
+    answer = b"[" + b"[]," * (checks.worker.ANSWER_CHARACTERS // 3) + b"7777]"
+    assert judge.holds(CHECK, [answer], threading.Event())[0] is False
+    assert judge.holds(CHECK, [answer[:1] + answer[100 * 3 + 1 :]], threading.Event())[0] is True

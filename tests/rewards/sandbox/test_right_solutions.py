@@ -499,3 +499,33 @@ def test_of_several_calls_one_that_raises_fails_the_test_only_where_it_is_needed
     result = sandbox.run_tests(source, asserts(tests), isolation=isolation)
     expected = ("passed", "error", "error", "error", "passed", "failed", "memory", "error")
     assert result.outcomes == expected, result.details
+
+
+# What iterates over a value takes any iterable, as Python does.
+ITERABLES = """
+import collections
+def f(n):
+    for i in range(n): yield i + 1
+def g(n): return {i: str(i) for i in range(n)}.values()
+def h(n): return collections.deque(range(n))
+"""
+ITERATED = [
+    *("[x for x in f(3)] == [1, 2, 3]", "sum(x for x in f(3)) == 6", "all(x > 0 and x < 9 for x in f(3))", "2 in f(3)"),
+    *("any(f(3))", "[*f(3)] == [1, 2, 3]", "sorted(f(3), reverse=True) == [3, 2, 1]", "max(f(3), default=0) == 3"),
+    *("list(zip(f(2), f(2))) == [(1, 1), (2, 2)]", "list(enumerate(f(2))) == [(0, 1), (1, 2)]", "7 not in f(3)"),
+    *("'1' in g(2)", "2 in h(3)", "[x for x in h(2)] == [0, 1]", "sorted(h(3), reverse=True) == [2, 1, 0]"),
+]
+
+
+def test_what_a_test_iterates_over_may_be_any_iterable(isolation):  # noqa: F811
+    result = sandbox.run_tests(ITERABLES, asserts(ITERATED), isolation=isolation)
+    assert result.outcomes == ("passed",) * len(ITERATED), result.details
+    wrong = sandbox.run_tests("def f(n): yield 0\ndef g(n): yield 0\nh = g", asserts(ITERATED), isolation=isolation)
+    assert [test for test, one in zip(ITERATED, wrong.outcomes, strict=True) if one == "passed"] == ["7 not in f(3)"]
+
+
+def test_what_is_no_node_is_no_other_list(isolation):  # noqa: F811
+    """Python's own comparison would raise."""
+    solution = f"{leetcode.INITIALISATION}\ndef f(x): return [[], (1,), 'a', 0][x]"
+    tests = asserts(f"not is_same_list(f({i}), list_node([1]))" for i in range(4))
+    assert sandbox.run_tests(solution, tests, isolation=isolation).outcomes == ("failed",) * 4

@@ -86,33 +86,46 @@ def test_the_attack_would_succeed(outcomes):
     assert outcomes("unguarded") == ["passed"]
 
 
-# f(1) is so long that another process compares; the thread looks for that one, and reads what it is given and holds.
+# f(1) is so long that another process compares; the thread opens what that one has as soon as it is there, keeps it
+# open, and reads it again and again.
 WATCH = """
 import os, re, threading, time
-seen, got = set(), []
+held, got = {}, []
+def read(descriptor, start, size):
+    try: return os.read(descriptor, size) if start is None else os.pread(descriptor, size, start)
+    except (OSError, OverflowError): return b''
 def look():
     while True:
         for pid in os.listdir('/proc'):
-            if not pid.isdigit(): continue
+            if not pid.isdigit() or pid in held: continue
             try:
                 with open(f'/proc/{pid}/cmdline', 'rb') as file:
                     if b'judge.main' not in file.read(): continue
-                seen.add(pid)
-                for what in ('fd/0', 'environ'):
-                    data = os.read(os.open(f'/proc/{pid}/{what}', os.O_RDONLY | os.O_NONBLOCK), 1 << 20)
-                    got.extend(re.findall(rb'right-[0-9]{20}-7', data))
-            except OSError: pass
+            except OSError: continue
+            held[pid] = {}
+            for what in ('fd/0', 'fd/1', 'fd/3', 'fd/4', 'fd/5', 'environ', 'mem', 'maps'):
+                try: held[pid][what] = os.open(f'/proc/{pid}/{what}', os.O_RDONLY | os.O_NONBLOCK)
+                except OSError: pass
+        for opened in held.values():
+            data = [read(opened[what], None, 1 << 20) for what in opened if what not in ('mem', 'maps')]
+            if 'mem' in opened and 'maps' in opened:
+                for line in os.pread(opened['maps'], 1 << 16, 0).splitlines():
+                    if b' rw' not in line: continue
+                    start, end = (int(part, 16) for part in line.split()[0].split(b'-'))
+                    data.append(read(opened['mem'], start, min(end - start, 1 << 22)))
+            for text in data: got.extend(re.findall(rb'right-[0-9]{20}-7', text))
 def f(x):
     if x == 1: threading.Thread(target=look, daemon=True).start()
     if x == 1: return 'x' * 5000
-    return got[0].decode() if got and x == 2 else len(seen)
+    return got[0].decode() if got and x == 2 else len(held)
 """
 
 
 def test_what_is_compared_elsewhere_cannot_be_read_there(outcomes):
     right = "right-98237412398471239847-7"
     tests = [f"assert f(1) in ('{right}', '')"] * 5 + [f"assert f(2) == '{right}'", "assert f(3) > 0"]
-    assert outcomes("guarded", source=WATCH, tests=tests) == ["failed"] * 6 + ["passed"]
+    for _ in range(3):  # whether it would succeed is chance
+        assert outcomes("guarded", source=WATCH, tests=tests) == ["failed"] * 6 + ["passed"]
 
 
 COUNT = """
