@@ -23,6 +23,7 @@ _PYTHON = re.compile(r"\{?\.?(language-)?(i?python|py)[\d.]*\}?(?![\w+#-])", re.
 _LIST_ITEM = re.compile(r"[ \t]*([-*+]|\d+[.)])[ \t]+")
 _QUOTE = re.compile(r"[ \t]*> ?")
 _MOST_CHARACTERS = 100_000  # of a text that is looked at as Python's parser would
+_MOST_BRACES = 10_000  # Python 3.11 parses one f-string in time with the square of its fields
 _MOST_CLOSINGS = 20
 # How many characters of a completion are looked at in all to find where blocks end, for each that it has and besides.
 # Beyond that, a block ends at the first fence.
@@ -179,7 +180,7 @@ def _without_indent(lines: list[str], indent: int) -> str:
 
 def _is_code(text: str) -> bool:
     """Whether a text is Python, and not empty."""
-    if len(text) > _MOST_CHARACTERS:
+    if len(text) > _MOST_CHARACTERS or text.count("{") > _MOST_BRACES:
         return False
     try:
         with warnings.catch_warnings():

@@ -121,7 +121,10 @@ def test_no_text_raises(parts):
         assert found is None or isinstance(found, str)
 
 
-@pytest.mark.parametrize("text", ["(" * 10_000, "-" * 50_000 + "1", "x" + ".a" * 40_000, "```python\n" * 2000, "\0"])
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 10_000, "-" * 50_000 + "1", "x" + ".a" * 40_000, "```python\n" * 2000, "\0", 'f"' + "{x}" * 33_000 + '"'],
+)
 def test_no_text_is_too_much(text):
     lenient(f"```python\n{text}\n```")
     lenient(text)
