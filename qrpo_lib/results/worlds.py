@@ -111,7 +111,7 @@ def draw(of_estimates: pd.DataFrame, judged: Sequence[Judgement]) -> plt.Figure:
         (key, rows) for key, rows in of_estimates.groupby(["claim", "interval"], sort=False) if effects.get(key[0])
     ]
     with style.style():
-        figure, axis = plt.subplots(figsize=(8, 1 + 0.42 * max(len(groups), 1)))
+        figure, axis = plt.subplots(figsize=(9, 1 + 0.36 * max(len(groups), 1)))
         for height, ((claim, interval), rows) in enumerate(reversed(groups)):
             axis.plot(rows["estimate"] / effects[claim], [height] * len(rows), "o", color="darkgray", markersize=5)
             pool = pools.get((claim, interval), {})
@@ -123,8 +123,8 @@ def draw(of_estimates: pd.DataFrame, judged: Sequence[Judgement]) -> plt.Figure:
             axis.axvline(limit, color="darkorange", linestyle="--", linewidth=1)
         axis.axvline(0, color="dimgray", linewidth=1)
         axis.set_yticks(range(len(groups)), [f"{claim}: {interval}" for (claim, interval), _ in reversed(groups)])
-        axis.set(xlabel="estimate over the smallest effect that matters (dashed)", xscale="symlog", ylim=(-0.7, None))
-        axis.set_title("worlds (grey); pool with its 95 % interval (black)")
+        axis.set(xlabel="in units of the smallest effect", xscale="symlog", ylim=(-0.7, len(groups) - 0.3))
+        axis.set_title("grey: a world; black: all together", loc="right")
     return figure
 
 

@@ -57,6 +57,11 @@ LINES = {
             "supported",
         ),
     },
+    "*Over three initial policies*": {
+        "all raise the chat reward": [(f"tiny-full/chat/{name}-raises-reward", "supported") for name in ALGORITHMS],
+        "log is better, not worse": ("tiny-full/chat/log-not-better", "contradicted"),
+        "much stays undecided": ("tiny-full/chat/scales-off-policy", "undecided"),
+    },
     "*Beyond the paper*": {
         "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
         "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
