@@ -15,77 +15,30 @@ from __future__ import annotations
 import ast
 import builtins
 import collections
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from qrpo_lib.rewards.sandbox import vacuous, worker
 from qrpo_lib.rewards.sandbox.reply import Digest
+from qrpo_lib.rewards.sandbox.values import (
+    LinkedList,
+    Nodes,
+    Tree,
+    UndecodableError,
+    decode,
+    list_node,
+    plain,
+    same,
+    tree_node,
+)
 
 # Values that are decoded and compared here: so few that whatever they are, it takes no time.
 _SMALL_BYTES = 4096
-# As a list, it is about as long as an answer may be.
-_LONGEST_RANGE = 1 << 20
-
-
-class _Nodes:
-    """A linked list or binary tree as its values. Equal only to itself, like the nodes that it stands for."""
-
-    def __init__(self, values: list):
-        self.values = values
-
-
-class LinkedList(_Nodes):
-    """Values from the head on."""
-
-
-class Tree(_Nodes):
-    """Preorder: [value] for a node, None for an absent one."""
-
-
-def list_node(values: list) -> LinkedList | None:
-    """The trusted side's `list_node` of the LeetCode initialisation."""
-    return LinkedList(list(values)) if values else None
-
-
-def tree_node(values: list) -> Tree | None:
-    """The trusted side's `tree_node`: values level by level, None where a child is absent."""
-    if not values:
-        return None
-    root: dict = {"value": values[0], "children": []}
-    waiting = collections.deque([root])
-    rest = iter(values[1:])
-    missing = object()
-    while waiting:
-        node = waiting.popleft()
-        for _ in range(2):
-            value = next(rest, missing)
-            child = None if value is missing or value is None else {"value": value, "children": []}
-            node["children"].append(child)
-            if child:
-                waiting.append(child)
-    preorder, ahead = [], [root]
-    while ahead:
-        node = ahead.pop()
-        preorder.append(None if node is None else [node["value"]])
-        if node is not None:
-            ahead.extend(reversed(node["children"]))
-    return Tree(preorder)
-
-
-def _same(kind: type[_Nodes]) -> Any:
-    def same(a: Any, b: Any) -> bool:
-        if not all(value is None or type(value) is kind for value in (a, b)):
-            raise TypeError("no node")  # as the initialisation's own would raise AttributeError
-        return a is b if a is None or b is None else a.values == b.values
-
-    return same
 
 
 # The names that a test may use besides what the solution defines.
@@ -101,8 +54,8 @@ _TRUSTED: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
     "Counter": collections.Counter,
     "list_node": list_node,
     "tree_node": tree_node,
-    "is_same_list": _same(LinkedList),
-    "is_same_tree": _same(Tree),
+    "is_same_list": same(LinkedList),
+    "is_same_tree": same(Tree),
 }
 # Turn a call's value into another before it is compared. Around a call and nothing else, they are evaluated with it,
 # so that a result may be any iterable. Predicates are not among them: those are verdicts.
@@ -313,7 +266,7 @@ def _expected(expression: ast.expr, literals: dict[ast.AST, Any]) -> Digest | No
     return None if _NOT_A_NUMBER in text else Digest.of(text.encode("utf-8", "surrogatepass"))
 
 
-def _of_nodes(value: Any, kind: type[_Nodes]) -> Any:
+def _of_nodes(value: Any, kind: type[Nodes]) -> Any:
     if value is None:
         return None
     if type(value) is not kind:
@@ -556,64 +509,3 @@ def _is_a_result(node: ast.AST) -> bool:
             return True
         node = node.func if isinstance(node, ast.Call) else node.value
     return False
-
-
-class UndecodableError(Exception):
-    """What came back is no plain value."""
-
-
-def decode(data: bytes) -> Any:
-    """The JSON in some bytes of the untrusted side. Raises UndecodableError."""
-    try:
-        text = data.decode("utf-8", "surrogatepass")
-        if len(text) > worker.ANSWER_CHARACTERS:
-            raise UndecodableError("more characters than an answer may have")
-        return json.loads(text)
-    except (ValueError, RecursionError, MemoryError):
-        raise UndecodableError("not JSON") from None
-
-
-def plain(encoded: Any) -> Any:
-    """A value as `worker` encodes it: exact builtin types and `LinkedList`, `Tree`. Raises UndecodableError.
-
-    Takes the time that building the sets and dicts takes: bound it for values that somebody else has chosen.
-    """
-    try:
-        return _value(encoded)
-    except Exception:  # whatever somebody else's data make Python raise
-        raise UndecodableError("unknown value") from None
-
-
-def _value(item: Any) -> Any:
-    if isinstance(item, list):
-        return [_value(part) for part in item]
-    if not isinstance(item, dict):
-        return item
-    ((tag, content),) = item.items()
-    if tag == "tuple":
-        return tuple([_value(part) for part in content])
-    if tag == "set":
-        return {_value(part) for part in content}
-    if tag == "dict":
-        return {_value(key): _value(part) for key, part in content}
-    if tag == "int":
-        return int(content, 16)
-    if tag == "nan":
-        return math.nan
-    if tag == "ratio":
-        return Fraction(int(content[0], 16), int(content[1], 16))
-    if tag == "bytes":
-        return bytes.fromhex(content)
-    if tag == "complex":
-        real, imaginary = content
-        return complex(_value(real), _value(imaginary))
-    if tag == "range":
-        length, first, step = content
-        if length > _LONGEST_RANGE:
-            raise UndecodableError("a range longer than an answer may be")
-        return range(first, first + length * (step or 1), step or 1)
-    if tag == "ListNode":
-        return LinkedList([_value(part) for part in content])
-    if tag == "TreeNode":
-        return Tree([None if part is None else [_value(part[0])] for part in content])
-    raise UndecodableError("unknown value")

@@ -1,20 +1,15 @@
-"""The side of the sandbox that runs untrusted code: evaluates expressions, sends their plain values.
+"""The side of the sandbox that runs untrusted code: its limits, the form of values, the conversation, the nursery.
 
     python -P -s -S sandbox_worker.py CONTROL_FD
 
-Started by `process`. This process, the nursery, loads the interpreter and common modules once and runs nothing
-of a solution's; for each solution it forks a child, which limits itself for good before it reads the solution.
-Everything in the child belongs to the solution from then on, this module included. So nothing here decides a verdict:
-a child never holds an expected value, and what it sends is data that the trusted side reads strictly. Nothing outside
-the standard library, and nothing of this package, is imported.
+Started by `process`. This process, the nursery, loads the interpreter once and runs nothing of a solution's; for each
+solution it forks a child, which limits itself for good before it reads the solution, and belongs to it from then on. So
+nothing here decides a verdict: the trusted side reads strictly what it sends. Only the standard library is imported.
 
-Control socket (one message a datagram): settings in JSON with a descriptor of the judge's process, and "ready" with
-one of the nursery's; then, for each solution, two pipe ends in and a descriptor of the child's process out; at its end
-the status that wait gives. When the judge ends, so do the nursery and its child, in whatever they are doing.
-Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}, each call a source,
-what converts its value and how that is read; out, a length of 4 bytes and JSON, {"filtered"} once and then {"id",
-"sizes"}, followed by as many bytes of values, or {"id", "error", "kind"}. Of several calls, the size of one that raises
-is null.
+Control socket: settings in JSON with a descriptor of the judge's process, and "ready" with one of the nursery's; then,
+for each solution, two pipe ends in and a descriptor of the child's process out; at its end the status that wait gives.
+Pipes: a length of 4 bytes and JSON in, {"source", "setup"} once and then {"id", "calls", "exact"}; out the same,
+{"filtered"} once and then {"id", "sizes"} (null for one that raises) and the values, or {"id", "error", "kind"}.
 """
 
 import __future__
@@ -50,17 +45,13 @@ _MAX_DEPTH = 200
 _MAX_NODES = 1_000_000
 _READ_FD, _WRITE_FD = 3, 4
 _STACK_MB = 64
-# Stacks of threads count in full against the limit of memory.
-_THREAD_STACK_MB = 8
+_THREAD_STACK_MB = 8  # counts in full against the limit of memory
 # What a child need not load again: the standard library's part of the LeetCode initialisation.
 _PRELOADED = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "heapq", "itertools", "math"),
     *("operator", "queue", "random", "re", "string", "threading", "typing"),
 )
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 4, 22, 38, 9
-
-
-# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 class _Program(ctypes.Structure):
@@ -120,9 +111,6 @@ def _confine(settings, parent, libc):
     return libc.prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program), 0, 0) == 0
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
 class NotPlainError(Exception):
     """A value that no test can compare."""
 
@@ -147,8 +135,6 @@ _LIKE = {
     ("sortedcontainers.sortedset", "SortedSet"): "set",
 }
 _LARGEST_EXPONENT = 5000
-
-
 # JSON without spaces; characters as they are, so that its length counts them. A solution may replace json's functions.
 dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -156,9 +142,8 @@ dumped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def encoder(exact):
     """`encode(value)`: a plain value as what JSON has, everything else tagged by a one-key object.
 
-    Not `exact`: values that are equal in Python have the same form, so that comparing texts compares values (1, 1.0
-    and True are one number, sets and dicts are sorted). `exact`: numbers keep their types.
-    What it calls is bound here, before any solution runs. A subclass counts by the content of its builtin base
+    Not `exact`: values that are equal in Python have the same form (1, 1.0 and True are one number, sets and dicts are
+    sorted). What it calls is bound here, before any solution runs. A subclass counts by the content of its builtin base
     (`Counter` as dict, a named tuple as tuple), read past whatever methods it overrides.
     """
     int_pos, float_pos, str_str, bytes_hex = int.__pos__, float.__pos__, str.__str__, bytes.hex
@@ -362,9 +347,6 @@ def value_encoders():
     return {exact: of(exact) for exact in (False, True)}
 
 
-# --- conversation ----------------------------------------------------------------------------------------------------
-
-
 def _channel(read_fd, write_fd):
     read, write, dumps, loads = os.read, os.write, json.dumps, json.loads
 
@@ -520,7 +502,6 @@ def _serve(read_fd, write_fd, settings, setups, parent, libc):
     values_of = _evaluator()
     _prepare(settings)
     send({"filtered": _confine(settings, parent, libc)})
-
     request = receive()
     # A module of its own, as an import would make it: dataclasses and pickle look their class's module up.
     solution = types.ModuleType("solution")
@@ -528,15 +509,11 @@ def _serve(read_fd, write_fd, settings, setups, parent, libc):
     namespace = solution.__dict__
     answer = _load(request, setups, namespace) or {"sizes": []}
     send({"id": request["id"], **answer})
-
     while True:
         request = receive()
         texts, answer = values_of(request["calls"], request["exact"], namespace)
         send({"id": request["id"], **answer}, *texts)
         texts = None
-
-
-# --- the nursery -----------------------------------------------------------------------------------------------------
 
 
 def _place(descriptors):
