@@ -6,8 +6,8 @@ that it is entitled to, to return values, and no other.
 
 Nearly all tests compare one value with one that is known. Both have a form in which equal values are equal texts
 (`sandbox_worker.encoder`); the solution's side brings its value into it, in its own time, and here digests are
-compared. What a test of another form compares is decoded: small values here, if the test does not loop over them,
-others in a process with limits (`judge`).
+compared. What a test of another form compares is decoded: small values here, if no loop of the test could make them
+last, others in a process with limits (`judge`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Check:
     expected: the digest that the one call's value must have; None where `verdict` decides.
     verdict: source of an expression of the calls' values, `_0`, `_1` and so on.
     names: what of the solution the calls begin with.
-    is_quick: whether the expression takes little time for all short values: it has no loop.
+    is_quick: whether the expression takes little time for all short values, whatever is in them.
     """
 
     calls: tuple[Call, ...]
