@@ -57,8 +57,14 @@ LINES = {
             "supported",
         ),
     },
-    "*Over three initial policies*": {
+    "*Over four initial policies*": {
         "all raise the chat reward": [(f"tiny-full/chat/{name}-raises-reward", "supported") for name in ALGORITHMS],
+        "QRPO the pass rate": ("tiny-full/code/qrpo-raises-reward", "supported"),
+        "length bias: contradicted": ("tiny-full/chat/less-length-bias", "contradicted"),
+        "its conjectured cause supported": (
+            "tiny-full/chat-annotated-length/robust-reward-is-lost-in-preferences",
+            "supported",
+        ),
         "log is better, not worse": ("tiny-full/chat/log-not-better", "contradicted"),
         "much stays undecided": ("tiny-full/chat/scales-off-policy", "undecided"),
     },
