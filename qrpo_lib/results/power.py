@@ -5,13 +5,15 @@
 Let h be the half-width of a 95 % interval and d its standard error. An interval lies above 0 with 80 % where the truth
 is at least `found`: h + 0.84 d for a normal estimate, and by the noncentral t law for the pool of a few worlds. It lies
 inside of +-delta with 80 % where the truth is 0 and delta at least h + 1.28 d. Computed from the intervals that were
-measured: a plan for more data, not evidence for what the verdict leaves open.
+measured: a plan for more data, not evidence for what the verdict leaves open. Of a claim with several intervals it is
+the power of the widest one: that all support together has a smaller chance.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +25,7 @@ from qrpo_lib.paper import claim_views, style
 from qrpo_lib.paper.claims import Judgement
 
 POWER, LEVEL = 0.8, 0.95
+MOST_WORLDS = 10_000  # nobody makes more
 # Kinds that ask whether something is larger, and kinds that ask whether something is nearly nothing.
 _ONE_SIDED, _INSIDE = ("superiority", "trend", "sign", "non-inferiority"), ("equivalence",)
 
@@ -54,22 +57,36 @@ def _in_errors(kind: str, freedom: float, quantile: float) -> float:
 def _inside(delta: float, freedom: float, quantile: float) -> float:
     """P(|z| + quantile s < delta), z normal and s^2 chi-square over its degrees of freedom."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    largest = delta / quantile
-    s = largest * (nodes + 1) / 2
-    density = 2 * s * freedom * stats.chi2.pdf(freedom * s**2, freedom)
-    chance = 2 * stats.norm.cdf(delta - quantile * s) - 1
-    return float(largest / 2 * weights @ (density * chance))
+    s = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom)  # by its quantiles, which any freedom has in (0, 1)
+    chance = np.maximum(2 * stats.norm.cdf(delta - quantile * s) - 1, 0.0)
+    return float(weights @ chance / 2)
 
 
-def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFrame:
+def worlds_needed(half_width: float, kind: str, worlds: int, effect: float) -> float:
+    """How many worlds that differ as these do would decide an effect with 80 %; inf for more than `MOST_WORLDS`.
+
+    half_width: of the 95 % interval of the worlds there are. worlds: how many these are, at least 2.
+    """
+    spread = half_width / stats.t.ppf((1 + LEVEL) / 2, worlds - 1) * math.sqrt(worlds)
+
+    def enough(count: int) -> bool:
+        freedom = count - 1
+        return found(stats.t.ppf((1 + LEVEL) / 2, freedom) * spread / math.sqrt(count), kind, freedom) <= effect
+
+    if not enough(MOST_WORLDS):
+        return math.inf
+    return 2 + bisect.bisect_left(range(2, MOST_WORLDS), True, key=enough)
+
+
+def table(judged: Sequence[Judgement], worlds: Mapping[str, int] | None = None) -> pd.DataFrame:
     """One row for each claim that rests on intervals: its widest one, since that leaves it open.
 
-    worlds: how many the intervals are Student's of; None for verdicts of one world.
+    worlds: of each claim's id, how many worlds its intervals are Student's of; None for verdicts of one world.
 
-    Columns `claim, profile, kind, verdict, interval, estimate, half_width, found, smallest_effect, times`: the last how
-    many times as much data (of what varies: worlds, or prompts and seeds) would find the smallest effect with 80 %.
+    Columns `claim, profile, kind, verdict, interval, estimate, half_width, found, smallest_effect, times, worlds`:
+    `times` is how many times as much data (of what varies: worlds, or prompts and seeds) would find the smallest effect
+    with 80 %.
     """
-    freedom = math.inf if worlds is None else worlds - 1
     rows = []
     for claim in judged:
         if claim.kind not in (*_ONE_SIDED, *_INSIDE):
@@ -77,14 +94,25 @@ def table(judged: Sequence[Judgement], worlds: int | None = None) -> pd.DataFram
         row = {"claim": claim.id, "profile": claim.profile, "kind": claim.kind, "verdict": claim.verdict}
         intervals = {name: value for name, value in claim.values.items() if None not in (value["low"], value["high"])}
         if intervals:
-            name, widest = max(intervals.items(), key=lambda item: item[1]["high"] - item[1]["low"])
-            half_width = (widest["high"] - widest["low"]) / 2
-            row |= {"interval": name, "estimate": widest["estimate"], "half_width": half_width}
-            row |= {"found": found(half_width, claim.kind, freedom), "smallest_effect": claim.effect}
-            row["times"] = (row["found"] / claim.effect) ** 2 if claim.effect else None
+            name, half_width = max(
+                ((name, _reach(value)) for name, value in intervals.items()), key=lambda item: item[1]
+            )
+            count = None if worlds is None else worlds[claim.id]
+            row |= {"interval": name, "estimate": intervals[name]["estimate"], "half_width": half_width}
+            row |= {"found": found(half_width, claim.kind, math.inf if count is None else count - 1)}
+            row |= {"smallest_effect": claim.effect, "worlds": count}
+            if claim.effect and count is None:
+                row["times"] = (row["found"] / claim.effect) ** 2
+            elif claim.effect:
+                row["times"] = worlds_needed(half_width, claim.kind, count, claim.effect) / count
         rows.append(row)
     columns = ["claim", "profile", "kind", "verdict", "interval", "estimate", "half_width", "found"]
-    return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times"])
+    return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times", "worlds"])
+
+
+def _reach(interval: Mapping[str, float]) -> float:
+    """The longer side of an interval: a distance's ends at 0, which makes the other one no shorter."""
+    return max(interval["high"] - interval["estimate"], interval["estimate"] - interval["low"])
 
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
@@ -123,7 +151,12 @@ def needed(rows: pd.DataFrame) -> list[str]:
         elif pd.isna(row.times):
             said.append(f"{row.claim} ({row.profile}): an effect of {row.found:.3g} or more would have been seen.")
         elif row.times > 1:
-            more = f"{math.ceil(10 * row.times) / 10:g} times as much data"
+            if pd.isna(row.worlds):
+                more = f"{math.ceil(10 * row.times) / 10:g} times as much data"
+            elif math.isinf(row.times):
+                more = f"more than {MOST_WORLDS:,} worlds"
+            else:
+                more = f"{row.times * row.worlds:.0f} worlds in place of {row.worlds:.0f}"
             said.append(
                 f"{row.claim} ({row.profile}): {more}; {row.found:.3g} is found now, {row.smallest_effect:.3g} matters."
             )

@@ -6,10 +6,11 @@
 
 A world gives one estimate for each interval of a claim; the pool's interval is Student's of these estimates
 (`statistics.over_worlds`), so that it holds whatever varies between worlds and inside of them. Hyperparameters and
-checkpoints are selected in each world anew. The smallest effect is the mean of the worlds'.
+checkpoints are selected in each world anew. The smallest effect is the mean of the worlds' that are pooled.
 
 Fixed beforehand: where a claim is not testable in more than one world, it is not testable; one such world is left out
-and named, if three remain.
+and named, if three remain. Nor is it testable where one of its intervals was not measured in each of the others: what
+is missing might be what contradicts. Where worlds predict different signs of an interval, estimates count times theirs.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from qrpo_lib.paper import claims, style
 from qrpo_lib.paper.claims import Judgement
 from qrpo_lib.results import statistics
 
-# What a world alone knows stands behind the name of an interval: "..., chosen (R_q 0.89, threshold 0.63)".
+# What a world alone knows stands behind the name of an interval, "..., chosen (R_q 0.89, threshold 0.63)", or is the
+# policy that its best model was trained from.
 _OF_ONE_WORLD = re.compile(r" \([^()]*\)$")
+_OVER_ITS_START = re.compile(r"^gain over .*")
 LEAST_WORLDS, MOST_LEFT_OUT = 3, 1
 # One world's verdict on a claim, by world.
 OfWorlds = dict[int, Judgement]
@@ -49,42 +52,42 @@ def recorded(figures: str | Path, profile: str, arms: Mapping[int, str]) -> dict
 
 def pooled(of_worlds: OfWorlds) -> dict[str, Any]:
     """Arguments of `claims.Ledger.judge` for the worlds together."""
-    testable = {world: claim for world, claim in sorted(of_worlds.items()) if claim.verdict != "not testable"}
-    out = sorted(set(of_worlds) - set(testable))
+    pools = testable(of_worlds)
+    out = sorted(set(of_worlds) - set(pools))
     left_out = f"world {', '.join(map(str, out))} left out: {of_worlds[out[0]].reason}" if out else ""
-    effects = [claim.effect for claim in of_worlds.values() if claim.effect is not None]
-    effect = float(np.mean(effects)) if effects else None
-    if len(out) > MOST_LEFT_OUT or len(testable) < LEAST_WORLDS:
-        few = f"testable in {len(testable)} of {len(of_worlds)} worlds"
-        return {"absent": f"{few}; {left_out}" if left_out else few, "effect": effect}
-    values, predicted, unequal = _intervals(list(testable.values()))
-    notes = [left_out] if left_out else []
-    if unequal:
-        notes.append(f"not in every world, or of another sign: {', '.join(unequal)}")
-    if not values:
-        return {"absent": "no interval that all worlds have", "measured": "; ".join(notes), "effect": effect}
-    estimates = {name: [_by_name(claim)[name]["estimate"] for claim in testable.values()] for name in values}
-    single = "; ".join(
-        f"by world {', '.join(f'{value:.3g}' for value in some)}" for some in list(estimates.values())[:3]
-    )
+    if len(out) > MOST_LEFT_OUT or len(pools) < LEAST_WORLDS:
+        few = f"testable in {len(pools)} of {len(of_worlds)} worlds"
+        return {"absent": f"{few}; {left_out}" if left_out else few, "effect": _mean_effect(of_worlds)}
+    effect = _mean_effect(pools)
+    of_each, predicted, missing = _estimates(list(pools.values()))
+    if missing:
+        absent = f"not measured in every world: {', '.join(missing)}"
+        return {"absent": absent, "measured": left_out, "effect": effect}
+    single = [f"by world {', '.join(f'{value:.3g}' for value in some)}" for some in list(of_each.values())[:3]]
     return {
-        "values": values,
+        "values": {name: statistics.over_worlds(some) for name, some in of_each.items()},
         "predicted": predicted or None,
-        "measured": "; ".join([single, *notes]),
+        "measured": "; ".join([*single, left_out] if left_out else single),
         "effect": effect,
     }
 
 
+def testable(of_worlds: OfWorlds) -> OfWorlds:
+    """The worlds in which a claim could be tested, in their order."""
+    return {world: claim for world, claim in sorted(of_worlds.items()) if claim.verdict != "not testable"}
+
+
 def spread(of_worlds: Mapping[str, OfWorlds], judged: Sequence[Judgement]) -> pd.DataFrame:
-    """Beside the pool's verdicts those of the worlds: columns `claim, pool, supported, contradicted, undecided, not
-    testable, differ`, the last with the worlds that decide the other way."""
+    """Beside the pool's verdicts those of the worlds: columns `claim, pool`, and one for each verdict with the numbers
+    of the worlds that say so, which names every world that says another one than the pool."""
     rows = []
     for pool in judged:
         verdicts = {world: claim.verdict for world, claim in sorted(of_worlds[pool.id].items())}
-        counts = {verdict: list(verdicts.values()).count(verdict) for verdict in claims.rules.VERDICTS}
-        decided = ("supported", "contradicted")
-        differ = [w for w, verdict in verdicts.items() if verdict in decided and verdict != pool.verdict]
-        rows.append({"claim": pool.id, "pool": pool.verdict} | counts | {"differ": ", ".join(map(str, differ))})
+        saying = {
+            verdict: ", ".join(str(world) for world, said in verdicts.items() if said == verdict)
+            for verdict in claims.rules.VERDICTS
+        }
+        rows.append({"claim": pool.id, "pool": pool.verdict} | saying)
     return pd.DataFrame(rows)
 
 
@@ -128,20 +131,30 @@ def draw(of_estimates: pd.DataFrame, judged: Sequence[Judgement]) -> plt.Figure:
     return figure
 
 
-def _intervals(testable: Sequence[Judgement]) -> tuple[dict[str, statistics.Interval], dict[str, int], list[str]]:
-    """The pool's intervals and predicted signs, and the names that not every world has with the same sign."""
-    of_each = [_by_name(claim) for claim in testable]
+def _mean_effect(of_worlds: OfWorlds) -> float | None:
+    effects = [claim.effect for claim in of_worlds.values() if claim.effect is not None]
+    return float(np.mean(effects)) if effects else None
+
+
+def _estimates(pools: Sequence[Judgement]) -> tuple[dict[str, list[float]], dict[str, int], list[str]]:
+    """Of each interval the worlds' estimates and the predicted sign, and the names that not every world has."""
+    of_each = [_by_name(claim) for claim in pools]
     every = list(dict.fromkeys(name for values in of_each for name in values))
-    values, predicted, unequal = {}, {}, []
+    estimates, predicted, missing = {}, {}, []
     for name in every:
-        if not all(name in world for world in of_each) or len({world[name].get("predicted") for world in of_each}) > 1:
-            unequal.append(name)
+        if not all(name in world for world in of_each):
+            missing.append(name)
             continue
-        values[name] = statistics.over_worlds([world[name]["estimate"] for world in of_each])
-        if "predicted" in of_each[0][name]:
-            predicted[name] = of_each[0][name]["predicted"]
-    return values, predicted, unequal
+        found, signs = ([world[name].get(key) for world in of_each] for key in ("estimate", "predicted"))
+        if len(set(signs)) > 1:  # left out, a cell that contradicts in one world would not count
+            name, found = f"{name}, times its predicted sign", [a * b for a, b in zip(found, signs, strict=True)]
+            signs = [1]
+        estimates[name] = found
+        if signs[0] is not None:
+            predicted[name] = signs[0]
+    return estimates, predicted, missing
 
 
 def _by_name(claim: Judgement) -> dict[str, dict[str, Any]]:
-    return {_OF_ONE_WORLD.sub("", name): value for name, value in claim.values.items()}
+    names = (_OVER_ITS_START.sub("gain over its start", _OF_ONE_WORLD.sub("", name)) for name in claim.values)
+    return dict(zip(names, claim.values.values(), strict=True))

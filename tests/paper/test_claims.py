@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
+from scipy import stats
 
 from qrpo_lib.paper import claims, rules
 from qrpo_lib.results.statistics import Interval
@@ -290,6 +292,24 @@ def test_committed_verdicts_follow_from_their_numbers():
             claim.kind, values, effect=judged.effect, limits=claim.limits, predicted=predicted, over=claim.over
         )
         assert outcome.verdict == judged.verdict, (judged.id, judged.profile)
+
+
+def test_committed_pools_follow_from_the_worlds_estimates():
+    """Each pool's interval is Student's, by SciPy, of the worlds' estimates as their table has them."""
+    compared = 0
+    for table in sorted((ROOT / "figures").glob("*/*/worlds.csv")):
+        of_worlds = pd.read_csv(table, keep_default_na=False)
+        for judged in claims.recorded(table.parent):
+            for name, pool in judged.values.items():
+                rows = of_worlds[(of_worlds["claim"] == judged.id) & (of_worlds["interval"] == name)]
+                testable = rows.loc[rows["verdict"] != "not testable", "estimate"].astype(float)
+                if testable.empty:  # its sign was predicted otherwise in some world
+                    assert name.endswith("times its predicted sign")
+                    continue
+                low, high = stats.ttest_1samp(testable, 0).confidence_interval(0.95)
+                assert (pool["low"], pool["high"]) == pytest.approx((low, high), rel=1e-4, abs=1e-6), (judged.id, name)
+                compared += 1
+    assert compared >= 60
 
 
 def test_the_catalogue_needs_no_heavy_import():

@@ -204,8 +204,8 @@ def test_error_rates_with_the_intervals_that_verdicts_use():
             of_seeds = generator.normal(truth, 0.05, size=(3, 1))
             interval = statistics.mean_interval(of_seeds + generator.normal(0, 0.5, size=(3, 96)))
             verdicts.append(rules.superiority({"gap": interval}, EFFECT).verdict)
-    assert said[0.0].count("supported") / draws < 0.05
-    assert said[EFFECT].count("contradicted") / draws < 0.05
+    assert 0 < said[0.0].count("supported") / draws < 0.05  # an interval that is too wide decides nothing
+    assert 0 < said[EFFECT].count("contradicted") / draws < 0.05
 
 
 def test_error_rates_over_five_worlds():

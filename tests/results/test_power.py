@@ -60,6 +60,50 @@ def test_the_table_has_the_widest_interval_of_each_claim_and_what_is_needed():
     assert "nothing was measured" in said[3]
 
 
+@pytest.mark.parametrize(
+    ("kind", "size_matters"), [("superiority", True), ("non-inferiority", False), ("equivalence", False)]
+)
+@pytest.mark.parametrize("effect", [0.9, 2.5])
+def test_so_many_worlds_decide_with_80_percent_and_one_fewer_do_not(kind, size_matters, effect):
+    """Worlds that differ by 1: the half-width of few of them says how many are needed; draws of so many confirm it."""
+    few = 4
+    half_width = stats.t.ppf(0.975, few - 1) / np.sqrt(few)
+    needed = power.worlds_needed(half_width, kind, few, effect)
+    generator = np.random.default_rng(0)
+
+    def decided(count):
+        means = generator.normal(effect if size_matters else 0.0, 1.0, size=(4000, int(count)))
+        said = [rules.apply(kind, {"gap": statistics.over_worlds(of)}, effect=effect).verdict for of in means]
+        return said.count("supported") / len(said)
+
+    assert decided(needed) > 0.78
+    assert decided(needed - 1) < 0.81
+    assert power.worlds_needed(half_width, kind, few, 1e-9) == math.inf
+
+
+def test_the_table_counts_the_worlds_of_each_claim():
+    """A claim that one world less could test has another law."""
+    values = {"gap": Interval(0.3, -1.0, 1.6, 4)}
+    judged = [judgement("all", "superiority", values, 0.5), judgement("one less", "superiority", values, 0.5)]
+    rows = power.table(judged, {"all": 4, "one less": 3}).set_index("claim")
+    for claim, worlds in (("all", 4), ("one less", 3)):
+        row = rows.loc[claim]
+        assert row["found"] == pytest.approx(power.found(1.3, "superiority", worlds - 1))
+        assert row["worlds"] == worlds
+        assert row["times"] * worlds == power.worlds_needed(1.3, "superiority", worlds, 0.5)
+    said = power.needed(
+        power.table([judged[0], judgement("hopeless", "trend", values, 1e-9)], {"all": 4, "hopeless": 4})
+    )
+    assert f"{power.worlds_needed(1.3, 'superiority', 4, 0.5)} worlds in place of 4" in said[0]
+    assert "more than 10,000 worlds" in said[1]
+
+
+def test_the_reach_of_a_distance_is_its_longer_side():
+    """A distance of 0.01 with a low end of 0 reaches as far up as it would have down."""
+    rows = power.table([judgement("uniform", "equivalence", {"distance": Interval(0.01, 0.0, 0.07, 96)}, 0.1)])
+    assert rows["half_width"].item() == pytest.approx(0.06)
+
+
 def test_the_picture_has_a_point_for_each_claim_that_could_be_measured():
     values = {"gap": Interval(0.0, -0.2, 0.2, 96, 3)}
     judged = [judgement("wide", "superiority", values, 0.05), judgement("narrow", "superiority", values, 5.0)]

@@ -66,14 +66,56 @@ def test_names_are_matched_without_what_one_world_knows(figures, tmp_path):
     pool = judged(tmp_path, "chosen-rise-above-threshold", of_worlds)
     assert (list(pool.values), pool.verdict) == (["offline, chosen"], "supported")
     of_worlds = figures("chosen-rise-above-threshold", [0.1] * 5, names=names, predicted=[1, 1, -1, 1, 1])
-    assert judged(tmp_path, "chosen-rise-above-threshold", of_worlds).verdict == "not testable"
+    pool = judged(tmp_path, "chosen-rise-above-threshold", of_worlds)
+    assert pool.values["offline, chosen, times its predicted sign"]["estimate"] == pytest.approx(0.06)
+
+
+def test_a_cell_that_contradicts_where_its_sign_is_predicted_otherwise_stays_in(figures, tmp_path):
+    """Thrown out because one world predicts the other sign, it would leave the pool supported by nothing."""
+    of_worlds = figures("chosen-rise-above-threshold", [1.3, -1.2, -1.3, -1.2, -1.25], predicted=[-1, 1, 1, 1, 1])
+    pool = judged(tmp_path, "chosen-rise-above-threshold", of_worlds)
+    assert (pool.verdict, pool.values["QRPO - DPO, times its predicted sign"]["predicted"]) == ("contradicted", 1)
+
+
+def test_an_interval_that_one_world_lacks_leaves_a_claim_untested(tmp_path):
+    """Its other worlds contradict by it; without it the pool would be supported."""
+    for world, arm in ARMS.items():
+        ledger = claims.Ledger(tmp_path / f"mine/{arm}", f"mine, {arm}", "chat")
+        gaps = {"QRPO - DPO": 0.1} | ({} if world == 4 else {"QRPO - SimPO": -1.0})
+        gaps = {name: Interval(gap + world / 1000, gap - 0.01, gap + 0.01, 96, 3) for name, gap in gaps.items()}
+        ledger.judge("qrpo-first-or-ties", gaps, scale=1.0)
+    pool = judged(tmp_path, "qrpo-first-or-ties", worlds.recorded(tmp_path, "mine", ARMS)["qrpo-first-or-ties"])
+    assert (pool.verdict, pool.reason) == ("not testable", "not measured in every world: QRPO - SimPO")
+
+
+def test_a_gain_is_over_the_start_that_each_world_selects(figures, tmp_path):
+    names = ["gain over SFT"] * 4 + ["gain over initial policy"]
+    pool = judged(
+        tmp_path, "dpo-raises-reward", figures("dpo-raises-reward", [0.3, 0.35, 0.25, 0.31, 0.29], names=names)
+    )
+    assert (list(pool.values), pool.verdict) == (["gain over its start"], "supported")
+
+
+def test_the_smallest_effect_is_the_mean_of_the_worlds_that_are_pooled(figures, tmp_path):
+    """One world is left out, and its effect with it, however large."""
+    scales = [0.2, 0.4, 0.6, 1.2, 400.0]
+    for world, arm in ARMS.items():
+        claims.Ledger(tmp_path / f"mine/{arm}", f"mine, {arm}", "chat").judge(
+            "dpo-raises-reward",
+            {"gain": Interval(0.3, 0.2, 0.4, 96, 3)},
+            scale=scales[world],
+            untrained=["DPO"] if world == 4 else (),
+        )
+    pool = judged(tmp_path, "dpo-raises-reward", worlds.recorded(tmp_path, "mine", ARMS)["dpo-raises-reward"])
+    assert pool.effect == pytest.approx(0.05 * 0.6)  # the mean; the median is 0.5
 
 
 def test_worlds_that_decide_otherwise_are_named(figures, tmp_path):
     of_worlds = figures("dpo-raises-reward", [2.0, 0.1, 0.2, 0.1, -2.0])
     pool = judged(tmp_path, "dpo-raises-reward", of_worlds)
     table = worlds.spread({"dpo-raises-reward": of_worlds}, [pool]).iloc[0]
-    assert (table["pool"], table["supported"], table["contradicted"], table["differ"]) == ("undecided", 1, 1, "0, 4")
+    said = [table[verdict] for verdict in ("pool", "supported", "contradicted", "undecided", "not testable")]
+    assert said == ["undecided", "0", "4", "1, 2, 3", ""]
     rows = worlds.estimates({"dpo-raises-reward": of_worlds})
     assert rows["estimate"].tolist() == [2.0, 0.1, 0.2, 0.1, -2.0]
     assert np.allclose(rows["effect"], 0.01)
