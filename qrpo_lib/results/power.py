@@ -65,7 +65,12 @@ def _inside(delta: float, freedom: float, quantile: float) -> float:
 def worlds_needed(half_width: float, kind: str, worlds: int, effect: float) -> float:
     """How many worlds that differ as these do would decide an effect with 80 %; inf for more than `MOST_WORLDS`.
 
-    half_width: of the 95 % interval of the worlds there are. worlds: how many these are, at least 2.
+    Parameters
+    ----------
+    half_width: of the 95 % interval of the worlds there are.
+    kind: of the claim's rule.
+    worlds: how many there are, at least 2.
+    effect: the smallest one that matters, in the interval's unit.
     """
     spread = half_width / stats.t.ppf((1 + LEVEL) / 2, worlds - 1) * math.sqrt(worlds)
 
