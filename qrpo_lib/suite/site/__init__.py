@@ -81,7 +81,7 @@ def _write_own_pages(pages: Pages, judged: list[claims.Judgement], made_by: dict
         pages.write_file(path, path.name, text)
     if not pages.has("index.md"):
         pages.write("index.md", ledger.first_page(_TITLE, judged))
-    pages.write("ledger.md", ledger.page(judged, [gallery.address(one, pages.root) for one in judged]))
+    pages.write("ledger.md", ledger.page(judged, [gallery.evidence(one, pages) for one in judged]))
     pages.write("figures.md", gallery.page(pages, made_by))
 
 

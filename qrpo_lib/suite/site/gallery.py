@@ -7,6 +7,7 @@ import functools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from qrpo_lib.paper.claims import Judgement
 from qrpo_lib.runs.code_version import package_file
@@ -20,6 +21,8 @@ _FIRST = ("theory", "enumerated", "tiny", "tiny-beyond", "smol")  # then other p
 _LAST = ("benchmarks",)
 _NOT_ARMS = ("record",)  # data that figures are made from
 _LONGEST_TABLE = 12  # rows of one that is open
+_OF_NOTEBOOK = "notebook "  # how evidence starts that is a whole notebook
+_POOLED = "worlds-estimates"  # what a pooled verdict rests on: the claim's own figure is there once for each world
 _NAMES = {"theory": "Theory", "enumerated": "All completions enumerated", "benchmarks": "Benchmarks"}
 
 
@@ -65,12 +68,29 @@ def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def address(one: Judgement, root: Path) -> str:
-    """Where on the site the evidence of a verdict is: its figure or table; '' where it names none."""
+class Evidence(NamedTuple):
+    """What a verdict rests on.
+
+    address: where on the site it is; '' where the site has nothing of that name.
+    name: of the figure, table or notebook.
+    """
+
+    address: str
+    name: str
+
+
+def evidence(one: Judgement, pages: Pages) -> Evidence:
+    """The figure, table or notebook that a verdict rests on."""
     arm = one.profile.replace(", ", "/")
-    if any((root / "figures" / arm / f"{one.evidence}{suffix}").is_file() for suffix in _SHOWN):
-        return f"{PAGE}#{_anchor(arm, one.evidence)}"
-    return ""
+    for stem in (one.evidence, _POOLED):
+        if any((pages.root / "figures" / arm / f"{stem}{suffix}").is_file() for suffix in _SHOWN):
+            return Evidence(f"{PAGE}#{_anchor(arm, stem)}", stem)
+    if one.evidence.startswith(_OF_NOTEBOOK):
+        found = sorted((pages.root / "notebooks").glob(f"*/{one.evidence.removeprefix(_OF_NOTEBOOK)}.ipynb"))
+        page = pages.page_of(found[0]) if found else None
+        if page is not None:  # a card is HTML, in which MkDocs changes no links
+            return Evidence(page.removesuffix(".md") + ".html", one.evidence)
+    return Evidence("", one.evidence)
 
 
 def _by_stem(folder: Path) -> dict[str, dict[str, Path]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from qrpo_lib.paper import claim_views, claims, claims_page
 from qrpo_lib.paper.claims import Judgement
+from qrpo_lib.suite.site.gallery import Evidence
 
 _COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
 _CODE = re.compile(r"(?<!\[)`([a-z0-9-]+)`")
@@ -84,16 +85,16 @@ def failures(judged: Sequence[Judgement]) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else "No claim of the paper is contradicted."
 
 
-def page(judged: Sequence[Judgement], addresses: Sequence[str]) -> str:
+def page(judged: Sequence[Judgement], evidence: Sequence[Evidence]) -> str:
     """The ledger by section, the paper's claims first, with filters, and what is not examined.
 
-    addresses: of each verdict where on the site its evidence is, or ''.
+    evidence: of each verdict what it rests on.
     """
     parts = [_HEADER, claims_page.summary(judged), _filters(judged)]
-    with_address = sorted(zip(judged, addresses, strict=True), key=lambda pair: pair[0].origin != "paper")
+    with_evidence = sorted(zip(judged, evidence, strict=True), key=lambda pair: pair[0].origin != "paper")
     for section in dict.fromkeys(one.section for one in judged):
         subject = f": {_SUBJECTS[section]}" if section in _SUBJECTS else ""
-        cards = "\n".join(_card(one, address) for one, address in with_address if one.section == section)
+        cards = "\n".join(_card(one, seen) for one, seen in with_evidence if one.section == section)
         parts.append(f"## {_place(section)}{subject}\n\n{cards}")
     items = [
         f"<li><strong>{_place(one.section)}</strong>: {html.escape(one.statement)}. "
@@ -121,7 +122,7 @@ def _filters(judged: Sequence[Judgement]) -> str:
     )
 
 
-def _card(one: Judgement, address: str) -> str:
+def _card(one: Judgement, evidence: Evidence) -> str:
     """A verdict: statement, measurement and the way to its evidence in sight, the rule behind a click."""
     origin = "" if one.origin == "paper" else f" · {claim_views.OURS}"
     rows = {
@@ -129,9 +130,10 @@ def _card(one: Judgement, address: str) -> str:
         "smallest effect": claim_views.effect_words(one),
         "the paper's number": one.number,
         "decided by": one.reason,
-        "see": "" if address else one.evidence,
+        "see": "" if evidence.address else evidence.name,
     }
-    seen = f' <a href="{html.escape(address)}">{html.escape(one.evidence)}</a>' if address else ""
+    address, name = (html.escape(words) for words in evidence)
+    seen = f' <a href="{address}">{name}</a>' if address else ""
     listed = "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in rows.items() if text)
     return (
         f'<div class="verdict {_class(one.verdict)}" id="{_anchor(one)}" data-verdict="{one.verdict}" '

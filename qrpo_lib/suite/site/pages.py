@@ -56,7 +56,7 @@ class Pages:
         """Markdown whose relative links are made to lead to pages of this site; those that cannot are plain text."""
 
         def replaced(match: re.Match) -> str:
-            page = self._page_of((base / match["target"]).resolve())
+            page = self.page_of((base / match["target"]).resolve())
             if page is None:
                 return match[0]
             return f"]({posixpath.relpath(page, posixpath.dirname(name) or '.')}{match['anchor'] or ''})"
@@ -104,7 +104,7 @@ class Pages:
                 target.write_text(header + text, encoding="utf-8")
                 written.add(name)
 
-    def _page_of(self, path: Path) -> str | None:
+    def page_of(self, path: Path) -> str | None:
         """The place on the site of a project's file, which is put there if need be."""
         if not path.exists() or not path.is_relative_to(self.root):
             return None

@@ -1,0 +1,48 @@
+"""What the site says verdicts and figures rest on, of this project's own committed results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qrpo_lib.paper import claims
+from qrpo_lib.runs import paths
+from qrpo_lib.suite.site import gallery, ledger
+from qrpo_lib.suite.site.pages import Pages
+
+ROOT = paths.PACKAGE.parent
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The pages of this project of which a notebook was executed here, and its page of figures."""
+    executed = {ROOT / "notebooks" / "theory" / "optimal_policy.ipynb": "notebooks/theory-optimal-policy.md"}
+    pages = Pages(ROOT, tmp_path_factory.mktemp("site") / "docs", executed)
+    for name in executed.values():
+        pages.write(name, "# A notebook\n")
+    return pages, gallery.page(pages, {})
+
+
+def test_every_verdict_leads_to_evidence_that_is_there(committed):
+    pages, figures = committed
+    anchors = set(re.findall(r"\{ #(\S+) \}", figures))
+    judged = claims.of_ledger(claims.recorded(ROOT / "figures"))
+    evidence = [gallery.evidence(one, pages) for one in judged]
+    pages.write_linked_sources()
+    assert len(judged) > 100
+    for one, (address, name) in zip(judged, evidence, strict=True):
+        page, _, anchor = address.partition("#")
+        assert anchor in anchors if page == gallery.PAGE else pages.has(Path(page).with_suffix(".md")), one
+        assert name == one.evidence or (name == "worlds-estimates" and one.profile.startswith("tiny-full"))
+    said = {one.evidence: seen.address for one, seen in zip(judged, evidence, strict=True)}
+    assert said["notebook optimal_policy"] == "notebooks/theory-optimal-policy.html"
+    assert said["notebook noise"] == "source/notebooks/theory/noise.ipynb.html"
+
+
+def test_a_pooled_verdict_names_the_figure_that_it_leads_to(committed):
+    pages, _ = committed
+    judged = claims.recorded(ROOT / "figures" / "tiny-full" / "chat")
+    assert "figure-3" in {one.evidence for one in judged}
+    text = ledger.page(judged, [gallery.evidence(one, pages) for one in judged])
+    assert text.count('">worlds-estimates</a>') == len(judged)
+    assert "<dt>see</dt>" not in text
