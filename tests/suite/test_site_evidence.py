@@ -46,3 +46,18 @@ def test_a_pooled_verdict_names_the_figure_that_it_leads_to(committed):
     text = ledger.page(judged, [gallery.evidence(one, pages) for one in judged])
     assert text.count('">worlds-estimates</a>') == len(judged)
     assert "<dt>see</dt>" not in text
+
+
+def test_an_id_of_several_profiles_leads_to_the_one_that_needs_no_model_or_is_the_default():
+    judged = claims.of_ledger(claims.recorded(ROOT / "figures"))
+    profiles = {}
+    for one in judged:
+        profiles.setdefault(one.id, []).append(one.profile)
+    several = {name: of_id for name, of_id in profiles.items() if len(of_id) > 1}
+    preferred = re.compile("theory|enumerated|tiny,")
+    chosen = {name: next(filter(preferred.match, of_id), of_id[0]) for name, of_id in several.items()}
+    assert any(chosen[name] != of_id[0] for name, of_id in several.items())  # the first by alphabet is another one
+    text = ledger.with_links("\n".join(f"`{name}`" for name in several), judged, "ledger.md")
+    for name, profile in chosen.items():
+        anchor = "-".join([name, *re.findall(r"[a-z0-9]+", profile)])
+        assert f"(ledger.md#{anchor})" in text, (name, several[name])

@@ -50,7 +50,7 @@ def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
     manifest = publishing.read_manifest(root)
     first: dict[bytes, str] = {}  # of each picture and table the place where it is shown
     folders = {path.parent for path in root.rglob("*") if path.suffix in _SHOWN}
-    for folder in sorted(folders, key=lambda folder: _place(folder.relative_to(root).parts)):
+    for folder in sorted(folders, key=lambda folder: place(folder.relative_to(root).parts)):
         below = folder.relative_to(root).parts
         if not below or {*below} & {*_SKIPPED, *_NOT_ARMS}:
             continue
@@ -106,7 +106,8 @@ def _order(stem: str) -> tuple[bool, str]:
     return not stem.startswith(("figure-", "table-")), stem
 
 
-def _place(parts: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+def place(parts: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """What profiles are sorted by, of a profile's name and its arm: what needs no model, the default one, others."""
     ranked = [*_FIRST, None, *_LAST]
     return ranked.index(parts[0] if parts and parts[0] in ranked else None), parts
 

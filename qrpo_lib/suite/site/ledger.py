@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from qrpo_lib.paper import claim_views, claims, claims_page
 from qrpo_lib.paper.claims import Judgement
+from qrpo_lib.suite.site import gallery
 from qrpo_lib.suite.site.gallery import Evidence
 
 _COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
@@ -50,7 +51,9 @@ def filled_in(text: str, judged: Sequence[Judgement]) -> str:
 
 def with_links(text: str, judged: Sequence[Judgement], place: str) -> str:
     """Markdown whose ids of claims, written as code, lead to their verdicts. place: of the page of verdicts."""
-    anchors = {one.id: _anchor(one) for one in reversed(judged)}  # of several profiles the first
+    # Of several profiles the first in the order of the page of figures: the last one to be entered stays.
+    ordered = sorted(judged, key=lambda one: gallery.place(tuple(one.profile.split(", "))), reverse=True)
+    anchors = {one.id: _anchor(one) for one in ordered}
 
     def linked(match: re.Match) -> str:
         return f"[{match[0]}]({place}#{anchors[match[1]]})" if match[1] in anchors else match[0]
