@@ -72,6 +72,8 @@ class Pages:
         from PIL import Image
 
         def sized(match: re.Match) -> str:
+            if not (folder / match["place"]).is_file():  # on the web, or attached to a notebook's cell
+                return match[0]
             with Image.open(folder / match["place"]) as picture:
                 inches = [pixels / picture.info.get("dpi", (_CSS_DPI,))[0] for pixels in picture.size]
             width, height = (round(_CSS_DPI * length) for length in inches)
@@ -81,7 +83,9 @@ class Pages:
 
     def copy_figure(self, path: Path) -> str:
         """Put a file of `figures/` on the site. Returns its place there."""
-        name = path.relative_to(self.root).as_posix()
+        return self._copy(path, path.relative_to(self.root).as_posix())
+
+    def _copy(self, path: Path, name: str) -> str:
         target = self.folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +121,8 @@ class Pages:
             return path.name
         if path.is_file() and place.startswith("figures/"):
             return self.copy_figure(path)
+        if path.is_file() and not _is_text(path):
+            return self._copy(path, f"{_SOURCES}/{place}")
         name = f"{_SOURCES}/{place}.md"
         self._linked[name] = path
         return name
@@ -160,6 +166,15 @@ def _mathml(formula: str, display: str) -> str:
                     row.insert(place, ElementTree.Element(f"{{{_NAMESPACE}}}mspace", width="0.167em"))
     made = ElementTree.tostring(tree, encoding="unicode", short_empty_elements=False)  # HTML has no empty tags
     return re.sub(r"[*_`\[\]\\|~]", lambda sign: f"&#{ord(sign[0])};", made)  # which Markdown would read otherwise
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a page can show a file as text; a picture is shown by itself, even one that is written as text."""
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return path.suffix != ".svg"
 
 
 def _source(path: Path) -> str:

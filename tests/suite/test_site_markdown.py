@@ -1,0 +1,40 @@
+"""Markdown of the site: what its pages make of pictures, of files that are no text, of code and of words."""
+
+import pytest
+from PIL import Image
+
+from qrpo_lib.suite.site.pages import Pages
+
+
+@pytest.fixture
+def pages(tmp_path):
+    """The pages of a project with a page and a folder of code."""
+    for name in ("docs", "code"):
+        (tmp_path / "project" / name).mkdir(parents=True)
+    return Pages(tmp_path / "project", tmp_path / "site", {})
+
+
+def test_a_picture_beside_a_page_is_copied_and_shown_in_its_size(pages):
+    Image.new("RGB", (30, 20)).save(pages.root / "docs" / "p.png", dpi=(100, 100))
+    (pages.root / "docs" / "p.svg").write_text("<svg/>")
+    pages.write_file(pages.root / "docs" / "walk.md", "walk.md", "![p](p.png) ![p](p.svg)\n")
+    pages.write_linked_sources()
+    text = (pages.folder / "walk.md").read_text()
+    assert text == "![p](source/docs/p.png){ width=30 height=20 } ![p](source/docs/p.svg)\n"
+    for name in ("p.png", "p.svg"):
+        copied = pages.folder / "source" / "docs" / name
+        assert copied.read_bytes() == (pages.root / "docs" / name).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["gone.png", "attachment:p.png", "https://example.org/p.png"])
+def test_a_picture_that_is_no_file_here_is_left_alone(pages, place):
+    pages.write_file(pages.root / "docs" / "walk.md", "walk.md", f"![p]({place})\n")
+    assert (pages.folder / "walk.md").read_text() == f"![p]({place})\n"
+
+
+def test_a_linked_file_that_is_no_text_is_copied(pages):
+    (pages.root / "code" / "weights.bin").write_bytes(b"\xff\xfe\x00\x80")
+    pages.write_file(pages.root / "docs" / "walk.md", "walk.md", "[weights](../code/weights.bin)\n")
+    pages.write_linked_sources()
+    assert (pages.folder / "walk.md").read_text() == "[weights](source/code/weights.bin)\n"
+    assert (pages.folder / "source" / "code" / "weights.bin").read_bytes() == b"\xff\xfe\x00\x80"
