@@ -1,8 +1,15 @@
 """Markdown of the site: what its pages make of pictures, of files that are no text, of code and of words."""
 
+import html
+import re
+
+import markdown
+import nbformat
 import pytest
 from PIL import Image
 
+from qrpo_lib.suite import site
+from qrpo_lib.suite.site import notebook_pages
 from qrpo_lib.suite.site.pages import Pages
 
 
@@ -38,3 +45,22 @@ def test_a_linked_file_that_is_no_text_is_copied(pages):
     pages.write_linked_sources()
     assert (pages.folder / "walk.md").read_text() == "[weights](source/code/weights.bin)\n"
     assert (pages.folder / "source" / "code" / "weights.bin").read_bytes() == b"\xff\xfe\x00\x80"
+
+
+def rendered(text):
+    return markdown.markdown(text, extensions=site._EXTENSIONS)
+
+
+@pytest.mark.parametrize("backticks", ["```", "````", "`````python"])
+def test_a_line_of_backticks_ends_no_block_of_code(pages, backticks):
+    """In a linked file, a linked notebook, the code of a cell, and what a cell printed."""
+    code = f'text = """\n{backticks}\nmore\n{backticks}\n"""\nlast = 1'
+    v4 = nbformat.v4
+    (pages.root / "code" / "loss.py").write_text(code)
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(code)]), pages.root / "code" / "look.ipynb")
+    pages.write_file(pages.root / "docs" / "walk.md", "walk.md", "[a](../code/loss.py) [b](../code/look.ipynb)\n")
+    pages.write_linked_sources()
+    written = [(pages.folder / "source" / "code" / f"{name}.md").read_text() for name in ("loss.py", "look.ipynb")]
+    for text in [*written, notebook_pages._folded("Code", code), notebook_pages._verbatim(code)]:
+        (block,) = re.findall("<pre.*?</pre>", rendered(text), re.DOTALL)
+        assert html.unescape(re.sub("<[^>]*>", "", block)).strip() == code

@@ -12,7 +12,7 @@ from qrpo_lib.profiles import files as profile_files
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 from qrpo_lib.suite.site import gallery
-from qrpo_lib.suite.site.pages import Pages
+from qrpo_lib.suite.site.pages import Pages, fenced
 
 if TYPE_CHECKING:
     from qrpo_lib.suite.notebooks import Job
@@ -98,7 +98,7 @@ def _page(pages: Pages, job: Job, page: str, notebook: nbformat.NotebookNode, ex
 def _folded(title: str, source: str) -> str:
     if not source:
         return ""
-    indented = "\n".join(f"    {line}" for line in f"```python\n{source}\n```".splitlines())
+    indented = "\n".join(f"    {line}" for line in fenced(source, "python").splitlines())
     return f'??? abstract "{title}"\n\n{indented}'
 
 
@@ -155,4 +155,4 @@ def _picture(pages: Pages, page: str, encoded: str, place: str, said: str) -> st
 def _verbatim(text: str) -> str:
     """What a cell printed: sentences as often as tables, so its long lines are wrapped (site.css)."""
     text = _ESCAPES.sub("", text).strip("\n")
-    return f"````{{.text .printed}}\n{text}\n````" if text.strip() else ""
+    return fenced(text, "{.text .printed}") if text.strip() else ""

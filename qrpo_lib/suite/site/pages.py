@@ -139,6 +139,13 @@ def with_mathml(markdown: str) -> str:
     return _outside(_CODE, markdown, lambda piece: _FORMULA.sub(formula, piece))
 
 
+def fenced(text: str, language: str) -> str:
+    """A block of code. Its fence is longer than any run of backticks inside, which would end it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def _outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
     """Markdown with a change to all of it but its code."""
     pieces, end = [], 0
@@ -178,13 +185,13 @@ def _is_text(path: Path) -> bool:
 
 
 def _source(path: Path) -> str:
-    return f"````{_LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}\n````\n"
+    return fenced(path.read_text(encoding="utf-8"), _LANGUAGES.get(path.suffix, "text")) + "\n"
 
 
 def _notebook(path: Path) -> str:
     """What a notebook that is no step of the profile says, with its code."""
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text("utf-8"))["cells"]]
-    parts = [text if kind == "markdown" else f"````python\n{text}\n````" for kind, text in cells if text.strip()]
+    parts = [text if kind == "markdown" else fenced(text, "python") for kind, text in cells if text.strip()]
     return "\n\n".join(parts) + "\n"
 
 
