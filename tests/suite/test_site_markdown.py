@@ -1,16 +1,22 @@
 """Markdown of the site: what its pages make of pictures, of files that are no text, of code and of words."""
 
+import base64
 import html
 import re
+import shutil
+from pathlib import Path
 
 import markdown
 import nbformat
 import pytest
 from PIL import Image
 
+from qrpo_lib.runs import paths
 from qrpo_lib.suite import site
-from qrpo_lib.suite.site import notebook_pages
-from qrpo_lib.suite.site.pages import Pages
+from qrpo_lib.suite.site import gallery, notebook_pages
+from qrpo_lib.suite.site.pages import Pages, picture, with_mathml
+
+FIGURES = paths.PACKAGE.parent / "figures"
 
 
 @pytest.fixture
@@ -64,3 +70,29 @@ def test_a_line_of_backticks_ends_no_block_of_code(pages, backticks):
     for text in [*written, notebook_pages._folded("Code", code), notebook_pages._verbatim(code)]:
         (block,) = re.findall("<pre.*?</pre>", rendered(text), re.DOTALL)
         assert html.unescape(re.sub("<[^>]*>", "", block)).strip() == code
+
+
+def test_a_picture_is_described_in_the_words_of_its_caption(pages):
+    """On the page of figures and on that of a notebook, for every committed figure."""
+    drawn = pages.root / "figures" / "drawn.png"
+    drawn.parent.mkdir()
+    Image.new("RGB", (1, 1)).save(drawn)
+    encoded = base64.b64encode(drawn.read_bytes()).decode()
+    stems = sorted({path.stem for path in FIGURES.rglob("*.png")})
+    captions = {stem: ". ".join(gallery.caption(stem)) for stem in stems}
+    assert all(any(sign in said for said in captions.values()) for sign in "%'")
+    for stem, said in captions.items():
+        shown = gallery._shown(pages, Path(shutil.copyfile(drawn, drawn.with_stem(stem))))
+        below = nbformat.v4.new_output("display_data", {"text/html": f"The numbers under this figure: {stem}.csv"})
+        above = nbformat.v4.new_output("display_data", {"image/png": encoded})
+        (words, _) = notebook_pages._alternatives([above, below], "A heading")
+        in_notebook = notebook_pages._output(pages, "notebooks/a.md", above, "0-0", words)
+        for text in (shown, in_notebook):
+            (alternative,) = re.findall('alt="([^"]*)"', rendered(with_mathml(text)))
+            assert html.unescape(alternative) == said
+
+
+def test_words_for_a_picture_keep_signs_that_markdown_reads():
+    said = '`a` [b](c) $d$ and $e$, *f* __g__ <i> & "h" {i} \\* ± 95 % k/l'
+    (alternative,) = re.findall('alt="([^"]*)"', rendered(with_mathml(picture("p.png", said))))
+    assert html.unescape(alternative) == said

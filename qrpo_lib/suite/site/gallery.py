@@ -12,7 +12,7 @@ from typing import NamedTuple
 from qrpo_lib.paper.claims import Judgement
 from qrpo_lib.runs.code_version import package_file
 from qrpo_lib.suite import publishing
-from qrpo_lib.suite.site.pages import Pages
+from qrpo_lib.suite.site.pages import Pages, picture
 
 PAGE = "figures.html"
 _SHOWN = (".png", ".md")  # where there are both, the picture
@@ -125,9 +125,7 @@ def _shown(pages: Pages, path: Path) -> str:
     """A figure or a table as the page shows it; a picture leads to itself."""
     if path.suffix == ".md":
         return _table(path.read_text(encoding="utf-8"))
-    picture = pages.copy_figure(path)
-    said = ". ".join(caption(path.stem)).replace("[", "(").replace("]", ")")
-    return f"[![{said}]({picture}){{ loading=lazy }}]({picture})"
+    return picture(pages.copy_figure(path), ". ".join(caption(path.stem)), "{ loading=lazy }")
 
 
 def _links(pages: Pages, files: Mapping[str, Path], maker: str) -> str:

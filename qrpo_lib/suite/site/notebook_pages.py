@@ -12,7 +12,7 @@ from qrpo_lib.profiles import files as profile_files
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
 from qrpo_lib.suite.site import gallery
-from qrpo_lib.suite.site.pages import Pages, fenced
+from qrpo_lib.suite.site.pages import Pages, fenced, picture
 
 if TYPE_CHECKING:
     from qrpo_lib.suite.notebooks import Job
@@ -140,16 +140,14 @@ def _output(pages: Pages, page: str, output: nbformat.NotebookNode, place: str, 
 
 
 def _picture(pages: Pages, page: str, encoded: str, place: str, said: str) -> str:
-    """A picture that leads to itself: in full size it can be read on a phone."""
+    """A picture of an output, as a file beside the page."""
     import base64
 
     name = Path(page).with_suffix("") / f"{place}.png"
     target = pages.folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(base64.b64decode(encoded))
-    said = re.sub(r"[^\w ,.:;()=-]", "", said)
-    link = name.relative_to(Path(page).parent).as_posix()
-    return f"[![{said}]({link})]({link})"
+    return picture(name.relative_to(Path(page).parent).as_posix(), said)
 
 
 def _verbatim(text: str) -> str:

@@ -21,6 +21,7 @@ _LINK = re.compile(r"\]\((?P<target>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".sh": "bash", ".css": "css"}
 _SOURCES = "source"
 _CSS_DPI = 100  # pixels of a page for an inch of a figure
+_SIGNS = re.compile(r"[$&<>\"{}()*_`\[\]\\|~]")  # that Markdown, formulas or HTML would read otherwise
 _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 _FUNCTIONS = ("log", "exp", "min", "max", "sup", "inf", "lim")
 # Pages that the site has in another form.
@@ -74,8 +75,8 @@ class Pages:
         def sized(match: re.Match) -> str:
             if not (folder / match["place"]).is_file():  # on the web, or attached to a notebook's cell
                 return match[0]
-            with Image.open(folder / match["place"]) as picture:
-                inches = [pixels / picture.info.get("dpi", (_CSS_DPI,))[0] for pixels in picture.size]
+            with Image.open(folder / match["place"]) as opened:
+                inches = [pixels / opened.info.get("dpi", (_CSS_DPI,))[0] for pixels in opened.size]
             width, height = (round(_CSS_DPI * length) for length in inches)
             return f"{match['shown']}{{{match['attributes'] or ''} width={width} height={height} }}"
 
@@ -123,7 +124,13 @@ class Pages:
             return self.copy_figure(path)
         if path.is_file() and not _is_text(path):
             return self._copy(path, f"{_SOURCES}/{place}")
-        name = f"{_SOURCES}/{place}.md"
+        return self.source_of(path)
+
+    def source_of(self, path: Path) -> str | None:
+        """The place of the page that shows a file or folder of the project as it stands; None if it is not there."""
+        if not path.exists():
+            return None
+        name = f"{_SOURCES}/{path.relative_to(self.root).as_posix()}.md"
         self._linked[name] = path
         return name
 
@@ -137,6 +144,15 @@ def with_mathml(markdown: str) -> str:
         return f"<span>{_mathml(match['inline'].strip(), 'inline')}</span>"  # <math> first in a line is a block
 
     return _outside(_CODE, markdown, lambda piece: _FORMULA.sub(formula, piece))
+
+
+def picture(place: str, said: str, attributes: str = "") -> str:
+    """A picture that leads to itself: in full size it can be read on a phone.
+
+    said: what it shows, in words; all their signs are kept, as numbers where Markdown would read them otherwise.
+    """
+    words = _SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", said)
+    return f"[![{words}]({place}){attributes}]({place})"
 
 
 def fenced(text: str, language: str) -> str:
