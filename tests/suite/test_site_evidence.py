@@ -7,6 +7,7 @@ import pytest
 
 from qrpo_lib.paper import claims
 from qrpo_lib.runs import paths
+from qrpo_lib.suite import publishing
 from qrpo_lib.suite.site import gallery, ledger
 from qrpo_lib.suite.site.pages import Pages
 
@@ -61,3 +62,21 @@ def test_an_id_of_several_profiles_leads_to_the_one_that_needs_no_model_or_is_th
     for name, profile in chosen.items():
         anchor = "-".join([name, *re.findall(r"[a-z0-9]+", profile)])
         assert f"(ledger.md#{anchor})" in text, (name, several[name])
+
+
+def test_below_every_figure_that_a_notebook_made_is_that_notebook(tmp_path):
+    manifest = publishing.read_manifest(ROOT / "figures")
+    made = manifest["theory/figure-5.png"]
+    scaling = ROOT / "notebooks" / "results" / "scaling.ipynb"
+    pages = Pages(ROOT, tmp_path / "docs", {scaling: "notebooks/another-execution.md"})
+    text = gallery.page(pages, {(made["inputs"], made["made_by"]): "notebooks/executed.md"})
+    pages.write_linked_sources()
+    parts = dict(re.findall(r"^### [^\n]*\{ #(\S+) \}\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE))
+    assert len(parts) > 300
+    for anchor, part in parts.items():
+        (place,) = re.findall(r"\[(?:source of the )?notebook\]\((\S+)\)", part) or [None]
+        assert (place is None) == anchor.startswith("benchmarks-"), anchor
+        assert place in (None, "notebooks/executed.md") or pages.has(place), place
+    assert "[notebook](notebooks/executed.md)" in parts["theory-figure-5"]
+    assert "[source of the notebook](source/notebooks/results/scaling.ipynb.md)" in parts["tiny-chat-figure-3"]
+    assert "another-execution" not in text

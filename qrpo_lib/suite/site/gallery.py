@@ -21,6 +21,11 @@ _FIRST = ("theory", "enumerated", "tiny", "tiny-beyond", "smol")  # then other p
 _LAST = ("benchmarks",)
 _NOT_ARMS = ("record",)  # data that figures are made from
 _LONGEST_TABLE = 12  # rows of one that is open
+_HEADER = """# Figures and tables
+
+By profile and arm. Below each are its files and the notebook that made it: as it was executed here, or else its source.
+Benchmarks are made by scripts.
+"""
 _OF_NOTEBOOK = "notebook "  # how evidence starts that is a whole notebook
 _POOLED = "worlds-estimates"  # what a pooled verdict rests on: the claim's own figure is there once for each world
 _NAMES = {"theory": "Theory", "enumerated": "All completions enumerated", "benchmarks": "Benchmarks"}
@@ -45,7 +50,7 @@ def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
 
     notebooks: the page of each notebook's execution, by its key and its id.
     """
-    parts = ["# Figures and tables", "By profile and arm. Below each are its files, and the notebook that made it."]
+    parts = [_HEADER]
     root = pages.root / "figures"
     manifest = publishing.read_manifest(root)
     first: dict[bytes, str] = {}  # of each picture and table the place where it is shown
@@ -60,7 +65,7 @@ def page(pages: Pages, notebooks: Mapping[tuple[str, str], str]) -> str:
             if shown is None or stem in _SKIPPED:
                 continue
             made = manifest.get(shown.relative_to(root).as_posix())
-            maker = notebooks.get((made["inputs"], made["made_by"]), "") if made else ""
+            maker = _maker(pages, made, notebooks) if made else ""
             anchor = _anchor("/".join(below), stem)
             before = first.setdefault(shown.read_bytes(), anchor)
             seen = _shown(pages, shown) if before == anchor else f"[The same as above](#{before})."
@@ -129,8 +134,19 @@ def _shown(pages: Pages, path: Path) -> str:
 
 
 def _links(pages: Pages, files: Mapping[str, Path], maker: str) -> str:
+    """What is below a figure or table: its files, and a link to its maker where there is one."""
     links = [f"[{suffix[1:]}]({pages.copy_figure(path)})" for suffix, path in files.items() if suffix != ".md"]
-    return ", ".join([*links, *([f"[notebook]({maker})"] if maker else [])])
+    return ", ".join([*links, *([maker] if maker else [])])
+
+
+def _maker(pages: Pages, made: Mapping[str, str], notebooks: Mapping[tuple[str, str], str]) -> str:
+    """A link to the notebook of an entry of the manifest; '' if the project has it no more."""
+    executed = notebooks.get((made["inputs"], made["made_by"]))
+    if executed:
+        return f"[notebook]({executed})"
+    # Not the page that the notebook may have: that shows another execution, with other results.
+    source = pages.source_of(pages.root / "notebooks" / f"{made['made_by'].partition('[')[0]}.ipynb")
+    return f"[source of the notebook]({source})" if source else ""
 
 
 def _table(text: str) -> str:
