@@ -80,3 +80,21 @@ def test_below_every_figure_that_a_notebook_made_is_that_notebook(tmp_path):
     assert "[notebook](notebooks/executed.md)" in parts["theory-figure-5"]
     assert "[source of the notebook](source/notebooks/results/scaling.ipynb.md)" in parts["tiny-chat-figure-3"]
     assert "another-execution" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\nqrpo claims `kl-linear`\n```\n",
+        "[see `kl-linear` there](x.md)",
+        "[see `kl-linear` there][there]",
+        "````\n```\n`kl-linear`\n```\n````\n",
+        "``kl-linear``",
+    ],
+)
+def test_ids_in_blocks_of_code_and_in_links_are_left_alone(text):
+    judged = claims.recorded(ROOT / "figures", "kl-linear")
+    assert judged
+    linked = ledger.with_links(f"`kl-linear` {text} (`kl-linear`)", judged, "ledger.md")
+    link = re.match(r"\[`kl-linear`\]\(ledger\.md#[\w-]+\)", linked)[0]
+    assert linked == f"{link} {text} ({link})"

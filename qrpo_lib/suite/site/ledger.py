@@ -10,9 +10,12 @@ from qrpo_lib.paper import claim_views, claims, claims_page
 from qrpo_lib.paper.claims import Judgement
 from qrpo_lib.suite.site import gallery
 from qrpo_lib.suite.site.gallery import Evidence
+from qrpo_lib.suite.site.pages import FENCED, outside
 
 _COUNTS, _FAILURES = "<!-- verdict counts -->", "<!-- failures -->"
-_CODE = re.compile(r"(?<!\[)`([a-z0-9-]+)`")
+_ID = re.compile(r"(?<!`)`([a-z0-9-]+)`(?!`)")
+# Links, which can hold no other link: [text](place) and [text][name].
+_LINK = re.compile(r"\[[^\[\]]*\](?:\([^()]*\)|\[[^\[\]]*\])")
 _VERDICTS = ("supported", "contradicted", "undecided", "not testable")
 # What the paper's sections are about, for readers who do not have it at hand.
 _SUBJECTS = {
@@ -50,7 +53,10 @@ def filled_in(text: str, judged: Sequence[Judgement]) -> str:
 
 
 def with_links(text: str, judged: Sequence[Judgement], place: str) -> str:
-    """Markdown whose ids of claims, written as code, lead to their verdicts. place: of the page of verdicts."""
+    """Markdown whose ids of claims, written as code, lead to their verdicts; blocks of code and links stay.
+
+    place: of the page of verdicts.
+    """
     # Of several profiles the first in the order of the page of figures: the last one to be entered stays.
     ordered = sorted(judged, key=lambda one: gallery.place(tuple(one.profile.split(", "))), reverse=True)
     anchors = {one.id: _anchor(one) for one in ordered}
@@ -58,7 +64,10 @@ def with_links(text: str, judged: Sequence[Judgement], place: str) -> str:
     def linked(match: re.Match) -> str:
         return f"[{match[0]}]({place}#{anchors[match[1]]})" if match[1] in anchors else match[0]
 
-    return _CODE.sub(linked, text)
+    def without_links(piece: str) -> str:
+        return outside(_LINK, piece, lambda words: _ID.sub(linked, words))
+
+    return outside(FENCED, text, without_links)
 
 
 def first_page(title: str, judged: Sequence[Judgement]) -> str:

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
 # Code between as many backticks at its end as at its start; one or two of them stay within a paragraph.
-_MARKED = r"(?<!`)(?P<fence>`{3,})(?!`).*?(?<!`)(?P=fence)(?!`)"
-_MARKED += r"|(?<!`)(?P<tick>``?)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=tick)(?!`)"
+_FENCED = r"(?<!`)(?P<fence>`{3,})(?!`).*?(?<!`)(?P=fence)(?!`)"
+FENCED = re.compile(_FENCED, re.DOTALL)  # blocks of code that are not indented
+_MARKED = _FENCED + r"|(?<!`)(?P<tick>``?)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=tick)(?!`)"
 _MARKED_CODE = re.compile(_MARKED, re.DOTALL)
 _CODE = re.compile(rf"{_MARKED}|(?:(?<=\n\n)|\A)(?:    [^\n]*\n)+", re.DOTALL)  # what is indented too
 _PICTURE = re.compile(r"(?P<shown>!\[[^\]]*\]\((?P<place>[^()\s]+\.png)\))(?:\{(?P<attributes>[^{}]*)\})?")
@@ -63,7 +64,7 @@ class Pages:
             return f"]({posixpath.relpath(page, posixpath.dirname(name) or '.')}{match['anchor'] or ''})"
 
         # What is indented alone may be a list's paragraph.
-        return _outside(_MARKED_CODE, text, lambda piece: _LINK.sub(replaced, piece))
+        return outside(_MARKED_CODE, text, lambda piece: _LINK.sub(replaced, piece))
 
     def _with_sizes(self, text: str, folder: Path) -> str:
         """Markdown whose pictures have the size that they were drawn in: letters are as large in all of them.
@@ -80,7 +81,7 @@ class Pages:
             width, height = (round(_CSS_DPI * length) for length in inches)
             return f"{match['shown']}{{{match['attributes'] or ''} width={width} height={height} }}"
 
-        return _outside(_CODE, text, lambda piece: _PICTURE.sub(sized, piece))
+        return outside(_CODE, text, lambda piece: _PICTURE.sub(sized, piece))
 
     def copy_figure(self, path: Path) -> str:
         """Put a file of `figures/` on the site. Returns its place there."""
@@ -143,7 +144,7 @@ def with_mathml(markdown: str) -> str:
             return _mathml(match["block"].strip(), "block")
         return f"<span>{_mathml(match['inline'].strip(), 'inline')}</span>"  # <math> first in a line is a block
 
-    return _outside(_CODE, markdown, lambda piece: _FORMULA.sub(formula, piece))
+    return outside(_CODE, markdown, lambda piece: _FORMULA.sub(formula, piece))
 
 
 def picture(place: str, said: str, attributes: str = "") -> str:
@@ -162,7 +163,7 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
+def outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
     """Markdown with a change to all of it but its code."""
     pieces, end = [], 0
     for found in code.finditer(markdown):
