@@ -281,7 +281,10 @@ class Ledger:
             return None, f"{share:.0%} of {base}", f"nothing to measure the smallest effect by: {base} is not known"
         if not math.isfinite(scale):
             raise ValueError(f"Claim {claim.id!r}: the scale of the smallest effect is {scale}.")
-        return _rounded(share * max(scale, 0.0)), f"{share:.0%} of {base}, {scale:.4g}", ""
+        words = f"{share:.0%} of {base}, {scale:.4g}"
+        if scale <= 0 and claim.kind in ("non-inferiority", "equivalence"):
+            return None, words, f"nothing to measure the smallest effect by: {base} is {scale:.4g}"
+        return _rounded(share * max(scale, 0.0)), words, ""
 
     def _repr_html_(self) -> str:
         return "\n".join(judgement._repr_html_() for judgement in self.judged) or "Nothing was judged."

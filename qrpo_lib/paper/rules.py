@@ -41,7 +41,7 @@ def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all")
     """Something is larger than 0. Supported: above 0. Contradicted: the upper end is below the smallest effect.
 
     An interval above 0 whose upper end is below the smallest effect supports; the reason says that it is too small to
-    matter.
+    matter. One that contradicts with 0 in it says no more than that nothing matters; the reason says so.
     """
     _check(intervals, effect)
 
@@ -54,6 +54,8 @@ def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all")
     small = [name for name, interval in intervals.items() if interval.low > 0 and interval.high < effect]
     if outcome.verdict == "supported" and small:
         return Decision("supported", f"smaller than what matters: {_listed(small)}")
+    if outcome.verdict == "contradicted" and all(interval.high >= 0 for interval in intervals.values()):
+        return Decision("contradicted", "; ".join(filter(None, (outcome.reason, "nothing that matters"))))
     return outcome
 
 

@@ -17,7 +17,7 @@ def make(profile: Profile) -> list[str]:
     The models must be trained. What is made here the results' notebooks only read.
     """
     parts: list[Callable[[Profile], Any]] = [best_models.best_models]
-    parts += [studies.scaling_cells, studies.degradation] if grid.scaling(profile) else []
+    parts += [studies.scaling_cells] if grid.scaling(profile) else []
     parts += [studies.transformation_cells] if grid.transformations(profile) else []
     said = []
     for part in parts:

@@ -136,32 +136,17 @@ def untrained_cells(cells: ScalingCells, settings: Collection[str], betas: Colle
     ]
 
 
-def degradation(profile: Profile) -> pd.DataFrame:
-    """Rewards over training at the scaling studies' smallest beta, with the most references.
+def smallest_beta_courses(profile: Profile) -> pd.DataFrame:
+    """Rewards over training at the scaling studies' smallest beta, with the most references (App. A).
 
-    Columns `setting, learning_rate, step, split, seed, prompt_id, reward`, means over repeats, at three checkpoints
-    that the column `checkpoint` names: "start", "between" (of those between first and last the one with the best
-    selection reward of the setting), "last". Without any in between, "between" is missing.
+    Columns `setting, learning_rate, beta, betas, step, seed, prompt_id, reward`: of every checkpoint and of the policy
+    before training (step 0), on the selection prompts, means over answers. `betas`: how many there are.
     """
     runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
-    there = [r for r in runs if (r.beta, r.num_ref_rewards) == (smallest, most) and r.step(profile).folder.is_dir()]
-    selected = read.evaluations(profile, there or runs)
-    named: dict[tuple[str, float], dict[str, int]] = {}
-    for cell, of_cell in selected.groupby(["setting", "learning_rate"], sort=False):
-        steps = sorted(map(int, of_cell["step"].unique()))
-        named[cell] = {"start": steps[0], "last": steps[-1]}
-        between = of_cell[of_cell["step"].isin(steps[1:-1])].groupby("step")["reward"].mean()
-        if len(between):
-            named[cell]["between"] = int(between.idxmax())
-    wanted = {run: set(named[run.setting, run.learning_rate].values()) for run in there}
-    train.report(profile, wanted)
-    keys = ["setting", "learning_rate", "step", "split", "seed", "prompt_id"]
-    means = pd.concat([selected, read.answers(profile, wanted)]).groupby(keys, as_index=False)["reward"].mean()
-    parts = []
-    for cell, of_cell in means.groupby(["setting", "learning_rate"], sort=False):
-        parts += [of_cell[of_cell["step"] == step].assign(checkpoint=name) for name, step in named[cell].items()]
-    return pd.concat(parts, ignore_index=True).assign(beta=smallest)
+    rows = read.evaluations(profile, [run for run in runs if (run.beta, run.num_ref_rewards) == (smallest, most)])
+    keys = ["setting", "learning_rate", "beta", "step", "seed", "prompt_id"]
+    return rows.groupby(keys, as_index=False)["reward"].mean().assign(betas=len({run.beta for run in runs}))
 
 
 def best_transformations(profile: Profile) -> dict[str, Run]:

@@ -150,22 +150,30 @@ def finite_partition(cells: ScalingCells, gain: float | None) -> Measured:
     }
 
 
-def gain_then_degradation(rewards: pd.DataFrame, gain: float | None) -> Measured:
-    """A checkpoint on the way against the start and against the last. rewards: `studies.degradation`."""
-    reporting = rewards[rewards["split"] == "reporting"]
-    by_name = {}
-    for name, rows in reporting.groupby("checkpoint"):
-        by_name[name] = rows.pivot_table(index="seed", columns="prompt_id", values="reward", aggfunc="mean").to_numpy()
-    if "between" not in by_name:
-        return {"absent": "no checkpoint between the first and the last", "scale": gain}
-    steps = rewards[rewards["checkpoint"] == "between"].groupby(["setting", "learning_rate"])["step"].first()
-    where = ", ".join(f"{setting} step {step}" for (setting, _), step in steps.items())
+def gain_then_degradation(courses: pd.DataFrame, gain: float | None) -> Measured:
+    """The best checkpoint on the way against the start and against the last. courses: `smallest_beta_courses`.
+
+    On the way the checkpoint is chosen by other seeds and other prompts than it is judged on
+    (`statistics.cross_fitted_best`): the best of several against the one last would look like a fall without any.
+    """
+    if courses["betas"].iloc[0] < 2:
+        return {"absent": "a single beta is trained, which is not a small one among others", "scale": gain}
+    gains, falls, steps, seeds = [], [], sorted(courses["step"].unique()), courses["seed"].nunique()
+    if len(steps) < 3 or seeds < 2:
+        lacking = "a checkpoint between the first and the last" if len(steps) < 3 else "a second training seed"
+        return {"absent": f"the choice of a checkpoint on the way needs {lacking}", "scale": gain}
+    for _, course in courses.groupby(["setting", "learning_rate"]):
+        start, *between, last = (best_models.matrix(course[course["step"] == step], "reward") for step in steps)
+        best = statistics.cross_fitted_best(np.stack(between))
+        gains.append(best - start)
+        falls.append(best - last)
     return {
         "values": {
-            "gain": difference(by_name["between"], by_name["start"]),
-            "degradation": difference(by_name["between"], by_name["last"]),
+            "gain": mean_interval(np.mean(gains, axis=0)),
+            "degradation": mean_interval(np.mean(falls, axis=0)),
         },
-        "measured": f"beta {rewards['beta'].iloc[0]:g}; {where}, of {rewards['step'].max()}",
+        "measured": f"beta {courses['beta'].iloc[0]:g}, {', '.join(courses['setting'].unique())}; "
+        f"{len(steps) - 2} checkpoints on the way, {steps[-1]} steps, {seeds} seeds",
         "scale": gain,
     }
 

@@ -59,7 +59,7 @@ def pooled(of_worlds: OfWorlds) -> dict[str, Any]:
         few = f"testable in {len(pools)} of {len(of_worlds)} worlds"
         return {"absent": f"{few}; {left_out}" if left_out else few, "effect": _mean_effect(of_worlds)}
     effect = _mean_effect(pools)
-    of_each, predicted, missing = _estimates(list(pools.values()))
+    of_each, predicted, missing = _by_interval(list(pools.values()))
     if missing:
         absent = f"not measured in every world: {', '.join(missing)}"
         return {"absent": absent, "measured": left_out, "effect": effect}
@@ -136,7 +136,7 @@ def _mean_effect(of_worlds: OfWorlds) -> float | None:
     return float(np.mean(effects)) if effects else None
 
 
-def _estimates(pools: Sequence[Judgement]) -> tuple[dict[str, list[float]], dict[str, int], list[str]]:
+def _by_interval(pools: Sequence[Judgement]) -> tuple[dict[str, list[float]], dict[str, int], list[str]]:
     """Of each interval the worlds' estimates and the predicted sign, and the names that not every world has."""
     of_each = [_by_name(claim) for claim in pools]
     every = list(dict.fromkeys(name for values in of_each for name in values))

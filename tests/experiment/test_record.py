@@ -260,7 +260,7 @@ def _results(profile, folder):
         "figure-3": studies.scaling_rows(cells),
         "figure-4": length_bias.shown(points),
         "thresholds": verdicts.threshold_table(last),
-        "degradation": studies.degradation(profile),
+        "courses": studies.smallest_beta_courses(profile),
         "transformations": studies.transformation_rows(studies.transformation_cells(profile)),
         "starts": best_models.references(profile),
     }

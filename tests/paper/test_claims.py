@@ -118,6 +118,16 @@ def test_a_tie_is_shown_and_not_assumed(ledger, ends, expected):
     assert judged.verdict == expected
 
 
+@pytest.mark.parametrize("gain", [0.0, -0.1])
+def test_ties_are_not_judged_by_a_gain_that_is_none(ledger, gain):
+    """An effect of 0 would make every difference matter; whether something is larger than 0 needs no such effect."""
+    ties = ledger.judge("qrpo-first-or-ties", {"QRPO - DPO": interval(-0.2, -0.1)}, scale=gain)
+    assert ties.verdict == "not testable"
+    assert "DPO's gain" in ties.reason
+    assert ledger.judge("dpo-raises-reward", {"gain": interval(-0.2, -0.1)}, scale=gain).verdict == "contradicted"
+    assert ledger.judge("dpo-raises-reward", {"gain": interval(-0.2, 0.1)}, scale=gain).verdict == "undecided"
+
+
 def test_what_cannot_be_tested_is_said(ledger):
     untrained = ledger.judge("qrpo-raises-reward", {"gain": interval(0.0, 0.0)}, scale=0.2, untrained=["QRPO"])
     assert untrained.verdict == "not testable"

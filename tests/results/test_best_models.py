@@ -208,14 +208,14 @@ def test_the_sweep_makes_every_report_that_the_results_read(profile, monkeypatch
     best = best_models.best_models(profile)
     best_models.length_points(profile, best)
     best_models.dpo_gain(profile)
-    studies.scaling_cells(profile), studies.degradation(profile), studies.transformation_cells(profile)
+    studies.scaling_cells(profile), studies.transformation_cells(profile)
     assert set(asked) == made
-    # Four algorithms in four settings, the last of the four that are shown, eight cells of Figure 3 and the course of
-    # two, two transformations: with three seeds each.
-    cells = 3 * (16 + 4 + 8 + 2 * 3 + 2)
+    # Four algorithms in four settings, the last of the four that are shown, eight cells of Figure 3 and two
+    # transformations: with three seeds each.
+    cells = 3 * (16 + 4 + 8 + 2)
     assert len({one[:2] for one in made if one[1] > 0}) <= cells
     assert len({one for one in made if one[3]}) == 3 * 4
-    monkeypatch.setattr(studies, "degradation", lambda of: read.evaluations(of, [grid.grid(of)[0]] * 0))
+    monkeypatch.setattr(studies, "scaling_cells", lambda of: read.evaluations(of, [grid.grid(of)[0]] * 0))
     assert reports.make(profile) == ["None of these runs is complete: train them first."]
 
 
@@ -341,17 +341,35 @@ def test_a_higher_reward_of_the_finite_partition_would_be_found(profile, judge):
 
 
 def test_rapid_gain_and_then_degradation(profile, judge):
-    course = studies.degradation(profile)
-    assert set(course["checkpoint"]) == {"start", "between", "last"}
-    assert (course["beta"] == 0.01).all()
+    courses = studies.smallest_beta_courses(profile)
+    assert (courses["beta"] == 0.01).all()
+    assert set(courses["setting"]) == {"off-policy-random", "offline"}
+    between = sorted(courses["step"].unique())[1:-1]
     # Made-up rewards go one way all the time.
-    assert judge("gain-then-degradation", verdicts.gain_then_degradation(course, 0.5)).verdict == "contradicted"
-    falls = course.assign(reward=course["reward"] + 2.0 * (course["checkpoint"] == "between"))
+    assert judge("gain-then-degradation", verdicts.gain_then_degradation(courses, 0.5)).verdict == "contradicted"
+    falls = courses.assign(reward=courses["reward"] + 2.0 * courses["step"].isin(between))
     found = judge("gain-then-degradation", verdicts.gain_then_degradation(falls, 0.5))
     assert found.verdict == "supported"
     assert "beta 0.01" in found.measured
-    two = course[course["checkpoint"] != "between"]
-    assert judge("gain-then-degradation", verdicts.gain_then_degradation(two, 0.5)).verdict == "not testable"
+    assert found.values["degradation"]["estimate"] == pytest.approx(2.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        (
+            lambda rows: rows[rows["step"].isin([rows["step"].min(), rows["step"].max()])],
+            "between the first and the last",
+        ),
+        (lambda rows: rows[rows["seed"] == 0], "second training seed"),
+        (lambda rows: rows.assign(betas=1), "a single beta"),
+    ],
+)
+def test_degradation_is_not_judged_where_it_could_not_be_seen(profile, judge, without, named):
+    courses = without(studies.smallest_beta_courses(profile))
+    judged = judge("gain-then-degradation", verdicts.gain_then_degradation(courses, 0.5))
+    assert judged.verdict == "not testable"
+    assert named in judged.reason
 
 
 def test_transformations_are_compared_at_their_best_beta(profile, judge):

@@ -11,7 +11,7 @@ from qrpo_lib.runs.errors import InputError
 def made(monkeypatch):
     """The names of the parts that were made; the best models cannot be."""
     made = []
-    parts = {"scaling_cells": studies, "degradation": studies, "transformation_cells": studies}
+    parts = {"scaling_cells": studies, "transformation_cells": studies}
     for name, module in parts.items():
         monkeypatch.setattr(module, name, lambda profile, name=name: made.append(name))
 
@@ -24,7 +24,7 @@ def made(monkeypatch):
 
 def test_a_part_that_cannot_be_made_is_told_and_stops_no_other(made):
     assert reports.make(profiles.load("tiny", "chat")) == ["None of these runs is complete."]
-    assert made == ["scaling_cells", "degradation", "transformation_cells"]
+    assert made == ["scaling_cells", "transformation_cells"]
 
 
 def test_an_arm_without_studies_has_its_best_models_alone(made):
@@ -36,6 +36,6 @@ def test_an_error_of_the_programs_own_is_not_swallowed(made, monkeypatch):
     def fail(profile):
         raise ValueError("a defect")
 
-    monkeypatch.setattr(studies, "degradation", fail)
+    monkeypatch.setattr(studies, "scaling_cells", fail)
     with pytest.raises(ValueError, match="a defect"):
         reports.make(profiles.load("tiny", "chat"))
