@@ -72,11 +72,11 @@ LINES = {
         "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
         "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
         "KTO, IPO and RPO train as well as QRPO": ("tiny-beyond/chat/qrpo-first-or-ties-relatives", "supported"),
+        "undecided over three": ("tiny-full-beyond/chat/estimated-z-trains-as-well", "undecided"),
         "GRPO and RLOO gain more by as many samples": (
-            "tiny-beyond/chat/online-qrpo-keeps-up-with-policy-gradients",
+            "tiny-full-beyond/chat/online-qrpo-keeps-up-with-policy-gradients",
             "contradicted",
         ),
-        "no more at equal KL": ("tiny-beyond/chat/online-qrpo-keeps-up-at-equal-kl", "supported"),
     },
 }
 
