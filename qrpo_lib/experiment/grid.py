@@ -222,23 +222,19 @@ def most_reports(profile: Profile) -> tuple[int, int]:
     """How many answers to the reporting prompts the results read at most, and of how many the log-ratios.
 
     Of the grid each algorithm and setting at its best checkpoint, and each algorithm's reported model, with log-ratios,
-    at its last one; of the studies each cell, and at the smallest beta a checkpoint on the way and the last; of each
-    the policy before training. Further seeds of best cells aside, as in the rest of a plan.
+    at its last one; of the studies each cell; of each the policy before training. Further seeds of best cells aside, as
+    in the rest of a plan.
     """
     of_grid = grid(profile)
     seeds = len({run.seed for run in of_grid})
     algorithms = len({run.algorithm for run in of_grid}) if profile.experiment.shows == "all" else 0
     cells = len({(run.algorithm, run.setting) for run in of_grid}) if algorithms else 1  # DPO's, the scale of effects
     studied = scaling(profile)
-    exact = [run for run in studied if run.partition == "exact"]
-    most = max((run.num_ref_rewards for run in exact), default=0)
-    smallest = min((run.beta for run in exact), default=0.0)
-    course = sum((run.beta, run.num_ref_rewards) == (smallest, most) for run in exact)
     study = profile.experiment.transformations
     transformed = len(study.transforms) * seeds if study else 0
     every = [*of_grid, *studied, *transformations(profile)]
     starts = {run.report(profile, 0).key for run in every}
-    number = seeds * (cells + algorithms) + len(studied) + 2 * course + transformed + len(starts)
+    number = seeds * (cells + algorithms) + len(studied) + transformed + len(starts)
     return number, seeds * max(algorithms, 1)
 
 

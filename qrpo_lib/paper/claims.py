@@ -277,13 +277,14 @@ class Ledger:
         if "absolute" in choices[0]:
             return float(choices[0]["absolute"]), "", ""
         share, base = choices[0]["share"], table["of"]
+        nothing = "nothing to measure the smallest effect by"
         if scale is None:
-            return None, f"{share:.0%} of {base}", f"nothing to measure the smallest effect by: {base} is not known"
+            return None, f"{share:.0%} of {base}", f"{nothing}: {base} is not known"
         if not math.isfinite(scale):
             raise ValueError(f"Claim {claim.id!r}: the scale of the smallest effect is {scale}.")
         words = f"{share:.0%} of {base}, {scale:.4g}"
-        if scale <= 0 and claim.kind in ("non-inferiority", "equivalence"):
-            return None, words, f"nothing to measure the smallest effect by: {base} is {scale:.4g}"
+        if scale <= 0 and claim.kind in ("non-inferiority", "equivalence"):  # else 0 is the strictest effect
+            return None, words, f"{nothing}: {base} is {scale:.4g}"
         return _rounded(share * max(scale, 0.0)), words, ""
 
     def _repr_html_(self) -> str:

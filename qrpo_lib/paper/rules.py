@@ -55,7 +55,7 @@ def superiority(intervals: Mapping[str, Any], effect: float, over: Over = "all")
     if outcome.verdict == "supported" and small:
         return Decision("supported", f"smaller than what matters: {_listed(small)}")
     if outcome.verdict == "contradicted" and all(interval.high >= 0 for interval in intervals.values()):
-        return Decision("contradicted", "; ".join(filter(None, (outcome.reason, "nothing that matters"))))
+        return Decision("contradicted", ": ".join(filter(None, (outcome.reason, "nothing that matters"))))
     return outcome
 
 

@@ -164,38 +164,6 @@ def difference(first: np.ndarray, second: np.ndarray) -> Interval:
     return mean_interval(first.mean(axis=0) - second)
 
 
-def cross_fitted_best(candidates: np.ndarray) -> np.ndarray:
-    """What each seed and prompt has at the best candidate, chosen by all other seeds on the other half of the prompts.
-
-    The maximum of several noisy means is too high. Here no number has a part in the choice that it is reported at: no
-    seed chooses for itself, and no prompt for itself. Without any difference between candidates the mean is therefore
-    that of one of them fixed beforehand, as long as seeds and prompts are independent.
-
-    Parameters
-    ----------
-    candidates: (candidates, seeds, prompts), such as the rewards at several checkpoints; halves are every other prompt.
-
-    Returns
-    -------
-    (seeds, prompts)
-
-    Raises
-    ------
-    ValueError
-        Another number of dimensions, no candidate, or fewer than 2 seeds or prompts.
-    """
-    candidates = np.asarray(candidates, dtype=np.float64)
-    if candidates.ndim != 3 or candidates.shape[0] < 1 or min(candidates.shape[1:]) < 2:
-        raise ValueError(f"The choice needs (candidates, 2 or more seeds, 2 or more prompts), not {candidates.shape}.")
-    chosen = np.empty(candidates.shape[1:])
-    for seed in range(candidates.shape[1]):
-        others = np.delete(candidates, seed, axis=1)
-        for half in (0, 1):
-            best = int(others[:, :, 1 - half :: 2].mean(axis=(1, 2)).argmax())
-            chosen[seed, half::2] = candidates[best, seed, half::2]
-    return chosen
-
-
 def seed_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
     """Mean of one number a training seed, (seeds,), with its t interval, for what is recorded as a mean over prompts.
 

@@ -139,14 +139,14 @@ def untrained_cells(cells: ScalingCells, settings: Collection[str], betas: Colle
 def smallest_beta_courses(profile: Profile) -> pd.DataFrame:
     """Rewards over training at the scaling studies' smallest beta, with the most references (App. A).
 
-    Columns `setting, learning_rate, beta, betas, step, seed, prompt_id, reward`: of every checkpoint and of the policy
-    before training (step 0), on the selection prompts, means over answers. `betas`: how many there are.
+    Columns `setting, learning_rate, beta, step, seed, prompt_id, reward`: of every checkpoint and of the policy before
+    training (step 0), on the selection prompts, means over answers.
     """
     runs = [run for run in grid.scaling(profile) if run.partition == "exact"]
     smallest, most = min(run.beta for run in runs), max(run.num_ref_rewards for run in runs)
     rows = read.evaluations(profile, [run for run in runs if (run.beta, run.num_ref_rewards) == (smallest, most)])
     keys = ["setting", "learning_rate", "beta", "step", "seed", "prompt_id"]
-    return rows.groupby(keys, as_index=False)["reward"].mean().assign(betas=len({run.beta for run in runs}))
+    return rows.groupby(keys, as_index=False)["reward"].mean()
 
 
 def best_transformations(profile: Profile) -> dict[str, Run]:

@@ -8,7 +8,7 @@ training seeds on the reporting split; that function is the place to change how 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,30 +150,35 @@ def finite_partition(cells: ScalingCells, gain: float | None) -> Measured:
     }
 
 
-def gain_then_degradation(courses: pd.DataFrame, gain: float | None) -> Measured:
-    """The best checkpoint on the way against the start and against the last. courses: `smallest_beta_courses`.
+def gain_then_degradation(courses: pd.DataFrame, betas: Collection[float], gain: float | None) -> Measured:
+    """The mean of the checkpoints on the way against the start and against the last.
 
-    On the way the checkpoint is chosen by other seeds and other prompts than it is judged on
-    (`statistics.cross_fitted_best`): the best of several against the one last would look like a fall without any.
+    Of all of them, since the best of several lies above the last without any fall, by chance and by what all seeds of a
+    world share.
+
+    Parameters
+    ----------
+    courses: `studies.smallest_beta_courses`.
+    betas: all that are trained: one alone is not a small one.
+    gain: DPO's over its start, for the smallest effect.
     """
-    if courses["betas"].iloc[0] < 2:
+    if len(set(betas)) < 2:
         return {"absent": "a single beta is trained, which is not a small one among others", "scale": gain}
-    gains, falls, steps, seeds = [], [], sorted(courses["step"].unique()), courses["seed"].nunique()
-    if len(steps) < 3 or seeds < 2:
-        lacking = "a checkpoint between the first and the last" if len(steps) < 3 else "a second training seed"
-        return {"absent": f"the choice of a checkpoint on the way needs {lacking}", "scale": gain}
+    gains, falls, way = [], [], ""
     for _, course in courses.groupby(["setting", "learning_rate"]):
+        steps = sorted(course["step"].unique())
         start, *between, last = (best_models.matrix(course[course["step"] == step], "reward") for step in steps)
-        best = statistics.cross_fitted_best(np.stack(between))
-        gains.append(best - start)
-        falls.append(best - last)
+        if not between:
+            return {"absent": "there is no checkpoint between the first and the last", "scale": gain}
+        gains.append(np.mean(between, axis=0) - start)
+        falls.append(np.mean(between, axis=0) - last)
+        way = f"steps {', '.join(map(str, steps[1:-1]))} of {steps[-1]}"
     return {
         "values": {
             "gain": mean_interval(np.mean(gains, axis=0)),
             "degradation": mean_interval(np.mean(falls, axis=0)),
         },
-        "measured": f"beta {courses['beta'].iloc[0]:g}, {', '.join(courses['setting'].unique())}; "
-        f"{len(steps) - 2} checkpoints on the way, {steps[-1]} steps, {seeds} seeds",
+        "measured": f"beta {courses['beta'].iloc[0]:g}, {', '.join(courses['setting'].unique())}; {way}",
         "scale": gain,
     }
 

@@ -124,6 +124,7 @@ def test_ties_are_not_judged_by_a_gain_that_is_none(ledger, gain):
     ties = ledger.judge("qrpo-first-or-ties", {"QRPO - DPO": interval(-0.2, -0.1)}, scale=gain)
     assert ties.verdict == "not testable"
     assert "DPO's gain" in ties.reason
+    assert ledger.judge("flat-offline", {"slope": interval(0.1, 0.2)}, scale=gain).verdict == "not testable"
     assert ledger.judge("dpo-raises-reward", {"gain": interval(-0.2, -0.1)}, scale=gain).verdict == "contradicted"
     assert ledger.judge("dpo-raises-reward", {"gain": interval(-0.2, 0.1)}, scale=gain).verdict == "undecided"
 

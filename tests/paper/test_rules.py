@@ -79,8 +79,9 @@ def test_an_effect_that_is_there_and_too_small_is_told():
 def test_a_contradiction_that_says_only_that_nothing_matters_is_told():
     assert rules.superiority({"gap": Ends(-0.1, 0.02)}, EFFECT).reason == "nothing that matters"
     two = {"first": Ends(-0.1, 0.02), "second": Ends(0.2, 0.3)}
-    assert rules.superiority(two, EFFECT).reason == "first; nothing that matters"
+    assert rules.superiority(two, EFFECT).reason == "first: nothing that matters"
     assert rules.superiority({"gap": Ends(-0.2, -0.1)}, EFFECT).reason == ""
+    assert rules.superiority({"first": Ends(-0.2, -0.1), "second": Ends(0.2, 0.3)}, EFFECT).reason == "first"
 
 
 @pytest.mark.parametrize(

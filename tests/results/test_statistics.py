@@ -6,7 +6,6 @@ from qrpo_lib.results import statistics
 from qrpo_lib.results.statistics import (
     Interval,
     clustered_interval,
-    cross_fitted_best,
     difference,
     distance_interval,
     mean_interval,
@@ -260,37 +259,3 @@ def test_over_worlds_it_is_students():
     for wrong in ([], [1.0, np.inf], 3.0):
         with pytest.raises(ValueError, match="one finite number a world"):
             over_worlds(wrong)
-
-
-def test_the_cross_fitted_best_is_chosen_by_the_others():
-    """Two seeds, four prompts, written out: seed 0 is at home in candidate 0, seed 1 in candidate 1, so each gets the
-    other's choice."""
-    candidates = np.zeros((2, 2, 4))
-    candidates[0, 0], candidates[1, 1] = 5.0, 7.0
-    assert np.array_equal(cross_fitted_best(candidates), np.zeros((2, 4)))
-    # By prompts: the even ones favour candidate 0, the odd ones candidate 1; each half gets the other's choice.
-    halves = np.zeros((2, 2, 4))
-    halves[0, :, ::2], halves[1, :, 1::2] = 5.0, 7.0
-    assert np.array_equal(cross_fitted_best(halves), np.zeros((2, 4)))
-
-
-def test_a_candidate_that_all_prefer_is_the_cross_fitted_best():
-    candidates = np.random.default_rng(0).normal(size=(4, 3, 10))
-    candidates[2] += 100.0
-    assert np.array_equal(cross_fitted_best(candidates), candidates[2])
-
-
-def test_where_no_candidate_is_better_the_cross_fitted_best_is_not_either():
-    """The plain maximum of four means is 1.03 standard deviations of a mean too high."""
-    drawn = np.random.default_rng(0).normal(size=(4000, 4, 3, 8)) + np.random.default_rng(1).normal(
-        size=(4000, 4, 3, 1)
-    )
-    fitted = np.array([cross_fitted_best(one).mean() for one in drawn])
-    assert abs(fitted.mean()) < 4 * fitted.std() / np.sqrt(len(fitted))
-    assert drawn.mean(axis=(2, 3)).max(axis=1).mean() > 0.5
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 1, 8), (4, 3, 1), (0, 3, 8)])
-def test_what_nobody_else_can_choose_is_refused(shape):
-    with pytest.raises(ValueError, match="2 or more seeds"):
-        cross_fitted_best(np.zeros(shape))

@@ -80,9 +80,9 @@ def test_every_stage_by_hand_and_nothing_is_written(runs_folder, tmp_path, capsy
     }
     # Of each training, and of the start of each seed; the study of Figure 3, without SFT, has a third one.
     steps["evaluation"] = steps["training"] + 3 + 2
-    # Two algorithms in two settings, and the last of each, with two seeds; six runs of Figure 3, and two more of three
-    # in the course of rewards; two transformations with two seeds; the starts.
-    steps["reports"] = 2 * (4 + 2) + 6 + 2 * 3 + 2 * 2 + 5
+    # Two algorithms in two settings, and the last of each, with two seeds; six runs of Figure 3; two
+    # transformations with two seeds; the starts.
+    steps["reports"] = 2 * (4 + 2) + 6 + 2 * 2 + 5
     checkpoints = 7 * steps["training"]
     read = 3 * 8 * 2 * (10 + 50)
     tokens = {
@@ -166,8 +166,8 @@ def test_the_papers_scale_by_hand(runs_folder):
     evaluation = found["evaluation"]
     assert evaluation.tokens == (2 + 5 * training.steps) * 996 * 3 * 500
     assert evaluation.jobs == training.steps + 2
-    # 24 cells of the grid and 4 last ones, 90 of Figure 3, at beta 0.003 with 50 references 2 x 3 two more; 2 starts.
-    assert found["reports"].tokens == (24 + 4 + 90 + 2 * 6 + 2) * 996 * 3 * 500
+    # 24 cells of the grid and 4 last ones, 90 of Figure 3; 2 starts.
+    assert found["reports"].tokens == (24 + 4 + 90 + 2) * 996 * 3 * 500
     assert (training.nodes, training.done) == (2, 0)
 
 

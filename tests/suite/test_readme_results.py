@@ -72,8 +72,11 @@ LINES = {
         "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
         "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
         "KTO, IPO and RPO train as well as QRPO": ("tiny-beyond/chat/qrpo-first-or-ties-relatives", "supported"),
-        "undecided over three": ("tiny-full-beyond/chat/estimated-z-trains-as-well", "undecided"),
-        "GRPO and RLOO gain more by as many samples": (
+        "in one world, undecided over three": [
+            (f"tiny-full-beyond/chat/{name}", "undecided")
+            for name in ("estimated-z-trains-as-well", "values-train-as-well", "qrpo-first-or-ties-relatives")
+        ],
+        "GRPO and RLOO gain more from as many samples": (
             "tiny-full-beyond/chat/online-qrpo-keeps-up-with-policy-gradients",
             "contradicted",
         ),
