@@ -101,6 +101,10 @@ def report(
             tasks.append(jobs.report(*arguments, step) if split == "reporting" else jobs.evaluation(*arguments))
     missing = [task for task in tasks if not task.is_complete()]
     if missing:
+        if profile.dispatch.where == "here":
+            _discard_without(
+                profile, [(run, step) for (run, step), task in zip(asked, tasks, strict=True) if task in missing]
+            )
         ended = make_tasks(profile, missing, "reports")
         for (run, step), task in zip(asked, tasks, strict=True):
             if not task.is_complete():
@@ -113,6 +117,15 @@ def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
     for run in runs:
         folder = run.training(profile).folder
         if not run.step(profile).folder.is_dir() and folder.is_dir() and records.removed_parts(folder):
+            folders.discard(folder)
+
+
+def _discard_without(profile: Profile, wanted: Iterable[tuple[Run, int]]) -> None:
+    """Remove trainings whose policies are to answer after a step whose checkpoint has gone: another arm, which has the
+    same training, had no use for it. They are made again."""
+    for run, step in wanted:
+        folder = run.training(profile).folder
+        if folder.is_dir() and step not in kept.steps(profile, run) and records.removed_parts(folder):
             folders.discard(folder)
 
 
