@@ -57,7 +57,7 @@ LINES = {
             "supported",
         ),
     },
-    "*Over four initial policies*": {
+    "*Over five initial policies*": {
         "all raise the chat reward": [(f"tiny-full/chat/{name}-raises-reward", "supported") for name in ALGORITHMS],
         "QRPO the pass rate": ("tiny-full/code/qrpo-raises-reward", "supported"),
         "length bias: contradicted": ("tiny-full/chat/less-length-bias", "contradicted"),
