@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qrpo_lib.cluster.task import SubmittedJob
-from qrpo_lib.experiment import grid, jobs, read, train
+from qrpo_lib.experiment import grid, jobs, kept, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account, folders, keys
@@ -329,6 +329,30 @@ def test_what_complete_runs_rest_on_is_made_again(training):
     making.failing = {"training": "ValueError: beta"}
     shutil.rmtree(runs[0].training(profile).folder)
     assert train.train(profile, runs).failed == {runs[0].name: "ValueError: beta"}
+
+
+def test_a_checkpoint_that_another_arm_had_no_use_for_is_made_again_to_be_reported(training, monkeypatch):
+    """Arms share trainings; what one keeps is not all that another reports."""
+    profile, runs, making = training
+    train.train(profile, runs)
+    made = runs[0].training(profile)
+    kept_steps = {0, 2, 4}
+    monkeypatch.setattr(kept, "steps", lambda profile, run: kept_steps)
+    for step, again in ((2, False), (4, False), (2, True)):
+        if again:
+            folders.remove_parts(made.folder, ["checkpoints/2"])
+            kept_steps.remove(2)
+            shutil.rmtree(runs[0].report(profile, 2).folder)
+        making.seen = []
+        train.report(profile, {runs[0]: {step}})
+        assert runs[0].report(profile, step).folder_name in making.seen
+        assert (made.folder_name in making.seen) == again
+    # What is left serves for the other steps.
+    shutil.rmtree(runs[0].report(profile, 4).folder)
+    folders.remove_parts(made.folder, ["checkpoints/2"])
+    making.seen = []
+    train.report(profile, {runs[0]: {4}})
+    assert making.seen == [runs[0].report(profile, 4).folder_name]
 
 
 def test_removed_data_is_prepared_again(load, monkeypatch, runs_folder):
