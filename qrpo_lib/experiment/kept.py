@@ -1,9 +1,9 @@
 """Which checkpoints are kept once they have been evaluated (`evaluation.kept` in the profile).
 
 What is reported of a cell of the grid is the best of its checkpoints by the selection prompts, mean over seeds, and the
-last one; of a study's cell also the best before the last. So these are kept of every seed,
-once all seeds that decide are there, and nothing that this arm reports is ever missing. What another arm reports of the
-same training may be: `train.report` then has it made again.
+last one. So these are kept of every seed, once all seeds that decide are there, and of a study's cell also the best
+before the last; nothing that this arm reports is ever missing. What another arm reports of the same training may be:
+`train.report` then has it made again.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def train(profile: Profile, wanted: Sequence[Run], what: str = "sweep") -> Sweep
         if run.name not in known and not (step.is_complete() and run.training(profile).folder.is_dir())
     }
     if profile.dispatch.where == "here":  # elsewhere it costs too much to do unasked
-        _discard_without_checkpoints(profile, missing)
+        _discard_incomplete(profile, [run for run in missing if not run.step(profile).folder.is_dir()])
     untried = {run: step for run, step in steps.items() if run.name not in known}
     again = [need for run in _without_inputs(untried) for need in _evaluation(profile, run).needs]
     ended = make_tasks(profile, [*missing.values(), *again], what) if missing or again else Progress({})
@@ -102,9 +102,9 @@ def report(
     missing = [task for task in tasks if not task.is_complete()]
     if missing:
         if profile.dispatch.where == "here":
-            _discard_without(
-                profile, [(run, step) for (run, step), task in zip(asked, tasks, strict=True) if task in missing]
-            )
+            lost = [one for one, task in zip(asked, tasks, strict=True) if task in missing]
+            there = [(run, step) for run, step in lost if run.training(profile).folder.is_dir()]
+            _discard_incomplete(profile, [run for run, step in there if step not in kept.steps(profile, run)])
         ended = make_tasks(profile, missing, "reports")
         for (run, step), task in zip(asked, tasks, strict=True):
             if not task.is_complete():
@@ -112,20 +112,12 @@ def report(
     account.rests_on(keys.there(*(task.step for task in tasks)))
 
 
-def _discard_without_checkpoints(profile: Profile, runs: Iterable[Run]) -> None:
-    """Remove trainings that are to be evaluated, though their checkpoints have gone."""
+def _discard_incomplete(profile: Profile, runs: Iterable[Run]) -> None:
+    """Remove those trainings from which checkpoints were removed, since one of these is wanted once more: after an
+    evaluation was lost, or by another arm, which has the same training and reports another step of it."""
     for run in runs:
         folder = run.training(profile).folder
-        if not run.step(profile).folder.is_dir() and folder.is_dir() and records.removed_parts(folder):
-            folders.discard(folder)
-
-
-def _discard_without(profile: Profile, wanted: Iterable[tuple[Run, int]]) -> None:
-    """Remove trainings whose policies are to answer after a step whose checkpoint has gone: another arm, which has the
-    same training, had no use for it. They are made again."""
-    for run, step in wanted:
-        folder = run.training(profile).folder
-        if folder.is_dir() and step not in kept.steps(profile, run) and records.removed_parts(folder):
+        if records.removed_parts(folder):
             folders.discard(folder)
 
 

@@ -3,7 +3,8 @@
     ledger.judge("scales-off-policy", **verdicts.slope(cells, "off-policy", best_models.dpo_gain(settings)))
 
 The rules are in claims.toml. Every interval of a mean is `statistics.mean_interval`'s, at 95 % over prompts and
-training seeds on the reporting split; that function is the place to change how intervals are made.
+training seeds, on the reporting split but for courses over training; that function is the place to change how intervals
+are made.
 """
 
 from __future__ import annotations
