@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-def run(script, *arguments, python=sys.executable, timeout=1500, **environment):
+def run(script, *arguments, python=sys.executable, timeout=900, **environment):
     """Run a script by two processes to its end; both must succeed.
 
     Parameters

@@ -45,7 +45,7 @@ def kernel(tmp_path_factory):
     manager.start_kernel(cwd=str(tmp_path_factory.mktemp("there")))
     client = manager.blocking_client()
     client.start_channels()
-    client.wait_for_ready(timeout=1500)
+    client.wait_for_ready(timeout=900)
 
     def run(code, allow_stdin):
         seen = []
@@ -58,7 +58,7 @@ def kernel(tmp_path_factory):
             elif message["msg_type"] == "stream" and content["name"] == "stdout":
                 seen.append({"stdout": content["text"]})
 
-        client.execute_interactive(code, allow_stdin=allow_stdin, output_hook=hear, timeout=1500)
+        client.execute_interactive(code, allow_stdin=allow_stdin, output_hook=hear, timeout=900)
         return seen
 
     run(f"import sys; sys.path.insert(0, {root!r})", False)

@@ -163,7 +163,7 @@ assert matplotlib.rcParams["text.usetex"]
 test_style.draw({str(tmp_path / "b")!r}, pandas.DataFrame({{"x": [0, 1], "y": [-0.1, 0.2]}}))
 """
     environment = os.environ | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=1500)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=900)
     assert [(tmp_path / "b" / f"figure.{suffix}").read_bytes() for suffix in ("pdf", "png", "csv")] == expected
 
 

@@ -98,6 +98,6 @@ print(seen["cores"], seen["trained"])
     environment = {name: value for name, value in os.environ.items() if name != "QRPO_CORES"}
     environment["QRPO_RUNS"] = str(tmp_path)
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=1500
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=900
     )
     assert ended.stdout.split()[-2:] == ["1", "1"], ended.stderr

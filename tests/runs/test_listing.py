@@ -92,7 +92,7 @@ def test_on_a_terminal_of_80_columns_no_name_and_no_number_is_cut(made):
     program = "import sys; from qrpo_lib.suite import cli; sys.exit(cli.main(['runs']))"
     environment = os.environ | {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=1500
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=900
     )
     lines = re.sub(r"\x1b\[[0-9;]*m", "", ended.stdout).splitlines()
     assert max(map(len, lines[:-1])) <= 80

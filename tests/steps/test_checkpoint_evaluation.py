@@ -229,7 +229,7 @@ def test_two_processes_share_the_checkpoints(profile, monkeypatch):
     command = [sys.executable, "-c", code, str(path)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
-        _, said = process.communicate(timeout=1500)
+        _, said = process.communicate(timeout=900)
         assert process.returncode == 0, said[-2000:]
     assert (whole / evaluation.EVALUATION).read_bytes() == content
     assert not checkpoint_evaluation.step(profile, "rebel", 0).shards.exists()

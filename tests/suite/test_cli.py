@@ -33,7 +33,7 @@ print(json.dumps(modules), file=sys.stderr)
 def run(*arguments, program=("-m", "qrpo_lib.suite.cli"), **settings):
     environment = os.environ | settings.pop("environment", {})
     command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=1500, **settings)
+    return subprocess.run(command, capture_output=True, env=environment, timeout=900, **settings)
 
 
 def imported(*commands):
@@ -123,7 +123,7 @@ def test_a_closed_pipe_is_no_traceback(runs_folder):
         parameters = {"notebook": "work", "parameters": {"n": number, "text": "x" * 4000}}
         folders.complete(keys.Step("notebook-work", parameters), lambda folder: None)
     command = f"{sys.executable} -m qrpo_lib.suite.cli runs --json | head -1"
-    ended = subprocess.run(command, shell=True, capture_output=True, timeout=1500)
+    ended = subprocess.run(command, shell=True, capture_output=True, timeout=900)
     assert ended.stdout == b"[\n"
     assert ended.stderr == b""
 
@@ -173,7 +173,7 @@ def test_closed_standard_streams_are_no_traceback(runs_folder):
     folders.complete(keys.Step("work", {}), lambda folder: None)
     for redirection in ("<&-", ">&-", "<&- >&-"):
         command = f"{sys.executable} -m qrpo_lib.suite.cli clean --all {redirection}"
-        ended = subprocess.run(command, shell=True, capture_output=True, timeout=1500)
+        ended = subprocess.run(command, shell=True, capture_output=True, timeout=900)
         assert b"Traceback" not in ended.stderr
         assert ended.returncode == 2
     assert list(runs_folder.glob("work-*"))

@@ -23,7 +23,7 @@ sys.exit(entry.main({arguments!r}))
 )
 def test_a_missing_extra_is_named(missing, arguments, extra, runs_folder):
     command = [sys.executable, "-c", WITHOUT.format(missing=missing, arguments=arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("qrpo: This needs the package ")
     assert f"pip install 'qrpo-lib[{extra}]'" in ended.stderr

@@ -46,7 +46,7 @@ def test_a_job_whose_maker_failed_runs_if_all_it_reads_is_there(one_notebook):
 def run(*arguments, program=("-m", "qrpo_lib.suite.cli"), **settings):
     environment = os.environ | settings.pop("environment", {})
     command = [sys.executable, *program, *arguments]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=1500, **settings)
+    return subprocess.run(command, capture_output=True, env=environment, timeout=900, **settings)
 
 
 def test_a_notebook_is_executed_whatever_the_users_settings(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def test_pyright_accepts_the_public_names_and_refuses_their_misuse(tmp_path):
     (tmp_path / "wrong.py").write_text(wrong)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "right.py", "wrong.py"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=1500)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=900)
     try:
         found = json.loads(run.stdout)["generalDiagnostics"]
     except json.JSONDecodeError:

@@ -26,7 +26,7 @@ def run(model: str, folder: Path, **changes) -> dict:
     case |= {"gradient_checkpointing": settings.gradient_checkpointing, "parts": PARTS} | changes
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     command = [sys.executable, str(TESTS / "fake_gpu.py"), json.dumps(case), str(folder)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])
 

@@ -53,7 +53,7 @@ def run(engine: str, folder: Path, precision: str, *scenarios: str) -> dict:
     """What two processes saw."""
     environment = environment_of(engine) | {"PYTHONPATH": os.pathsep.join([str(WORKER.parent), str(ROOT)])}
     arguments = [WORKER, folder, precision, *scenarios]
-    two_processes.run(*arguments, python=python_of(engine), timeout=1500, **environment)
+    two_processes.run(*arguments, python=python_of(engine), timeout=900, **environment)
     return json.loads((folder / "seen.json").read_text())
 
 

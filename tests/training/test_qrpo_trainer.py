@@ -188,7 +188,7 @@ def test_two_processes_make_the_steps_of_one(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    run = subprocess.run(command, env=environment, timeout=1500, capture_output=True, text=True)
+    run = subprocess.run(command, env=environment, timeout=900, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     whole = llama()
     one = trainer(tmp_path / "one", made_up_rows(32), whole)

@@ -45,6 +45,7 @@ SlurmdTimeout=8
 ReturnToService=2
 InactiveLimit=0
 KillWait=5
+UnkillableStepTimeout=600
 MinJobAge=20
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,batch_sched_delay=0,default_queue_depth=1000
@@ -139,6 +140,19 @@ class Cluster:
         """Output of a command of SLURM; empty if it failed."""
         process = subprocess.run(arguments, env=os.environ | self.environment, capture_output=True, text=True)
         return process.stdout if process.returncode == 0 else ""
+
+    def run(self, command: list[str], environment: dict[str, str], seconds: float = 900) -> None:
+        """A command that dispatches to this cluster; AssertionError with its output if it fails or hangs."""
+        known = environment | self.environment
+        with open(self.folder / "command.out", "w+") as out:
+            try:
+                status = subprocess.run(
+                    command, env=known, stdout=out, stderr=subprocess.STDOUT, timeout=seconds
+                ).returncode
+            except subprocess.TimeoutExpired:
+                status = f"none within {seconds} s; jobs:\n{self.command('squeue', '-l')}{self.command('sinfo', '-R')}"
+            out.seek(0)
+            assert status == 0, f"exit status: {status}\n{out.read()}"
 
     def stop(self) -> None:
         """Cancel all jobs and stop all daemons."""
