@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from qrpo_lib.cluster.task import ScheduledTask
 from qrpo_lib.profiles.settings import Resources
-from qrpo_lib.runs import folders, keys, paths, secrets
+from qrpo_lib.runs import files, folders, keys, paths, secrets
 from qrpo_lib.runs.errors import InputError
 
 # One process of a group may sample, score or wait for a lock while the others wait for it in a collective.
 _GROUP_HOURS = 24
+# All are started at once; the first to come may wait for one whose node reads the packages for the first time.
+_FORMING_MINUTES = 30
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -47,7 +52,7 @@ class Work(Checkpointable):
         os.environ.update(self.environment)
         job = submitit.JobEnvironment()
         if job.num_tasks > 1 and self.group:
-            join_group()
+            join_group(job)
         elif job.num_tasks > 1:
             take_gpu(job.local_rank, self.gpus)
         try:
@@ -71,15 +76,60 @@ def take_gpu(local_rank: int, gpus: int) -> None:
         os.environ[_VISIBLE] = devices[local_rank % len(devices)]
 
 
-def join_group() -> None:
-    """Make this process one of a group that trains together, with time limits of hours where the others wait for it."""
-    TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
-    limit = timedelta(hours=_GROUP_HOURS)
+def join_group(job: submitit.JobEnvironment, minutes: float = _FORMING_MINUTES) -> None:
+    """Make this process one of a group that trains together, with time limits of hours where the others wait for it.
+
+    The first process listens at a port that is free there, and the others read which in the folder of the job's files:
+    a port that follows from the job's number, as submitit's does, may be another program's, or the same number's on
+    another cluster, whose processes would then be waited for.
+
+    Parameters
+    ----------
+    job: what this process is of; its folder is seen by all nodes.
+    minutes: how long the processes may take to find each other.
+
+    Raises
+    ------
+    TimeoutError
+        They did not.
+    """
+    place = TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
+    limit, forming = timedelta(hours=_GROUP_HOURS), timedelta(minutes=minutes)
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(int(limit.total_seconds() // 60)))  # minutes, of its own groups
     import torch
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
+    # A job that was put back into the queue has the same number and the same folder.
+    told = job.paths.folder / f"{job.job_id}_{os.environ.get('SLURM_RESTART_COUNT', '0')}_port"
+    connect = partial(torch.distributed.TCPStore, place.master_addr, world_size=place.world_size, timeout=forming)
+    try:
+        if place.rank == 0:
+            store = connect(port=0, is_master=True, wait_for_workers=False)
+            files.write_atomically(told, str(store.port).encode())
+        else:
+            store = connect(port=_read(told, forming), is_master=False)
+        store.set(f"joined {place.rank}", "")
+        store.wait([f"joined {rank}" for rank in range(place.world_size)], forming)
+    except (torch.distributed.DistError, TimeoutError) as error:
+        raise TimeoutError(
+            f"The {place.world_size} processes of job {job.job_id} did not find each other within {minutes:g} minutes; "
+            f"process {place.rank}, which looks for the first on {place.master_addr}, says: {error}"
+        ) from None
+    os.environ["MASTER_PORT"] = str(store.port)
+    store.set_timeout(limit)
+    group = {"store": store, "rank": place.rank, "world_size": place.world_size, "timeout": limit}
+    PartialState(cpu=not torch.cuda.is_available(), **group)
+
+
+def _read(told: Path, forming: timedelta) -> int:
+    """The port that the first process has written down, or will have in this time."""
+    latest = time.monotonic() + forming.total_seconds()
+    while not told.exists():
+        if time.monotonic() > latest:
+            raise TimeoutError("the first has not said where it listens")
+        os.listdir(told.parent)  # a shared file system may remember for a while that a file is not there
+        time.sleep(0.2)
+    return int(told.read_text())
 
 
 def _made_again(step: keys.Step) -> keys.Step:
