@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import submitit
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
@@ -17,10 +18,14 @@ from qrpo_lib.profiles.settings import Resources
 from qrpo_lib.runs import files, folders, keys, paths, secrets
 from qrpo_lib.runs.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
 # One process of a group may sample, score or wait for a lock while the others wait for it in a collective.
 _GROUP_HOURS = 24
 # All are started at once; the first to come may wait for one whose node reads the packages for the first time.
 _FORMING_MINUTES = 30
+_SERVED: list[TCPStore] = []  # of the group's first process, for as long as it lives
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -115,10 +120,10 @@ def join_group(job: submitit.JobEnvironment, minutes: float = _FORMING_MINUTES) 
             f"The {place.world_size} processes of job {job.job_id} did not find each other within {minutes:g} minutes; "
             f"process {place.rank}, which looks for the first on {place.master_addr}, says: {error}"
         ) from None
-    os.environ["MASTER_PORT"] = str(store.port)
-    store.set_timeout(limit)
-    group = {"store": store, "rank": place.rank, "world_size": place.world_size, "timeout": limit}
-    PartialState(cpu=not torch.cuda.is_available(), **group)
+    _SERVED.append(store)
+    # Where whoever forms a group of these processes finds the others; the first serves already, as torchrun's agent.
+    os.environ |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
 
 
 def _read(told: Path, forming: timedelta) -> int:

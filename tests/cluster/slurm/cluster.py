@@ -141,7 +141,7 @@ class Cluster:
         process = subprocess.run(arguments, env=os.environ | self.environment, capture_output=True, text=True)
         return process.stdout if process.returncode == 0 else ""
 
-    def run(self, command: list[str], environment: dict[str, str], seconds: float = 900) -> None:
+    def run(self, command: list[str], environment: dict[str, str], seconds: float = 1100) -> None:
         """A command that dispatches to this cluster; AssertionError with its output if it fails or hangs."""
         known = environment | self.environment
         with open(self.folder / "command.out", "w+") as out:
