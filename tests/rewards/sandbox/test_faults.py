@@ -166,9 +166,14 @@ def test_a_crash_of_its_own_is_not_tried_again(isolation, solvers):  # noqa: F81
 
 @pytest.fixture
 def heard():
-    """Interrupts are heard, also where a shell has started the tests in the background, deaf to them."""
+    """Interrupts are heard, also where a shell has started the tests in the background, deaf to them.
+
+    Python forgets one that arrives while it calls what is to be told of a collection of garbage, as hypothesis is.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
     yield
+    gc.enable()
     signal.signal(signal.SIGINT, before)
 
 
