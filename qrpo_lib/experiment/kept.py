@@ -1,25 +1,21 @@
 """Which checkpoints are kept once they have been evaluated (`evaluation.kept` in the profile).
 
-What is reported of a cell of the grid is the best of its checkpoints by the selection prompts, mean over seeds, and the
-last one. So these are kept of every seed, once all seeds that decide are there, and of a study's cell also the best
-before the last; nothing that this arm reports is ever missing. What another arm reports of the same training may be:
-`train.report` then has it made again.
+What is reported of a cell is the best of its checkpoints by the selection prompts, mean over seeds (of the grid's among
+those whose answers are short enough, of a study's among all), and the last one. So these are kept of every seed, once
+all seeds that decide are there; nothing that this arm reports is ever missing. What another arm reports of the same
+training may be: `train.report` then has it made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from qrpo_lib.experiment import grid, read
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.runs import folders
 from qrpo_lib.steps import answer_lengths, fitting
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 IS_INFRASTRUCTURE = True  # moves results around (`qrpo_lib.runs.code_version`)
 
@@ -35,17 +31,17 @@ def remove_others(profile: Profile, runs: Iterable[Run]) -> None:
     in_grid = {grid.with_seed(run, seeds[0]) for run in grid.grid(profile)}
     in_studies = {grid.with_seed(run, seeds[0]) for run in (*grid.scaling(profile), *grid.transformations(profile))}
     for cell in dict.fromkeys(grid.with_seed(run, seeds[0]) for run in runs):
-        # Which seeds choose a checkpoint: of the grid its own, of a study all.
-        deciding = [seeds[: profile.experiment.grid_seeds]] if cell in in_grid else []
-        deciding += [seeds] if cell in in_studies or not deciding else []
+        # Which seeds choose a checkpoint, and how long its answers may be: of the grid its own, of a study all.
+        limit = profile.evaluation.max_mean_length
+        deciding = [(seeds[: profile.experiment.grid_seeds], limit)] if cell in in_grid else []
+        deciding += [(seeds, None if cell in in_studies else limit)] if cell in in_studies or not deciding else []
         of_seeds = {seed: grid.with_seed(cell, seed) for seed in seeds}
         there = [run for run in of_seeds.values() if run.step(profile).folder.is_dir()]
         removable = [run for run in there if len(_saved(profile, run)) > 1]
-        if not removable or any(of_seeds[seed] not in there for some in deciding for seed in some):
+        if not removable or any(of_seeds[seed] not in there for some, _ in deciding for seed in some):
             continue
-        wanted = set[int]().union(
-            *(_best(profile, [of_seeds[seed] for seed in some], cell in in_studies) for some in deciding)
-        )
+        chosen = (_best(profile, [of_seeds[seed] for seed in some], limit) for some, limit in deciding)
+        wanted = set[int]().union(*chosen)
         for run in removable:
             parts = [f"{fitting.CHECKPOINTS}/{step}" for step in _saved(profile, run) if step not in wanted]
             with contextlib.suppress(OSError):  # what cannot be removed stays
@@ -62,18 +58,9 @@ def _saved(profile: Profile, run: Run) -> list[int]:
     return sorted(int(path.name) for path in (run.training(profile).folder / fitting.CHECKPOINTS).glob("*"))
 
 
-def _best(profile: Profile, runs: Sequence[Run], before_last: bool) -> set[int]:
-    """The best steps by the selection prompts among those with short enough answers, step 0 aside; and, if asked for,
-    the best before the last."""
+def _best(profile: Profile, runs: Sequence[Run], limit: float | None) -> set[int]:
+    """The best steps by the selection prompts, step 0 aside, among those with answers of at most `limit` on average."""
     rows = answer_lengths.counted(profile, read.evaluations(profile, runs, text=answer_lengths.are_papers(profile)))
     means = rows.groupby("step")[["reward", "length"]].mean().drop(0)
-    limit = profile.evaluation.max_mean_length
-    short = means if limit is None else means[means["length"] <= limit]
-    best = _highest(short["reward"])
-    if before_last:
-        best |= _highest(means["reward"].drop(means.index.max()))  # whatever their lengths
-    return best
-
-
-def _highest(rewards: pd.Series) -> set[int]:
-    return set(rewards.index[rewards >= rewards.max() - _ROUNDING]) if len(rewards) else set()
+    rewards = (means if limit is None else means[means["length"] <= limit])["reward"]
+    return set(rewards.index[rewards >= rewards.max() - _ROUNDING])

@@ -19,14 +19,17 @@ def profile(tmp_path, runs_folder):
 
 
 def test_every_checkpoint_is_kept_until_all_seeds_that_choose_are_evaluated(profile, monkeypatch, tmp_path):
-    """Then of each seed the best of the cell and the last; where a study shows its course, the best before the last."""
-    profile = profile.model_copy(update={"experiment": profile.experiment.model_copy(update={"seeds": [0, 1]})})
+    """Then of each seed the best of the cell and the last; of the grid the best of those that answer shortly."""
+    experiment = profile.experiment.model_copy(update={"seeds": [0, 1]})
+    short = profile.evaluation.model_copy(update={"max_mean_length": 5})
+    profile = profile.model_copy(update={"experiment": experiment, "evaluation": short})
     of_study = next(run for run in grid.scaling(profile) if run not in grid.grid(profile))
     cells = {"grid": grid.grid(profile)[0], "study": of_study}
-    # Mean reward by step: the last is best, then the second; of the study's first seed alone it is the first.
-    rewards = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.9}
-    first = {2: 0.9, 4: 0.7, 6: 0.6, 8: 1.0}
-    later = {2: 0.1, 4: 0.8, 6: 0.6, 8: 1.0}
+    # Mean reward by step: the second, which answers at length, is best of both cells; of the study's first seed alone
+    # it is the first, of the short ones of the grid's cell the last.
+    rewards = {2: 0.5, 4: 1.0, 6: 0.6, 8: 0.9}
+    first = {2: 0.9, 4: 0.7, 6: 0.6, 8: 0.5}
+    later = {2: 0.1, 4: 0.8, 6: 0.6, 8: 0.5}
 
     def evaluated(run, rewards):
         made = run.training(profile)
@@ -38,7 +41,10 @@ def test_every_checkpoint_is_kept_until_all_seeds_that_choose_are_evaluated(prof
                 (folder / name).mkdir(parents=True)
                 (folder / name / "weights").write_text(name)
 
-        rows = [{"prompt_id": "a", "split": "selection", "step": step, "repeat": 0, "length": 3} for step in rewards]
+        rows = [
+            {"prompt_id": "a", "split": "selection", "step": step, "repeat": 0, "length": 9 if step == 4 else 3}
+            for step in rewards
+        ]
         frame = pd.DataFrame(rows).assign(finish_reason="stop", reward=list(rewards.values()), logp=-1.0, text="x")
         start = frame.head(1).assign(step=0, reward=0.8)
         before = reference_evaluation.step(run.settings(profile), run.seed, "selection")
