@@ -14,6 +14,8 @@ ALLOWED = re.compile(
     re.IGNORECASE,
 )
 FORBIDDEN = re.compile(r"\b(A?GPL|Affero|(?<!Lesser )General Public|proprietary|non-?commercial)", re.IGNORECASE)
+# Classifiers that name no licence.
+UNNAMED = {"License :: OSI Approved", "License :: DFSG approved"}
 # Packages whose metadata says it in another way, with what their files say.
 READ_BY_HAND = {"axe-playwright-python": "MIT"}
 
@@ -27,7 +29,7 @@ def licence(name):
     found = metadata.metadata(name)
     classifiers = [line for line in found.get_all("Classifier") or () if line.startswith("License ::")]
     texts = [found.get("License-Expression"), *classifiers, (found.get("License") or "").split("\n")[0]]
-    return next((text for text in texts if text and text != "License :: OSI Approved"), "")
+    return next((text for text in texts if text and text not in UNNAMED), "")
 
 
 def is_free(text):
