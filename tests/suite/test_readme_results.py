@@ -72,7 +72,7 @@ LINES = {
         "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
         "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
         "KTO, IPO and RPO train as well as QRPO": ("tiny-beyond/chat/qrpo-first-or-ties-relatives", "supported"),
-        "in one world, undecided over three": [
+        "in one world, undecided over four": [
             (f"tiny-full-beyond/chat/{name}", "undecided")
             for name in ("estimated-z-trains-as-well", "values-train-as-well", "qrpo-first-or-ties-relatives")
         ],
