@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _GROUP_HOURS = 24
 # All are started at once; the first to come may wait for one whose node reads the packages for the first time.
 _FORMING_MINUTES = 30
-_SERVED: list[TCPStore] = []  # of the group's first process, for as long as it lives
+_SERVED: list[TCPStore] = []  # by the group's first process, for as long as it lives
+_IS_SERVED = "TORCHELASTIC_USE_AGENT_STORE"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -110,6 +111,7 @@ def join_group(job: submitit.JobEnvironment, minutes: float = _FORMING_MINUTES) 
     try:
         if place.rank == 0:
             store = connect(port=0, is_master=True, wait_for_workers=False)
+            _SERVED.append(store)
             files.write_atomically(told, str(store.port).encode())
         else:
             store = connect(port=_read(told, forming), is_master=False)
@@ -120,10 +122,13 @@ def join_group(job: submitit.JobEnvironment, minutes: float = _FORMING_MINUTES) 
             f"The {place.world_size} processes of job {job.job_id} did not find each other within {minutes:g} minutes; "
             f"process {place.rank}, which looks for the first on {place.master_addr}, says: {error}"
         ) from None
-    _SERVED.append(store)
-    # Where whoever forms a group of these processes finds the others; the first serves already, as torchrun's agent.
-    os.environ |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
+    os.environ["MASTER_PORT"] = str(store.port)
+    # The first serves already, as torchrun's agent does. What is started from here, as vLLM, serves itself.
+    os.environ[_IS_SERVED] = "True"
+    try:
+        PartialState(cpu=not torch.cuda.is_available(), timeout=limit)
+    finally:
+        del os.environ[_IS_SERVED]
 
 
 def _read(told: Path, forming: timedelta) -> int:

@@ -27,14 +27,14 @@ def remove_others(profile: Profile, runs: Iterable[Run]) -> None:
     """Remove the checkpoints that nothing will read any more; none of a run that is not evaluated yet."""
     if profile.evaluation.kept == "all":
         return
-    seeds = profile.experiment.seeds
+    seeds, longest = profile.experiment.seeds, profile.evaluation.max_mean_length
     in_grid = {grid.with_seed(run, seeds[0]) for run in grid.grid(profile)}
     in_studies = {grid.with_seed(run, seeds[0]) for run in (*grid.scaling(profile), *grid.transformations(profile))}
     for cell in dict.fromkeys(grid.with_seed(run, seeds[0]) for run in runs):
         # Which seeds choose a checkpoint, and how long its answers may be: of the grid its own, of a study all.
-        limit = profile.evaluation.max_mean_length
-        deciding = [(seeds[: profile.experiment.grid_seeds], limit)] if cell in in_grid else []
-        deciding += [(seeds, None if cell in in_studies else limit)] if cell in in_studies or not deciding else []
+        deciding = [(seeds[: profile.experiment.grid_seeds], longest)] if cell in in_grid else []
+        deciding += [(seeds, None)] if cell in in_studies else []
+        deciding = deciding or [(seeds, longest)]
         of_seeds = {seed: grid.with_seed(cell, seed) for seed in seeds}
         there = [run for run in of_seeds.values() if run.step(profile).folder.is_dir()]
         removable = [run for run in there if len(_saved(profile, run)) > 1]

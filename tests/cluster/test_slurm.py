@@ -324,7 +324,7 @@ def test_a_job_held_after_failed_launches_shows_why(cluster, root, monkeypatch):
 # --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
-def reproduce(root, profile, environment):
+def reproduce(cluster, root, profile):
     """`qrpo reproduce` of what the models make, in an empty project; returns the bytes of all it published."""
     root.mkdir()
     (root / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
@@ -339,9 +339,8 @@ def reproduce(root, profile, environment):
         "tables",
         "initial_policy",
     ]
-    environment = {key: value for key, value in environment.items() if key != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "QRPO_RUNS"} | {"QRPO_ROOT": str(root)}
+    cluster.run(command, environment)
     figures = root / "figures"
     return {p.relative_to(figures).as_posix(): p.read_bytes() for p in figures.rglob("*") if p.is_file()}
 
@@ -350,9 +349,9 @@ def test_the_pipeline_through_slurm_publishes_the_same_bytes(cluster, tmp_path):
     profile = tmp_path / "smallest.toml"
     smallest = f'extends = "{SMALLEST}"\n[dispatch]\npoll_seconds = 0.5\n'
     profile.write_text(smallest)
-    here = reproduce(tmp_path / "here", profile, os.environ)
+    here = reproduce(cluster, tmp_path / "here", profile)
     profile.write_text(smallest + 'where = "slurm"\n')
-    through_slurm = reproduce(tmp_path / "slurm", profile, os.environ)
+    through_slurm = reproduce(cluster, tmp_path / "slurm", profile)
     assert any(name.endswith(".csv") for name in here)
     assert through_slurm.keys() == here.keys()
     assert [name for name in here if here[name] != through_slurm[name]] == []

@@ -1,5 +1,6 @@
 """What a job does: what it checks before it begins, and what of its node it takes."""
 
+import contextlib
 import os
 import random
 import socket
@@ -75,24 +76,35 @@ def test_the_work_of_a_job_knows_slurms_local_rank(runs_folder, monkeypatch):
 
 
 JOIN = """
-import sys, torch
+import subprocess, sys, torch
 import submitit
 from qrpo_lib.cluster import work
 work.join_group(submitit.JobEnvironment(), float(sys.argv[2]))
+if sys.argv[3]:
+    subprocess.run([sys.executable, "-c", sys.argv[3]], check=True)
 mine = torch.tensor([float(sys.argv[1])])
 torch.distributed.all_reduce(mine)
 print(mine.item())
 """
 
 
-def process_of_a_job(folder, rank, number, minutes=5, restart="0"):
+# A program that forms a group of its own, as vLLM does; each process of a job may start one.
+ALONE = """
+import datetime, socket, torch
+with socket.create_server(("127.0.0.1", 0)) as free:
+    at = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+torch.distributed.init_process_group("gloo", at, datetime.timedelta(seconds=60), world_size=1, rank=0)
+"""
+
+
+def process_of_a_job(folder, rank, number, minutes=5, restart="0", starts=""):
     """As srun starts one of two tasks of job 2, which adds its number to the other's."""
     slurm = {"SLURM_JOB_ID": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
     slurm |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost"}
     slurm |= {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(folder), "SLURM_RESTART_COUNT": restart}
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", JOIN, str(number), str(minutes)],
+        [sys.executable, "-c", JOIN, str(number), str(minutes), starts],
         env=os.environ | slurm,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -104,13 +116,15 @@ def test_jobs_of_the_same_number_are_groups_of_their_own(tmp_path):
     """As two clusters give them on one machine, one of them to a job that was put back into the queue; submitit's port
     for it is taken by yet another program."""
     numbers = {"here": (1, 2), "there": (10, 20)}
-    with socket.create_server(("", random.Random("2").randint(20000, 60000)), family=socket.AF_INET):
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):  # it is taken already
+            taken.enter_context(socket.create_server(("", random.Random("2").randint(20000, 60000))))
         processes = {
             cluster: [process_of_a_job(tmp_path / cluster, rank, numbers[cluster][rank]) for rank in (1, 0)]
             for cluster in numbers
         }
         said = {cluster: [one.communicate(timeout=600) for one in some] for cluster, some in processes.items()}
-        again = [process_of_a_job(tmp_path / "there", rank, 100, restart="1") for rank in (1, 0)]
+        again = [process_of_a_job(tmp_path / "there", rank, 100, restart="1", starts=ALONE) for rank in (1, 0)]
         said["again"] = [one.communicate(timeout=600) for one in again]
     sums = {cluster: [out.strip() for out, _ in some] for cluster, some in said.items()}
     assert sums == {"here": ["3.0"] * 2, "there": ["30.0"] * 2, "again": ["200.0"] * 2}, said
