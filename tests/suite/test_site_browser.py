@@ -4,6 +4,8 @@ import base64
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import nbformat
 import pandas as pd
@@ -82,23 +84,60 @@ def browser():
         yield started.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
 
 
-@pytest.fixture(params=WIDTHS)
-def page(browser, request):
-    """A new window; what its console complains of and what it asks a network for fails the test."""
-    context = browser.new_context(viewport={"width": WIDTHS[request.param], "height": 900})
-    context.set_default_timeout(PATIENCE)
-    opened, complaints = context.new_page(), []
+def complaints_about(opened):
+    """What a window's console complains of, what it asks a network for, and what it asks for and does not get: a list
+    that grows. A window that moves on, or closes, gives up what has not come yet: a fault only if it is not there.
+    """
+    complaints = []
+
+    def note_failure(asked):
+        given_up = asked.failure == "net::ERR_ABORTED"
+        if not (given_up and Path(url2pathname(urlsplit(asked.url).path)).is_file()):
+            complaints.append(asked.url)
+
     opened.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
-
-    def note_failure(asked):
-        if not asked.url.endswith("favicon.png"):  # the window may move on before it has come
-            complaints.append(asked.url)
-
     opened.on("requestfailed", note_failure)
+    return complaints
+
+
+@pytest.fixture(params=WIDTHS)
+def page(browser, request):
+    """A new window; what there is to complain of fails the test."""
+    context = browser.new_context(viewport={"width": WIDTHS[request.param], "height": 900})
+    context.set_default_timeout(PATIENCE)
+    opened = context.new_page()
+    complaints = complaints_about(opened)
     yield opened
     context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    "wanted", ['<img src="none.png">', '<script src="none.js"></script>', '<script>new Worker("none.js")</script>']
+)
+def test_what_a_page_asks_for_and_does_not_get_is_complained_of(browser, tmp_path, wanted):
+    (tmp_path / "page é.html").write_text(wanted, encoding="utf-8")
+    opened = browser.new_page()
+    complaints = complaints_about(opened)
+    with opened.expect_event("requestfailed", timeout=PATIENCE):
+        opened.goto((tmp_path / "page é.html").as_uri())
+    opened.close()
+    assert any("none" in complaint for complaint in complaints)
+
+
+def test_what_a_window_gives_up_is_not_complained_of(browser, tmp_path):
+    """A picture, or a worker of the search, that was still on its way when the next page was opened."""
+    (tmp_path / "picture é.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>', encoding="utf-8")
+    (tmp_path / "page.html").write_text('<img src="picture é.svg">', encoding="utf-8")
+    opened = browser.new_page()
+    complaints = complaints_about(opened)
+    opened.route("**/picture*", lambda route: route.abort("aborted"))
+    with opened.expect_event("requestfailed", timeout=PATIENCE) as failed:
+        opened.goto((tmp_path / "page.html").as_uri())
+    opened.close()
+    assert failed.value.failure == "net::ERR_ABORTED"
     assert complaints == []
 
 
