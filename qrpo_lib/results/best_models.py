@@ -357,14 +357,18 @@ def _starts(profile: Profile) -> pd.DataFrame:
         starts.setdefault("sft" if setting.startswith("sft-") else "initial", profile.with_training(setting=setting))
     if "initial" not in starts:  # all settings fine-tune first (code): the initial policy is shown all the same
         starts["initial"] = profile.with_training(setting=settings[0].removeprefix("sft-"))
+    answered = {
+        (method, seed, split): jobs.reference_answers(starts[method], seed, split)
+        for method in sorted(starts)
+        for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT)
+    }
+    jobs.make(profile, *answered.values())
+    account.rests_on([task.step.folder_name for task in answered.values()])
     parts = []
-    for method in sorted(starts):
-        for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT):
-            folder = jobs.make(starts[method], jobs.reference_answers(starts[method], seed, split))
-            account.rests_on([folder.name])
-            rows = reference_evaluation.load(folder).drop(columns="token_ids")
-            rows = paper_lengths.counted(profile, rows)
-            parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
+    for (method, seed, _), task in answered.items():
+        rows = reference_evaluation.load(task.step.folder).drop(columns="token_ids")
+        rows = paper_lengths.counted(profile, rows)
+        parts.append(rows.assign(algorithm=method, setting=starts[method].training.setting, seed=seed))
     frame = pd.concat(parts, ignore_index=True)
     if has_lc_reward(profile):
         frame = _with_lc_reward(profile, frame)

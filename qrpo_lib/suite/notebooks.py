@@ -148,7 +148,9 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
         plans = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
         last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in plans)
-        ordered.append(job("experiments/iterative", (*last_rounds, *dpo), (sampling, all_runs), parameters=chosen))
+        needs = sampling, all_runs
+        inputs = (*last_rounds, *dpo)
+        ordered.append(job("experiments/iterative", inputs, needs, parameters=chosen, all_cores=True))
     return ordered
 
 
@@ -180,7 +182,7 @@ def _jobs_before_training(
     ordered = [first, job("experiments/reference_sampling", (completions,), (first,), threads=threads)]
     if reward_traits.has_stated_properties(profile):
         of_beta = _steps(steps, sweep.of_beta(profile))
-        ordered.append(job("experiments/task_properties", of_beta, tuple(ordered), threads=threads))
+        ordered.append(job("experiments/task_properties", of_beta, tuple(ordered), threads=threads, all_cores=True))
     return ordered
 
 

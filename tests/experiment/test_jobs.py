@@ -68,14 +68,17 @@ def test_sample_answers_are_a_job_and_no_notebook_cleans_them_away(profile, subm
     assert all(not job.possible for job in notebooks.jobs("tiny") if job.path == "experiments/initial_policy")
 
 
-def test_what_tables_start_from_is_a_job(profile, submitted, monkeypatch):
+def test_what_tables_start_from_are_jobs_that_run_side_by_side(profile, monkeypatch):
+    submitted = []  # a list of what was asked for at once
+    monkeypatch.setattr(dispatch, "make", lambda tasks, _: submitted.append([task.step.name for task in tasks]))
     row = pd.DataFrame({"prompt_id": ["a"], "reward": [1.0], "length": [3]})
     monkeypatch.setattr(reference_evaluation, "load", lambda folder: row.assign(token_ids=[[1]]))
     monkeypatch.setattr(best_models, "has_lc_reward", lambda profile: False)
     best_models._starts(profile)
     settings = profile.experiment.settings
     policies = {setting.startswith("sft-") for setting in settings} | {False}
-    assert submitted == ["reference_evaluation"] * 2 * len(policies) * len(profile.experiment.seeds)  # of both splits
+    of_both_splits = 2 * len(policies) * len(profile.experiment.seeds)
+    assert submitted == [["reference_evaluation"] * of_both_splits]
 
 
 def test_what_rewards_are_adjusted_for_length_with_is_a_job(profile, submitted, monkeypatch):

@@ -21,6 +21,15 @@ def test_jobs_come_after_what_they_need():
         seen.add(job.id)
 
 
+@pytest.mark.parametrize("profile", ["tiny", "smol", "tiny-full", "tiny-beyond"])
+def test_a_notebook_that_makes_several_steps_works_on_all_cores(profile):
+    made = set()
+    for job in notebooks.jobs(profile):
+        own = {step.key for step in job.inputs} - made
+        assert job.all_cores or len(own) < 2, job.id
+        made |= {step.key for step in keys.with_inputs(job.step, *job.possible)}
+
+
 def test_only_selects_by_name_path_and_id():
     jobs = notebooks.jobs("tiny")
     assert [job.path for job in notebooks.select(jobs, ["tables"])] == ["results/tables"] * 2  # chat and code
