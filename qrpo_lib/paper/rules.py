@@ -89,7 +89,10 @@ def trend(intervals: Mapping[str, Any], effect: float, over: Over = "all") -> De
 
 
 def sign(intervals: Mapping[str, Any], predicted: Mapping[str, int], over: Over = "all") -> Decision:
-    """Each value has the predicted sign (1 or -1). Supported: on that side of 0. Contradicted: on the other."""
+    """Each value has the predicted sign (1 or -1). Supported: on that side of 0. Contradicted: on the other.
+
+    An interval without ends, as of one seed, decides nothing, and keeps nothing open where others have theirs.
+    """
     _check(intervals, 0.0)
     unknown = set(intervals) ^ set(predicted)
     if unknown or not set(predicted.values()) <= {1, -1}:
@@ -98,11 +101,12 @@ def sign(intervals: Mapping[str, Any], predicted: Mapping[str, int], over: Over 
         name: (interval.low, interval.high) if predicted[name] > 0 else (-interval.high, -interval.low)
         for name, interval in intervals.items()
     }
+    bounded = {name: side for name, side in sides.items() if not (math.isinf(side[0]) and math.isinf(side[1]))}
 
     def judged(side: tuple[float, float]) -> Verdict:
         return "supported" if side[0] > 0 else "contradicted" if side[1] < 0 else "undecided"
 
-    return _over(sides, judged, over)
+    return _over(bounded or sides, judged, over)
 
 
 def exact(values: Mapping[str, float], limits: Mapping[str, Mapping[str, float]]) -> Decision:

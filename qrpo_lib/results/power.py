@@ -6,7 +6,8 @@ Let h be the half-width of a 95 % interval and d its standard error. An interval
 is at least `found`: h + 0.84 d for a normal estimate, and by the noncentral t law for the pool of a few worlds. It lies
 inside of +-delta with 80 % where the truth is 0 and delta at least h + 1.28 d. Computed from the intervals that were
 measured: a plan for more data, not evidence for what the verdict leaves open. Of a claim with several intervals it is
-the power of the widest one: that all support together has a smaller chance.
+the power of the widest one, if it is undecided of those that leave it so: that all support together has a smaller
+chance.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +23,7 @@ import pandas as pd
 from matplotlib import ticker
 from scipy import optimize, stats
 
-from qrpo_lib.paper import claim_views, style
+from qrpo_lib.paper import claim_views, rules, style
 from qrpo_lib.paper.claims import Judgement
 
 POWER, LEVEL = 0.8, 0.95
@@ -84,7 +86,7 @@ def worlds_needed(half_width: float, kind: str, worlds: int, effect: float) -> f
 
 
 def table(judged: Sequence[Judgement], worlds: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """One row for each claim that rests on intervals: its widest one, since that leaves it open.
+    """One row for each claim that rests on intervals: its widest one, if it is undecided of those that leave it so.
 
     worlds: of each claim's id, how many worlds its intervals are Student's of; None for verdicts of one world.
 
@@ -99,9 +101,7 @@ def table(judged: Sequence[Judgement], worlds: Mapping[str, int] | None = None) 
         row = {"claim": claim.id, "profile": claim.profile, "kind": claim.kind, "verdict": claim.verdict}
         intervals = {name: value for name, value in claim.values.items() if None not in (value["low"], value["high"])}
         if intervals:
-            name, half_width = max(
-                ((name, _reach(value)) for name, value in intervals.items()), key=lambda item: item[1]
-            )
+            half_width, name = max((_reach(value), name) for name, value in _that_leave_open(claim, intervals).items())
             count = None if worlds is None else worlds[claim.id]
             row |= {"interval": name, "estimate": intervals[name]["estimate"], "half_width": half_width}
             row |= {"found": found(half_width, claim.kind, math.inf if count is None else count - 1)}
@@ -113,6 +113,19 @@ def table(judged: Sequence[Judgement], worlds: Mapping[str, int] | None = None) 
         rows.append(row)
     columns = ["claim", "profile", "kind", "verdict", "interval", "estimate", "half_width", "found"]
     return pd.DataFrame(rows, columns=[*columns, "smallest_effect", "times", "worlds"])
+
+
+def _that_leave_open(claim: Judgement, intervals: dict[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """Those of an undecided claim's intervals that by themselves decide nothing; of another claim all of them."""
+    if claim.verdict != "undecided" or (claim.effect is None and claim.kind != "sign"):
+        return intervals
+
+    def is_open(interval: Mapping[str, float]) -> bool:
+        values = {"": SimpleNamespace(low=interval["low"], high=interval["high"])}
+        predicted = {"": interval.get("predicted", 1)}
+        return rules.apply(claim.kind, values, effect=claim.effect, predicted=predicted).verdict == "undecided"
+
+    return {name: interval for name, interval in intervals.items() if is_open(interval)} or intervals
 
 
 def _reach(interval: Mapping[str, float]) -> float:

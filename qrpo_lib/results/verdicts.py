@@ -191,7 +191,8 @@ def log_slightly_worse(cells: TransformationCells, gain: float | None) -> Measur
         return None
     untrained = [name for name in ("identity", "log") if of_name[name].step == 0]
     values = {"identity - log": difference(of_name["identity"].values, of_name["log"].values)}
-    return {"values": values, "untrained": untrained, "scale": gain}
+    at = ", ".join(f"{name} at beta {beta:g}" for name, beta in cells if name in ("identity", "log"))
+    return {"values": values, "measured": at, "untrained": untrained, "scale": gain}
 
 
 def less_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Measured:
@@ -231,14 +232,11 @@ def threshold_table(last: pd.DataFrame) -> pd.DataFrame:
 def threshold(last: pd.DataFrame) -> Measured:
     """Completions become more likely above the threshold and less below, at every beta and setting.
 
-    last: `studies.last_log_ratios`. The quantile that is compared is the mean over pairs and seeds; cells with a single
-    seed have no interval and are left out.
+    last: `studies.last_log_ratios`. The quantile that is compared is the mean over pairs and seeds. The interval of a
+    cell with a single seed has no ends: it decides nothing here, and counts among other worlds.
     """
-    values, predicted, chosen_above, single = {}, {}, set(), 0
+    values, predicted, chosen_above = {}, {}, set()
     for where, rows in _cells_of_seeds(threshold_table(last)):
-        if len(rows) < 2:
-            single += 1
-            continue
         limit = rows["threshold"].iloc[0]
         for kind in ("chosen", "rejected"):
             quantile = rows[f"{kind}_quantile"].mean()
@@ -246,22 +244,19 @@ def threshold(last: pd.DataFrame) -> Measured:
             name = f"{where}, {kind} (R_q {quantile:.2f}, threshold {limit:.2f})"
             values[name] = statistics.seed_interval(rows[f"{kind}_log_ratio"].to_numpy())
             predicted[name] = 1 if above else -1
-            chosen_above |= {above} if kind == "chosen" else set()
+            chosen_above |= {above} if kind == "chosen" and len(rows) > 1 else set()
     absent = "" if len(chosen_above) == 2 else "chosen completions are on one side of the threshold at every beta"
-    return _signs(values, predicted, single, absent)
+    return _signs(values, predicted, absent)
 
 
 def off_policy_falls(last: pd.DataFrame) -> Measured:
     """Off-policy, the mean log-ratio of both completions of the pairs is negative at every beta and setting."""
     off_policy = last[last["setting"].str.endswith(("off-policy-random", "off-policy-best"))]
-    values, single = {}, 0
+    values = {}
     for where, rows in _cells_of_seeds(off_policy):
-        if len(rows) < 2:
-            single += 1
-            continue
         both = (rows["chosen_log_ratio"] + rows["rejected_log_ratio"]) / 2
         values[where] = statistics.seed_interval(both.to_numpy())
-    return _signs(values, dict.fromkeys(values, -1), single, "")
+    return _signs(values, dict.fromkeys(values, -1), "")
 
 
 def uniformity(quantiles: pd.DataFrame, prompts: int) -> Measured:
@@ -277,11 +272,12 @@ def _cells_of_seeds(last: pd.DataFrame):
         yield f"{setting}, beta {beta:g}, lr {rate:g}, n = {n:g}", rows
 
 
-def _signs(values: dict[str, Interval], predicted: dict[str, int], single: int, absent: str) -> Measured:
-    left_out = f"{single} cells with one seed left out" if single else ""
-    if not values:
-        return {"absent": "no cell has more than one seed", "measured": left_out}
-    return {"values": values, "predicted": predicted, "measured": left_out, "absent": absent}
+def _signs(values: dict[str, Interval], predicted: dict[str, int], absent: str) -> Measured:
+    single = sum(interval.seeds < 2 for interval in values.values())
+    measured = f"{single} values of one seed decide nothing" if single else ""
+    if single == len(values):
+        return {"absent": "no cell has more than one seed", "measured": measured}
+    return {"values": values, "predicted": predicted, "measured": measured, "absent": absent}
 
 
 def _betas(cells: ScalingCells) -> list[float]:

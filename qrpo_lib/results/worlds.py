@@ -1,7 +1,7 @@
 """The worlds of a profile together: each claim's verdict over all of them, and where single worlds differ.
 
     of_worlds = worlds.recorded(figures, "tiny-full", arms)     # what each world's notebooks recorded
-    ledger.judge(claim_id, **worlds.pooled(of_worlds[claim_id]))
+    ledger.judge(claim_id, **worlds.pooled(of_worlds[claim_id], arms))
     worlds.spread(of_worlds, ledger.judged)
 
 A world gives one estimate for each interval of a claim; the pool's interval is Student's of these estimates
@@ -10,13 +10,14 @@ checkpoints are selected in each world anew. The smallest effect is the mean of 
 
 Fixed beforehand: where a claim is not testable in more than one world, it is not testable; one such world is left out
 and named, if three remain. Nor is it testable where one of its intervals was not measured in each of the others: what
-is missing might be what contradicts. Where worlds predict different signs of an interval, estimates count times theirs.
+is missing might be what contradicts. A world without a verdict, since nobody has made it yet, is named. Where worlds
+predict different signs of an interval, estimates count times theirs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,15 @@ def recorded(figures: str | Path, profile: str, arms: Mapping[int, str]) -> dict
     return by_claim
 
 
-def pooled(of_worlds: OfWorlds) -> dict[str, Any]:
-    """Arguments of `claims.Ledger.judge` for the worlds together."""
+def pooled(of_worlds: OfWorlds, worlds: Collection[int] = ()) -> dict[str, Any]:
+    """Arguments of `claims.Ledger.judge` for the worlds together. worlds: all that the profile has."""
     pools = testable(of_worlds)
-    out = sorted(set(of_worlds) - set(pools))
-    left_out = f"world {', '.join(map(str, out))} left out: {of_worlds[out[0]].reason}" if out else ""
+    out, unmade = sorted(set(of_worlds) - set(pools)), sorted(set(worlds) - set(of_worlds))
+    named = [f"world {', '.join(map(str, out))} left out: {of_worlds[out[0]].reason}"] if out else []
+    named += [f"world {', '.join(map(str, unmade))} not made"] if unmade else []
+    left_out = "; ".join(named)
     if len(out) > MOST_LEFT_OUT or len(pools) < LEAST_WORLDS:
-        few = f"testable in {len(pools)} of {len(of_worlds)} worlds"
+        few = f"testable in {len(pools)} of {len(of_worlds) + len(unmade)} worlds"
         return {"absent": f"{few}; {left_out}" if left_out else few, "effect": _mean_effect(of_worlds)}
     effect = _mean_effect(pools)
     of_each, predicted, missing = _by_interval(list(pools.values()))

@@ -96,6 +96,9 @@ def test_a_contradiction_that_says_only_that_nothing_matters_is_told():
 )
 def test_signs(ends, predicted, expected):
     assert rules.sign({"a": Ends(*ends)}, {"a": predicted}).verdict == expected
+    without_ends = {"a": Ends(*ends), "b": Ends(-np.inf, np.inf)}
+    assert rules.sign(without_ends, dict.fromkeys(without_ends, predicted)).verdict == expected
+    assert rules.sign({"b": without_ends["b"]}, {"b": predicted}).verdict == "undecided"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from qrpo_lib.experiment import grid, read, train
-from qrpo_lib.paper import claims
+from qrpo_lib.paper import claims, rules
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import alpaca, best_models, length_bias, reports, selection, studies, tables, verdicts
 
@@ -406,6 +406,26 @@ def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
     assert not last.duplicated(["setting", "beta", "learning_rate", "num_ref_rewards", "seed"]).any()
     assert len(last) == len(wanted)
     assert set(grid.figure_6(profile)) <= set(wanted)
+    best_cells = {run for run in best_models.further_runs(profile) if run.algorithm == "qrpo"}
+    assert len({run.seed for run in best_cells}) > 1
+    assert set(best_models.threshold_runs(profile)) == {*wanted, *best_cells}
+
+
+def test_a_cell_of_one_seed_decides_no_sign_in_a_world_and_is_told_to_the_pool():
+    last = pd.DataFrame(
+        {"setting": "off-policy-best", "beta": [0.3, 0.3, 0.01], "learning_rate": 1e-3, "num_ref_rewards": 10}
+        | {"chosen_log_ratio": [-1.0, -1.1, 5.0], "rejected_log_ratio": [-2.0, -2.1, 5.0], "seed": [0, 1, 0]}
+        | {"chosen_quantile": 0.9, "rejected_quantile": 0.1}
+    )
+    found = verdicts.off_policy_falls(last)
+    values = list(found["values"].values())
+    assert sorted((round(one.mean, 2), one.seeds) for one in values) == [(-1.55, 2), (5.0, 1)]
+    assert rules.sign(found["values"], found["predicted"]).verdict == "supported"
+    assert "1 values of one seed" in found["measured"]
+    assert verdicts.off_policy_falls(last[last["seed"] == 0])["absent"]
+    by_name = verdicts.threshold(last)
+    assert by_name["absent"]  # chosen completions of the cell with seeds are on one side of the threshold
+    assert len(by_name["values"]) == 4
 
 
 def test_length_bias_of_the_reported_models(profile, best, judge):

@@ -60,6 +60,17 @@ def test_the_table_has_the_widest_interval_of_each_claim_and_what_is_needed():
     assert "nothing was measured" in said[3]
 
 
+def test_of_an_undecided_claim_it_is_the_widest_interval_that_leaves_it_so():
+    decided, still_open = Interval(9, 5, 13, 9), Interval(0.5, -0.5, 1.5, 9)
+    rows = power.table([judgement("gain", "superiority", {"gain": decided, "fall": still_open}, 1.0)])
+    assert rows.loc[0, "interval"] == "fall"
+    rows = power.table([judgement("gain", "superiority", {"gain": decided, "fall": still_open}, 1.0, "supported")])
+    assert rows.loc[0, "interval"] == "gain"
+    signs = judgement("sign", "sign", {"chosen": Interval(-9, -13, -5, 9), "rejected": still_open}, None)
+    signs.values["chosen"]["predicted"] = -1
+    assert power.table([signs]).loc[0, "interval"] == "rejected"
+
+
 @pytest.mark.parametrize(
     ("kind", "size_matters"), [("superiority", True), ("non-inferiority", False), ("equivalence", False)]
 )

@@ -55,6 +55,33 @@ def test_one_untrained_world_is_left_out_and_two_are_too_many(figures, tmp_path)
     assert (pool.verdict, pool.reason[:25]) == ("not testable", "testable in 3 of 5 worlds")
 
 
+def test_worlds_that_nobody_has_made_are_named(figures, tmp_path):
+    of_worlds = figures("dpo-raises-reward", [0.30, 0.35, 0.25, 0.31], untrained=[1])
+    pool = worlds.pooled(of_worlds, ARMS)
+    assert "world 1 left out: " in pool["measured"]
+    assert pool["measured"].endswith("; world 4 not made")
+    few = worlds.pooled({world: of_worlds[world] for world in (0, 2)}, ARMS)
+    assert few["absent"] == "testable in 2 of 5 worlds; world 1, 3, 4 not made"
+    assert "not made" not in worlds.pooled(of_worlds, of_worlds)["measured"]
+
+
+def test_an_estimate_of_one_seed_counts_in_the_pool(tmp_path):
+    """Alone in its world it decides nothing."""
+    for world, seeds in enumerate((1, 3, 3)):
+        reach = np.inf if seeds == 1 else 0.1
+        ledger = claims.Ledger(tmp_path / f"mine/{ARMS[world]}", f"mine, {ARMS[world]}", "chat")
+        values = {
+            "a": Interval(-1.0 - world / 9, -1.0 - reach, -1.0 + reach, 0, seeds),
+            "b": Interval(-2, -3, -1, 0, 3),
+        }
+        judged_alone = ledger.judge("off-policy-probabilities-fall", values, predicted=dict.fromkeys(values, -1))
+        assert judged_alone.verdict == "supported"
+    of_worlds = worlds.recorded(tmp_path, "mine", ARMS)["off-policy-probabilities-fall"]
+    pool = judged(tmp_path, "off-policy-probabilities-fall", of_worlds)
+    assert pool.values["a"]["estimate"] == pytest.approx(-1 - 1 / 9, rel=1e-5)
+    assert pool.verdict == "supported"
+
+
 def test_three_worlds_are_the_least(figures, tmp_path):
     of_worlds = figures("dpo-raises-reward", [0.3, 0.3])
     assert judged(tmp_path, "dpo-raises-reward", of_worlds).verdict == "not testable"
