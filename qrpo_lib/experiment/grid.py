@@ -138,6 +138,13 @@ def transformations(profile: Profile) -> list[Run]:
     ]
 
 
+def identity_of_grid(profile: Profile) -> list[Run]:
+    """The grid's runs that are those of the study of transformations with the identity, but for beta and rate."""
+    study = profile.experiment.transformations
+    setting = study.setting if study else None
+    return [run for run in grid(profile) if run.algorithm == "qrpo" and run.setting == setting and _is_of_paper(run)]
+
+
 def of_beta(profile: Profile) -> list[Run]:
     """QRPO's runs that differ in beta alone: off-policy random pairs, the grid's betas, the first seed."""
     betas = profile.experiment.betas.get("qrpo") or [profile.training.qrpo.beta]
@@ -173,16 +180,16 @@ def figure_6(profile: Profile, betas: list[float] | None = None) -> list[Run]:
 def threshold_runs(profile: Profile) -> list[Run]:
     """What the threshold of App. A is tested on: QRPO in every setting and at every beta, of the scaling studies with
     the most references and of the grid. Empty where no study trains offline."""
-    studied = [run for run in scaling(profile) if _has_threshold(run)]
+    studied = [run for run in scaling(profile) if _is_of_paper(run)]
     if not any(run.setting.endswith("offline") for run in studied):
         return []
     most = max(run.num_ref_rewards for run in studied)
-    of_grid = [run for run in grid(profile) if run.algorithm == "qrpo" and _has_threshold(run)]
+    of_grid = [run for run in grid(profile) if run.algorithm == "qrpo" and _is_of_paper(run)]
     return list(dict.fromkeys([run for run in studied if run.num_ref_rewards == most] + of_grid))
 
 
-def _has_threshold(run: Run) -> bool:
-    # Of the quantile itself, with the partition function of the paper.
+def _is_of_paper(run: Run) -> bool:
+    # The quantile itself, with the partition function of the paper.
     return run.partition == "exact" and transform_label(run.transform) == "identity"
 
 

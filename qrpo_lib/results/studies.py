@@ -15,7 +15,7 @@ import pandas as pd
 from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.results.best_models import matrix
+from qrpo_lib.results.best_models import best_checkpoints, matrix
 from qrpo_lib.results.statistics import mean_interval
 
 _SCALING = ["setting", "beta", "learning_rate", "num_ref_rewards", "partition"]
@@ -159,6 +159,18 @@ def best_transformations(profile: Profile) -> dict[str, Run]:
             if name not in best or value > best[name][0]:
                 best[name] = (value, run)
     return {name: run for name, (_, run) in best.items()}
+
+
+def missed_beta(profile: Profile) -> float | None:
+    """The identity's best beta in the grid, if the study of transformations lacks it: what another transformation does
+    there nobody knows. What is missing of the grid is trained."""
+    runs = grid.identity_of_grid(profile)
+    if not runs:
+        return None
+    train.train(profile, runs, "grid")
+    best = best_checkpoints(profile, ["qrpo"])
+    beta = float(best.loc[best["setting"] == runs[0].setting, "beta"].iloc[0])
+    return None if beta in profile.experiment.transformations.betas else beta
 
 
 def transformation_cells(profile: Profile) -> TransformationCells:

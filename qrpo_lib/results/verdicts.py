@@ -184,15 +184,23 @@ def gain_then_degradation(courses: pd.DataFrame, betas: Collection[float], gain:
     }
 
 
-def log_slightly_worse(cells: TransformationCells, gain: float | None) -> Measured | None:
-    """The quantile itself less its logarithm, each at its best beta. None where one of them was not run."""
+def log_slightly_worse(cells: TransformationCells, gain: float | None, missed: float | None = None) -> Measured | None:
+    """The quantile itself less its logarithm, each at its best beta. None where one of them was not run.
+
+    Parameters
+    ----------
+    cells: `studies.transformation_cells`.
+    gain: DPO's over its start, for the smallest effect.
+    missed: `studies.missed_beta`.
+    """
     of_name = {name: cell for (name, _), cell in cells.items()}
     if not {"identity", "log"} <= of_name.keys():
         return None
     untrained = [name for name in ("identity", "log") if of_name[name].step == 0]
     values = {"identity - log": difference(of_name["identity"].values, of_name["log"].values)}
     at = ", ".join(f"{name} at beta {beta:g}" for name, beta in cells if name in ("identity", "log"))
-    return {"values": values, "measured": at, "untrained": untrained, "scale": gain}
+    absent = "" if missed is None else f"the identity's best beta is {missed:g}, at which log was not trained"
+    return {"values": values, "measured": at, "untrained": untrained, "absent": absent, "scale": gain}
 
 
 def less_length_bias(best: BestModels, points: Mapping[str, pd.DataFrame], table: pd.DataFrame) -> Measured:

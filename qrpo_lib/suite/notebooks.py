@@ -139,7 +139,8 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
     if scaling:
         ordered.append(job("results/scaling", (*scaling, *dpo), (all_runs,)))
     if transformations:
-        ordered.append(job("results/transformations", (*transformations, *dpo), (all_runs,)))
+        compared = dict.fromkeys([*sweep.transformations(profile), *sweep.identity_of_grid(profile)])
+        ordered.append(job("results/transformations", (*_steps(steps, list(compared)), *dpo), (all_runs,)))
     if reward_traits.has_lc_reward(profile):
         if set(profile.experiment.algorithms) == set(profiles.ALGORITHMS):  # Figure 4 and its claim compare them all
             ordered.append(job("results/length_bias", grid, (all_runs,)))

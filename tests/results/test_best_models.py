@@ -388,10 +388,19 @@ def test_transformations_are_compared_at_their_best_beta(profile, judge):
     cells = studies.transformation_cells(profile)
     assert set(cells) == {("identity", 0.3), ("log", 0.3)}
     assert judge("log-not-better", verdicts.log_slightly_worse(cells, 0.5)).verdict == "supported"
+    assert studies.missed_beta(profile) is None
+    unknown = judge("log-not-better", verdicts.log_slightly_worse(cells, 0.5, missed=0.03))
+    assert (unknown.verdict, "best beta is 0.03" in unknown.reason) == ("not testable", True)
     swapped = {("log", 0.3): cells[("identity", 0.3)], ("identity", 0.3): cells[("log", 0.3)]}
     assert judge("log-not-better", verdicts.log_slightly_worse(swapped, 0.5)).verdict == "contradicted"
     rows = studies.transformation_rows(cells).set_index("transform")
     assert rows.loc["identity", "reward"] - rows.loc["log", "reward"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_beta_that_the_study_of_transformations_lacks_is_missed(profile, monkeypatch):
+    best = best_models.best_checkpoints(profile, ["qrpo"]).assign(beta=0.03)
+    monkeypatch.setattr(studies, "best_checkpoints", lambda *_: best)
+    assert studies.missed_beta(profile) == 0.03
 
 
 def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
