@@ -1,7 +1,11 @@
 """Policy-gradient losses on the current policy's own completions: GRPO and RLOO, to stand beside online QRPO.
 
 Pure functions on tensors, one loss for each completion, no reduction, for one update from each batch (the policy that
-is updated is the one that sampled, so that nothing is clipped). The completions of a prompt are one group.
+is updated is the one that sampled, so that nothing is clipped). The completions of a prompt are one group. Shapes that
+would be broadcast and values that are not finite raise ValueError.
+
+Where they end differs (tests/objective/test_online.py): RLOO at pi_ref e^(R/beta), as QRPO of the raw reward; GRPO,
+whose penalty's gradient is not the KL's, at beta pi_ref/(beta + lambda - A), A a completion's mean advantage there.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ _SMALL = 1e-4  # added to the standard deviation of a group, as GRPO's implement
 
 def rloo_advantages(rewards: Tensor) -> Tensor:
     """Each reward less the mean of the others of its group (Ahmadian et al. 2024): (..., k) to (..., k)."""
-    _check_groups(rewards)
+    rewards = _checked(rewards)
     k = rewards.shape[-1]
     return (rewards - rewards.mean(-1, keepdim=True)) * k / (k - 1)
 
 
 def grpo_advantages(rewards: Tensor) -> Tensor:
     """Rewards less their group's mean, over its standard deviation (Shao et al. 2024): (..., k) to (..., k)."""
-    _check_groups(rewards)
+    rewards = _checked(rewards)
     return (rewards - rewards.mean(-1, keepdim=True)) / (rewards.std(-1, keepdim=True) + _SMALL)
 
 
@@ -55,8 +59,9 @@ def grpo(token_logps: Tensor, ref_token_logps: Tensor, mask: Tensor, rewards: Te
     beta: strength of the KL regularisation, in the unit of the advantages.
     """
     losses.check_beta(beta)
-    losses.check_tensors(rewards=rewards)
     mask = mask.to(token_logps)
+    losses.check_tensors(token_logps=token_logps, ref_token_logps=ref_token_logps, mask=mask)
+    losses.check_tensors(completions=mask.sum(-1), rewards=rewards.to(mask))
     difference = ref_token_logps - token_logps
     penalty = torch.expm1(difference) - difference
     advantages = grpo_advantages(rewards.double()).to(token_logps)[..., None]
@@ -64,6 +69,9 @@ def grpo(token_logps: Tensor, ref_token_logps: Tensor, mask: Tensor, rewards: Te
     return ((beta * penalty - advantages * ratio) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def _check_groups(rewards: Tensor) -> None:
+def _checked(rewards: Tensor) -> Tensor:
+    """The rewards of groups as floating-point numbers."""
     if not rewards.ndim or rewards.shape[-1] < 2:
         raise ValueError("a group has at least 2 completions: each is compared with the others of its prompt.")
+    losses.check_tensors(rewards=rewards)
+    return rewards if rewards.is_floating_point() else rewards.double()

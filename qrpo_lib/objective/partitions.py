@@ -20,10 +20,14 @@ from qrpo_lib.objective.transforms import Named
 def log_mean_exp(ref_rewards: Tensor, *, beta: float) -> Tensor:
     """log Z-hat = log (1/n) sum_i exp(r_i / beta) (Eq. 7 with the mean over n references): (..., n) to (...,), float64.
 
-    Raises ValueError for a beta that is not positive, n = 0 and rewards that are not finite.
+    Raises ValueError for a beta that is not positive, n = 0, rewards that are not finite, and r / beta beyond float64.
     """
     losses.check_beta(beta)
     _check_references(ref_rewards)
+    if not (ref_rewards.double() / beta).isfinite().all():
+        raise ValueError(
+            f"rewards over beta = {beta:g} are beyond what a number holds: scale the rewards, or take a larger beta."
+        )
     return torch.logsumexp(ref_rewards.double() / beta, -1) - math.log(ref_rewards.shape[-1])
 
 

@@ -7,6 +7,7 @@ From labels: `kto`. On pairs: `ipo`, `rpo`. Shapes, units and errors as in `loss
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -151,14 +152,17 @@ def kto(
     Parameters
     ----------
     logps, ref_logps: (...,) log-probabilities of the completions under the policy and under the reference policy.
-    desirable: (...,) booleans, such as whether all tests pass.
+    desirable: (...,) booleans, or 0 and 1, such as whether all tests pass.
     kl: z_0, the KL of policy and reference, one number or (...,); no gradient flows into it, and below 0 it is 0.
     beta: the steepness; larger is more averse to risk.
     desirable_weight, undesirable_weight: lambda of the two kinds.
     """
     losses.check_beta(beta)
     losses.check_tensors(logps=logps, ref_logps=ref_logps, desirable=desirable.to(logps))
-    z_0 = kl.detach().clamp(min=0) if isinstance(kl, Tensor) else max(kl, 0.0)
+    if not ((desirable == 0) | (desirable == 1)).all():
+        raise ValueError("a completion is desirable or not: True or False, 1 or 0.")
+    z_0 = torch.as_tensor(kl, dtype=logps.dtype, device=logps.device).detach().clamp(min=0)
+    losses.check_tensors(logps=logps, kl=z_0.expand(logps.shape) if not z_0.ndim else z_0)
     distance = beta * (logps - ref_logps - z_0)
     return (desirable_weight * F.sigmoid(-distance)).where(desirable.bool(), undesirable_weight * F.sigmoid(distance))
 

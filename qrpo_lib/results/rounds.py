@@ -41,7 +41,8 @@ def by_prompt(folders: dict[tuple[Plan, int], list[Path]]) -> pd.DataFrame:
         for number, folder in enumerate(folders_of_rounds, 1):
             frame = rounds.load(folder)
             log_ratio = frame.pop("log_ratio")
-            # unbiased as the mean log-ratio is, since E[pi_initial / pi] = 1, with a fraction of its variance
+            # Unbiased as the mean log-ratio is, since E[pi_initial / pi] = 1; below a nat, where these policies stay,
+            # with a fraction of its variance.
             frame["kl"] = np.expm1(-log_ratio) + log_ratio
             means = frame.groupby("prompt_id").mean()
             frames.append(means.reset_index().assign(plan=plan.label, round=number, last=plan.rounds, seed=seed))

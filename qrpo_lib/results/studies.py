@@ -102,6 +102,19 @@ def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
     return {setting: np.mean(of_setting, axis=0) for setting, of_setting in gains.items()}
 
 
+def slopes_by_beta(cells: ScalingCells) -> pd.DataFrame:
+    """Columns `setting, beta, gain, low, high`: `scaling_slopes` of each beta by itself, with intervals over prompts and
+    seeds. A beta with a single number of references has no slope and is left out."""
+    rows = []
+    for beta in sorted({key[1] for key in cells}):
+        of_beta = {key: cell for key, cell in cells.items() if key[1] == beta and key[-1] == "exact"}
+        if len({key[3] for key in of_beta}) > 1:
+            for setting, values in scaling_slopes(of_beta).items():
+                gain = mean_interval(values)
+                rows.append({"setting": setting, "beta": beta, "gain": gain.mean, "low": gain.low, "high": gain.high})
+    return pd.DataFrame(rows, columns=["setting", "beta", "gain", "low", "high"])
+
+
 def mean_over(cells: ScalingCells, setting: str, beta: float, numbers: Collection[int]) -> np.ndarray:
     """Reporting rewards of a setting at one beta: (seeds, prompts), mean over learning rates and numbers of references.
 

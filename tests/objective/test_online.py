@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 
 from qrpo_lib.objective import online
 
@@ -106,3 +107,75 @@ def test_rloo_is_trls(drawn):
 def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="at least 2 completions"):
         online.grpo_advantages(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_shapes_that_would_broadcast_and_what_is_not_finite_are_refused(drawn, place):
+    values = [drawn.logps.detach(), drawn.ref_logps, drawn.mask, drawn.rewards]
+    fewer = [*values[:place], values[place][:1], *values[place + 1 :]]
+    with pytest.raises(ValueError, match="must have the same shape"):
+        online.grpo(*fewer, beta=BETA)
+    not_finite = [*values[:place], torch.full_like(values[place], torch.nan), *values[place + 1 :]]
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        online.grpo(*not_finite, beta=BETA)
+
+
+def test_rewards_may_be_whole_numbers():
+    passed = torch.tensor([[1, 0, 1, 0]])
+    for advantages in (online.rloo_advantages, online.grpo_advantages):
+        torch.testing.assert_close(advantages(passed), advantages(passed.double()))
+
+
+@pytest.fixture
+def enumerated():
+    """Three completions of one token: log-probabilities of the reference, rewards, and every group of three of them."""
+    ref = torch.log_softmax(torch.tensor([0.3, -0.9, 0.5], dtype=torch.float64), 0)
+    rewards = torch.tensor([1.0, 0.2, -0.4], dtype=torch.float64)
+    groups = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    return SimpleNamespace(ref=ref, rewards=rewards, groups=groups)
+
+
+def trained(enumerated, loss):
+    """Log-probabilities at the end of training on the expected loss over all groups that the policy may draw."""
+    logits = enumerated.ref.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.02)
+    for _ in range(1500):
+        logps = torch.log_softmax(logits, 0)
+        of_groups = logps[enumerated.groups]
+        chance = of_groups.detach().sum(-1).exp()
+        optimizer.zero_grad()
+        (
+            chance @ loss(of_groups, enumerated.ref[enumerated.groups], enumerated.rewards[enumerated.groups]).sum(-1)
+        ).backward()
+        optimizer.step()
+    return torch.log_softmax(logits.detach(), 0)
+
+
+def kl(logps, others):
+    return float(logps.exp() @ (logps - others))
+
+
+def test_rloo_ends_at_the_optimum_of_the_kl_regularised_reward(enumerated):
+    found = trained(enumerated, lambda logps, ref, rewards: online.rloo(logps, ref, rewards, beta=BETA))
+    assert kl(found, torch.log_softmax(enumerated.ref + enumerated.rewards / BETA, 0)) < 1e-3
+
+
+def test_grpo_ends_at_its_own_optimum(enumerated):
+    """pi = beta pi_ref / (beta + lambda - A), A each completion's mean advantage among groups of the policy's own."""
+    beta = 0.4
+
+    def loss(logps, ref, rewards):
+        return online.grpo(logps[..., None], ref[..., None], torch.ones_like(ref)[..., None], rewards, beta=beta)
+
+    found = trained(enumerated, loss)
+    chance = found[enumerated.groups].sum(-1).exp()
+    advantages = online.grpo_advantages(enumerated.rewards[enumerated.groups])
+    mean = torch.stack(
+        [(chance @ (advantages * (enumerated.groups == i)).sum(-1)) / (3 * found[i].exp()) for i in range(3)]
+    )
+    optimum = optimize.brentq(
+        lambda x: float((beta * enumerated.ref.exp() / (x - mean)).sum()) - 1, float(mean.max()) + 1e-9, 99
+    )
+    expected = torch.log(beta * enumerated.ref.exp() / (optimum - mean))
+    assert kl(found, expected) < 1e-6
+    assert kl(found, torch.log_softmax(enumerated.ref + mean / beta, 0)) > 1e-2  # not that of the KL's own penalty

@@ -111,6 +111,7 @@ def test_untied_rewards_differ_from_the_finite_partition_by_the_rank_0():
         (lambda: partitions.log_mean_exp(torch.zeros(2, 0), beta=1.0), "at least one reference"),
         (lambda: partitions.log_mean_exp(torch.zeros(2, 3), beta=0.0), "beta must be"),
         (lambda: partitions.jackknife(torch.zeros(2, 1), beta=1.0), "at least 2"),
+        (lambda: partitions.jackknife(torch.tensor([[1e308, 0.0]], dtype=torch.float64), beta=1e-3), "beyond what"),
         (lambda: partitions.raw_target(torch.zeros(3), torch.zeros(2, 3), beta=1.0), "same shape"),
         (lambda: partitions.raw_target(torch.zeros(2), torch.full((2, 3), torch.nan), beta=1.0), "NaN"),
         (lambda: partitions.discrete_target(torch.zeros(2), torch.zeros(2, 1), beta=1.0, transform="log"), "1 ref"),

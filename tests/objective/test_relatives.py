@@ -197,6 +197,9 @@ def test_best_of_n_asks_for_the_density_of_the_best(best_of):
         (lambda x: relatives.best_of_n(x, x, x, x[:, None], best_of=True), "at least 2, got True"),
         (lambda x: relatives.best_of_n(x, x, x, x[:, None], best_of=2.5), "at least 2, got 2.5"),
         (lambda x: relatives.rpo(x, x, x, x, x, x, beta=1.0, eta=float("inf")), "eta must be"),
+        (lambda x: relatives.kto(x, x, x - 1, 0.0, beta=1.0), "1 or 0"),
+        (lambda x: relatives.kto(x, x, x, torch.zeros(2, 1), beta=1.0), "must have the same shape"),
+        (lambda x: relatives.kto(x, x, x, float("nan"), beta=1.0), "kl hold NaN"),
     ],
 )
 def test_what_cannot_be_used_is_refused(call, message):

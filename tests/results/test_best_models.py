@@ -276,6 +276,18 @@ def test_scaling_is_found_where_it_is_and_not_where_it_is_not(profile, judge):
     assert len(studies.best_rates(cells)) == 8
 
 
+def test_slopes_of_each_beta_have_the_mean_that_is_judged(profile):
+    cells = studies.scaling_cells(profile)
+    by_beta = studies.slopes_by_beta(cells)
+    assert by_beta["beta"].nunique() > 1
+    for setting, values in studies.scaling_slopes(cells).items():
+        gains = by_beta[by_beta["setting"] == setting]["gain"]
+        assert gains.mean() == pytest.approx(values.mean())
+    assert by_beta["gain"].nunique() > 1
+    one_n = {key: cell for key, cell in cells.items() if key[3] == min(of[3] for of in cells)}
+    assert studies.slopes_by_beta(one_n).empty
+
+
 def test_the_slope_uses_all_numbers_of_references():
     """Against a straight line, and a bump in the middle that the two ends do not see."""
     numbers = [1, 3, 10, 50]
