@@ -41,7 +41,8 @@ class Interval:
     worlds: int = 1
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        ends = "" if np.isinf(self.low) and np.isinf(self.high) else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.mean:.4f}{ends}"  # of one seed or world there is no interval
 
 
 def mean_interval(values: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Interval:

@@ -259,3 +259,8 @@ def test_over_worlds_it_is_students():
     for wrong in ([], [1.0, np.inf], 3.0):
         with pytest.raises(ValueError, match="one finite number a world"):
             over_worlds(wrong)
+
+
+def test_an_interval_without_ends_is_told_as_its_mean():
+    assert str(statistics.seed_interval(np.array([1.5]))) == "1.5000"
+    assert str(statistics.Interval(1.5, 1.0, 2.0, 9)) == "1.5000 [1.0000, 2.0000]"
