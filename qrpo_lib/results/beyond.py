@@ -246,8 +246,8 @@ def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
 def _measured(profile: Profile, model: Model) -> dict[str, Any]:
     answers = relatives.answers(profile, model)
     log_ratio = answers["policy_logp"] - answers["ref_logp"]
-    # Unbiased as the mean log-ratio is, since E[pi_ref / pi] = 1. Below a nat it has a fraction of its variance; beyond it
-    # a single answer that the reference finds likelier can outweigh all others (docs/choosing.md tells of two).
+    # Unbiased as the mean log-ratio is, since E[pi_ref / pi] = 1. Below a nat it has a fraction of its variance; beyond
+    # it a single answer that the reference finds likelier can outweigh all others (docs/choosing.md tells of two).
     answers = answers.assign(log_ratio=log_ratio, kl=np.expm1(-log_ratio) + log_ratio)
     measured: dict[str, Any] = {name: by_prompt(answers, name) for name in ("reward", "kl", "length")}
     scored = answers.dropna(subset="log_ratio").groupby("prompt_id", sort=True)

@@ -103,8 +103,10 @@ def scaling_slopes(cells: ScalingCells) -> dict[str, np.ndarray]:
 
 
 def slopes_by_beta(cells: ScalingCells) -> pd.DataFrame:
-    """Columns `setting, beta, gain, low, high`: `scaling_slopes` of each beta by itself, with intervals over prompts and
-    seeds. A beta with a single number of references has no slope and is left out."""
+    """Columns `setting, beta, gain, low, high`: `scaling_slopes` of each beta, with intervals over prompts and seeds.
+
+    A beta with a single number of references has no slope and is left out.
+    """
     rows = []
     for beta in sorted({key[1] for key in cells}):
         of_beta = {key: cell for key, cell in cells.items() if key[1] == beta and key[-1] == "exact"}
