@@ -18,12 +18,19 @@ cannot tell. *Not testable*: a compared policy is untrained, or what the claim i
 
 
 def summary(judgements: Sequence[Judgement]) -> str:
-    """How many verdicts there are of each kind, the paper's claims apart from the suite's own questions."""
+    """How many verdicts there are of each kind, the paper's claims apart from the suite's own questions.
+
+    A claim has a verdict for each profile and arm that examines it.
+    """
     parts = []
-    for origin, name in (("paper", "verdicts on claims of the paper"), ("ours", "on our own questions")):
+    for origin, before, after in (
+        ("paper", "verdicts on", "claims of the paper"),
+        ("ours", "on", "questions of our own"),
+    ):
         counted = claims.counts(judgements, origin)
+        different = len({judgement.id for judgement in judgements if judgement.origin == origin})
         listed = ", ".join(f"{count} {verdict}" for verdict, count in counted.items())
-        parts.append(f"{sum(counted.values())} {name}" + (f": {listed}" if listed else ""))
+        parts.append(f"{sum(counted.values())} {before} {different} {after}" + (f": {listed}" if listed else ""))
     return "; ".join(parts) + "."
 
 

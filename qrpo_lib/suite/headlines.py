@@ -23,7 +23,9 @@ def results(profile_name: str) -> list[str]:
     of_paper = [claim for claim in claims.of_ledger(claims.recorded(figures)) if claim.origin == "paper"]
     counted = claims.counts(of_paper, "paper")
     if of_paper:
-        lines.append(f"The paper's claims: {', '.join(f'{count} {verdict}' for verdict, count in counted.items())}.")
+        lines.append(
+            f"Verdicts on the paper's claims: {', '.join(f'{count} {verdict}' for verdict, count in counted.items())}."
+        )
     return lines
 
 

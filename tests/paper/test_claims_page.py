@@ -12,7 +12,7 @@ def test_the_papers_claims_are_counted_apart_from_our_questions(tmp_path):
     theory.judge("kl-linear", 1.0)
     theory.judge("kl-derived", {"deviation_of_the_order": 0.0, "deviation_of_the_constant": 0.0})
     assert claims_page.summary(theory.judged) == (
-        "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions: 1 supported."
+        "2 verdicts on 2 claims of the paper: 1 supported, 1 contradicted; 1 on 1 questions of our own: 1 supported."
     )
     page = claims_page.page(theory.judged, stale=2)
     assert "2 recorded verdicts" in page

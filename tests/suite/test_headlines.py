@@ -56,7 +56,7 @@ def test_the_headline_is_what_figure_1_and_the_ledger_say(tmp_path, monkeypatch)
     claims.Ledger(chat, "tiny, chat").judge("z-is-the-mgf", 0.0, "x")
     best, verdicts = headlines.results("tiny")
     assert best == "chat: initial policy 2.22 ± 0.058, QRPO 2.871 ± 0.078"
-    assert verdicts.startswith("The paper's claims: 1 supported")
+    assert verdicts.startswith("Verdicts on the paper's claims: 1 supported")
     assert headlines.results("smol") == [verdicts]
 
 

@@ -159,7 +159,7 @@ def test_a_notebook_that_is_no_step_is_read_as_a_notebook(site):
 
 def test_what_failed_and_what_was_not_run_are_said(site):
     start, verdicts = text_of(site), text_of(site, "ledger.html")
-    assert "2 verdicts on claims of the paper: 1 supported, 1 contradicted; 1 on our own questions" in verdicts
+    assert "2 verdicts on 2 claims of the paper: 1 supported, 1 contradicted; 1 on 1 questions of our own" in verdicts
     for verdict, count in {"supported": 1, "contradicted": 1, "undecided": 0, "not testable": 0}.items():
         assert f"<strong>{count}</strong> {verdict}</a>" in start
     assert claims.get("kl-linear").statement in html.unescape(start)
