@@ -153,14 +153,6 @@ def further_runs(profile: Profile, best: pd.DataFrame | None = None) -> list[Run
     return grid.more_seeds(profile, dict.fromkeys(grid.with_seed(run, profile.experiment.seeds[0]) for run in known))
 
 
-def threshold_runs(profile: Profile) -> list[Run]:
-    """`grid.threshold_runs`, which must be trained, and further seeds of those that are their setting's best."""
-    runs = grid.threshold_runs(profile)
-    known = {grid.with_seed(run, 0) for run in runs}
-    further = further_runs(profile, best_checkpoints(profile, ["qrpo"])) if runs else []
-    return list(dict.fromkeys([*runs, *(run for run in further if grid.with_seed(run, 0) in known)]))
-
-
 def best_models(profile: Profile, algorithms: Sequence[str] | None = None) -> BestModels:
     """The models that the tables report. The checkpoint of a cell is chosen with the grid's seeds; between settings the
     paper's rule chooses with all seeds. The models must be trained (`experiments/sweep`).

@@ -15,7 +15,7 @@ import pandas as pd
 from qrpo_lib.experiment import grid, read, train
 from qrpo_lib.experiment.grid import Run
 from qrpo_lib.profiles.settings import Profile
-from qrpo_lib.results.best_models import best_checkpoints, matrix
+from qrpo_lib.results.best_models import best_checkpoints, further_runs, matrix
 from qrpo_lib.results.statistics import mean_interval
 
 _SCALING = ["setting", "beta", "learning_rate", "num_ref_rewards", "partition"]
@@ -204,6 +204,19 @@ def log_ratio_curves(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:
     history = read.histories(profile, runs)
     names = ["beta", "seed", "step", "chosen_log_ratio", "rejected_log_ratio", "chosen_quantile", "rejected_quantile"]
     return history.loc[history["split"] == "validation", names].reset_index(drop=True)
+
+
+def threshold_runs(profile: Profile) -> list[Run]:
+    """`grid.threshold_runs`, which must be trained, and the further seeds that some of these cells have: each setting's
+    best, and the identity's best in the study of transformations."""
+    runs = grid.threshold_runs(profile)
+    if not runs:
+        return []
+    known = {grid.with_seed(run, 0) for run in runs}
+    further = further_runs(profile, best_checkpoints(profile, ["qrpo"]))
+    identity = best_transformations(profile).get("identity")
+    further += grid.more_seeds(profile, [identity] if identity else [])
+    return list(dict.fromkeys([*runs, *(run for run in further if grid.with_seed(run, 0) in known)]))
 
 
 def last_log_ratios(profile: Profile, runs: Sequence[Run]) -> pd.DataFrame:

@@ -428,8 +428,9 @@ def test_the_threshold_is_tested_at_every_beta_and_setting(profile):
     assert len(last) == len(wanted)
     assert set(grid.figure_6(profile)) <= set(wanted)
     best_cells = {run for run in best_models.further_runs(profile) if run.algorithm == "qrpo"}
-    assert len({run.seed for run in best_cells}) > 1
-    assert set(best_models.threshold_runs(profile)) == {*wanted, *best_cells}
+    identity = grid.more_seeds(profile, [studies.best_transformations(profile)["identity"]])
+    assert len({run.seed for run in best_cells}) == len({run.seed for run in identity}) == 3
+    assert set(studies.threshold_runs(profile)) == {*wanted, *best_cells, *identity}
 
 
 def test_a_cell_of_one_seed_decides_no_sign_in_a_world_and_is_told_to_the_pool():
