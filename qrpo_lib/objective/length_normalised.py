@@ -24,8 +24,10 @@ def qrpo(
 ) -> Tensor:
     """`losses.qrpo` of each completion at its own beta / |y|: beta weighs the mean log-ratio of its tokens: (...,).
 
-    The partition function is that of beta / |y|, exact as ever: a completion's target is what `losses.qrpo` fits at
-    that beta. No constant of the prompt is left out, so completions of different lengths have different targets.
+    The partition function is that of beta / |y|: a completion's target is what `losses.qrpo` fits at that beta. No
+    constant of the prompt is left out, so completions of different lengths have different targets. Together these are a
+    policy's, whose probabilities sum to 1, where rewards are independent of length, and in general not otherwise:
+    log sum pi_ref e^(target |y| / beta) is then not 0.
 
     Parameters
     ----------

@@ -57,6 +57,23 @@ def test_targets_of_every_length_are_normalised_over_the_ranks(transform):
         assert float(torch.exp(target * length / beta).mean()) == pytest.approx(1, rel=1e-9)
 
 
+@pytest.mark.parametrize("better", ["neither", "longer", "shorter"])
+def test_targets_of_mixed_lengths_are_a_policys_only_where_rewards_are_independent_of_length(better):
+    """Half of the completions have 5 tokens, half 20. Of a length L the sum of e^(target L / beta) is the integral of
+    e^(t L / beta) over its quantiles t, [0, 1/2] or [1/2, 1] where length decides, divided by that over [0, 1]."""
+    n, beta = 4000, 2.0
+    ranks = torch.arange(n, dtype=torch.float64) + 0.5
+    by_rank = {"longer": [5] * (n // 2) + [20] * (n // 2), "shorter": [20] * (n // 2) + [5] * (n // 2)}
+    lengths = torch.tensor(by_rank.get(better, [5, 20] * (n // 2)))
+    target = length_normalised.calibrated_target(ranks, lengths, ranks.expand(n, n), beta=beta)
+    log_sum = float(torch.logsumexp(target * lengths / beta, 0)) - math.log(n)
+
+    lower = {length: math.expm1(length / beta / 2) / math.expm1(length / beta) for length in (5, 20)}
+    sums = {"neither": 1.0, "longer": lower[5] + 1 - lower[20], "shorter": lower[20] + 1 - lower[5]}
+    assert log_sum == pytest.approx(math.log(sums[better]), abs=0.01)
+    assert (abs(log_sum) < 0.01) == (better == "neither")
+
+
 def test_gradient_and_precision_are_those_of_the_log_probabilities():
     """d/dlogp (target - (beta / L) log-ratio)^2 = -2 (beta / L) residual; rewards in float64 change no dtype."""
     logps, ref_logps, rewards, references = completions(torch.float32)
