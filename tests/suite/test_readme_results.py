@@ -65,7 +65,7 @@ LINES = {
             "tiny-full/chat-annotated-length/robust-reward-is-lost-in-preferences",
             "supported",
         ),
-        "log is better, not worse": ("tiny-full/chat/log-not-better", "contradicted"),
+        "thresholds: contradicted": ("tiny-full/chat/chosen-rise-above-threshold", "contradicted"),
         "much stays undecided": ("tiny-full/chat/scales-off-policy", "undecided"),
     },
     "*Beyond the paper*": {
