@@ -72,6 +72,19 @@ def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_p
     assert not list((runs_folder / ".status").glob("*"))
 
 
+def test_a_library_that_there_is_not_is_refused_before_work(tmp_path, runs_folder, monkeypatch, capsys):
+    """Notebooks of theory, which multiply nothing, would run first."""
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
+    monkeypatch.setenv("QRPO_PRODUCTS", "mkl")
+    said = "QRPO_PRODUCTS is 'mkl': set it to torch or onednn, or unset it to have it measured."
+    assert cli.main(["reproduce", "--only", "theory/noise"]) == 2
+    assert capsys.readouterr().out == f"qrpo: {said}\n"
+    assert not runs_folder.exists()
+    assert cli.main(["status"]) == 1
+    assert f"`qrpo reproduce` would stop here: {said}" in capsys.readouterr().out
+
+
 def test_every_command_is_described_by_help():
     output = run("--help").stdout.decode()
     for name in ("reproduce", "status", "runs", "plan", "download", "report", "claims", "init", "clean"):
