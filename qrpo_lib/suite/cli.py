@@ -71,7 +71,7 @@ def reproduce(options: argparse.Namespace) -> int:
         selected = [job for job in selected if job.path in record.NOTEBOOKS]
     if options.world is not None:
         selected = notebooks.in_world(selected, profile, options.world)
-    _check_packages(profile)
+    _check_environment(profile)
     notebooks.check(selected)
     failure, unready = suite_reproduce.make_steps(profile, selected)
     selected = [job for job in selected if job.id not in unready]
@@ -146,7 +146,7 @@ def status(options: argparse.Namespace) -> int:
     if restored:
         _say(f"{restored} of them were restored from a record of results made elsewhere; they hold no policies.")
     try:
-        _check_packages(profile)
+        _check_environment(profile)
     except (ValueError, OSError) as error:
         refused[str(error)] = None
     for sentence in refused:
@@ -330,12 +330,15 @@ def build_report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_packages(profile_name: str) -> None:
+def _check_environment(profile_name: str) -> None:
+    """Raise for a variable that says what cannot be, and for packages or files that the profile needs."""
     from qrpo_lib.profiles import settings as profiles
+    from qrpo_lib.runs import products
     from qrpo_lib.sampling import engines
     from qrpo_lib.suite import plan_memory
     from qrpo_lib.tasks import registry as tasks
 
+    products.check()
     for profile in (profiles.load(profile_name, arm) for arm in profiles.arms(profile_name)):
         tasks.check_available(profile)
         if profile.dispatch.gpu_memory_gb:

@@ -4,7 +4,8 @@
         (new / "index.html").write_text(...)
 
 A file in it, the marker, lists what was written, with hashes. Nothing is put into a folder that held something before
-it had a marker, and no file is replaced or removed that is not on the list.
+it had a marker, and no file is replaced or removed that is not on the list. What the files were made from can be noted
+in it (`note`); `noted` gives it back as long as each of them is what was written.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.files import file_sha256, write_atomically
 
 MARKER = ".qrpo-report.json"
 _NEW = ".qrpo-report.partial"
+_NOTED = "made_from"
 
 
 class ForeignFolder(InputError):
@@ -43,7 +46,8 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / _NEW
-    _write_marker(folder, maker, before)
+    if not (folder / MARKER).is_file():
+        _write_marker(folder, maker, {})
     try:
         _remove_new(new)
         new.mkdir()
@@ -61,6 +65,26 @@ def filling(folder: Path, maker: str) -> Iterator[Path]:
 def check(folder: Path, maker: str) -> None:
     """Raise ForeignFolder if nothing may be written into the folder."""
     _listed(folder, maker)
+
+
+def note(folder: Path, maker: str, made_from: Any) -> None:
+    """Note of a folder that was filled what its files were made from.
+
+    Parameters
+    ----------
+    folder: as it was filled.
+    maker: as in `filling`, which forgets this before it replaces the first file.
+    made_from: a JSON value.
+    """
+    _write_marker(folder, maker, _listed(folder, maker), made_from)
+
+
+def noted(folder: Path, maker: str) -> Any:
+    """What was noted of the folder; None if nothing was, or if a file is missing or not what was written."""
+    files = _listed(folder, maker)
+    if not files or os.path.lexists(folder / _NEW) or not all(_is_as_written(folder, *item) for item in files.items()):
+        return None
+    return json.loads((folder / MARKER).read_text(encoding="utf-8")).get(_NOTED)
 
 
 def _replace(folder: Path, new: Path, maker: str, before: dict[str, str]) -> None:
@@ -120,15 +144,20 @@ def _refuse_links(folder: Path, name: str) -> None:
 
 
 def _remove_stale(folder: Path, name: str, sha256: str) -> None:
-    path = folder / name
-    with contextlib.suppress(ForeignFolder):
+    if _is_as_written(folder, name, sha256):  # else somebody has put another in its place
+        (folder / name).unlink()
+        for parent in PurePosixPath(name).parents:
+            with contextlib.suppress(OSError):  # holds something else
+                if parent.parts:
+                    (folder / parent).rmdir()
+
+
+def _is_as_written(folder: Path, name: str, sha256: str) -> bool:
+    try:
         _refuse_links(folder, name)
-        if path.is_file() and file_sha256(path) == sha256:  # else somebody has put another in its place
-            path.unlink()
-            for parent in PurePosixPath(name).parents:
-                with contextlib.suppress(OSError):  # holds something else
-                    if parent.parts:
-                        (folder / parent).rmdir()
+        return (folder / name).is_file() and file_sha256(folder / name) == sha256
+    except (ForeignFolder, OSError):
+        return False
 
 
 def _others(folder: Path) -> list[str]:
@@ -140,6 +169,6 @@ def _remove_new(new: Path) -> None:
         shutil.rmtree(new)
 
 
-def _write_marker(folder: Path, maker: str, files: dict[str, str]) -> None:
-    content = {"made_by": maker, "files": dict(sorted(files.items()))}
+def _write_marker(folder: Path, maker: str, files: dict[str, str], made_from: Any = None) -> None:
+    content = {"made_by": maker, "files": dict(sorted(files.items())), _NOTED: made_from}
     write_atomically(folder / MARKER, (json.dumps(content, indent=1) + "\n").encode())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qrpo_lib.runs import extras
+from qrpo_lib.runs import extras, products
 from qrpo_lib.runs.errors import InputError
 
 
@@ -54,6 +54,7 @@ def _train(arguments: list[str]) -> None:
     from qrpo_lib import QRPOTrainer, SampledReferences
 
     own, config = _parsed(arguments)
+    products.check()
     references = own.reference_rewards
     if own.reward is not None:
         settings = {"engine": own.engine, "max_new_tokens": own.max_new_tokens, "seed": config.seed}

@@ -1,7 +1,9 @@
 import itertools
 import json
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -21,10 +23,30 @@ def forgotten(monkeypatch):
     products.chosen.cache_clear()
 
 
-def choose(monkeypatch, ratio=1.0, errors=EXACT, wanted=None, possible=True):
+@pytest.fixture(autouse=True)
+def as_torch_starts():
+    """No test leaves a precision behind."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.fp32_precision = "none"
+    torch.backends.mkldnn.matmul.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+def precisions():
+    """All that torch says of how exactly it multiplies."""
+    backends = torch.backends
+    settings = [backends.mkldnn.matmul, backends.mkldnn, backends.cuda.matmul, backends]
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = "refused"
+    return [older, *(setting.fp32_precision for setting in settings)]
+
+
+def choose(monkeypatch, ratio=1.0, errors=EXACT, wanted=None, obstacle=""):
     rates = {"torch": 100.0, "onednn": 100.0 * ratio}
     monkeypatch.setattr(products, "measured", lambda: products.Measured(rates, errors))
-    monkeypatch.setattr(products, "_may_switch", lambda: possible)
+    monkeypatch.setattr(products, "_obstacle", lambda: obstacle)
     if wanted is not None:
         monkeypatch.setenv(products.VARIABLE, wanted)
     return products.chosen()
@@ -39,10 +61,25 @@ def test_what_rounds_to_bfloat16_is_never_taken(monkeypatch):
     """However fast it is, and even if it is asked for."""
     rounded = EXACT | {"onednn": 1e-4}
     assert choose(monkeypatch, 16.0, rounded) == "torch"
-    products.chosen.cache_clear()
-    assert choose(monkeypatch, 16.0, rounded, wanted="onednn") == "torch"
-    products.chosen.cache_clear()
-    assert choose(monkeypatch, 16.0, wanted="onednn", possible=False) == "torch"
+    for errors, obstacle, why in ((rounded, "", "an error of 1.0e-04"), (EXACT, "there is AMX", "there is AMX")):
+        products.chosen.cache_clear()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert choose(monkeypatch, 16.0, errors, wanted="onednn", obstacle=obstacle) == "torch"
+            with products.fast(), products.fast():
+                assert not products.switched()
+        (one,) = [str(warning.message) for warning in said]
+        assert re.match(f"QRPO_PRODUCTS=onednn cannot be had, since .*{why}.*: torch's own", one)
+
+
+def test_what_nobody_asked_for_is_not_missed(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose(monkeypatch, 16.0, obstacle="there is AMX") == "torch"
+        products.chosen.cache_clear()
+        assert choose(monkeypatch, 16.0, wanted="torch", obstacle="there is AMX") == "torch"
+        products.chosen.cache_clear()
+        assert choose(monkeypatch, 1.0, wanted="onednn") == "onednn"
 
 
 def test_the_bound_tells_float32_from_bfloat16():
@@ -70,28 +107,62 @@ def test_it_can_be_said_instead(monkeypatch):
     products.chosen.cache_clear()
     assert choose(monkeypatch, 1.0, wanted="onednn") == "onednn"
     products.chosen.cache_clear()
-    with pytest.raises(InputError, match="QRPO_PRODUCTS is 'mkl': set it to torch or onednn"):
+    refused = pytest.raises(InputError, match="QRPO_PRODUCTS is 'mkl': set it to torch or onednn")
+    with refused:
         choose(monkeypatch, wanted="mkl")
+    with refused:
+        products.check()
+    for wanted in ("", *products.CHOICES):
+        monkeypatch.setenv(products.VARIABLE, wanted)
+        products.check()
 
 
 @pytest.mark.parametrize(
-    ("text", "possible"),
+    ("text", "why"),
     [
-        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16\n", True),
-        ("processor\t: 0\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n", False),
-        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False),  # ARM
-        (None, False),  # not Linux
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16\n", ""),
+        ("processor\t: 0\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n", "AMX"),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", "no x86-64 processor"),  # ARM
+        (None, "no x86-64 processor under Linux"),
     ],
 )
-def test_processors_that_could_round_are_left_alone(tmp_path, text, possible):
+def test_processors_that_could_round_are_left_alone(tmp_path, monkeypatch, text, why):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    assert products._may_switch(tmp_path / "cpuinfo") is possible
+    said = products._obstacle(tmp_path / "cpuinfo")
+    assert why in said
+    assert bool(said) == bool(why)
 
 
-def test_the_switch_is_set_inside_and_as_it_was_outside(monkeypatch):
+def test_beside_a_gpu_and_without_onednn_nothing_is_switched(tmp_path, monkeypatch):
+    """The switch that leaves torch's getter working would round a GPU's products to TF32."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags\t\t: fpu avx512f\n")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert "there is a GPU" in products._obstacle(cpuinfo)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert products._obstacle(cpuinfo) == "this torch has no oneDNN"
+
+
+# What a program may have set before, by torch's older setting, its newer one, that of all operations, or by both.
+BEFORE = {
+    "nothing": lambda: None,
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "highest": lambda: torch.set_float32_matmul_precision("highest"),
+    "newer": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "all operations": lambda: setattr(torch.backends, "fp32_precision", "bf16"),
+    "all in TF32": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "of GPUs": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_the_switch_is_set_inside_and_as_it_was_outside(monkeypatch, before):
     assert choose(monkeypatch, 2.2) == "onednn"
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    BEFORE[before]()
+    outside = precisions()
     with products.fast():
         assert products.switched()
         with products.as_torch_comes():
@@ -99,17 +170,50 @@ def test_the_switch_is_set_inside_and_as_it_was_outside(monkeypatch):
             with products.fast():
                 assert products.switched()
         assert products.switched()
+    assert precisions() == outside
     with pytest.raises(ZeroDivisionError), products.fast():
         raise ZeroDivisionError
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
-    assert torch.get_float32_matmul_precision() == "highest"  # and that of GPUs is not touched
+    assert precisions() == outside
 
 
-def test_where_nothing_helps_nothing_changes(monkeypatch):
-    assert choose(monkeypatch, 1.0) == "torch"
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    with products.fast(), products.as_torch_comes():
-        assert torch.backends.mkldnn.matmul.fp32_precision == before
+@pytest.mark.parametrize("before", BEFORE)
+def test_without_it_products_are_exact_whatever_was_set(monkeypatch, before):
+    """Where the processor has AMX, torch's own products would be rounded to bfloat16 by what the program set."""
+    assert choose(monkeypatch, obstacle="there is AMX") == "torch"
+    BEFORE[before]()
+    outside, of_gpus = precisions(), torch.backends.cuda.matmul.fp32_precision
+    with products.fast():
+        assert torch.backends.mkldnn.matmul.fp32_precision in ("ieee", "none")
+        assert not products.switched()
+        assert torch.backends.cuda.matmul.fp32_precision == of_gpus  # which the program set for its GPU
+        assert products.in_force()["library"] in ("MKL", "torch's BLAS")
+        with products.as_torch_comes():
+            assert not products.switched()
+        assert not products.switched()
+    assert precisions() == outside
+
+
+def test_what_is_inherited_stays_inherited(monkeypatch):
+    choose(monkeypatch, obstacle="there is AMX")
+    torch.backends.fp32_precision = "bf16"
+    with products.fast():
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    torch.backends.fp32_precision = "ieee"
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.2])
+def test_rewards_and_callbacks_may_ask_for_the_precision(monkeypatch, ratio):
+    """So does torch's compiler, of the older setting and of that for GPUs."""
+    choose(monkeypatch, ratio)
+    with products.fast():
+        said = "medium" if ratio > 2 else "highest"
+        assert torch.get_float32_matmul_precision() == said
+        assert torch.backends.cuda.matmul.allow_tf32 is (said == "medium")
+        with products.as_torch_comes():
+            assert torch.get_float32_matmul_precision() == said
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cuda.matmul.allow_tf32 is False
 
 
 def test_measuring_draws_none_of_the_numbers_that_others_draw():
@@ -135,7 +239,7 @@ def test_a_neighbour_for_a_while_decides_nothing(monkeypatch, disturbed, library
         return now[0]
 
     monkeypatch.setattr(products.time, "thread_time", thread_time)
-    monkeypatch.setattr(products, "_may_switch", lambda: True)
+    monkeypatch.setattr(products, "_obstacle", lambda: "")
     products.measured.cache_clear()
     assert products.chosen() == library
     products.measured.cache_clear()
@@ -151,7 +255,7 @@ def test_a_record_says_what_was_in_force(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not products._may_switch(), reason="the switch is not used on this kind of processor")
+@pytest.mark.skipif(bool(products._obstacle()), reason="the switch is not used on this kind of processor")
 def test_the_switch_reaches_onednn_in_float32():
     """oneDNN itself says so: a product of float32 matrices, by a kernel without rounding."""
     code = (

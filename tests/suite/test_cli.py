@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from qrpo_lib.runs import folders, keys, paths
-from qrpo_lib.suite import cli, notebooks, publishing
+from qrpo_lib.suite import cli, notebooks, publishing, site
 
 # What takes long to import and has no part in listing things.
 HEAVY = {"pandas", "matplotlib", "seaborn", "scipy", "sklearn", "pyarrow", "jsonschema", "nbformat", "nbclient", "trl"}
@@ -70,6 +71,31 @@ def test_a_second_reproduction_imports_nothing_heavy_and_starts_no_process(tmp_p
     assert (tmp_path / "figures" / publishing.MANIFEST).exists()  # it was looked at, and published
     assert not {name.split(".")[0] for name in modules} & (HEAVY | {"nbformat", "jsonschema", "jupyter_client"})
     assert not list((runs_folder / ".status").glob("*"))
+
+
+def test_a_second_report_imports_neither_mkdocs_nor_anything_heavy(tmp_path, runs_folder, monkeypatch):
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
+    shutil.copytree(paths.PACKAGE.parent / "figures" / "theory", tmp_path / "figures" / "theory")
+    monkeypatch.setattr(site, "_render", lambda pages, groups, new: (new / "index.html").write_text("made"))
+    page = site.build("tiny", tmp_path / "report")
+    before = page.stat().st_mtime_ns
+    (modules,) = imported(f"report --output {page.parent}")
+    assert page.stat().st_mtime_ns == before
+    assert not {name.split(".")[0] for name in modules} & (HEAVY | {"mkdocs", "material", "markdown", "yaml", "PIL"})
+
+
+def test_a_library_that_there_is_not_is_refused_before_work(tmp_path, runs_folder, monkeypatch, capsys):
+    """Notebooks of theory, which multiply nothing, would run first."""
+    monkeypatch.setenv("QRPO_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").symlink_to(paths.PACKAGE.parent / "notebooks")
+    monkeypatch.setenv("QRPO_PRODUCTS", "mkl")
+    said = "QRPO_PRODUCTS is 'mkl': set it to torch or onednn, or unset it to have it measured."
+    assert cli.main(["reproduce", "--only", "theory/noise"]) == 2
+    assert capsys.readouterr().out == f"qrpo: {said}\n"
+    assert not runs_folder.exists()
+    assert cli.main(["status"]) == 1
+    assert f"`qrpo reproduce` would stop here: {said}" in capsys.readouterr().out
 
 
 def test_every_command_is_described_by_help():

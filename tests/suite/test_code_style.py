@@ -29,6 +29,7 @@ TESTED_IN = {
     "sampling/completion.py": "sampling/test_sampler.py",
     "suite/kernel_server.py": "suite/test_kernels.py",
     "suite/site/gallery.py": "suite/test_site.py",
+    "suite/site/inputs.py": "suite/test_site_inputs.py",
     "suite/site/ledger.py": "suite/test_site.py",
     "suite/site/notebook_pages.py": "suite/test_site.py",
     "suite/site/pages.py": "suite/test_site.py",

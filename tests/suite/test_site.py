@@ -289,9 +289,14 @@ def test_names_of_functions_stand_apart_and_indices_stay_two():
 
 def test_a_report_is_written_over_a_report_and_over_nothing_else(site, tmp_path):
     before = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+    (site.parent.parent / "docs" / "walk.md").touch()  # else it would be left as it is
+    times = site.stat().st_mtime_ns
     again = report.build("tiny", site.parent)
     assert again == site
-    assert {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()} == before
+    assert site.stat().st_mtime_ns > times
+    after = {path: path.read_bytes() for path in site.parent.rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert [path.name for path in after if after[path] != before[path]] == [own_folder.MARKER]
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds files that `qrpo report` did not write"):
         report.build("tiny", tmp_path)
@@ -367,6 +372,7 @@ def test_a_report_that_fails_leaves_what_was_there(site, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         report.build("tiny", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    (site.parent.parent / "docs" / "walk.md").touch()  # else it would be left as it is
     before = {path: path.is_file() and path.read_bytes() for path in site.parent.rglob("*")}
     with pytest.raises(ZeroDivisionError):
         report.build("tiny", site.parent)

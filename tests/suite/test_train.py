@@ -73,6 +73,14 @@ def test_what_cannot_be_used_ends_in_a_sentence(more, said, folder, capsys):
     assert said in error
 
 
+def test_a_library_that_there_is_not_is_refused_before_work(folder, capsys, monkeypatch):
+    monkeypatch.setenv("QRPO_PRODUCTS", "mkl")
+    assert train.main(command("--reward", "my.py:reward")) == 2
+    said = "qrpo train: QRPO_PRODUCTS is 'mkl': set it to torch or onednn, or unset it to have it measured."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert not (folder / "out").exists()
+
+
 @pytest.fixture
 def whole_rows(folder):
     rows = [

@@ -3,7 +3,7 @@
 site.build("tiny", Path("report"))     # or `qrpo report`: then open report/index.html
 
 Pages are Markdown that MkDocs with the Material theme turns into HTML; formulas are MathML. Nothing is loaded from a
-network, and the search works without a server.
+network, and the search works without a server. A report that is what it would be again is left as it is (`inputs`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qrpo_lib.paper import claims
 from qrpo_lib.runs import paths
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks, own_folder
-from qrpo_lib.suite.site import gallery, ledger, notebook_pages
+from qrpo_lib.suite.site import gallery, inputs, ledger, notebook_pages
 from qrpo_lib.suite.site.pages import Pages
 
 _MAKER = "qrpo report"
@@ -41,7 +39,7 @@ _EXTENSIONS += ["pymdownx.details", "pymdownx.highlight", "pymdownx.superfences"
 
 
 def build(profile_name: str, folder: Path) -> Path:
-    """Write the site into `folder`, in place of an earlier one. Returns the path of its first page.
+    """Write the site into `folder`, in place of an earlier one unless nothing has changed. Returns its first page.
 
     It holds what is published under the project's `figures/`, of all profiles, and the notebooks of `profile_name`:
     executed ones with their outputs, and of others what they say; of other profiles those that are executed. The
@@ -54,6 +52,9 @@ def build(profile_name: str, folder: Path) -> Path:
     """
     own_folder.check(folder, _MAKER)
     root, jobs = paths.project_root(), notebooks.jobs(profile_name)
+    made_from = inputs.digest(profile_name, jobs)  # before anything is read: what changes meanwhile is seen next time
+    if inputs.are_same(own_folder.noted(folder, _MAKER), made_from, root):
+        return folder / "index.html"
     judged = claims.of_ledger(claims.recorded(root / "figures"))
     executed = [job for job in jobs if notebook_pages.is_executed(job)]
     if not executed and not judged:
@@ -67,6 +68,7 @@ def build(profile_name: str, folder: Path) -> Path:
         notebook_groups = notebook_pages.write(pages, jobs, others)
         pages.write_linked_sources()
         _render(pages, notebook_groups, new)
+    own_folder.note(folder, _MAKER, {"digest": made_from, "linked": pages.linked})
     return folder / "index.html"
 
 
@@ -87,6 +89,7 @@ def _write_own_pages(pages: Pages, judged: list[claims.Judgement], made_by: dict
 
 def _render(pages: Pages, notebook_groups: dict[str, list[str]], target: Path) -> None:
     """Have MkDocs write the HTML of all pages into `target`."""
+    import yaml
     from mkdocs.commands import build as mkdocs
     from mkdocs.config import load_config
 

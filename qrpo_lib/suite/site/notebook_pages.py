@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
-
 from qrpo_lib.profiles import files as profile_files
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.suite import notebooks
@@ -15,6 +13,8 @@ from qrpo_lib.suite.site import gallery
 from qrpo_lib.suite.site.pages import Pages, fenced, picture
 
 if TYPE_CHECKING:
+    import nbformat
+
     from qrpo_lib.suite.notebooks import Job
 
 _GROUPS = {"theory": "Theory", "experiments": "Experiments", "results": "Results"}
@@ -64,6 +64,8 @@ def write(pages: Pages, jobs: list[Job], others: dict[str, list[Job]]) -> dict[s
 
 def _write(pages: Pages, job: Job, profile: str) -> str:
     """The page of one execution; returns its name."""
+    import nbformat  # here: a report that is up to date needs none
+
     executed, name = is_executed(job), page_name(job, profile)
     path = job.step.folder / notebooks.EXECUTED if executed else job.source
     pages.write_file(job.source, name, _page(pages, job, name, nbformat.read(path, as_version=4), executed))

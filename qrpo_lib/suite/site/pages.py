@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+from qrpo_lib.suite.site import inputs
+
 _FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+(?:\n[^$\n]+)*?)\$", re.DOTALL)
 # Code between as many backticks at its end as at its start; one or two of them stay within a paragraph.
 _FENCED = r"(?<!`)(?P<fence>`{3,})(?!`).*?(?<!`)(?P=fence)(?!`)"
@@ -33,12 +35,14 @@ class Pages:
     """The pages of one site, as Markdown in `folder`, from a project in `root`.
 
     notebooks: the page of each notebook's file, of those that have one.
+    linked: what the pages lead to in the project, by its path there, as it was before it was read (`inputs.state`).
     """
 
     def __init__(self, root: Path, folder: Path, notebooks: Mapping[Path, str]) -> None:
         self.root, self.folder = root.resolve(), folder
         self._notebooks = {path.resolve(): name for path, name in notebooks.items()}
-        self._linked: dict[str, Path] = {}  # pages of source files that other pages link to
+        self._sources: dict[str, Path] = {}  # pages of source files that other pages link to
+        self.linked: dict[str, inputs.State] = {}
         folder.mkdir(parents=True)
 
     def has(self, name: str) -> bool:
@@ -97,9 +101,9 @@ class Pages:
     def write_linked_sources(self) -> None:
         """A page for each file and folder of code that a page links to."""
         written: set[str] = set()
-        while left := sorted(self._linked.keys() - written):  # a notebook links to further ones
+        while left := sorted(self._sources.keys() - written):  # a notebook links to further ones
             for name in left:
-                path, header = self._linked[name], "---\nsearch:\n  exclude: true\n---\n\n"
+                path, header = self._sources[name], "---\nsearch:\n  exclude: true\n---\n\n"
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if path.suffix == ".ipynb":
@@ -112,7 +116,10 @@ class Pages:
 
     def page_of(self, path: Path) -> str | None:
         """The place on the site of a project's file, which is put there if need be."""
-        if not path.exists() or not path.is_relative_to(self.root):
+        if not path.is_relative_to(self.root):
+            return None
+        self._note(path)
+        if not path.exists():
             return None
         place = path.relative_to(self.root).as_posix()
         if place in _INSTEAD:
@@ -127,12 +134,18 @@ class Pages:
             return self._copy(path, f"{_SOURCES}/{place}")
         return self.source_of(path)
 
+    def _note(self, path: Path) -> None:
+        name = path.relative_to(self.root).as_posix()
+        if name not in self.linked:
+            self.linked[name] = inputs.state(path)
+
     def source_of(self, path: Path) -> str | None:
         """The place of the page that shows a file or folder of the project as it stands; None if it is not there."""
+        self._note(path)
         if not path.exists():
             return None
         name = f"{_SOURCES}/{path.relative_to(self.root).as_posix()}.md"
-        self._linked[name] = path
+        self._sources[name] = path
         return name
 
 
