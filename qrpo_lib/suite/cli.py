@@ -181,18 +181,18 @@ def list_runs(options: argparse.Namespace) -> int:
 
 def _say_times(names: set[str], console: Console) -> None:
     """Say where the time of these run folders went, and which of them are left out."""
-    from qrpo_lib.runs import records, times
+    from qrpo_lib.runs import listing, records, times
 
-    every = records.read_all()
-    asked = [record for folder, record in every if folder.name in names]
+    every = listing.recorded()
+    asked = [record for name, record in every.items() if name in names]
     computed = [record for record in asked if records.RESTORED not in record]
-    counted = times.last(computed, among=[record for _, record in every])
+    counted = times.last(computed, among=every.values())
     if counted:
         console.print(times.render(times.phases(counted), times.total(counted)))
     if len(asked) > len(computed):
         _say(f"{len(asked) - len(computed)} left out: restored from a record of results that were made elsewhere.")
     if len(computed) > len(counted):
-        _say(f"{len(computed) - len(counted)} left out: made again since, by other code.")
+        _say(f"{len(computed) - len(counted)} left out: made again since, after a change of code.")
 
 
 def _say_how_many(listed: int, every: int) -> None:

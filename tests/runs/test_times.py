@@ -235,9 +235,10 @@ def test_what_was_made_again_is_told(runs_folder, capsys):
 
 
 def test_a_record_with_damaged_times_is_counted_as_not_recorded(runs_folder, capsys):
-    write(runs_folder, 1, seconds="soon", processor_seconds="soon")
+    write(runs_folder, 1, seconds="soon", processor_seconds="soon", outputs=[])
     (runs_folder / "training-0123456789ab").mkdir()
     (runs_folder / "training-0123456789ab" / RECORD).write_text("{")
     said = shown(capsys)
     assert "not recorded" in said
+    assert phases_shown(said) == {("training", "1"), ("all", "1")}
     assert "`qrpo clean --run training-0123456789ab` removes it" in said
