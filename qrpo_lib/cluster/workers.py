@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qrpo_lib.cluster.task import After, Executor, JobOutcome, ScheduledTask, SubmittedJob
-from qrpo_lib.runs import environment, failures, secrets
+from qrpo_lib.runs import environment, failures, secrets, usage
 
 _IDLE = 75  # the exit code of a process that has ended for want of work
 _SECONDS_BETWEEN_REPORTS = 1.0
@@ -130,7 +130,7 @@ class _Worker:
     def outcome(self) -> JobOutcome | None:
         """How the task that it had has ended; None if it had not begun."""
         try:
-            error = self.connection.recv()
+            error, seconds_of_steps = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(timeout=10)
             code = self.process.exitcode
@@ -138,6 +138,7 @@ class _Worker:
                 return None
             said = failures.exit_text(code) + self._last_line() + failures.full_disk(*failures.disks())
             return "lost", secrets.mask(said)
+        usage.add_to_steps(seconds_of_steps)
         return ("success", "") if error is None else ("error", secrets.mask(error))
 
     def stop(self) -> None:
@@ -168,7 +169,9 @@ def _serve(connection: Connection, parent: int, idle_seconds: float) -> None:
             make, arguments, variables, log = connection.recv()
             _log_to(log)
             with environment.given(variables):
-                connection.send(_error_of(make, arguments))
+                before = usage.of_steps()
+                error = _error_of(make, arguments)
+                connection.send((error, usage.of_steps() - before))
         os._exit(_IDLE)
 
 

@@ -1,4 +1,4 @@
-"""What the running notebook has read and which of its trainings failed, as it reports to `qrpo reproduce`.
+"""What the running notebook has read, which of its trainings failed, what it took: as it reports to `qrpo reproduce`.
 
 A notebook's process appends to the file `$QRPO_ACCOUNT`, one JSON value a line. All accounts of one command are in one
 folder, so that what failed twice in one notebook is not tried again by the next one of the same command. Without the
@@ -11,20 +11,27 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qrpo_lib.runs import environment
+from qrpo_lib.runs.usage import Usage
 
 VARIABLE = "QRPO_ACCOUNT"
 
 
 @dataclass
 class Account:
-    """`rests_on`: names of run folders. `failed`: for each run that failed twice, by name, its first error."""
+    """What a notebook noted.
+
+    rests_on: names of run folders.
+    failed: for each run that failed twice, by name, its first error.
+    took: of each kernel that ended as it was asked to, what the notebook's own work took in it.
+    """
 
     rests_on: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    took: list[Usage] = field(default_factory=list)
 
 
 def rests_on(folder_names: Iterable[str]) -> None:
@@ -35,6 +42,11 @@ def rests_on(folder_names: Iterable[str]) -> None:
 def failed(name: str, folder_name: str, error: str) -> None:
     """Note that a run, which would have made this run folder, failed twice."""
     _append({"failed": name, "folder": folder_name, "error": error})
+
+
+def took(used: Usage) -> None:
+    """Note what the notebook's own work has taken, as its kernel ends."""
+    _append({"took": asdict(used)})
 
 
 def kept_in(path: Path) -> contextlib.AbstractContextManager[None]:
@@ -49,6 +61,8 @@ def read(path: Path) -> Account:
         account.rests_on |= set(noted.get("rests_on", ()))
         if "failed" in noted:
             account.failed.setdefault(noted["failed"], noted["error"])
+        if "took" in noted:
+            account.took.append(Usage(**noted["took"]))
     return account
 
 

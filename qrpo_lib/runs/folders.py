@@ -31,6 +31,7 @@ from qrpo_lib.runs import files, paths, records
 from qrpo_lib.runs.code_version import Package, code_version, entry_names, own_package
 from qrpo_lib.runs.errors import InputError
 from qrpo_lib.runs.keys import Step, with_inputs
+from qrpo_lib.runs.usage import Usage
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -64,6 +65,7 @@ def complete(
     resumable: bool = False,
     shared: Callable[[], None] | None = None,
     again: bool = False,
+    by_kernel: Callable[[], Usage] | None = None,
 ) -> Path:
     """The folder of the step's result, made by `make(folder)` if it is not there yet.
 
@@ -78,6 +80,7 @@ def complete(
     shared: work that such processes share, called before `make`: it leaves its pieces in `step.shards`, which is
         removed in the end.
     again: make the result even if it is there; the new one takes the place of the old one when it is whole.
+    by_kernel: of a notebook, asked when it is executed: what its kernel took for its own work.
     """
     if not again and step.is_complete() and _processes() == 1:
         return step.folder
@@ -89,7 +92,7 @@ def complete(
     with lock(step.folder_name):
         if again or not step.is_complete():
             _prepare(step, resumable)
-            _make(step, make, seed, clock)
+            _make(step, make, seed, clock, by_kernel)
     _remove_shards(step)
     return step.folder
 
@@ -184,14 +187,20 @@ def _prepare(step: Step, resumable: bool) -> None:
     step.partial.mkdir(parents=True, exist_ok=True)
 
 
-def _make(step: Step, make: Callable, seed: int | None, clock: records.Stopwatch) -> None:
+def _make(
+    step: Step,
+    make: Callable,
+    seed: int | None,
+    clock: records.Stopwatch,
+    by_kernel: Callable[[], Usage] | None = None,
+) -> None:
     make(step.partial)
     if _code_was_edited(step):
         raise CodeChangedError(
             f"The code was edited while {step.folder_name} was made, so nobody can tell which code made it: "
             "run the same command again."
         )
-    records.write(step, seed, clock)
+    records.write(step, seed, clock, by_kernel() if by_kernel else None)
     _sync(step.partial)
     old = _set_aside(step.folder) if step.folder.exists() else None
     step.partial.rename(step.folder)

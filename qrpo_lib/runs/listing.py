@@ -68,7 +68,7 @@ COLUMNS = tuple(field.name for field in fields(RunRow))
 
 def rows() -> list[RunRow]:
     """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
-    records = _records()
+    records = recorded()
     unsorted = [_row(folder, record, records) for folder, record in records.items()]
 
     def place(row: RunRow) -> tuple:
@@ -163,7 +163,8 @@ def _equal(value: Any, wanted: Any) -> bool:
     return str(value).casefold() == str(wanted).casefold()
 
 
-def _records() -> dict[str, dict[str, Any]]:
+def recorded() -> dict[str, dict[str, Any]]:
+    """The record of every run folder whose record can be read, by the folder's name."""
     folders = (path.parent for path in sorted(paths.runs_folder().glob(f"*/{RECORD}")))
     return {folder.name: record for folder in folders if (record := cleaning.record_of(folder))}
 

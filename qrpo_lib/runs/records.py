@@ -7,18 +7,17 @@ import json
 import os
 import platform
 import re
-import resource
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrpo_lib.runs import files, paths, products, secrets, times
+from qrpo_lib.runs import files, paths, secrets, usage
 from qrpo_lib.runs.code_version import code_version, entry_names
 from qrpo_lib.runs.errors import InputError
 
@@ -123,15 +122,33 @@ def read_all() -> list[tuple[Path, dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """When a step began to be made: the date, and seconds of wall time and of processor time."""
+    """When a step began to be made: the date, and seconds of wall time, of processor time and of that in steps."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     wall: float = field(default_factory=time.monotonic)
-    processor: float = field(default_factory=times.processor_seconds)
+    processor: float = field(default_factory=usage.processor_seconds)
+    of_steps: float = field(default_factory=usage.of_steps)
+
+    def used(self) -> usage.Usage:
+        """What this process, with its children that ended, took for the step; other steps made in between not."""
+        now = usage.of_this_process()
+        taken = usage.processor_seconds() - self.processor - (usage.of_steps() - self.of_steps)
+        return replace(now, processor_seconds=round(taken, 3))
 
 
-def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
-    """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files."""
+def write(step: Step, seed: int | None, clock: Stopwatch, by_kernel: usage.Usage | None = None) -> None:
+    """Write the record of a step whose result is being made: settings, code, versions, machine, hashes of its files.
+
+    Parameters
+    ----------
+    step: whose partial folder holds the result.
+    seed: that it was made with, if any.
+    clock: started when the step began to be made, in this process.
+    by_kernel: of a notebook what its own work took; of other steps this process's work for them is measured.
+    """
+    used = by_kernel or clock.used()
+    if not by_kernel:
+        usage.add_to_steps(used.processor_seconds)
     record = {
         "name": step.name,
         "key": step.key,
@@ -145,14 +162,16 @@ def write(step: Step, seed: int | None, clock: Stopwatch) -> None:
         "host": socket.gethostname(),
         "processor": _processor(),
         "gpus": _gpus(),
-        "float32_products": products.in_force(),
+        "float32_products": used.float32_products,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "started": clock.started.isoformat(timespec="seconds"),
+        "started": clock.started.isoformat(timespec="milliseconds"),
         "seconds": round(time.monotonic() - clock.wall, 3),
-        "processor_seconds": round(times.processor_seconds() - clock.processor, 3),
-        "made_for": times.made_for(),
-        # The most that this process has used since it started, in MiB (ru_maxrss is in KiB on Linux).
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "processor_seconds": used.processor_seconds,
+        "made_for": usage.made_for(),
+        "peak_memory_mb": used.peak_memory_mb,
+        # Of which process processor time, memory and products are. Records of notebooks that do not say "kernel" have
+        # them of the process that waited for the kernel.
+        "measured": "kernel" if by_kernel else "process",
     }
     text = secrets.mask(json.dumps(record, indent=2)) + "\n"
     files.write_atomically(step.partial / RECORD, text.encode())

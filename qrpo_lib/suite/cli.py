@@ -13,8 +13,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qrpo_lib.runs import terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _PROFILES = Path(__file__).parents[1] / "profiles"
 _DEFAULT_PROFILE = "tiny"
@@ -156,13 +160,8 @@ def status(options: argparse.Namespace) -> int:
 
 def list_runs(options: argparse.Namespace) -> int:
     """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
-    from qrpo_lib.runs import cleaning, listing, paths, records, times
+    from qrpo_lib.runs import listing
 
-    if options.times:
-        terminal.make_console().print(
-            times.render(times.phases(times.last(record for _, record in records.read_all())))
-        )
-        return 0
     every = listing.rows()
     wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
     listed = listing.matching(every, options.names, **wanted)
@@ -172,14 +171,39 @@ def list_runs(options: argparse.Namespace) -> int:
     console = terminal.make_console()
     if not console.is_terminal:  # in a file nothing has to fit a screen
         console.width = _TABLE_WIDTH_OF_A_FILE
-    if listed:
+    if options.times:
+        _say_times({row.folder for row in listed}, console)
+    elif listed:
         console.print(listing.render(listed))
-    _say(f"{len(listed)} of {len(every)} run folders in {paths.runs_folder()}.")
+    _say_how_many(len(listed), len(every))
+    return 0
+
+
+def _say_times(names: set[str], console: Console) -> None:
+    """Say where the time of these run folders went, and which of them are left out."""
+    from qrpo_lib.runs import listing, records, times
+
+    every = listing.recorded()
+    asked = [record for name, record in every.items() if name in names]
+    computed = [record for record in asked if records.RESTORED not in record]
+    counted = times.last(computed, among=every.values())
+    if counted:
+        console.print(times.render(times.phases(counted), times.total(counted)))
+    if len(asked) > len(computed):
+        _say(f"{len(asked) - len(computed)} left out: restored from a record of results that were made elsewhere.")
+    if len(computed) > len(counted):
+        _say(f"{len(computed) - len(counted)} left out: made again since, after a change of code.")
+
+
+def _say_how_many(listed: int, every: int) -> None:
+    """Say how many of all run folders were shown, and which cannot be."""
+    from qrpo_lib.runs import cleaning, paths, records
+
+    _say(f"{listed} of {every} run folders in {paths.runs_folder()}.")
     for name in cleaning.damaged():
         _say(
             ("corrupted ", "red"), f"{name}: its {records.RECORD} cannot be read; `qrpo clean --run {name}` removes it."
         )
-    return 0
 
 
 def show_plan(options: argparse.Namespace) -> int:

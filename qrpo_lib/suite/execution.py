@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from qrpo_lib.experiment import jobs
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.runs import account, failures, files, folders, keys
 from qrpo_lib.runs.errors import InputError
+from qrpo_lib.runs.usage import Usage
 from qrpo_lib.suite import publishing
 from qrpo_lib.suite.notebooks import EXECUTED, RESTS_ON, inputs_there, is_complete
 
@@ -49,34 +52,29 @@ def execute(job: Job, step: keys.Step | None = None, force: bool = False) -> Pat
         if not force and is_complete(job):
             return step.folder
         # What it rests on may have been removed: executing it again makes that anew, and gives the same result.
-        return folders.complete(step, lambda folder: _run_notebook(job, step, folder), again=step.folder.exists())
+        took: list[Usage] = []
+        return folders.complete(
+            step,
+            lambda folder: took.append(_run_notebook(job, step, folder)),
+            again=step.folder.exists(),
+            by_kernel=lambda: took[-1],
+        )
 
 
-def _run_notebook(job: Job, step: keys.Step, folder: Path) -> None:
-    import papermill
+def _run_notebook(job: Job, step: keys.Step, folder: Path) -> Usage:
+    """Execute it and note what it rests on; what its own work took."""
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from qrpo_lib.suite.kernels import OwnKernelManager
 
     executed = folder / EXECUTED
     os.environ.pop("MPLBACKEND", None)  # figures are shown in the notebook, whatever the user has set for other work
     noted = Path(os.environ.get(account.VARIABLE) or folder / _ACCOUNT)
     if "arm" in job.parameters:  # its data may have been removed, and nothing later asks for them if it is complete
         jobs.make_data(profiles.load(job.parameters["profile"], job.parameters["arm"]))
+    earlier, before = len(account.read(noted).took), time.process_time()
     try:
         with account.kept_in(noted):  # the kernel inherits it
-            papermill.execute_notebook(
-                job.source,
-                executed,
-                parameters=job.parameters | {"figures": str(folder / publishing.FIGURES)},
-                kernel_name="python3",
-                kernel_manager_class=OwnKernelManager,
-                cwd=job.source.parent,
-                progress_bar=False,
-                start_timeout=_START_SECONDS,
-                iopub_timeout=_OUTPUT_SECONDS,
-            )
+            _in_a_kernel(job, executed, folder / publishing.FIGURES)
     except PapermillExecutionError as error:
         raise NotebookError(_first_error(account.read(noted)) or _error_of_cell(error, executed)) from None
     except DeadKernelError:
@@ -91,6 +89,32 @@ def _run_notebook(job: Job, step: keys.Step, folder: Path) -> None:
         raise NotebookError(_first_error(kept))
     rests_on = sorted(kept.rests_on | inputs_there(job))
     files.write_atomically(folder / RESTS_ON, (json.dumps(rests_on) + "\n").encode())
+    return _own_work(kept.took[earlier:], time.process_time() - before)
+
+
+def _in_a_kernel(job: Job, executed: Path, figures: Path) -> None:
+    import papermill
+
+    from qrpo_lib.suite.kernels import OwnKernelManager
+
+    papermill.execute_notebook(
+        job.source,
+        executed,
+        parameters=job.parameters | {"figures": str(figures)},
+        kernel_name="python3",
+        kernel_manager_class=OwnKernelManager,
+        cwd=job.source.parent,
+        progress_bar=False,
+        start_timeout=_START_SECONDS,
+        iopub_timeout=_OUTPUT_SECONDS,
+    )
+
+
+def _own_work(told: list[Usage], here: float) -> Usage:
+    """What a notebook's own work took: what its kernel told, and processor seconds of this process meanwhile."""
+    if not told or told[-1].processor_seconds is None:  # it was killed, or was not forked
+        return Usage()
+    return replace(told[-1], processor_seconds=round(told[-1].processor_seconds + here, 3))
 
 
 def _first_error(kept: account.Account) -> str:

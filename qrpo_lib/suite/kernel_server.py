@@ -2,14 +2,17 @@
 
 Started by `qrpo_lib.suite.kernels` as a script, with the number of a socket. For each message, a JSON object with
 `argv`, `env` and `cwd` and two file descriptors for output, it forks a process that becomes a kernel, and answers with
-its id. Every kernel is a process of its own, as if it had been started alone, and ends with this one.
+its id. Every kernel is a process of its own, as if it had been started alone, and ends with this one. Since it is no
+child of the process that executes the notebook, it tells itself what it has taken: a line in the file `$QRPO_ACCOUNT`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -59,6 +62,32 @@ def _become(told: dict, output: list[int]) -> None:
     sys.argv = [*told["argv"], f"--IPKernelApp.parent_handle={os.getppid()}"]
 
 
+def _launch() -> None:
+    """Run the kernel until it has been asked to end."""
+    ipykernel = importlib.import_module("ipykernel.ipkernel")
+
+    class Kernel(ipykernel.IPythonKernel):
+        def do_shutdown(self, restart: bool) -> dict:
+            # Now, not as the process ends: a kernel with children that linger is killed before it gets there.
+            with contextlib.suppress(ImportError, OSError):  # a notebook's result does not depend on it
+                _tell_what_it_took()
+            return super().do_shutdown(restart)
+
+    sys.modules["ipykernel.kernelapp"].launch_new_instance(kernel_class=Kernel)
+
+
+def _tell_what_it_took() -> None:
+    if not os.environ.get("QRPO_ACCOUNT"):
+        return
+    from qrpo_lib.runs import account, usage  # here: the process that forks kernels imports none of this package
+
+    for child in multiprocessing.active_children():
+        if child.daemon:  # workers: what they took counts only once they have been waited for
+            child.terminate()
+            child.join()
+    account.took(usage.of_this_process())
+
+
 if __name__ == "__main__":
     main()
-    sys.modules["ipykernel.kernelapp"].launch_new_instance()
+    _launch()

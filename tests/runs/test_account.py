@@ -3,7 +3,7 @@
 import json
 import os
 
-from qrpo_lib.runs import account
+from qrpo_lib.runs import account, usage
 
 
 def test_what_is_noted_is_read_back(tmp_path):
@@ -14,7 +14,10 @@ def test_what_is_noted_is_read_back(tmp_path):
         account.rests_on(["c-3", "a-1"])
         account.failed("training of é", "training-1", "second")
         account.failed("other", "training-2", "third")
+        account.took(usage.Usage(1.5, 300, {"library": "MKL"}))
+        account.took(usage.Usage(2.5))
     noted = account.read(path)
+    assert noted.took == [usage.Usage(1.5, 300, {"library": "MKL"}), usage.Usage(2.5, None, None)]
     assert noted.rests_on == {"a-1", "b-2", "c-3"}
     assert noted.failed == {"training of é": "first: {error}", "other": "third"}
     assert next(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()) == {

@@ -111,7 +111,7 @@ def test_record_names_the_gpus_of_a_process_that_has_used_torch(runs_folder, mon
 
 def test_memory_is_recorded_in_mebibytes(runs_folder, monkeypatch):
     usage = types.SimpleNamespace(ru_maxrss=3 * 2**20, ru_utime=0.0, ru_stime=0.0)  # in KiB, as Linux has it
-    monkeypatch.setattr(records.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(records.usage.resource, "getrusage", lambda who: usage)
     folder = folders.complete(step(a=1), write("x"))
     assert json.loads((folder / records.RECORD).read_text())["peak_memory_mb"] == 3 * 2**10
 

@@ -2,10 +2,12 @@
 
 import json
 import sys
+import time
 
 import nbformat
 import pytest
 
+from qrpo_lib.runs import account, records, times
 from qrpo_lib.suite import execution, kernel_server, notebooks
 
 
@@ -109,3 +111,103 @@ def test_a_failed_notebook_is_named_with_cell_and_error_and_its_copy_stays(faili
     assert str(executed) in str(caught.value)
     assert "ZeroDivisionError" in executed.read_text()
     assert not failing.step.is_complete()
+
+
+# --- what a notebook's own work took: told by its kernel, of which this process is no parent ------------------------
+
+BURN = """
+import json, resource, subprocess, sys, time
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+def used():
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+"""
+CHILD = f"subprocess.run([sys.executable, '-c', {(BURN + 'burn(0.5)')!r}], check=True)"
+MADE_STEP = """
+from qrpo_lib.runs import folders, keys
+folder = folders.complete(keys.Step("training", {"made": PLACE}), lambda folder: burn(2))
+"""
+IN_THE_POOL = f"""
+from qrpo_lib.cluster import task, workers
+pool = workers.Workers.kept(1, 1)
+code = {BURN + MADE_STEP.replace("PLACE", '"in the pool"')!r} + "open(FILE, 'w').write(str(used()))"
+given = task.ScheduledTask("in the pool", exec, (code.replace("FILE", repr(FILE)), {{}}))
+pool.submit([given], task.After())
+while pool.look([given.name])[given.name][0].state != "ended":
+    pool.wait()
+assert pool.outcome(pool.look([given.name])[given.name][0]) == ("success", "")
+"""
+SHOW = "print(json.dumps(used()))"
+
+
+def record_of(folder):
+    return json.loads((folder / records.RECORD).read_text())
+
+
+def shown(folder):
+    """What the kernel printed last."""
+    cells = nbformat.read(folder / notebooks.EXECUTED, as_version=4).cells
+    return json.loads(cells[-1]["outputs"][-1]["text"])
+
+
+def test_a_notebooks_own_work_is_in_its_record(one_notebook):
+    """Against what the notebook measured itself: its time and its products, and the memory that it held."""
+    held = "held = b'x' * (700 * 2**20)\nfrom qrpo_lib.runs import products\nproducts.chosen()"
+    show = "made = products.in_force()\nprint(json.dumps([used(), made]))"
+    before = time.process_time()
+    folder = execution.execute(one_notebook(BURN, "burn(1)", CHILD, held, show))
+    made, (own, multiplied) = record_of(folder), shown(folder)
+    assert own >= 1.5
+    here = time.process_time() - before
+    assert own <= made["processor_seconds"] <= own + here + 1.0  # 1.0: for what comes after its last cell
+    assert made["peak_memory_mb"] >= 700
+    assert made["float32_products"] == multiplied
+    assert set(multiplied) == {"library", "gflops", "error"}
+    assert made["measured"] == "kernel"
+    [phase] = times.phases([made])
+    assert (phase.processor_seconds, phase.unknown) == (made["processor_seconds"], 0)
+
+
+def test_steps_that_a_notebook_makes_are_not_in_its_own_work(one_notebook, tmp_path, runs_folder):
+    """One step in its process, one in a worker of its pool: what both processes took, less what the steps did."""
+    noted = tmp_path / "of the worker"
+    steps = MADE_STEP.replace("PLACE", "'in the kernel'"), IN_THE_POOL.replace("FILE", repr(str(noted)))
+    before = time.process_time()
+    folder = execution.execute(one_notebook(BURN, *steps, "burn(0.5)", SHOW))
+    here = time.process_time() - before
+    of_steps = [record_of(path)["processor_seconds"] for path in runs_folder.glob("training-*")]
+    assert len(of_steps) == 2
+    assert min(of_steps) >= 2
+    own = shown(folder) + float(noted.read_text()) - sum(of_steps)
+    assert own >= 0.5
+    assert own - 0.1 <= record_of(folder)["processor_seconds"] <= own + here + 1.0
+
+
+def test_what_a_kernel_that_was_killed_took_is_not_known(one_notebook):
+    """It dies as it is asked to end, with all cells executed: the notebook is complete, its work is not known."""
+    killing = (
+        "import os, signal\nkernel = get_ipython().kernel\n"
+        "type(kernel).do_shutdown = lambda *given: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    made = record_of(execution.execute(one_notebook(BURN, "burn(1)", killing)))
+    unknown = ("processor_seconds", "peak_memory_mb", "float32_products")
+    assert [made[name] for name in unknown] == [None, None, None]
+    [phase] = times.phases([made])
+    assert (phase.processor_seconds, phase.unknown) == (None, 1)
+
+
+def test_an_earlier_attempts_work_is_not_taken_for_that_of_a_kernel_that_was_killed(one_notebook, tmp_path):
+    killing = (
+        "import os, signal\nif os.path.exists(MARK):\n"
+        "    type(get_ipython().kernel).do_shutdown = lambda *given: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "open(MARK, 'w').close()"
+    ).replace("MARK", repr(str(tmp_path / "mark")))
+    job = one_notebook(killing)
+    with account.kept_in(tmp_path / "command.jsonl"):
+        assert record_of(execution.execute(job))["processor_seconds"] > 0
+        assert record_of(execution.execute(job, force=True))["processor_seconds"] is None
