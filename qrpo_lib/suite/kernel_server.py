@@ -84,7 +84,7 @@ def _tell_what_it_took() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:  # workers: what they took counts only once they have been waited for
             child.terminate()
-            child.join()
+            child.join(timeout=10)
     account.took(usage.of_this_process())
 
 
