@@ -344,7 +344,10 @@ def _written(name: str, text: str) -> str:
 
 
 def build_report(options: argparse.Namespace) -> int:
-    """Write the executed notebooks, figures, tables and claims as a static site that opens from disk."""
+    """Write the executed notebooks, figures, tables and claims as a static site that opens from disk.
+
+    A report whose notebooks, figures, pages and code have not changed, and which nobody has changed, is left as it is.
+    """
     from qrpo_lib.suite import site
 
     if not options.output:

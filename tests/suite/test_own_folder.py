@@ -115,3 +115,35 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(name, as_folder, tmp_path):
     with pytest.raises(own_folder.ForeignFolder, match=name):
         fill_two(folder)
     assert {path: path.is_file() and path.read_text() for path in folder.rglob("*")} == before
+
+
+def test_what_was_noted_holds_as_long_as_every_file_is_what_was_written(tmp_path):
+    folder = tmp_path / "report"
+    assert own_folder.noted(folder, MAKER) is None
+    fill(folder, index="1", other="1")
+    assert own_folder.noted(folder, MAKER) is None
+    own_folder.note(folder, MAKER, {"from": [1]})
+    (folder / "notes").write_text("mine")
+    assert own_folder.noted(folder, MAKER) == {"from": [1]}
+    page = folder / "pages" / "other"
+    for change in (page.unlink, lambda: page.write_text("2"), lambda: _link(page)):
+        change()
+        assert own_folder.noted(folder, MAKER) is None
+        page.unlink(missing_ok=True)
+        page.write_text("1")
+        assert own_folder.noted(folder, MAKER) == {"from": [1]}
+    with pytest.raises(UnicodeEncodeError):
+        fill(folder, index="\ud800")
+    assert own_folder.noted(folder, MAKER) == {"from": [1]}  # the folder holds what it held
+    fill(folder, index="1", other="1")
+    assert own_folder.noted(folder, MAKER) is None
+    with pytest.raises(own_folder.ForeignFolder):
+        own_folder.noted(folder, "another")
+
+
+def _link(page):
+    """In its place a link to the same text, which is not in the folder."""
+    elsewhere = page.parents[2] / "elsewhere"
+    elsewhere.write_text("1")
+    page.unlink()
+    page.symlink_to(elsewhere)

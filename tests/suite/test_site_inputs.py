@@ -140,7 +140,7 @@ def test_a_report_that_was_killed_half_way_is_made_again(project, monkeypatch):
     page = project / "docs" / "index.md"
     text, times = page.read_text(), page.stat()
     assert reports(project) == 1
-    page.write_text("# Begin\n")
+    page.write_text(text.replace("Start", "Begin"))  # the same files are written, and none goes
     write, written = own_folder._write_marker, []
 
     def once(*arguments):
@@ -154,8 +154,6 @@ def test_a_report_that_was_killed_half_way_is_made_again(project, monkeypatch):
             reports(project)
     page.write_text(text)
     os.utime(page, ns=(times.st_atime_ns, times.st_mtime_ns))
-    # as if even the file that was put in place were what it was
-    (project / "report" / "index.html").write_text("report 1")
     assert reports(project) == 3
     assert reports(project) == 3
 
