@@ -170,7 +170,7 @@ def with_ratios(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(data: pd.DataFrame) -> str:
-    """Markdown: a line for each group of problems, which may differ in what was run, so that none is for all of them."""
+    """Markdown: a line for each group of problems. They may differ in what was run, so that none is for all of them."""
     names = ["forked", "forked_after_imports", "bare"]
     title = [
         "problems",
