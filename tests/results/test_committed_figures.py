@@ -8,7 +8,7 @@ import pytest
 
 from qrpo_lib.experiment import record
 from qrpo_lib.experiment.record_steps import Known
-from qrpo_lib.paper import claims, style
+from qrpo_lib.paper import claim_views, claims, style
 from qrpo_lib.profiles import settings as profiles
 from qrpo_lib.results import best_models, figures, length_bias, verdicts
 from qrpo_lib.runs import files, paths
@@ -47,6 +47,14 @@ def test_the_committed_manifest_is_of_the_committed_code(profile):
     assert any(name.startswith(f"{profile}/") for name in of_profile)
     stale = {name for name, entry in of_profile.items() if keys.get(entry["made_by"]) != entry["inputs"]}
     assert not stale, f"run `make reproduce PROFILE={profile}` and commit figures/: {sorted(stale)[:3]}"
+
+
+@pytest.mark.parametrize("profile", ["tiny", "tiny-full", "tiny-beyond", "tiny-full-beyond", "smol"])
+def test_a_profile_s_committed_ledger_is_what_the_committed_verdicts_give(profile):
+    """Those of several worlds, which stand beside a world's, included."""
+    judged = claims.of_profile(claims.of_ledger(claims.recorded(FIGURES_FOLDER)), profile)
+    text = claim_views.to_markdown(judged, rules=True)
+    assert text.strip() == (FIGURES_FOLDER / profile / "claims.md").read_text().strip()
 
 
 def test_the_committed_manifest_lists_the_committed_files():

@@ -72,9 +72,10 @@ LINES = {
         "raw rewards with an estimated Z": ("tiny-beyond/chat/estimated-z-trains-as-well", "supported"),
         "DRO, A*-PO": ("tiny-beyond/chat/values-train-as-well", "supported"),
         "KTO, IPO and RPO train as well as QRPO": ("tiny-beyond/chat/qrpo-first-or-ties-relatives", "supported"),
-        "in one world, undecided over four": [
+        "over five DRO and A*-PO do": ("tiny-full-beyond/chat/values-train-as-well", "supported"),
+        "the others are undecided": [
             (f"tiny-full-beyond/chat/{name}", "undecided")
-            for name in ("estimated-z-trains-as-well", "values-train-as-well", "qrpo-first-or-ties-relatives")
+            for name in ("estimated-z-trains-as-well", "qrpo-first-or-ties-relatives")
         ],
         "GRPO and RLOO gain more from as many samples": (
             "tiny-full-beyond/chat/online-qrpo-keeps-up-with-policy-gradients",
