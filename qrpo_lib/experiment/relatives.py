@@ -104,12 +104,7 @@ def make(profile: Profile, wanted: Sequence[Model], what: str = "relatives") -> 
         One could not be made, though it was tried again; the sentence says which and why. The others are there.
     """
     every_task = tasks(profile, wanted)
-    missing = [task for task in every_task if not task.is_complete()]
-    if missing:
-        progress = train.make_tasks(profile, missing, what)
-        failed = [task for task in missing if not task.is_complete()]
-        if failed:
-            raise InputError(f"{len(failed)} of {len(missing)} could not be made, such as {progress.why(failed[0])}")
+    train.make_all(profile, every_task, what)
     account.rests_on(keys.there(*(task.step for task in every_task)))
 
 

@@ -161,6 +161,30 @@ def make_tasks(profile: Profile, tasks: list[ScheduledTask], what: str) -> Progr
         return Scheduler(tasks, workers).run(lambda now: report(*_told(now)))
 
 
+def make_all(profile: Profile, tasks: Sequence[ScheduledTask], what: str) -> None:
+    """Make those that are missing, side by side on all cores of the notebook or where the profile says.
+
+    Parameters
+    ----------
+    profile: says where.
+    tasks: of any kinds of step; what they need is made too.
+    what: how the bar that shows their progress is called.
+
+    Raises
+    ------
+    InputError
+        One could not be made, though it was tried again; the sentence says which and why. The others are there.
+    """
+    missing = [task for task in tasks if not task.is_complete()]
+    if not missing:
+        return
+    ended = make_tasks(profile, missing, what)
+    failed = [task for task in missing if ended.status.get(task.name) in ("failed", "blocked")]
+    if failed:
+        first = f"{failed[0].name}: {ended.why(failed[0])}"
+        raise InputError(f"{len(failed)} of {len(missing)} could not be made, such as {first}")
+
+
 def _told(now: Progress) -> tuple[float, int, str]:
     """How many tasks are done, with the shares that the running ones tell; how many there are; what these do now."""
     running = [now.tasks[name].state() for name in now.names("running", "queued")]

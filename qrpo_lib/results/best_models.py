@@ -362,7 +362,7 @@ def _starts(profile: Profile) -> pd.DataFrame:
         for method in sorted(starts)
         for seed, split in product(profile.experiment.seeds, evaluation.HELD_OUT)
     }
-    jobs.make(profile, *answered.values())
+    train.make_all(profile, list(answered.values()), "answers before training")
     account.rests_on([task.step.folder_name for task in answered.values()])
     parts = []
     for (method, seed, _), task in answered.items():

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from qrpo_lib.experiment import jobs
+from qrpo_lib.experiment import jobs, train
 from qrpo_lib.paper import style
 from qrpo_lib.profiles.settings import Profile
 from qrpo_lib.results import statistics
@@ -24,10 +24,10 @@ INITIAL = "initial policy"
 def run(profile: Profile, plans: Sequence[Plan], seeds: Sequence[int]) -> dict[tuple[Plan, int], list[Path]]:
     """The folders of the rounds of every plan and seed, made where they are missing and where the profile says.
 
-    One that fails does not stop the others; the first error is raised in the end.
+    One that fails does not stop the others; in the end it is raised as InputError.
     """
     wanted = list(itertools.product(plans, seeds))
-    jobs.make(profile, *(jobs.iterative(profile, plan, seed) for plan, seed in wanted))
+    train.make_all(profile, [jobs.iterative(profile, plan, seed) for plan, seed in wanted], "rounds")
     return {
         (plan, seed): [rounds.step(profile, plan, seed, number + 1).folder for number in range(plan.rounds)]
         for plan, seed in wanted

@@ -62,6 +62,6 @@ def of_this_process() -> Usage:
 
 
 def made_for() -> str | None:
-    """The key of the notebook for which this process makes what it makes, under `qrpo reproduce`."""
+    """The key of the notebook for which this process makes steps, under `qrpo reproduce`: for who reads records."""
     noted = os.environ.get("QRPO_ACCOUNT")  # `qrpo_lib.runs.account`: one file for each notebook, called by its key
     return Path(noted).stem if noted else None

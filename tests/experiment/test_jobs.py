@@ -42,7 +42,12 @@ def profile(tmp_path, runs_folder):
 def submitted(monkeypatch):
     """Names of the steps that were asked of the cluster, of which nothing is made."""
     asked = []
-    monkeypatch.setattr(dispatch, "make", lambda tasks, settings: asked.extend(task.step.name for task in tasks))
+
+    def make(tasks, settings):
+        asked.extend(task.step.name for task in tasks)
+        return train.Progress({})
+
+    monkeypatch.setattr(dispatch, "make", make)
     return asked
 
 
@@ -68,9 +73,18 @@ def test_sample_answers_are_a_job_and_no_notebook_cleans_them_away(profile, subm
     assert all(not job.possible for job in notebooks.jobs("tiny") if job.path == "experiments/initial_policy")
 
 
-def test_what_tables_start_from_are_jobs_that_run_side_by_side(profile, monkeypatch):
+def test_rounds_are_made_side_by_side_where_the_notebook_is(runs_folder, monkeypatch):
+    """As `train.make_all` does, which is tested by itself."""
+    asked = []
+    monkeypatch.setattr(train, "make_all", lambda profile, tasks, what: asked.append([task.name for task in tasks]))
+    rounds.run(profiles.load("tiny", "chat"), [Plan(), Plan(2, "renewed")], [0, 1])
+    assert len(asked) == 1
+    assert len(set(asked[0])) == 4
+
+
+def test_what_tables_start_from_is_made_side_by_side(profile, monkeypatch):
     submitted = []  # a list of what was asked for at once
-    monkeypatch.setattr(dispatch, "make", lambda tasks, _: submitted.append([task.step.name for task in tasks]))
+    monkeypatch.setattr(train, "make_all", lambda of, tasks, what: submitted.append([task.step.name for task in tasks]))
     row = pd.DataFrame({"prompt_id": ["a"], "reward": [1.0], "length": [3]})
     monkeypatch.setattr(reference_evaluation, "load", lambda folder: row.assign(token_ids=[[1]]))
     monkeypatch.setattr(best_models, "has_lc_reward", lambda profile: False)
