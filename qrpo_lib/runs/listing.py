@@ -66,9 +66,12 @@ class RunRow:
 COLUMNS = tuple(field.name for field in fields(RunRow))
 
 
-def rows() -> list[RunRow]:
-    """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart."""
-    records = recorded()
+def rows(records: dict[str, dict[str, Any]] | None = None) -> list[RunRow]:
+    """Every run folder whose record can be read, by kind of step, then by what tells those of one kind apart.
+
+    records: `recorded()`, if it is known already.
+    """
+    records = recorded() if records is None else records
     unsorted = [_row(folder, record, records) for folder, record in records.items()]
 
     def place(row: RunRow) -> tuple:

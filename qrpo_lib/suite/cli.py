@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qrpo_lib.runs import terminal
 
@@ -162,7 +162,8 @@ def list_runs(options: argparse.Namespace) -> int:
     """Show what each run folder is: algorithm, setting, beta, learning rate, seed, when it was made and how long."""
     from qrpo_lib.runs import listing
 
-    every = listing.rows()
+    records = listing.recorded()
+    every = listing.rows(records)
     wanted = {name: getattr(options, name) for name in _RUN_FILTERS}
     listed = listing.matching(every, options.names, **wanted)
     if options.json or options.csv:
@@ -172,21 +173,21 @@ def list_runs(options: argparse.Namespace) -> int:
     if not console.is_terminal:  # in a file nothing has to fit a screen
         console.width = _TABLE_WIDTH_OF_A_FILE
     if options.times:
-        _say_times({row.folder for row in listed}, console)
+        _say_times(records, {row.folder for row in listed}, console)
     elif listed:
         console.print(listing.render(listed))
     _say_how_many(len(listed), len(every))
     return 0
 
 
-def _say_times(names: set[str], console: Console) -> None:
-    """Say where the time of these run folders went, and which of them are left out."""
-    from qrpo_lib.runs import listing, records, times
+def _say_times(records: dict[str, dict[str, Any]], names: set[str], console: Console) -> None:
+    """Say where the time of the run folders of these names went, and which of them are left out."""
+    from qrpo_lib.runs import times
+    from qrpo_lib.runs.records import RESTORED
 
-    every = listing.recorded()
-    asked = [record for name, record in every.items() if name in names]
-    computed = [record for record in asked if records.RESTORED not in record]
-    counted = times.last(computed, among=every.values())
+    asked = [record for name, record in records.items() if name in names]
+    computed = [record for record in asked if RESTORED not in record]
+    counted = times.last(computed, among=records.values())
     if counted:
         console.print(times.render(times.phases(counted), times.total(counted)))
     if len(asked) > len(computed):
