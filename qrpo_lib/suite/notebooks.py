@@ -149,8 +149,7 @@ def _jobs_of_arm(profile_name: str, arm: str, makers: dict[str, Job]) -> list[Jo
         chosen = {"rounds": profile.experiment.rounds, "seeds": profile.experiment.seeds[:_ITERATIVE_SEEDS]}
         plans = itertools.product(rounds.plans(chosen["rounds"]), chosen["seeds"])
         last_rounds = tuple(rounds.step(profile, plan, seed, plan.rounds) for plan, seed in plans)
-        needs = sampling, all_runs
-        inputs = (*last_rounds, *dpo)
+        inputs, needs = (*last_rounds, *dpo), (sampling, all_runs)
         ordered.append(job("experiments/iterative", inputs, needs, parameters=chosen, all_cores=True))
     return ordered
 

@@ -243,6 +243,8 @@ def test_distance_interval_solves_the_inequality_for_its_reach():
 
 def test_an_interval_is_written_with_its_ends_in_order():
     assert str(Interval(0.5, 0.25, 1.0, 40, 3)) == "0.5000 [0.2500, 1.0000]"
+    assert str(Interval(1.5, 1.0, 2.0, 9)) == "1.5000 [1.0000, 2.0000]"
+    assert str(statistics.seed_interval(np.array([1.5]))) == "1.5000"  # one seed has none
 
 
 def test_over_worlds_it_is_students():
@@ -259,8 +261,3 @@ def test_over_worlds_it_is_students():
     for wrong in ([], [1.0, np.inf], 3.0):
         with pytest.raises(ValueError, match="one finite number a world"):
             over_worlds(wrong)
-
-
-def test_an_interval_without_ends_is_told_as_its_mean():
-    assert str(statistics.seed_interval(np.array([1.5]))) == "1.5000"
-    assert str(statistics.Interval(1.5, 1.0, 2.0, 9)) == "1.5000 [1.0000, 2.0000]"
